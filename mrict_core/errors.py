@@ -1,0 +1,18 @@
+"""Errors meant for the user: one line that says what came, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MrictError(Exception):
+    """A problem the user can mend. The message is one line; the command line prints it without a traceback."""
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> MrictError:
+    """Return the error for a name that is not in `allowed`, with the nearest one as a suggestion."""
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return MrictError(f"unknown {kind} '{name}': {hint}allowed: {', '.join(allowed)}")

@@ -1,0 +1,105 @@
+"""Where things lie. Every path of the suite is made here, so that notebooks run from any working directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrict_core.errors import MrictError
+
+ROOT = Path(__file__).resolve().parent.parent
+PHANTOM = "phantom"
+
+
+def _root(variable: str, folder: str) -> Path:
+    return Path(os.environ.get(variable) or ROOT / folder).expanduser().resolve()
+
+
+def data_root() -> Path:
+    """Folder of slice stores and phantoms (`MRICT_DATA`, else `data/`)."""
+    return _root("MRICT_DATA", "data")
+
+
+def checkpoints_root() -> Path:
+    """Folder of trained networks (`MRICT_CHECKPOINTS`, else `checkpoints/`)."""
+    return _root("MRICT_CHECKPOINTS", "checkpoints")
+
+
+def reports_root() -> Path:
+    """Folder of tables and figures (`MRICT_REPORTS`, else `reports/`)."""
+    return _root("MRICT_REPORTS", "reports")
+
+
+def shown(path: Path | str) -> str:
+    """Return `path` as it is printed: relative to the repository where it lies inside it."""
+    path = Path(path)
+    try:
+        return str(path.resolve().relative_to(ROOT))
+    except ValueError:
+        return str(path)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Everything that belongs to one combination of profile, data set, region and protocol.
+
+    Two combinations never share a store, a checkpoint or a table, so numbers of different data cannot mix.
+    """
+
+    name: str
+    data_dir: Path  # the input: a folder of patients in SynthRAD layout
+    embedded: bool  # True: `data_dir` holds phantoms that the suite makes itself
+
+    @property
+    def store(self) -> Path:
+        return data_root() / "stores" / self.name
+
+    @property
+    def split_file(self) -> Path:
+        return self.store / "split.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return checkpoints_root() / self.name
+
+    @property
+    def reports(self) -> Path:
+        """The default run reports straight into `reports/`; every other one into a folder of its own."""
+        default = self.name == "demo-phantom-brain"
+        return reports_root() if default else reports_root() / "runs" / self.name
+
+    @property
+    def metrics(self) -> Path:
+        return self.reports / "metrics"
+
+    @property
+    def figures(self) -> Path:
+        return self.reports / "figures"
+
+    @property
+    def executed(self) -> Path:
+        return self.reports / "executed"
+
+
+def workspace(profile: str, data_dir: str | Path = "", region: str = "brain", protocol: str = "patient") -> Workspace:
+    """Return the workspace for a run.
+
+    `data_dir` empty means the embedded phantom patients. A user's folder adds its name and a short hash of its
+    absolute path, so that two folders of the same name stay apart.
+    """
+    if data_dir:
+        source = Path(data_dir).expanduser().resolve()
+        if not source.is_dir():
+            raise MrictError(f"{data_dir}: no such folder; give a folder of patients with mr, ct and mask files")
+        slug = re.sub(r"[^A-Za-z0-9_]+", "_", source.name) or "data"
+        digest = hashlib.blake2b(str(source).encode(), digest_size=3).hexdigest()
+        name = f"{profile}-{slug}-{region}-{digest}"
+    else:
+        source = data_root() / PHANTOM / profile
+        name = f"{profile}-{PHANTOM}-{region}"
+    if protocol != "patient":
+        name += f"-{protocol}"
+    return Workspace(name=name, data_dir=source, embedded=not data_dir)

@@ -1,0 +1,113 @@
+"""Profiles: how large and how long. A profile never changes a loss, an architecture family or a learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.variant import Variant
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale at which the suite runs."""
+
+    name: str
+    label: str  # printed in every table and figure
+    width: int  # channels of the first encoder block (predecessor: 64)
+    size: int | None  # canvas in pixels; None: the smallest multiple of 32 that holds the volumes, at most `size_max`
+    size_max: int
+    epoch_fraction: float  # of the variant's epochs
+    epochs_min: int
+    epochs_max: int | None
+    batch_size: int | None  # None: the variant's own
+    feature_network: str | None  # None: the variant's own (torchvision VGG); else this one for every perceptual term
+    threads: int | None  # CPU threads; pinned where results must be bit-equal
+    phantom_patients_per_centre: int
+    phantom_in_plane_mm: dict[str, float]  # by region
+    phantom_slice_mm: float
+    phantom_supersample: int  # partial volume: sub-voxels along each axis
+
+    def epochs(self, variant: Variant) -> int:
+        """Return the number of epochs `variant` trains in this profile."""
+        count = max(self.epochs_min, math.ceil(variant.epochs * self.epoch_fraction))
+        return min(count, self.epochs_max) if self.epochs_max else count
+
+    def batch(self, variant: Variant) -> int:
+        """Return the batch size of `variant` in this profile."""
+        return self.batch_size or variant.batch_size
+
+    def canvas(self, shapes: list[tuple[int, int]]) -> int:
+        """Return the canvas side in pixels for volumes of the given in-plane shapes."""
+        if self.size:
+            return self.size
+        if not shapes:
+            raise MrictError("no patient to choose a canvas size for")
+        largest = max(max(shape) for shape in shapes)
+        return min(max(64, 32 * math.ceil(largest / 32)), self.size_max)
+
+
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile(
+            name="demo",
+            label="demo",
+            width=16,
+            size=None,
+            size_max=256,
+            epoch_fraction=0.25,
+            epochs_min=2,
+            epochs_max=12,
+            batch_size=16,
+            feature_network="demo_features",
+            threads=2,
+            phantom_patients_per_centre=5,
+            phantom_in_plane_mm={"brain": 3.6, "pelvis": 6.6},
+            phantom_slice_mm=5.0,
+            phantom_supersample=2,
+        ),
+        Profile(
+            name="full",
+            label="full",
+            width=64,
+            size=256,
+            size_max=256,
+            epoch_fraction=1.0,
+            epochs_min=1,
+            epochs_max=None,
+            batch_size=None,
+            feature_network=None,
+            threads=None,
+            phantom_patients_per_centre=12,
+            phantom_in_plane_mm={"brain": 1.0, "pelvis": 1.7},
+            phantom_slice_mm=1.5,
+            phantom_supersample=1,
+        ),
+        Profile(
+            name="smoke",  # the tests' miniature: runs through, means nothing
+            label="smoke test",
+            width=4,
+            size=64,
+            size_max=64,
+            epoch_fraction=0.0,
+            epochs_min=1,
+            epochs_max=1,
+            batch_size=8,
+            feature_network="demo_features",
+            threads=2,
+            phantom_patients_per_centre=2,
+            phantom_in_plane_mm={"brain": 4.5, "pelvis": 7.5},
+            phantom_slice_mm=16.0,
+            phantom_supersample=1,
+        ),
+    )
+}
+
+
+def get_profile(name: str) -> Profile:
+    """Return a profile by name; an unknown name is an error with the nearest one."""
+    if name not in PROFILES:
+        raise unknown_name("profile", name, PROFILES)
+    return PROFILES[name]

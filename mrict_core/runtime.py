@@ -1,0 +1,145 @@
+"""Seeds, device, threads, versions, hashes and atomic writing. torch is imported only where it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import random
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mrict_core.errors import MrictError
+from mrict_core.paths import shown
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "nibabel", "SimpleITK", "opencv-python")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices)."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def pick_device(name: str = "auto") -> Any:
+    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise MrictError(f"device '{name}': this machine shows no CUDA device; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise MrictError(f"device '{name}' is not known; allowed: auto, cpu, cuda, cuda:N") from None
+
+
+def set_threads(count: int | None) -> int:
+    """Pin torch's threads (bit-equal results need an equal count); None keeps torch's choice. Return the count."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that can change a result."""
+    from mrict_core import __version__
+
+    found = {"mrict_core": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def hash_of(value: Any) -> str:
+    """Return a short hash of anything json can hold; equal values give equal hashes on every machine."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return a short hash of a file's content."""
+    digest = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def code_hash(*rooms: str) -> str:
+    """Return a hash over the sources of the named modules and packages of mrict_core (all of it when none is named)."""
+    package = Path(__file__).resolve().parent
+    files: list[Path] = []
+    for room in rooms or (".",):
+        place = package / room
+        files += sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    return hash_of([(str(f.relative_to(package)), hash_file(f)) for f in files])
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename it to `path` on success, remove it on any failure.
+
+    Readers see the old file or the whole new one. Errors of the file system name the folder and the remedy.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:40]}.", suffix="".join(path.suffixes)[-12:], dir=path.parent
+        )
+        os.close(handle)
+    except OSError as error:
+        raise MrictError(
+            f"{shown(path)}: cannot be written ({error.strerror}); make the folder writable or choose another"
+        ) from None
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise MrictError(
+            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` atomically; return the path."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write `value` as indented json, atomically; return the path."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a json file; a damaged one is an error that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MrictError(f"{shown(path)}: not found; run the step that makes it first") from None
+    except OSError as error:
+        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MrictError(
+            f"{shown(path)}: not valid json ({error}); delete it and run the step that makes it again"
+        ) from None
