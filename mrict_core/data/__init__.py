@@ -1,0 +1,1 @@
+"""Data room: NIfTI pairs in, slices of known geometry and intensity out."""

@@ -1,0 +1,102 @@
+"""What a slice store holds, what is left to do, and the index that says so."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrict_core.data.store import INDEX, prepared_patients
+from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip
+from mrict_core.errors import MrictError
+from mrict_core.runtime import code_hash, hash_file, hash_of, read_json
+
+MODULES = ("intensity", "volumes", "masks", "slicing", "store", "prepare", "plan", "preprocess")
+CODE = tuple(f"data/{module}" for module in MODULES)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One patient to prepare; `key` changes with its files, the settings and the code."""
+
+    files: PatientFiles
+    folder: Path
+    settings: dict[str, Any]
+    sources: dict[str, dict[str, str]]  # role -> path relative to the data folder, hash
+    key: str
+
+
+@dataclass
+class Plan:
+    """What a folder holds already and what is left to do."""
+
+    jobs: list[Job]
+    prepared: dict[str, dict[str, Any]]  # metas of patients whose key still holds
+    refused: dict[str, str]  # key -> reason, of patients found unusable before
+    files: dict[str, list[Any]] = field(default_factory=dict)  # path -> size, time, hash
+
+    @property
+    def todo(self) -> list[Job]:
+        """The patients still to prepare."""
+        return [j for j in self.jobs if j.files.patient not in self.prepared and j.key not in self.refused]
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return the folder's index; a missing or damaged one is empty, as everything in it can be made again."""
+    with contextlib.suppress(MrictError, OSError):
+        index = read_json(folder / INDEX)
+        if isinstance(index, dict) and {"files", "skipped"} <= index.keys():
+            return index
+    return {"files": {}, "skipped": []}
+
+
+def _sources(
+    files: PatientFiles, root: Path, known: dict[str, list[Any]], current: dict[str, list[Any]]
+) -> dict[str, dict[str, str]]:
+    """Return {role: path and content hash}; a hash in `known` is re-used while size and time are unchanged."""
+    found = {}
+    for role in ROLES:
+        path: Path = getattr(files, role)
+        name, stat = path.relative_to(root).as_posix(), path.stat()
+        size, time, digest = known.get(name, (None, None, None))
+        if (size, time) != (stat.st_size, stat.st_mtime_ns):
+            digest = hash_file(path)
+        current[name] = [stat.st_size, stat.st_mtime_ns, digest]
+        found[role] = {"path": name, "hash": digest}
+    return found
+
+
+def make_plan(discovery: Discovery, folder: Path, settings: dict[str, Any]) -> Plan:
+    """Compare the source with what `folder` holds; reads metas, and the files whose size or time changed."""
+    old, code = read_index(folder), code_hash(*CODE)
+    files: dict[str, list[Any]] = {}
+    jobs = []
+    for patient in discovery.patients:
+        sources = _sources(patient, discovery.root, old["files"], files)
+        key = hash_of([settings, code, patient.patient, sources])
+        jobs.append(Job(patient, folder, settings, sources, key))
+    keys = {j.files.patient: j.key for j in jobs}
+    metas = {p: m for p, m in prepared_patients(folder).items() if m.get("key") == keys.get(p, "")}
+    refused = {s["key"]: s["reason"] for s in old["skipped"] if s.get("key") in keys.values()}
+    return Plan(jobs, metas, refused, files)
+
+
+def make_index(discovery: Discovery, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the index of a finished plan."""
+    skipped = [asdict(s) for s in discovery.skipped]
+    for job in plan.jobs:
+        if job.key in plan.refused:
+            skip = Skip(job.files.patient, str(job.files.mr.parent), plan.refused[job.key])
+            skipped.append({**asdict(skip), "key": job.key})
+    patients = {
+        p: {"centre": m["centre"], "slices": len(m["z"]), "z": m["z"]} for p, m in sorted(plan.prepared.items())
+    }
+    return {
+        "key": hash_of([settings, [m["key"] for _, m in sorted(plan.prepared.items())]]),
+        "settings": settings,
+        "data_dir": str(discovery.root),
+        "patients": patients,
+        "skipped": sorted(skipped, key=lambda s: (s["patient"], s["path"])),
+        "files": plan.files,
+    }

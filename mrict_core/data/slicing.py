@@ -1,0 +1,92 @@
+"""Crop and pad slices to a square canvas at native spacing, and exactly back. Nothing is ever stretched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mrict_core.data.intensity import AIR_HU
+from mrict_core.data.volumes import SliceOrder
+from mrict_core.errors import MrictError
+
+
+@dataclass(frozen=True)
+class CropPad:
+    """Where a canvas lies on a slice: canvas pixel (r, c) is slice pixel (r + top, c + left); negative values pad."""
+
+    size: int
+    rows: int  # of the slice
+    cols: int
+    top: int
+    left: int
+
+    def _overlap(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Return (index on the slice, index on the canvas) of the pixels they share."""
+        on_slice, on_canvas = [], []
+        for start, length in ((self.top, self.rows), (self.left, self.cols)):
+            first, last = max(start, 0), min(start + self.size, length)
+            last = max(first, last)
+            on_slice.append(slice(first, last))
+            on_canvas.append(slice(first - start, last - start))
+        return tuple(on_slice), tuple(on_canvas)
+
+    def apply(self, stack: np.ndarray, fill: float) -> np.ndarray:
+        """Map slices (N, rows, cols) to canvases (N, size, size) of the same type; `fill` where there is no slice."""
+        if stack.shape[1:] != (self.rows, self.cols):
+            raise MrictError(f"slices of shape {stack.shape[1:]} came, expected {(self.rows, self.cols)}")
+        canvas = np.full((len(stack), self.size, self.size), fill, stack.dtype)
+        source, target = self._overlap()
+        canvas[:, target[0], target[1]] = stack[:, source[0], source[1]]
+        return canvas
+
+    def invert(self, canvas: np.ndarray, fill: float) -> np.ndarray:
+        """Map canvases (N, size, size) back to slices (N, rows, cols): exact where kept, `fill` where cropped away."""
+        if canvas.shape[1:] != (self.size, self.size):
+            raise MrictError(f"canvases of shape {canvas.shape[1:]} came, expected {(self.size, self.size)}")
+        stack = np.full((len(canvas), self.rows, self.cols), fill, canvas.dtype)
+        target, source = self._overlap()
+        stack[:, target[0], target[1]] = canvas[:, source[0], source[1]]
+        return stack
+
+
+def predecessor_crop(rows: int, cols: int, size: int) -> CropPad:
+    """Return the predecessor's centred canvas (lineage 1.4).
+
+    Odd differences: a crop takes the extra row from the top and the extra column from the right; padding adds the
+    extra row on top and the extra column on the right.
+    """
+    up = -(-abs(rows - size) // 2)
+    aside = abs(cols - size) // 2
+    return CropPad(size, rows, cols, top=up if rows > size else -up, left=aside if cols > size else -aside)
+
+
+def centred_crop(body: np.ndarray, size: int) -> CropPad:
+    """Return the canvas centred on the bounding box of `body` (N, rows, cols) over all its slices.
+
+    One canvas per volume, so that slices stay aligned; an empty mask centres on the slice.
+    """
+    rows, cols = body.shape[1:]
+    corner = []
+    for axis, length in ((1, rows), (2, cols)):
+        used = np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(used[0]), int(used[-1])) if used.size else (0, length - 1)
+        corner.append((first + last + 1 - size) // 2)
+    return CropPad(size, rows, cols, top=corner[0], left=corner[1])
+
+
+def crop_pad(stack: np.ndarray, size: int, fill: float) -> tuple[np.ndarray, CropPad]:
+    """Crop and pad slices (N, H, W) around their centre by the predecessor's rule: (N, size, size) and the inverse."""
+    crop = predecessor_crop(stack.shape[1], stack.shape[2], size)
+    return crop.apply(stack, fill), crop
+
+
+def restore_volume(
+    hu_slices: np.ndarray, z: np.ndarray, shape: tuple[int, int, int], order: SliceOrder, crop: CropPad
+) -> np.ndarray:
+    """Return HU canvases (N, S, S) at slices `z` on the grid of their file, `shape`; air where there is none."""
+    if len(hu_slices) != len(z):
+        raise MrictError(f"{len(hu_slices)} slices came, expected {len(z)}")
+    stack = np.full((shape[order.axes[0]], crop.rows, crop.cols), AIR_HU, hu_slices.dtype)
+    stack[z] = crop.invert(hu_slices, AIR_HU)
+    return np.ascontiguousarray(order.to_array(stack))

@@ -1,0 +1,168 @@
+"""The slice store: per patient a folder of memory-mapped arrays, and an index of what was prepared and how."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrict_core.data.intensity import WINDOWS, HuWindow
+from mrict_core.data.masks import check_mask
+from mrict_core.data.slicing import CropPad, restore_volume
+from mrict_core.data.volumes import SliceOrder, Volume, load_volume
+from mrict_core.errors import MrictError
+from mrict_core.paths import shown
+from mrict_core.runtime import read_json, write_json
+
+INDEX, META = "index.json", "meta.json"
+ARRAYS = ("mr", "ct", "mask", "body")
+OPEN_PATIENTS = 128  # four file handles each; systems commonly allow 1024
+
+
+class StoreWriteError(MrictError):
+    """The store's folder cannot be written: fatal, whichever patient it happened at."""
+
+
+@dataclass(frozen=True)
+class PatientSlices:
+    """The slices of one patient as memory maps, each (N, S, S), inferior -> superior."""
+
+    mr: np.ndarray  # float16 in [-1, 1]; -1 outside the body
+    ct: np.ndarray  # HU, int16 where the file holds whole numbers, else float32; air outside the mask
+    mask: np.ndarray  # uint8: the data set's mask, for losses and scores
+    body: np.ndarray  # uint8: where the MR input was kept
+    z: np.ndarray  # int: position of each slice in the volume
+
+
+class SliceStore:
+    """Read access to a prepared folder; `preprocess` writes it."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.index: dict[str, Any] = read_json(self.folder / INDEX)
+        try:
+            settings = self.index["settings"]
+            self.key: str = self.index["key"]
+            self.size: int = settings["size"]
+            self.protocol: str = settings["protocol"]
+            self.region: str = settings["region"]
+            self._entries: dict[str, dict[str, Any]] = self.index["patients"]
+            self.skipped: list[dict[str, str]] = self.index["skipped"]
+        except (KeyError, TypeError):
+            path = shown(self.folder / INDEX)
+            raise MrictError(f"{path}: not the index of a slice store; run preprocess again") from None
+        self.window: HuWindow = WINDOWS[self.protocol]
+        self.patients: list[str] = sorted(self._entries)
+        self._open: OrderedDict[str, PatientSlices] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return SliceStore, (self.folder,)  # another process opens its own maps instead of copying ours
+
+    def _entry(self, patient: str) -> dict[str, Any]:
+        if patient not in self._entries:
+            raise MrictError(f"{shown(self.folder)}: no patient '{patient}' in it; choose another or run preprocess")
+        return self._entries[patient]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of slices of each patient."""
+        return {patient: self._entries[patient]["slices"] for patient in self.patients}
+
+    def centre(self, patient: str) -> str:
+        """Return the centre's letter of a patient, "?" where its id names none."""
+        return self._entry(patient)["centre"]
+
+    def meta(self, patient: str) -> dict[str, Any]:
+        """Return how a patient was prepared: sources, grid, order, canvas, MR range, voxel counts."""
+        self._entry(patient)
+        return read_json(self.folder / patient / META)
+
+    def slices(self, patient: str) -> PatientSlices:
+        """Return the patient's memory maps; they stay open for the next call."""
+        if patient in self._open:
+            self._open.move_to_end(patient)
+            return self._open[patient]
+        z = np.asarray(self._entry(patient)["z"], np.int64)
+        arrays = {name: self._load(patient, name, len(z)) for name in ARRAYS}
+        self._open[patient] = PatientSlices(**arrays, z=z)
+        if len(self._open) > OPEN_PATIENTS:
+            self._open.popitem(last=False)
+        return self._open[patient]
+
+    def _load(self, patient: str, name: str, count: int) -> np.ndarray:
+        path, remedy = self.folder / patient / f"{name}.npy", "delete its folder and run preprocess again"
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise MrictError(f"{shown(path)}: cannot be read ({error}); {remedy}") from None
+        expected = (count, self.size, self.size)
+        if array.shape != expected:
+            raise MrictError(f"{shown(path)}: shape {array.shape}, expected {expected}; {remedy}")
+        return array
+
+    def to_volume(self, patient: str, hu_slices: np.ndarray) -> np.ndarray:
+        """Return HU slices (N, S, S) of a patient on the grid of its files, air where there is no slice or canvas."""
+        meta = self.meta(patient)
+        order, crop = SliceOrder(tuple(meta["order"]["axes"]), tuple(meta["order"]["flips"])), CropPad(**meta["crop"])
+        return restore_volume(hu_slices, np.asarray(meta["z"], np.int64), tuple(meta["shape"]), order, crop)
+
+    def source(self, patient: str, role: str) -> Path:
+        """Return the path of the patient's original mr, ct or mask file."""
+        return Path(self.index["data_dir"]) / self.meta(patient)["sources"][role]["path"]
+
+    def reference(self, patient: str) -> tuple[Volume, np.ndarray, Volume]:
+        """Return (CT volume, mask bool, MR volume) as their files hold them, for scoring on the original grid."""
+        ct, mask, mr = (load_volume(self.source(patient, role)) for role in ("ct", "mask", "mr"))
+        return ct, check_mask(mask.array, mask.path), mr
+
+
+def unwritable(path: Path, error: OSError) -> str:
+    """Return the message for an output path that cannot be written."""
+    return f"{shown(path)}: cannot be written ({error.strerror or error}); make it writable or choose another"
+
+
+def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Write one patient's arrays and meta into a temporary folder, then move it into place as a whole."""
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".new-{patient}-", dir=folder))
+        try:
+            for name in ARRAYS:
+                np.save(temporary / f"{name}.npy", np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            write_json(temporary / META, meta)
+            temporary.chmod(0o755)
+            remove_patient(folder, patient)
+            temporary.rename(folder / patient)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise StoreWriteError(unwritable(folder / patient, error)) from None
+
+
+def remove_patient(folder: Path, patient: str) -> None:
+    """Remove a patient's folder: renamed first, so that it is never seen half gone."""
+    old = folder / patient
+    if old.is_dir():
+        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder))
+        old.rename(aside / patient)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def prepared_patients(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return {patient: meta} of the whole patient folders in `folder`; damaged metas count as absent."""
+    found = {}
+    for path in sorted(folder.glob(f"*/{META}")):
+        with contextlib.suppress(MrictError):
+            if all((path.parent / f"{name}.npy").is_file() for name in ARRAYS):
+                found[path.parent.name] = read_json(path)
+    return found
+
+
+def sweep(folder: Path) -> None:
+    """Remove what an interrupted run left behind; call it only while holding the folder's lock."""
+    for leftover in (*folder.glob(".new-*"), *folder.glob(".old-*")):
+        shutil.rmtree(leftover, ignore_errors=True)

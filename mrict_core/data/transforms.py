@@ -1,0 +1,92 @@
+"""Joint augmentation of an MR/CT pair: geometry on both, photometry on the MR alone ("two types").
+
+Everything is batched and runs on the device of its input. All randomness comes from one `torch.Generator`, so that
+an epoch can be repeated or resumed bit for bit. Evaluation never calls this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How far the random transforms go. The defaults follow the predecessor where it had a value."""
+
+    flip_horizontal: float = 0.5  # probability
+    flip_vertical: float = 0.5  # probability
+    rotation_degrees: float = 10.0  # uniform in ±
+    translation: float = 0.03  # uniform in ±, of the image side
+    scale: float = 0.05  # uniform in 1 ±
+    gamma: float = 0.15  # MR: log-uniform exponent in exp(±)
+    bias_field: float = 0.15  # MR: log amplitude of a smooth multiplicative field
+    noise: float = 0.02  # MR: largest SD, of the [0, 1] intensity scale
+
+
+NONE = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+class JointTransform:
+    """Callable `real_A, real_B, mask = transform(real_A, real_B, mask)`.
+
+    real_A, real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Shapes and types are kept.
+    Images are interpolated linearly (a convex combination: no value outside the input's range can appear, so no HU
+    outside the window), the mask by nearest neighbour. What moves in from outside is background.
+    """
+
+    def __init__(self, settings: AugmentSettings = AugmentSettings(), generator: torch.Generator | None = None) -> None:
+        self.settings = settings
+        self.generator = generator
+
+    def __call__(self, real_A: Tensor, real_B: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        grid = self.random_grid(real_A)
+        support = (real_A > -1).to(real_A.dtype)
+        real_A = self.jitter_mr(real_A, support)
+        images = warp(torch.cat([real_A, real_B], dim=1), grid)
+        warped_mask = F.grid_sample(
+            mask.to(real_A.dtype), grid, mode="nearest", padding_mode="zeros", align_corners=False
+        )
+        return images[:, :1], images[:, 1:], warped_mask.to(mask.dtype)
+
+    def _uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Uniform in [-1, 1), drawn on the CPU so that a seed means the same on every device."""
+        return (2 * torch.rand(shape, generator=self.generator) - 1).to(like.device)
+
+    def random_grid(self, images: Tensor) -> Tensor:
+        """Return one sampling grid per image, (B, H, W, 2)."""
+        s, count = self.settings, images.shape[0]
+        angle = self._uniform((count,), images) * torch.pi * s.rotation_degrees / 180
+        zoom = 1 + self._uniform((count,), images) * s.scale
+        shift = self._uniform((count, 2), images) * 2 * s.translation  # the grid spans 2 units
+        flip_x = torch.where(self._uniform((count,), images) < 2 * s.flip_horizontal - 1, -1.0, 1.0)
+        flip_y = torch.where(self._uniform((count,), images) < 2 * s.flip_vertical - 1, -1.0, 1.0)
+        cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+        # Sampling matrix rotation · diag(flip), then the shift; one row of six entries per image.
+        entries = [cos * flip_x, -sin * flip_y, shift[:, 0], sin * flip_x, cos * flip_y, shift[:, 1]]
+        theta = torch.stack(entries, dim=1).view(count, 2, 3)
+        return F.affine_grid(theta.to(images.dtype), list(images.shape), align_corners=False)
+
+    def jitter_mr(self, real_A: Tensor, support: Tensor) -> Tensor:
+        """Change the MR's gamma, add a bias field and noise, inside its support only; result in [-1, 1]."""
+        s, (count, _, height, width) = self.settings, real_A.shape
+        value = (real_A + 1) / 2
+        if s.gamma:
+            exponent = torch.exp(self._uniform((count, 1, 1, 1), real_A) * s.gamma)
+            value = value.clamp_min(1e-6) ** exponent
+        if s.bias_field:
+            knots = self._uniform((count, 1, 4, 4), real_A) * s.bias_field
+            value = value * torch.exp(F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True))
+        if s.noise:
+            level = self._uniform((count, 1, 1, 1), real_A).abs() * s.noise
+            value = value + level * torch.randn(value.shape, generator=self.generator).to(value.device)
+        return torch.where(support > 0, value.clamp(0, 1) * 2 - 1, real_A)
+
+
+def warp(images: Tensor, grid: Tensor) -> Tensor:
+    """Sample images (B, C, H, W) in [-1, 1] at `grid` (B, H, W, 2) linearly; outside is -1."""
+    moved = F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return (moved - 1).clamp(-1, 1)

@@ -1,0 +1,236 @@
+"""Volumes: image files in and out, grids, and the order in which a volume's voxels become axial slices."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from mrict_core.errors import MrictError
+from mrict_core.paths import shown
+from mrict_core.runtime import atomic_path
+
+NIFTI = (".nii.gz", ".nii")
+ITK = (".mha", ".mhd", ".nrrd")
+SUFFIXES = NIFTI + ITK
+GRID_TOLERANCE_MM = 1e-3
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, MemoryError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image as its file holds it: `array` (nx, ny, nz) float32, `affine` voxel -> RAS mm."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    path: Path
+    header: Any = None  # nibabel header; None for files of ITK
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.array.shape
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        return spacing_of(self.affine)
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Return the voxel size in mm along the three file axes."""
+    return tuple(float(v) for v in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
+
+
+def _is_nifti(path: Path) -> bool:
+    if not path.is_file():
+        raise MrictError(f"{shown(path)}: no such file; expected an image ({', '.join(SUFFIXES)})")
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        raise MrictError(f"{shown(path)}: not an image type this suite reads; allowed: {', '.join(SUFFIXES)}")
+    return name.endswith(NIFTI)
+
+
+def _unreadable(path: Path, error: Exception) -> MrictError:
+    cause = " ".join(str(error).split())[:160] or type(error).__name__
+    return MrictError(f"{shown(path)}: cannot be read ({cause}); it is damaged or cut short: copy or download it again")
+
+
+def _check_geometry(shape: tuple[int, ...], affine: np.ndarray, path: Path) -> tuple[int, int, int]:
+    """Return the 3-D shape (trailing axes of length 1 dropped) or raise."""
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise MrictError(f"{shown(path)}: {len(shape)}-D image of shape {shape}; expected 3-D; export a single volume")
+    if min(shape) == 0:
+        raise MrictError(f"{shown(path)}: image of shape {shape} holds no voxel; export it again")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise MrictError(f"{shown(path)}: affine not invertible; expected three independent axes; mend the header")
+    return tuple(int(n) for n in shape)
+
+
+def _open_nifti(path: Path) -> Any:
+    """Return the nibabel image with all its bytes read: gzip's check sum is only tested at the end of the file."""
+    if not path.name.lower().endswith(".gz"):
+        return nib.load(path)
+    content = gzip.decompress(path.read_bytes())
+    kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(content[:540]) else nib.Nifti1Image
+    return kind.from_bytes(content)
+
+
+def _itk_affine(image: Any) -> np.ndarray:
+    """Return the RAS affine of a SimpleITK image or reader (their axes are LPS)."""
+    affine = np.eye(4)
+    dimension = image.GetDimension()
+    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
+    affine[:3, 3] = np.array(image.GetOrigin())[:3]
+    return LPS_TO_RAS @ affine
+
+
+def read_geometry(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return (shape, affine) from the header alone; raises `MrictError` as `load_volume` does."""
+    path = Path(path)
+    try:
+        if _is_nifti(path):
+            image = nib.load(path)
+            shape, affine = image.shape, image.affine
+        else:
+            import SimpleITK as sitk
+
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            if reader.GetDimension() < 3:
+                raise ValueError(f"{reader.GetDimension()}-D image, expected 3-D")
+            shape, affine = reader.GetSize(), _itk_affine(reader)
+    except READ_ERRORS as error:
+        raise _unreadable(path, error) from None
+    return _check_geometry(tuple(shape), affine, path), affine
+
+
+def load_volume(path: Path | str) -> Volume:
+    """Read a NIfTI, MHA or NRRD file whole.
+
+    Raises `MrictError` that names the file for: unreadable or truncated files, other than 3-D images, images without
+    voxels, NaN or infinite voxels, an affine that cannot be inverted.
+    """
+    path = Path(path)
+    shape, affine = read_geometry(path)
+    header = None
+    try:
+        if _is_nifti(path):
+            image = _open_nifti(path)
+            header = image.header.copy()
+            array = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+        else:
+            import SimpleITK as sitk
+
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)).T
+    except READ_ERRORS as error:
+        raise _unreadable(path, error) from None
+    array = array.reshape(shape)
+    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise MrictError(f"{shown(path)}: {bad} voxels are NaN or infinite; expected numbers; export it again")
+    return Volume(array, np.asarray(affine, np.float64), path, header)
+
+
+def save_nifti(
+    path: Path | str, array: np.ndarray, affine: np.ndarray, header: Any = None, dtype: Any = np.float32
+) -> Path:
+    """Write `array` (nx, ny, nz) as NIfTI, atomically; whole-number types are rounded and clipped to their range.
+
+    `header` (of the volume whose grid this is) keeps units and codes; scaling and type are set anew.
+    """
+    dtype = np.dtype(dtype)
+    if np.issubdtype(dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
+        info = np.iinfo(dtype)
+        array = np.rint(array).clip(info.min, info.max)
+    image = nib.Nifti1Image(np.asarray(array, dtype), affine)
+    if header is not None:
+        image.header["xyzt_units"] = header["xyzt_units"]
+        image.set_qform(affine, int(header["qform_code"]) or 1)
+        image.set_sform(affine, int(header["sform_code"]) or 1)
+    image.header.set_data_dtype(dtype)
+    with atomic_path(Path(path)) as temporary:
+        nib.save(image, temporary)
+    return Path(path)
+
+
+def check_same_grid(grids: dict[str, tuple[tuple[int, ...], np.ndarray, Path]]) -> None:
+    """Raise `MrictError` unless all `{role: (shape, affine, path)}` share one grid.
+
+    Affines are compared where it matters: at the corners of the volume, to 0.001 mm.
+    """
+    (role, (shape, affine, path)), *others = grids.items()
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    for other, (other_shape, other_affine, other_path) in others:
+        if tuple(other_shape) != tuple(shape):
+            shapes = f"{other} has shape {tuple(other_shape)}, {role} ({path.name}) has {tuple(shape)}"
+            raise MrictError(f"{shown(other_path)}: {shapes}; expected one grid; resample one onto the other's")
+        gap_mm = float(np.abs((np.asarray(other_affine) - affine) @ corners).max())
+        if gap_mm > GRID_TOLERANCE_MM:
+            gap = f"affines of {other} and {role} ({path.name}) put a voxel up to {gap_mm:.3g} mm apart"
+            raise MrictError(f"{shown(other_path)}: {gap}; expected one grid; resample one onto the other's")
+
+
+@dataclass(frozen=True)
+class SliceOrder:
+    """Which file axis becomes slice, row and column, and which of them run backwards."""
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    @classmethod
+    def axial(cls, affine: np.ndarray) -> SliceOrder:
+        """Return the patient's axial order for any of the 48 axis codes, oblique ones by their nearest code.
+
+        Slices run inferior -> superior, rows anterior -> posterior, columns from the patient's right to the left.
+        """
+        orientations = nib.orientations
+        change = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt("LPS"))
+        axes, flips = [0, 0, 0], [False, False, False]
+        for file_axis, (lps_axis, direction) in enumerate(change):
+            place = 2 - int(lps_axis)
+            axes[place], flips[place] = file_axis, bool(direction < 0)
+        return cls(tuple(axes), tuple(flips))
+
+    @classmethod
+    def raw(cls) -> SliceOrder:
+        """Return the predecessor's order: axis 2 of the file, not re-oriented."""
+        return cls((2, 0, 1), (False, False, False))
+
+    def _flip(self, stack: np.ndarray) -> np.ndarray:
+        return np.flip(stack, [a for a in range(3) if self.flips[a]])
+
+    def to_slices(self, array: np.ndarray) -> np.ndarray:
+        """Return a view (N, rows, cols) of an array (nx, ny, nz) in file order."""
+        return self._flip(np.transpose(array, self.axes))
+
+    def to_array(self, stack: np.ndarray) -> np.ndarray:
+        """Return a view (nx, ny, nz) in file order of slices (N, rows, cols): the exact inverse."""
+        return np.transpose(self._flip(stack), np.argsort(self.axes))
+
+    def spacing_mm(self, affine: np.ndarray) -> tuple[float, float, float]:
+        """Return the distance of slices, rows and columns in mm."""
+        spacing = spacing_of(affine)
+        return tuple(spacing[a] for a in self.axes)
+
+
+def to_slices(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, SliceOrder]:
+    """Return (slices (N, rows, cols) in the patient's axial order, their order for `to_array`)."""
+    order = SliceOrder.axial(affine)
+    return order.to_slices(array), order
+
+
+def to_array(slices: np.ndarray, order: SliceOrder) -> np.ndarray:
+    """Return the array in file order of slices from `to_slices`; exact."""
+    return order.to_array(slices)

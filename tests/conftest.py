@@ -1,0 +1,70 @@
+"""Fixtures: small real NIfTI patients, prepared once per session, and a scratch place for everything written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mrict_core.paths import ROOT, Workspace, workspace
+
+SAMPLES = ROOT.parent / "shared" / "samples"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scratch(tmp_path_factory):
+    """Send everything the suite writes into a temporary folder, unless the caller already chose one."""
+    root = tmp_path_factory.mktemp("mrict")
+    chosen = {name: os.environ.get(name) for name in ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")}
+    for name, value in chosen.items():
+        if value is None:
+            os.environ[name] = str(root / name.lower())
+    yield
+    for name, value in chosen.items():
+        if value is None:
+            del os.environ[name]
+
+
+def write_patient(folder: Path, seed: int, shape: tuple[int, int, int] = (40, 46, 10)) -> None:
+    """Write mr, ct and mask of a small ball with a bright shell, a dark core and noise."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    radius = np.sqrt(sum(a**2 for a in axes[:2]) / 0.8**2 + (axes[2] * 0.3) ** 2)
+    radius += 0.05 * np.sin(3 * axes[0] + seed)
+    ct = np.select([radius < 0.35, radius < 0.8, radius < 1], [40.0, 10.0, 900.0], -1000.0)
+    mr = np.select([radius < 0.35, radius < 0.8, radius < 1], [400.0, 700.0, 60.0], 2.0)
+    ct = np.clip(ct + rng.normal(0, 8, shape), -1024, 3000).round().astype(np.int16)
+    mr = np.abs(mr + rng.normal(0, 6, shape)).astype(np.float32)
+    mask = (radius < 1.05).astype(np.uint8)
+    affine = np.diag([4.0, 4.0, 5.0, 1.0])
+    folder.mkdir(parents=True)
+    for name, array in (("mr", mr), ("ct", ct), ("mask", mask)):
+        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Path:
+    """A folder of nine small patients of three centres in SynthRAD layout."""
+    root = tmp_path_factory.mktemp("cohort")
+    for k, patient in enumerate(f"1B{centre}{number:03d}" for centre in "ABC" for number in (1, 2, 3)):
+        write_patient(root / "Task1" / "brain" / patient, seed=k)
+    return root
+
+
+@pytest.fixture(scope="session")
+def space(cohort) -> Workspace:
+    """The cohort prepared and split at the smoke profile's size."""
+    from mrict_core.pipeline import prepare_data
+
+    return prepare_data("smoke", str(cohort)).workspace
+
+
+@pytest.fixture
+def fresh_space(cohort, space, tmp_path, monkeypatch) -> Workspace:
+    """The prepared cohort with empty folders for checkpoints and reports."""
+    monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("MRICT_REPORTS", str(tmp_path / "reports"))
+    return workspace("smoke", str(cohort))
