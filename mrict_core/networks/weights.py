@@ -1,0 +1,168 @@
+"""Pretrained weights by name: from the user's folder, else downloaded once with its hash checked.
+
+Order: the folder `MRICT_WEIGHTS`, else torch hub's cache, else a download into that cache from the file's official
+address (`MRICT_WEIGHTS_URL` replaces the address up to the file name, for mirrors). Nothing is ever replaced by random
+values: what cannot be had is an error that names file, folder and address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import pickle
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.paths import shown
+
+FOLDER = "MRICT_WEIGHTS"
+MIRROR = "MRICT_WEIGHTS_URL"
+TIMEOUT_S = 30.0  # behind a firewall a connection would otherwise hang for minutes
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One file of weights; by torch's convention the name's last part is the start of the file's sha256."""
+
+    name: str
+    address: str | None  # folder it is published in; None: not to be downloaded
+
+    @property
+    def sha256_prefix(self) -> str:
+        return Path(self.name).stem.rpartition("-")[2]
+
+    @property
+    def url(self) -> str | None:
+        """Address to download from, the mirror's where one is set."""
+        if self.address is None:
+            return None
+        return (os.environ.get(MIRROR) or self.address).rstrip("/") + "/" + self.name
+
+
+FILES = {
+    "vgg19": WeightsFile("vgg19-dcbb9e9d.pth", "https://download.pytorch.org/models"),
+    "vgg16": WeightsFile("vgg16-397923af.pth", "https://download.pytorch.org/models"),
+    "inception_fid": WeightsFile(
+        "weights-inception-2015-12-05-6726825d.pth",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0",
+    ),
+    "vgg19_normalised": WeightsFile("vgg19_normalised_conv1_1_to_conv3_1.pth", None),
+}
+
+
+def load_state(name: str) -> tuple[dict[str, Tensor], str]:
+    """Return (state dict on the CPU, sha256 of the file) of the weights `name`.
+
+    A classifier is dropped and the prefix `features.` removed, so files of a whole VGG and of its features alone give
+    the same keys. Files in the user's folder may differ from the official hash (a features-only file must); the
+    returned hash records what was used. Raises MrictError for absent, damaged or altered files.
+    """
+    path, digest = _find(name)
+    return _read(path), digest
+
+
+def load_into(module: nn.Module, name: str) -> str:
+    """Load the weights `name` into `module`, which may stand on the meta device; return the sha256 of the file.
+
+    Keys that `module` has no place for are ignored (it may be the first layers of the file's network). A key that is
+    missing or of another shape is a MrictError that names the file and the first such key.
+    """
+    path, digest = _find(name)
+    state = _read(path)
+    fitting = {}
+    for key, wanted in module.state_dict().items():
+        if key.endswith("num_batches_tracked") and key not in state:
+            state[key] = torch.zeros((), dtype=torch.long)  # files older than this counter; evaluation never reads it
+        if key not in state:
+            raise MrictError(f"{shown(path)}: has no '{key}'; expected the weights of {name}; replace the file")
+        if state[key].shape != wanted.shape:
+            raise MrictError(
+                f"{shown(path)}: '{key}' has shape {tuple(state[key].shape)}, expected {tuple(wanted.shape)}; "
+                f"replace the file with the weights of {name}"
+            )
+        fitting[key] = state[key].to(wanted.dtype)
+    module.load_state_dict(fitting, assign=True)
+    return digest
+
+
+def _find(name: str) -> tuple[Path, str]:
+    """Return the path of a weights file and its sha256; download it when it is nowhere."""
+    if name not in FILES:
+        raise unknown_name("weights", name, FILES)
+    file = FILES[name]
+    folder = os.environ.get(FOLDER)
+    if folder:
+        local = Path(folder).expanduser()
+        if not local.is_dir():
+            raise MrictError(f"{FOLDER}={folder}: no such folder; set it to the folder that holds {file.name}")
+        if (local / file.name).is_file():
+            return local / file.name, _sha256(local / file.name)
+    if file.url is None:
+        raise MrictError(
+            f"weights '{name}': {file.name} is not in {folder or 'a local folder'} and is not published for download; "
+            f"put the file into a folder and set {FOLDER} to it"
+        )
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file.name
+    if not cached.is_file():
+        _download(name, file, cached)
+    digest = _sha256(cached)
+    if not digest.startswith(file.sha256_prefix):
+        raise MrictError(
+            f"{shown(cached)}: sha256 starts with {digest[:8]}, expected {file.sha256_prefix}; delete it, "
+            f"or put your own file of that name into a folder and set {FOLDER} to it"
+        )
+    return cached, digest
+
+
+def _download(name: str, file: WeightsFile, target: Path) -> None:
+    """Download to `target`; torch writes to a temporary name and renames only a file whose hash is right."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(TIMEOUT_S):
+            torch.hub.download_url_to_file(file.url, str(target), hash_prefix=file.sha256_prefix)
+    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
+        folder = os.environ.get(FOLDER)
+        where = f"not in {FOLDER}={folder}" if folder else f"in no local folder ({FOLDER} is not set)"
+        raise MrictError(
+            f"weights '{name}': {file.name} is {where} and the download from {file.url} failed ({error}); "
+            f"put the file into a folder and set {FOLDER} to it"
+        ) from error
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MrictError(f"{shown(path)}: is no readable file of weights ({reason}); replace the file") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise MrictError(
+            f"{shown(path)}: holds {type(state).__name__}, expected a plain state dict of tensors; replace the file"
+        )
+    return {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
