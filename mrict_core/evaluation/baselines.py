@@ -1,0 +1,104 @@
+"""Trivial predictors. A model that does not beat all of them has learned nothing that the table should praise.
+
+They see what a model sees: the MR, its body mask, and the *training* patients' CT. Outside the body mask all give air.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mrict_core.data.intensity import AIR_HU
+from mrict_core.errors import MrictError
+from mrict_core.evaluation.scores import Predict
+
+if TYPE_CHECKING:
+    from mrict_core.data.store import SliceStore
+
+WATER_HU = 0.0
+AXIAL_BINS = 16  # of the mean CT, from the lowest slice to the highest
+
+
+def baseline_predictors(store: SliceStore, train_patients: Sequence[str]) -> dict[str, Predict]:
+    """Return {name: predictor}. Each is fitted at its first call, on the training patients one at a time.
+
+    - `baseline_water_body`: 0 HU in the body.
+    - `baseline_mean_ct`: the voxelwise mean training CT on the canvas at the same relative axial position.
+    - `baseline_rank_map`: the patient's MR, rank by rank, mapped to the histogram of the training CT inside the body.
+    """
+    if not train_patients:
+        raise MrictError("the baselines need at least one training patient; make a split with one")
+    mean_ct = cache(lambda: _mean_ct(store, train_patients))
+    distribution = cache(lambda: _ct_distribution(store, train_patients))
+
+    def water_body(store: SliceStore, patient: str) -> np.ndarray:
+        body = np.asarray(store.slices(patient).body) > 0
+        return _in_body(np.full(body.shape, WATER_HU), body)
+
+    def mean_training_ct(store: SliceStore, patient: str) -> np.ndarray:
+        body = np.asarray(store.slices(patient).body) > 0
+        return _in_body(mean_ct()[_axial_bins(len(body))], body)
+
+    def rank_map(store: SliceStore, patient: str) -> np.ndarray:
+        slices = store.slices(patient)
+        body = np.asarray(slices.body) > 0
+        mr = np.asarray(slices.mr, dtype=np.float32)
+        hu = np.full(body.shape, AIR_HU, dtype=np.float32)
+        hu[body] = np.interp(_ranks(mr[body]), *distribution())
+        return hu
+
+    return {"baseline_water_body": water_body, "baseline_mean_ct": mean_training_ct, "baseline_rank_map": rank_map}
+
+
+def _in_body(hu: np.ndarray, body: np.ndarray) -> np.ndarray:
+    return np.where(body, hu, AIR_HU).astype(np.float32)
+
+
+def _axial_bins(count: int) -> np.ndarray:
+    """Return the bin of each of a patient's `count` slices, lowest slice first; a single one is in the middle."""
+    return ((np.arange(count) + 0.5) * AXIAL_BINS / count).astype(int)
+
+
+def _mean_ct(store: SliceStore, patients: Sequence[str]) -> np.ndarray:
+    """Return the mean CT of every axial bin, (AXIAL_BINS, S, S) HU; a bin without slices takes its neighbour's."""
+    total = np.zeros((AXIAL_BINS, store.size, store.size))
+    counts = np.zeros(AXIAL_BINS, dtype=int)
+    for _, ct in _training_slices(store, patients):
+        for index, image in zip(_axial_bins(len(ct)), ct, strict=True):
+            total[index] += image
+            counts[index] += 1
+    filled = np.flatnonzero(counts)
+    nearest = filled[np.abs(np.arange(AXIAL_BINS)[:, None] - filled).argmin(axis=1)]
+    return (total[nearest] / counts[nearest, None, None]).astype(np.float32)
+
+
+def _ct_distribution(store: SliceStore, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distribution of the training CT inside body and scoring mask: (cumulative fractions, their HU)."""
+    histogram = np.zeros(1, dtype=np.int64)
+    for inside, ct in _training_slices(store, patients):
+        levels = np.clip(np.rint(ct[inside]) - AIR_HU, 0, None).astype(np.int64)
+        found = np.bincount(levels, minlength=histogram.size)
+        found[: histogram.size] += histogram
+        histogram = found
+    if not histogram.sum():
+        raise MrictError("the training patients' body and scoring masks do not overlap; check their mask files")
+    present = np.flatnonzero(histogram)
+    counts = histogram[present]
+    return (np.cumsum(counts) - counts / 2) / counts.sum(), (present + AIR_HU).astype(np.float64)
+
+
+def _training_slices(store: SliceStore, patients: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (inside body and scoring mask, CT in HU) of one patient after the other."""
+    for patient in patients:
+        slices = store.slices(patient)
+        inside = (np.asarray(slices.body) > 0) & (np.asarray(slices.mask) > 0)
+        yield inside, np.asarray(slices.ct, dtype=np.float32)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return every value's mean rank as a fraction in (0, 1); equal values share one."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return ((np.cumsum(counts) - counts / 2) / values.size)[inverse]

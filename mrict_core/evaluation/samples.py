@@ -1,0 +1,40 @@
+"""The slices that figures show: chosen by position alone, so they are the same for every variant and never the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrict_core.data.pairs import in_turns
+from mrict_core.evaluation.scores import Predict
+
+if TYPE_CHECKING:
+    from mrict_core.data.store import SliceStore
+
+LEVELS = (0.45, 0.6, 0.75)  # of the slices from inferior to superior
+PATIENTS = 3
+
+
+def sample_rows(
+    store: SliceStore, patients: Sequence[str], predict: Predict | None = None, levels: Sequence[float] = LEVELS
+) -> list[dict[str, Any]]:
+    """Return one row per level: patient, z, mr, ct, body, mask and, with `predict`, sct; images (S, S).
+
+    The first patient of each centre in turn, up to three, shows one level each; fewer patients show several. `mr` is
+    in [-1, 1], `ct` and `sct` in HU.
+    """
+    chosen = in_turns(patients, store)[:PATIENTS]
+    rows = []
+    for k, level in enumerate(levels):
+        patient = chosen[k % len(chosen)]
+        slices = store.slices(patient)
+        position = min(len(slices.z) - 1, round(level * (len(slices.z) - 1)))
+        row = {"patient": patient, "z": int(slices.z[position]), "position": position}
+        for role in ("mr", "ct", "body", "mask"):
+            row[role] = np.asarray(getattr(slices, role)[position], np.float32)
+        if predict is not None:
+            row["sct"] = predict(store, patient)[position]
+        rows.append(row)
+    return rows

@@ -1,0 +1,1 @@
+"""Tables and figures. The only room that imports matplotlib."""

@@ -1,0 +1,233 @@
+"""Figures of numbers: training curves, leaderboard, histograms, the cohort."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from mrict_core.errors import MrictError
+from mrict_core.evaluation import leaderboard
+from mrict_core.reporting import style
+
+if TYPE_CHECKING:
+    from mrict_core.data.splits import Split
+    from mrict_core.data.store import SliceStore
+
+BLUE, RED, GREEN, ORANGE, PURPLE, SKY = (
+    style.PALETTE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky")
+)
+Line = tuple[str, str, str]  # column, legend, colour
+PANELS: tuple[tuple[str, str, tuple[Line, ...]], ...] = (  # title, y label, lines
+    (
+        "generator",
+        "loss (terms before weighting)",
+        (
+            ("loss_g", "total", style.INK),
+            ("loss_g_gan", "adversarial", BLUE),
+            ("loss_g_perceptual", "perceptual", ORANGE),
+            ("loss_g_l1", "L1", GREEN),
+            ("loss_g_cycle", "cycle", PURPLE),
+            ("loss_g_identity", "identity", SKY),
+        ),
+    ),
+    (
+        "discriminator",
+        "loss (terms before weighting)",
+        (("loss_d", "total", style.INK), ("loss_d_gan", "adversarial", BLUE), ("loss_gp", "gradient penalty", ORANGE)),
+    ),
+    (
+        "discriminator output",
+        "mean probability “real”",
+        (("d_real", "on CT", BLUE), ("d_fake", "on synthetic CT", RED)),
+    ),
+    ("validation: masked MAE", "HU", (("val_mae_hu", "", style.INK),)),
+    ("validation: predecessor’s SSIM", "SSIM, full slice", (("val_ssim", "", style.INK),)),
+    (
+        "learning rate",
+        "step size of Adam",
+        (("lr_generator", "generator", BLUE), ("lr_discriminator", "discriminator", RED)),
+    ),
+)
+WIDE_RATIO = 30.0
+SET_COLOURS = {"train": BLUE, "val": ORANGE, "test": RED, "": style.FAINT}
+
+
+@style.styled
+def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
+    """Return the training curves of one variant; panels and lines for columns that are absent or empty are left out.
+
+    `history` has one row per epoch (`epoch` and any of the columns in `PANELS`); the last row with `is_best` set is the
+    checkpoint that is evaluated, marked in every panel.
+    """
+    known = [(title, unit, [line for line in lines if _has(history, line[0])]) for title, unit, lines in PANELS]
+    panels = [panel for panel in known if panel[2]]
+    if not panels:
+        raise MrictError(f"variant '{name}' has no training history to draw; train it first")
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = style.new_figure(2.65 * columns, 2.05 * lines + 0.4, title=f"{name}: training", label=label)
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    best = _best_epoch(history)
+    for axis, (title, unit, found) in zip(axes, panels, strict=False):
+        _curves(axis, history, found)
+        axis.set(title=title, ylabel=unit, xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        if title == "learning rate" or _wide(history[[column for column, _, _ in found]]):
+            axis.set_yscale("log")
+        axis.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
+        if best is not None:
+            axis.axvline(best, color=style.FAINT, linewidth=0.9, linestyle=":", zorder=0)
+            if "MAE" in title:
+                _mark_best(axis, history, best)
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    return figure
+
+
+def _has(history: pd.DataFrame, column: str) -> bool:
+    return column in history and bool(np.isfinite(pd.to_numeric(history[column], errors="coerce")).any())
+
+
+def _wide(values: pd.DataFrame) -> bool:
+    """Return whether curves differ so much that only a logarithmic axis shows them all."""
+    known = values.to_numpy(dtype=float)
+    known = known[np.isfinite(known)]
+    return bool(known.min() > 0 and known.max() / known.min() > WIDE_RATIO)
+
+
+def _best_epoch(history: pd.DataFrame) -> int | None:
+    if "is_best" not in history:
+        return None
+    best = history[history["is_best"].astype(bool)]
+    return None if best.empty else int(best["epoch"].iloc[-1])
+
+
+def _curves(axis: Axes, history: pd.DataFrame, lines: Sequence[Line]) -> None:
+    marker = "o" if len(history) <= 20 else None
+    for column, legend, colour in lines:
+        axis.plot(history["epoch"], history[column], color=colour, label=legend, marker=marker, markersize=2.6)
+    axis.grid(axis="y")
+    if any(legend for _, legend, _ in lines):
+        axis.legend(loc="best", handlelength=1.4)
+
+
+def _mark_best(axis: Axes, history: pd.DataFrame, best: int) -> None:
+    value = float(history.loc[history["epoch"] == best, "val_mae_hu"].iloc[0])
+    label = f"best: {value:.1f} HU, epoch {best}"
+    axis.plot([best], [value], marker="D", color=RED, markersize=5, linestyle="none", label=label)
+    axis.legend(loc="upper right")
+
+
+@style.styled
+def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> Figure:
+    """Return the masked MAE of every held-out patient by variant, best on top: dots by centre, the mean as a bar.
+
+    `records` as `read_metrics` gives them. Baselines are grey; the dashed line is the best baseline's mean.
+    """
+    board = leaderboard(records)
+    if board.empty:
+        raise MrictError("there are no metrics to show; evaluate a variant first")
+    by_name = {record["name"]: record for record in records}
+    figure = style.new_figure(6.6, 0.24 * len(board) + 1.2, title="Masked MAE of held-out patients", label=label)
+    axis = figure.subplots()
+    for place, row in enumerate(board.itertuples()):
+        baseline = row.kind == "baseline"
+        if baseline:
+            axis.axhspan(place - 0.5, place + 0.5, color="#F1F1F1", zorder=0, linewidth=0)
+        _patient_dots(axis, place, by_name[row.name]["patients"], faint=baseline)
+        if math.isfinite(row.mae_hu):
+            axis.plot([row.mae_hu] * 2, [place - 0.36, place + 0.36], color=style.INK, linewidth=1.8, zorder=4)
+            text = f"{row.mae_hu:.1f}"
+        else:
+            text = "no score"
+        axis.text(1.015, place, text, transform=axis.get_yaxis_transform(), va="center", fontsize=7)
+    limits = board.loc[board["kind"] == "baseline", "mae_hu"].dropna()
+    if len(limits):
+        axis.axvline(limits.min(), color=style.FAINT, linestyle="--", linewidth=0.9, zorder=1)
+    axis.set(xlabel="MAE inside the scoring mask (HU), lower is better", ylim=(len(board) - 0.5, -0.5))
+    axis.set_yticks(range(len(board)), board["name"])
+    axis.set_xlim(left=0)
+    axis.grid(axis="x")
+    axis.text(1.015, -0.75, "mean", transform=axis.get_yaxis_transform(), va="center", fontsize=7, color=style.FAINT)
+    _centre_legend(axis, {row["centre"] for record in records for row in record["patients"]})
+    return figure
+
+
+def _patient_dots(axis: Axes, place: int, patients: Sequence[Mapping[str, Any]], *, faint: bool) -> None:
+    scored = [row for row in patients if row["mae_hu"] is not None and math.isfinite(row["mae_hu"])]
+    spread = np.linspace(-0.2, 0.2, len(scored)) if len(scored) > 1 else np.zeros(len(scored))
+    colours = [style.CENTRE_COLOURS[row["centre"]] for row in scored]
+    values = [row["mae_hu"] for row in scored]
+    axis.scatter(values, place + spread, c=colours, s=13, alpha=0.45 if faint else 0.85, linewidths=0, zorder=3)
+
+
+def _centre_legend(axis: Axes, centres: set[str]) -> None:
+    for centre in sorted(centres):
+        axis.scatter([], [], color=style.CENTRE_COLOURS[centre], s=13, label=f"centre {centre}")
+    axis.plot([], [], color=style.INK, linewidth=1.8, label="mean")
+    axis.plot([], [], color=style.FAINT, linestyle="--", linewidth=0.9, label="best baseline")
+    axis.figure.legend(loc="outside lower center", ncols=6)
+
+
+@style.styled
+def histogram_figure(store: SliceStore, *, label: str, bins: int = 64) -> Figure:
+    """Return per centre the histograms of normalised MR inside the body mask and of CT inside the scoring mask."""
+    edges = {"mr": np.linspace(-1, 1, bins + 1), "ct": np.linspace(*style.WINDOWS_HU["wide"], bins + 1)}
+    counts: dict[tuple[str, str], np.ndarray] = {}
+    for patient in store.patients:
+        slices = store.slices(patient)
+        for role, mask in (("mr", slices.body), ("ct", slices.mask)):
+            values = np.asarray(getattr(slices, role), np.float32)[np.asarray(mask) > 0]
+            found, _ = np.histogram(values.clip(edges[role][0], edges[role][-1]), edges[role])
+            counts[role, store.centre(patient)] = counts.get((role, store.centre(patient)), 0) + found
+    figure = style.new_figure(6.6, 2.6, title="Intensities by centre", label=label)
+    axes = figure.subplots(1, 2)
+    for axis, role in zip(axes, ("mr", "ct"), strict=True):
+        for centre in sorted({c for r, c in counts if r == role}):
+            found = counts[role, centre]
+            density = found / max(1, found.sum()) / np.diff(edges[role])
+            colour = style.CENTRE_COLOURS[centre]
+            axis.stairs(density, edges[role], color=colour, label=f"centre {centre}", baseline=None)
+        axis.legend()
+        axis.grid(axis="y")
+    axes[0].set(title="MR inside the body mask", xlabel="normalised MR", ylabel="density")
+    axes[1].set(title="CT inside the scoring mask", xlabel="HU (ends hold what lies beyond)", ylabel="density (log)")
+    axes[1].set_yscale("log")
+    return figure
+
+
+@style.styled
+def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) -> Figure:
+    """Return the patients by centre with their number of slices, coloured by the set they belong to."""
+    sets = {patient: part for part in ("train", "val", "test") for patient in getattr(split, part, ())}
+    centres = sorted({store.centre(patient) for patient in store.patients})
+    groups = {c: [p for p in store.patients if store.centre(p) == c] for c in centres}
+    longest, counts = max(len(group) for group in groups.values()), store.counts()
+    title = f"Cohort: {len(store.patients)} patients, {sum(counts.values())} slices"
+    figure = style.new_figure(2.2 * max(2, len(centres)) + 0.4, 0.19 * longest + 1.25, title=title, label=label)
+    axes = figure.subplots(1, len(centres), squeeze=False, sharex=True)[0]
+    for axis, (centre, patients) in zip(axes, groups.items(), strict=True):
+        numbers = [counts[patient] for patient in patients]
+        colours = [SET_COLOURS[sets.get(patient, "")] for patient in patients]
+        axis.barh(range(len(patients)), numbers, color=colours, height=0.72)
+        for place, number in enumerate(numbers):
+            axis.text(number, place, f" {number}", va="center", fontsize=6.5)
+        axis.set_yticks(range(len(patients)), patients)
+        axis.tick_params(axis="y", length=0)
+        axis.set(title=f"centre {centre}: {len(patients)} patients", xlabel="slices", ylim=(longest - 0.4, -0.6))
+        axis.spines["left"].set_visible(False)
+        axis.margins(x=0.18)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    present = [part for part in ("train", "val", "test") if part in sets.values()]
+    handles = [Patch(color=SET_COLOURS[part], label=part) for part in present]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure

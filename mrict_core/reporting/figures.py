@@ -1,0 +1,18 @@
+"""Every figure of the suite by one import; `style.save` writes them."""
+
+from mrict_core.reporting.charts import cohort_figure, curves_figure, histogram_figure, leaderboard_figure
+from mrict_core.reporting.images import comparison_figure, pairs_figure, sample_figure
+from mrict_core.reporting.lineage_figure import lineage_figure
+from mrict_core.reporting.style import save
+
+__all__ = [
+    "cohort_figure",
+    "comparison_figure",
+    "curves_figure",
+    "histogram_figure",
+    "leaderboard_figure",
+    "lineage_figure",
+    "pairs_figure",
+    "sample_figure",
+    "save",
+]

@@ -1,0 +1,224 @@
+"""Figures of slices: rows run from anterior to posterior, columns from the patient's right to left (radiological)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
+
+from mrict_core.errors import MrictError
+from mrict_core.reporting import style
+
+Row = Mapping[str, Any]  # patient, z and 2-D arrays of one shape: mr in [-1, 1]; sct, ct in HU; mask, body
+HU_LABEL = "HU"
+ERROR_LABEL = "sCT − CT (HU)"
+_MARGIN_PX = 4
+_COLUMNS = 6  # of the comparison, MR and CT included
+
+
+@style.styled
+def sample_figure(
+    rows: Sequence[Row], *, title: str, label: str, window: str = "wide", orientation: bool = True
+) -> Figure:
+    """Return MR | sCT | CT | signed HU error, one line per row.
+
+    `rows` hold patient, z, mr, sct, ct, mask. The error is shown inside the mask, on the same ±500 HU in every figure.
+    `orientation=False` leaves the R/L/A/P marks out, for slices that were never reoriented.
+    """
+    _check(rows, ("mr", "sct", "ct", "mask"))
+    boxes = _boxes([row["mask"] for row in rows])
+    height, width = _extent(boxes[0])
+    panel = 1.75
+    figure = style.new_figure(4 * panel + 0.4, len(rows) * panel * height / width + 0.95, title=title, label=label)
+    axes = figure.subplots(len(rows), 4, squeeze=False)
+    for line, row, box in zip(axes, rows, boxes, strict=True):
+        mask = row["mask"][box] > 0
+        _mr(line[0], row["mr"][box], mask, orientation)
+        line[0].set_ylabel(f"{row['patient']}\nslice {row['z']}")
+        sct = _hu(line[1], row["sct"][box], window)
+        _hu(line[2], row["ct"][box], window)
+        _outline(line[2], mask, style.MASK_COLOUR)
+        error = _error(line[3], row["sct"][box], row["ct"][box], mask)
+        line[3].set_xlabel(_mae_text(row["sct"], row["ct"], row["mask"]), labelpad=2)
+    for axis, name in zip(axes[0], ("MR", "synthetic CT", "CT (scoring mask outlined)", "signed error"), strict=True):
+        axis.set_title(name)
+    _colour_bar(figure, sct, axes[:, 1:3], HU_LABEL, aspect=45)
+    _colour_bar(figure, error, axes[:, 3:], ERROR_LABEL, aspect=22)
+    return figure
+
+
+@style.styled
+def comparison_figure(
+    mr: np.ndarray,
+    ct: np.ndarray,
+    scts: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+    *,
+    patient: str,
+    z: int,
+    label: str,
+    window: str = "wide",
+    orientation: bool = True,
+) -> Figure:
+    """Return one slice across variants: every synthetic CT above its signed error, beside MR and CT.
+
+    `scts`: {variant: HU (S, S)} in the order to show; `mr` in [-1, 1], `ct` in HU, `mask` all (S, S).
+    """
+    if not scts:
+        raise MrictError("the comparison needs at least one variant's synthetic CT")
+    rows = [{"patient": f"{patient}, {name}", "mr": mr, "ct": ct, "sct": scts[name], "mask": mask} for name in scts]
+    _check(rows, ("mr", "sct", "ct", "mask"))
+    box = _boxes([mask])[0]
+    inside = mask[box] > 0
+    bands = math.ceil((len(scts) + 2) / _COLUMNS)
+    columns = math.ceil((len(scts) + 2) / bands)
+    panel = 1.5
+    tall = (panel - 0.06) * _extent(box)[0] / _extent(box)[1]
+    title = f"{patient}, slice {z}: the same slice across variants"
+    figure = style.new_figure(columns * panel + 0.1, bands * (2 * tall + 0.45) + 0.22, title=title, label=label)
+    axes = figure.subplots(2 * bands, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    _mr(axes[0, 0], mr[box], inside, orientation)
+    axes[0, 0].set_title("MR")
+    hu = _hu(axes[0, 1], ct[box], window)
+    _outline(axes[0, 1], inside, style.MASK_COLOUR)
+    axes[0, 1].set_title("CT")
+    for place, (name, sct) in enumerate(scts.items(), start=2):
+        band, column = divmod(place, columns)
+        upper, lower = axes[2 * band, column], axes[2 * band + 1, column]
+        _hu(upper, sct[box], window)
+        upper.set_title(name)
+        error = _error(lower, sct[box], ct[box], inside)
+        lower.set_xlabel(_mae_text(sct, ct, mask), labelpad=2)
+    _inset_bar(figure, hu, axes[1, 0], HU_LABEL)
+    _inset_bar(figure, error, axes[1, 1], ERROR_LABEL)
+    return figure
+
+
+@style.styled
+def pairs_figure(
+    rows: Sequence[Row], *, title: str, label: str, window: str = "wide", orientation: bool = True
+) -> Figure:
+    """Return training pairs: MR with the outline of the body mask above CT with the outline of the scoring mask.
+
+    `rows` hold patient, z, mr, ct, body, mask; one column per row.
+    """
+    _check(rows, ("mr", "ct", "body", "mask"))
+    boxes = _boxes([(row["mask"] > 0) | (row["body"] > 0) for row in rows])
+    panel = 2.1
+    tall = panel * _extent(boxes[0])[0] / _extent(boxes[0])[1]
+    figure = style.new_figure(len(rows) * panel + 0.9, 2 * tall + 0.5, title=title, label=label)
+    axes = figure.subplots(2, len(rows), squeeze=False)
+    for (upper, lower), row, box in zip(axes.T, rows, boxes, strict=True):
+        _mr(upper, row["mr"][box], row["body"][box] > 0, orientation)
+        _outline(upper, row["body"][box] > 0, style.BODY_COLOUR)
+        upper.set_title(f"{row['patient']}, slice {row['z']}")
+        hu = _hu(lower, row["ct"][box], window)
+        _outline(lower, row["mask"][box] > 0, style.MASK_COLOUR)
+    axes[0, 0].set_ylabel("MR, body mask outlined")
+    axes[1, 0].set_ylabel("CT, scoring mask outlined")
+    figure.colorbar(hu, ax=axes[1, :], label=HU_LABEL, aspect=25, pad=0.01, extend="both")
+    return figure
+
+
+def _bare(axis: Axes) -> None:
+    axis.set_axis_on()
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+
+
+def _mr(axis: Axes, mr: np.ndarray, body: np.ndarray, orientation: bool) -> None:
+    _bare(axis)
+    axis.imshow(np.asarray(mr, np.float32), vmin=-1, vmax=1)
+    if not orientation:
+        return
+    marks = {"R": (0.02, 0.5, "left", "center"), "L": (0.98, 0.5, "right", "center")}
+    marks |= {"A": (0.5, 0.985, "center", "top"), "P": (0.5, 0.015, "center", "bottom")}
+    for mark, (x, y, ha, va) in marks.items():
+        text = axis.text(x, y, mark, transform=axis.transAxes, ha=ha, va=va, color="white", fontsize=6.5)
+        text.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
+
+
+def _hu(axis: Axes, hu: np.ndarray, window: str) -> AxesImage:
+    _bare(axis)
+    low, high = style.window_hu(window)
+    return axis.imshow(np.asarray(hu, np.float32), vmin=low, vmax=high)
+
+
+def _error(axis: Axes, sct: np.ndarray, ct: np.ndarray, mask: np.ndarray) -> AxesImage:
+    _bare(axis)
+    error = np.where(mask, np.asarray(sct, np.float32) - np.asarray(ct, np.float32), np.nan)
+    limit = style.ERROR_LIMIT_HU
+    image = axis.imshow(error, cmap=style.ERROR_MAP, vmin=-limit, vmax=limit)
+    _outline(axis, mask, style.FAINT)
+    return image
+
+
+def _outline(axis: Axes, mask: np.ndarray, colour: str) -> None:
+    """Draw the border of a mask; padded, so that a mask on the image's edge is closed there."""
+    if mask.any():
+        rows, columns = (np.arange(-1, length + 1) for length in mask.shape)
+        axis.contour(columns, rows, np.pad(mask, 1).astype(float), levels=[0.5], colors=[colour], linewidths=0.8)
+        axis.set_xlim(-0.5, mask.shape[1] - 0.5)
+        axis.set_ylim(mask.shape[0] - 0.5, -0.5)
+
+
+def _mae_text(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray) -> str:
+    inside = np.asarray(mask) > 0
+    if not inside.any():
+        return "no mask here"
+    error = np.asarray(sct, np.float64)[inside] - np.asarray(ct, np.float64)[inside]
+    return f"slice MAE {np.abs(error).mean():.0f} HU"
+
+
+def _colour_bar(figure: Figure, image: AxesImage, axes: np.ndarray, label: str, aspect: float) -> None:
+    bar = figure.colorbar(
+        image, ax=axes, location="bottom", label=label, aspect=aspect, pad=0.012, fraction=0.05, extend="both"
+    )
+    bar.outline.set_linewidth(0.5)
+
+
+def _inset_bar(figure: Figure, image: AxesImage, host: Axes, label: str) -> None:
+    """Draw a colour bar inside an empty panel."""
+    place = host.inset_axes((0.08, 0.52, 0.84, 0.08))
+    bar = figure.colorbar(image, cax=place, orientation="horizontal", label=label, extend="both")
+    bar.outline.set_linewidth(0.5)
+    bar.ax.tick_params(labelsize=6)
+    bar.ax.locator_params(nbins=3)
+
+
+def _boxes(masks: Sequence[np.ndarray]) -> list[tuple[slice, slice]]:
+    """Return a crop centred on each mask, all of one size that holds every mask with a margin, inside the canvas."""
+    spans = []
+    for mask in masks:
+        found = zip(np.nonzero(np.asarray(mask) > 0), mask.shape, strict=True)
+        spans.append([(int(i.min()), int(i.max()) + 1) if i.size else (0, length) for i, length in found])
+    crops = []
+    for axis in (0, 1):
+        length = min(m.shape[axis] for m in masks)
+        side = min(length, max(span[axis][1] - span[axis][0] for span in spans) + 2 * _MARGIN_PX)
+        starts = [(span[axis][0] + span[axis][1] - side) // 2 for span in spans]
+        starts = [min(max(0, s), m.shape[axis] - side) for s, m in zip(starts, masks, strict=True)]
+        crops.append([slice(s, s + side) for s in starts])
+    return list(zip(*crops, strict=True))
+
+
+def _extent(box: tuple[slice, slice]) -> tuple[int, int]:
+    return box[0].stop - box[0].start, box[1].stop - box[1].start
+
+
+def _check(rows: Sequence[Row], roles: Sequence[str]) -> None:
+    if not rows:
+        raise MrictError("the figure needs at least one slice; none was given")
+    for row in rows:
+        shapes = {role: np.shape(row[role]) for role in roles}
+        if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
+            raise MrictError(f"patient {row['patient']}: slices must be 2-D and of one shape, they are {shapes}")

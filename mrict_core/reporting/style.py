@@ -1,0 +1,120 @@
+"""One look for every figure: palette, windows, fonts, and saving that gives the same bytes for the same data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mrict_core.errors import unknown_name
+from mrict_core.runtime import atomic_path
+
+DPI = 200
+# Okabe & Ito 2008, told apart with every common colour blindness
+PALETTE = {
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "orange": "#E69F00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+    "black": "#000000",
+}
+COLOURS = tuple(PALETTE.values())
+CENTRE_COLOURS = {"A": PALETTE["blue"], "B": PALETTE["vermilion"], "C": PALETTE["green"], "?": "#777777"}
+INK, FAINT = "#222222", "#8A8A8A"
+WINDOWS_HU = {  # display only: (low, high)
+    "wide": (-1000.0, 1500.0),
+    "soft": (-160.0, 240.0),
+    "bone": (-500.0, 1500.0),
+    "brain": (0.0, 80.0),
+}
+ERROR_LIMIT_HU = 500.0  # of the signed error's colours, the same in every figure
+ERROR_MAP = "RdBu_r"  # blue: sCT too low, red: too high
+BODY_COLOUR, MASK_COLOUR = PALETTE["orange"], PALETTE["sky"]
+
+_RC = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "legend.fontsize": 7.0,
+    "legend.frameon": False,
+    "figure.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.3,
+    "axes.grid": False,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "image.interpolation": "nearest",
+    "image.cmap": "gray",
+    "pdf.fonttype": 42,
+}
+
+P = ParamSpec("P")
+
+
+def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Run a function that makes a figure in the suite's style, whatever the caller's settings are."""
+
+    @functools.wraps(make)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(_RC)
+            return make(*args, **kwargs)
+
+    return run
+
+
+def new_figure(width_in: float, height_in: float, *, title: str, label: str) -> Figure:
+    """Return a figure without pyplot (no window, no global state) that shows its title and the profile's label."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.012, ha="left", weight="bold")
+    stamp = {"boxstyle": "round,pad=0.3", "facecolor": PALETTE["yellow"], "edgecolor": "none"}
+    corner = {"xy": (1, 1), "xycoords": "figure fraction", "xytext": (-6, -6), "textcoords": "offset points"}
+    axis = figure.add_axes((0, 0, 1, 1), zorder=10)
+    axis.set_axis_off()
+    axis.set_in_layout(False)
+    axis.annotate(label, **corner, ha="right", va="top", fontsize=8, weight="bold", bbox=stamp)
+    return figure
+
+
+def window_hu(name: str) -> tuple[float, float]:
+    """Return (low, high) of a display window by name."""
+    if name not in WINDOWS_HU:
+        raise unknown_name("display window", name, WINDOWS_HU)
+    return WINDOWS_HU[name]
+
+
+def save(figure: Figure, path: Path, *, pdf: bool = False) -> Path:
+    """Write `figure` atomically as PNG at 200 dpi, with `pdf` also as PDF beside it; return the PNG's path.
+
+    No time stamp and no version goes into the files, so equal data give equal bytes.
+    """
+    path = Path(path).with_suffix(".png")
+    with matplotlib.rc_context(_RC):
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        if pdf:
+            with atomic_path(path.with_suffix(".pdf")) as temporary:
+                silent = dict.fromkeys(("CreationDate", "Producer", "Creator"))
+                figure.savefig(temporary, format="pdf", metadata=silent)
+    return path

@@ -1,0 +1,284 @@
+"""Metrics against direct formulas, hand-computed cases and the facts known of the definitions."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.metrics import structural_similarity
+
+from mrict_core import metrics
+from mrict_core.errors import MrictError
+
+
+def direct_ssim(real: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> float:
+    """The definition, window by window in float64, in as many dimensions as the arrays have."""
+    real, fake = (np.where(mask > 0, np.clip(a, -1024, 3000), -1024) + 1024.0 for a in (real, fake))
+    c1, c2 = (0.01 * 4024) ** 2, (0.03 * 4024) ** 2
+    values = []
+    for centre in itertools.product(*(range(3, length - 3) for length in real.shape)):
+        if not mask[centre]:
+            continue
+        window = tuple(slice(i - 3, i + 4) for i in centre)
+        x, y = real[window].ravel(), fake[window].ravel()
+        (vx, vxy), (_, vy) = np.cov(x, y, ddof=1)
+        mx, my = x.mean(), y.mean()
+        values.append((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    return float(np.mean(values))
+
+
+def volumes(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """CT with values outside the range, an sCT near it, and a mask that touches the faces."""
+    rng = np.random.default_rng(seed)
+    ct = rng.uniform(-2000, 4000, shape)
+    mask = rng.random(shape) < 0.6
+    mask.flat[0] = mask.flat[-1] = True
+    return ct, ct + rng.normal(0, 300, shape), mask.astype(np.uint8) * 255
+
+
+SHAPES = [(9, 8, 7), (11, 7, 10), (7, 7, 7), (13, 9, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_synthrad_metrics_equal_the_direct_formulas(shape):
+    ct, sct, mask = volumes(shape)
+    if shape == (7, 7, 7):
+        mask[3, 3, 3] = 255  # the only voxel with a value
+    inside = mask > 0
+    clipped = [np.clip(a, -1024, 3000) for a in (ct, sct)]
+    mse = ((clipped[0] - clipped[1])[inside] ** 2).mean()
+    assert metrics.mae_hu(ct, sct, mask) == pytest.approx(np.abs(ct - sct)[inside].sum() / inside.sum(), rel=1e-6)
+    assert metrics.psnr_db(ct, sct, mask) == pytest.approx(10 * np.log10(4024**2 / mse), rel=1e-6)
+    score = metrics.ssim(ct, sct, mask)
+    assert score.dimensionality == "3D"
+    assert score.value == pytest.approx(direct_ssim(ct, sct, mask), rel=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("thickness", [1, 3, 6])
+def test_thin_volumes_are_scored_per_slice_along_the_thin_axis(axis, thickness):
+    ct, sct, mask = (np.moveaxis(a, 2, axis) for a in volumes((11, 9, thickness), seed=thickness))
+    score = metrics.ssim(ct, sct, mask)
+    slices = [tuple(np.moveaxis(a, axis, 0)[i] for a in (ct, sct, mask)) for i in range(thickness)]
+    counts = [np.count_nonzero(m[3:-3, 3:-3]) for *_, m in slices]
+    expected = np.average([direct_ssim(*s) if n else 0.0 for s, n in zip(slices, counts, strict=True)], weights=counts)
+    assert score.dimensionality == "2D"
+    assert score.value == pytest.approx(expected, rel=1e-6)
+
+
+def test_ssim_equals_the_library_map_on_a_smooth_volume():
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (12, 15, 14)), indexing="ij")
+    ct = (1200 * np.exp(-3 * (x**2 + y**2 + z**2)) - 1000).astype(np.float32)
+    sct = (ct * 0.9).astype(np.float32)
+    mask = ct > -700
+    real, fake = (np.where(mask, a, -1024).astype(np.float32) + 1024 for a in (ct, sct))
+    _, full = structural_similarity(real, fake, win_size=7, data_range=4024, full=True)
+    inner = (slice(3, -3),) * 3
+    expected = full[inner][mask[inner]].mean(dtype=np.float64)
+    assert metrics.ssim(ct, sct, mask).value == pytest.approx(expected, rel=1e-9)
+
+
+def test_hand_computed_case():
+    ct = np.zeros((7, 7, 7))
+    sct = np.full_like(ct, 100.0)
+    sct[0] = -300.0  # 49 of 343 voxels
+    mask = np.ones(ct.shape)
+    assert metrics.mae_hu(ct, sct, mask) == pytest.approx((49 * 300 + 294 * 100) / 343)
+    assert metrics.psnr_db(ct, sct, mask) == pytest.approx(10 * np.log10(4024**2 * 343 / (49 * 300**2 + 294 * 100**2)))
+
+
+def test_only_the_mask_counts():
+    ct, sct, mask = volumes((9, 9, 9), seed=4)
+    other = np.where(mask > 0, sct, 12345.0)
+    for metric in (metrics.mae_hu, metrics.psnr_db, metrics.ssim):
+        assert metric(ct, sct, mask) == metric(ct, other, mask)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-900, 900))
+def test_a_constant_bias_is_the_mae(seed, bias):
+    rng = np.random.default_rng(seed)
+    ct = rng.integers(-100, 100, (8, 7, 9)).astype(float)
+    mask = np.ones(ct.shape, np.uint8)
+    assert metrics.mae_hu(ct, ct + bias, mask) == pytest.approx(abs(bias), abs=1e-3)
+    score = metrics.ssim(ct, ct + bias, mask)
+    assert -1.0 <= score.value <= 1.0 + 1e-4  # float32 maps, by definition
+
+
+def test_values_outside_the_range_reach_only_the_mae():
+    ct = np.full((8, 8, 8), 3000.0)
+    sct = np.full_like(ct, 9000.0)
+    mask = np.ones(ct.shape)
+    assert metrics.mae_hu(ct, sct, mask) == 6000.0
+    assert metrics.psnr_db(ct, sct, mask) == float("inf")
+    assert metrics.ssim(ct, sct, mask).value == pytest.approx(1.0)
+
+
+def corrupted(what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ct, sct, mask = volumes((9, 9, 9))
+    match what:
+        case "shape":
+            return ct, sct[:-1], mask
+        case "mask shape":
+            return ct, sct, mask[:, :-1]
+        case "2-D":
+            return ct[0], sct[0], mask[0]
+        case "empty mask":
+            return ct, sct, np.zeros_like(mask)
+        case "NaN":
+            sct[4, 4, 4] = np.nan
+        case "infinite":
+            ct[0, 0, 0] = np.inf
+    return ct, sct, mask
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("shape", "9×9×9, sCT 8×9×9"),
+        ("mask shape", "mask 9×8×9"),
+        ("2-D", "3-D volumes"),
+        ("empty mask", "mask is empty"),
+        ("NaN", "sCT holds 1 NaN"),
+        ("infinite", "CT holds 1 NaN or infinite"),
+    ],
+)
+@pytest.mark.parametrize("metric", [metrics.mae_hu, metrics.psnr_db, metrics.ssim])
+def test_bad_input_is_a_one_line_error(metric, what, message):
+    with pytest.raises(MrictError, match=message) as error:
+        metric(*corrupted(what))
+    assert "\n" not in str(error.value)
+
+
+def test_ssim_names_what_it_cannot_score():
+    line = np.zeros((20, 3, 2))
+    with pytest.raises(MrictError, match="20×3×2"):
+        metrics.ssim(line, line, line + 1)
+    ct, sct, mask = volumes((9, 9, 9))
+    mask[3:-3, 3:-3, 3:-3] = 0
+    with pytest.raises(MrictError, match="within 3 voxels"):
+        metrics.ssim(ct, sct, mask)
+
+
+def slices_hu(count: int = 5, side: int = 24, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    hu = np.full((count, side, side), -1024.0, np.float32)
+    hu[:, 6:18, 5:19] = rng.uniform(-900, 1800, (count, 12, 14))
+    return hu
+
+
+def test_predecessor_scores_equal_the_direct_formulas():
+    real, fake = slices_hu(), slices_hu(seed=2)
+    unit = [np.clip(a, -1000, 1000) / 1000 for a in (real, fake)]
+    ssim = [structural_similarity(r, f, data_range=r.max() - r.min()) for r, f in zip(*unit, strict=True)]
+    scores = metrics.predecessor_scores(real, fake)
+    assert scores["mse"] == pytest.approx(np.mean((unit[0] - unit[1]) ** 2), rel=1e-6)
+    assert scores["ssim"] == pytest.approx(np.mean(ssim), rel=1e-5)
+
+
+def test_an_all_black_image_is_rewarded_for_the_background():
+    real = slices_hu()
+    scores = metrics.predecessor_scores(real, np.full_like(real, -1000.0))
+    unit = metrics.to_unit(real)
+    assert scores["mse"] == pytest.approx(float(np.mean((unit + 1) ** 2)), rel=1e-5)
+    assert scores["ssim"] < 0.1
+    wide = np.pad(real, ((0, 0), (40, 40), (40, 40)), constant_values=-1024)
+    assert metrics.predecessor_scores(wide, np.full_like(wide, -1000.0))["ssim"] > 0.85
+
+
+def test_a_150_hu_bias_is_seen_in_full():
+    real = np.clip(slices_hu(), -800, 800)
+    assert metrics.predecessor_scores(real, real + 150)["mse"] == pytest.approx(0.15**2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("fake_hu", "expected"), [(-1000.0, 1.0), (-1024.0, 1.0), (1000.0, -1.0)])
+def test_a_constant_real_slice_uses_the_whole_range(fake_hu, expected):
+    real = np.full((2, 16, 16), -1000.0)
+    values = metrics.predecessor_ssim(metrics.to_unit(real), metrics.to_unit(np.full_like(real, fake_hu)))
+    assert values == pytest.approx([expected] * 2, abs=1e-3)
+
+
+class MeanFeatures(torch.nn.Module):
+    """Spread of every image, and its quadrant means."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.float()
+        pooled = torch.nn.functional.adaptive_avg_pool2d(images[:, :1], 2).flatten(1)
+        return torch.cat([pooled, images.flatten(1).std(dim=1, keepdim=True)], dim=1)
+
+
+def test_frechet_distance_equals_the_formula():
+    real, fake = (metrics.to_unit(slices_hu(count=12, seed=seed)) for seed in (3, 4))
+    found = metrics.predecessor_fid(real, fake, MeanFeatures(), batch_size=5)
+    clouds = []
+    for stack in (real, fake):
+        seen = torch.from_numpy(np.clip(stack * 255, 0, 255).astype(np.uint8))[:, None].repeat(1, 3, 1, 1)
+        clouds.append(MeanFeatures()(seen).double().numpy())
+    (m1, m2), (s1, s2) = [c.mean(0) for c in clouds], [np.cov(c.T) for c in clouds]
+    root = np.sqrt(np.linalg.eigvals(s1 @ s2).astype(complex)).real.sum()
+    assert found == pytest.approx(((m1 - m2) ** 2).sum() + np.trace(s1) + np.trace(s2) - 2 * root, rel=1e-5)
+    assert metrics.predecessor_fid(real, real, MeanFeatures()) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_frechet_distance_does_not_depend_on_the_parts_and_sees_the_predecessors_images():
+    real, fake = (metrics.to_unit(slices_hu(count=9, seed=seed)) for seed in (7, 8))
+    distance = metrics.FrechetDistance(MeanFeatures())
+    for part in (slice(0, 1), slice(1, 9)):
+        distance.update(real[part], fake[part])
+    assert distance.compute() == pytest.approx(metrics.predecessor_fid(real, fake, MeanFeatures()), rel=1e-6)
+
+    seen = []
+    grey = metrics.to_unit(np.stack([np.full((16, 16), hu, np.float32) for hu in (-1000, 0, 500, 1000)]))
+    metrics.predecessor_fid(grey, grey, lambda images: (seen.append(images), images.float().flatten(1)[:, :2])[1])
+    assert seen[-1].dtype == torch.uint8
+    assert seen[-1][:, 2, 5, 5].tolist() == [0, 0, 127, 255]
+    with pytest.raises(MrictError, match="at least 2 slices, 1 was given"):
+        metrics.predecessor_fid(real[:1], fake[:1], MeanFeatures())
+
+
+def test_frechet_distance_sees_nothing_below_water():
+    real = np.full((4, 16, 16), -500.0, np.float32)
+    unit = [metrics.to_unit(a) for a in (real, real - 300)]
+    assert metrics.predecessor_fid(*unit, MeanFeatures()) == 0.0
+
+
+def test_feature_error_is_the_mean_over_slices_whatever_the_batch():
+    real, fake = (metrics.to_unit(slices_hu(seed=seed)) for seed in (5, 6))
+    pairs = zip(real, fake, strict=True)
+    expected = np.mean([metrics.predecessor_vgg(r[None], f[None], MeanFeatures(), side=None) for r, f in pairs])
+    for batch_size in (1, 2, 32):
+        found = metrics.predecessor_vgg(real, fake, MeanFeatures(), side=None, batch_size=batch_size)
+        assert found == pytest.approx(expected)
+    seen = []
+    metrics.predecessor_vgg(real, fake, lambda images: (seen.append(tuple(images.shape)), images)[1])
+    assert seen[0] == (5, 3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "message"),
+    [
+        (np.zeros((0, 9, 9)), np.zeros((0, 9, 9)), "slice stacks"),
+        (np.zeros((2, 9, 9)), np.zeros((2, 9, 8)), "one shape"),
+        (np.zeros((2, 6, 9)), np.zeros((2, 6, 9)), "at least 7×7"),
+        (np.zeros((2, 9, 9)), np.full((2, 9, 9), np.nan), "NaN"),
+    ],
+)
+def test_bad_slices_are_named(real, fake, message):
+    with pytest.raises(MrictError, match=message):
+        metrics.predecessor_scores(real, fake)
+
+
+def test_every_number_has_a_full_card():
+    assert {"mae_hu", "psnr_db", "ssim", "ssim_2d", "predecessor_mse", "predecessor_ssim"} <= set(metrics.CARDS)
+    for name, card in metrics.CARDS.items():
+        assert card.name == name
+        assert all(card.as_dict().values())
+        assert json.loads(json.dumps(card.as_dict())) == card.as_dict()
+    assert metrics.card("predecessor_fid", weights="demo_features 1a2b").weights == "demo_features 1a2b"
+    with pytest.raises(MrictError, match="did you mean 'mae_hu'"):
+        metrics.card("mae_h")
