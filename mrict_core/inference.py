@@ -1,0 +1,78 @@
+"""From MR slices to HU with a trained generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mrict_core.data.store import SliceStore
+from mrict_core.errors import MrictError
+from mrict_core.methods import METHODS, translate
+from mrict_core.methods.base import make_generator
+from mrict_core.paths import shown
+from mrict_core.profiles import Profile
+from mrict_core.runtime import pick_device
+from mrict_core.training.checkpoint import load_checkpoint, load_weights
+from mrict_core.variant import Schedule, Score, Variant
+
+
+@dataclass(frozen=True)
+class Synthesizer:
+    """A generator with what it was trained on. `synthesizer(store, patient)` returns HU slices."""
+
+    generator: nn.Module
+    variant: Variant
+    facts: dict[str, Any]  # the checkpoint without its tensors
+    device: torch.device
+    batch_size: int = 16
+
+    @torch.inference_mode()
+    def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
+        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU; memory is bounded by the batch."""
+        check_store(self.facts, store)
+        mr = store.slices(patient).mr
+        parts = []
+        for start in range(0, len(mr), self.batch_size):
+            real_A = torch.from_numpy(mr[start : start + self.batch_size].astype(np.float32))[:, None].to(self.device)
+            fake_B = translate(self.generator, real_A, self.variant.channels)[:, 0].float().cpu()
+            parts.append(store.window.to_hu(fake_B).numpy())
+        return np.concatenate(parts)
+
+
+def load_synthesizer(path: Path, expect_variant: str | None = None, device: str = "auto") -> Synthesizer:
+    """Return the MR→CT generator of a checkpoint, in evaluation mode."""
+    payload = load_checkpoint(path, expect_variant)
+    variant = variant_of(payload)
+    profile = Profile(**payload["profile"])
+    generator = make_generator(variant, profile)
+    name = METHODS[variant.method].mr_to_ct
+    load_weights(generator, payload["networks"][name], name, path)
+    chosen = pick_device(device)
+    facts = {key: value for key, value in payload.items() if key not in ("networks", "optimizers", "rng")}
+    facts["path"] = shown(path)
+    return Synthesizer(generator.to(chosen).eval(), variant, facts, chosen)
+
+
+def variant_of(payload: dict[str, Any]) -> Variant:
+    """Return the variant as it was when the checkpoint was written, whatever `variants.py` says today."""
+    fields = dict(payload["fields"])
+    for name in ("schedule", "schedule_discriminator"):
+        fields[name] = Schedule(**fields[name])
+    fields["score"] = Score(**fields["score"])
+    return Variant(**fields)
+
+
+def check_store(facts: dict[str, Any], store: SliceStore) -> None:
+    """Refuse slices that were prepared otherwise than those the generator was trained on."""
+    trained = (facts["protocol"], facts["size"], tuple(facts["window_hu"]))
+    given = (store.protocol, store.size, (store.window.low, store.window.high))
+    if trained != given:
+        raise MrictError(
+            f"{facts['path']}: trained on protocol {trained[0]}, {trained[1]} px, window {trained[2]} HU; "
+            f"the slices are protocol {given[0]}, {given[1]} px, window {given[2]} HU; preprocess them the same way"
+        )

@@ -1,0 +1,131 @@
+"""What the training loop needs of a method, and the parts that methods share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mrict_core.losses.perceptual import feature_l1, feature_mse
+from mrict_core.networks import build_discriminator, build_features, build_generator
+from mrict_core.profiles import Profile
+from mrict_core.variant import Variant
+
+Terms = dict[str, Tensor]  # name => detached scalar
+
+# perceptual term of a variant => (feature network at full size, distance)
+PERCEPTUAL = {
+    "vgg19_pool5_mse": ("vgg19_pool5", feature_mse),
+    "vgg19_relu3_3_l1": ("vgg19_relu3_3", feature_l1),
+}
+
+
+class Method(ABC):
+    """Networks, optimisers and one training step of a variant.
+
+    `networks` holds generators and discriminators under the names of the checkpoint, `optimizers` likewise;
+    `mr_to_ct` names the generator that the user gets.
+    """
+
+    mr_to_ct: str
+    paired: bool  # False: the loop feeds unpaired batches
+
+    def __init__(self, variant: Variant, profile: Profile, device: torch.device) -> None:
+        self.variant = variant
+        self.profile = profile
+        self.device = device
+        self.networks: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.lambda_perceptual = variant.lambda_perceptual
+        self.features: nn.Module | None = None
+        if variant.perceptual != "none" and variant.lambda_perceptual > 0:
+            own, self.feature_distance = PERCEPTUAL[variant.perceptual]
+            self.features = build_features(profile.feature_network or own).to(device)
+
+    @property
+    def generator(self) -> nn.Module:
+        """The MR→CT generator."""
+        return self.networks[self.mr_to_ct]
+
+    @abstractmethod
+    def step(self, real_A: Tensor, real_B: Tensor) -> Terms:
+        """Train on one batch, (B, 1, H, W) in [-1, 1] each; return the mean terms of the losses, detached."""
+
+    def end_epoch(self, means: dict[str, float]) -> None:  # noqa: B027 - a hook that most methods leave empty
+        """Take note of the epoch's mean terms; methods with an adaptive weight change it here."""
+
+    def state(self) -> dict[str, float | list[Tensor]]:
+        """Return what else must be saved so that training goes on bit for bit."""
+        return {}
+
+    def load_state(self, state: dict) -> None:  # noqa: B027 - as above
+        """Take back what `state` returned."""
+
+    def train(self, generators: bool = True) -> None:
+        """Put the discriminators, and unless told otherwise the generators, into training mode."""
+        for name, network in self.networks.items():
+            if generators or name.startswith("D"):
+                network.train()
+
+    def perceptual(self, fake: Tensor, real_features: Tensor | list[Tensor]) -> Tensor:
+        """Distance between the features of `fake` and features computed once for the real images."""
+        return self.feature_distance(self.features(fake), real_features)
+
+    @torch.no_grad()
+    def features_of(self, real: Tensor) -> Tensor | list[Tensor]:
+        """Features of real images; they do not change while the generator takes its steps."""
+        return self.features(real)
+
+
+def make_generator(variant: Variant, profile: Profile) -> nn.Module:
+    """Return a fresh generator of `variant`."""
+    return build_generator(
+        variant.generator,
+        width=profile.width,
+        channels=variant.channels,
+        dropout=variant.generator_dropout,
+        slope=variant.generator_slope,
+    )
+
+
+def make_discriminator(variant: Variant, profile: Profile) -> nn.Module:
+    """Return a fresh discriminator of `variant`; a conditional one sees the MR beside the CT."""
+    return build_discriminator(
+        variant.discriminator,
+        width=profile.width,
+        in_channels=variant.channels * (2 if variant.conditional_discriminator else 1),
+        dropout=variant.discriminator_dropout,
+    )
+
+
+def adam(variant: Variant, networks: list[nn.Module], lr: float) -> torch.optim.Optimizer:
+    """Return one Adam over the parameters of all `networks`."""
+    parameters = [p for network in networks for p in network.parameters()]
+    return torch.optim.Adam(parameters, lr=lr, betas=(variant.beta1, variant.beta2), fused=True)
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Leave the weights of `networks` out of the graph: their gradients would be thrown away."""
+    parameters = [p for network in networks for p in network.parameters()]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def grey_to(channels: int, image: Tensor) -> Tensor:
+    """Repeat a grey image (B, 1, H, W) to `channels` (a view, no copy)."""
+    return image if channels == 1 else image.expand(-1, channels, -1, -1)
+
+
+def translate(generator: nn.Module, real_A: Tensor, channels: int = 1) -> Tensor:
+    """Return the generator's CT, (B, 1, H, W) in [-1, 1]; channels of a 3-channel generator are averaged."""
+    fake_B = generator(grey_to(channels, real_A))
+    return fake_B if channels == 1 else fake_B.mean(dim=1, keepdim=True)

@@ -1,0 +1,1 @@
+"""Training: one loop for all methods, checkpoints, validation and schedules."""

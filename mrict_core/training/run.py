@@ -1,0 +1,173 @@
+"""What one training run is made of: its settings, its key, its data and its starting weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mrict_core.data.pairs import Batch, PairedSlices, in_turns, paired_batches, unpaired_batches
+from mrict_core.data.splits import Split, limit_pairs, load_split, predecessor_split
+from mrict_core.data.store import SliceStore
+from mrict_core.data.transforms import AugmentSettings, JointTransform
+from mrict_core.errors import MrictError
+from mrict_core.methods.base import Method
+from mrict_core.metrics.predecessor import VGG_SIDE
+from mrict_core.networks import build_features
+from mrict_core.paths import Workspace, shown
+from mrict_core.profiles import Profile
+from mrict_core.runtime import code_hash, hash_of
+from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint, load_weights
+from mrict_core.training.validation import Validator
+from mrict_core.variant import Variant, as_dict
+
+# Rooms whose code decides the weights that a training run ends with.
+CODE = (
+    *("variant", "profiles", "data/pairs", "data/transforms", "networks", "losses", "metrics/predecessor"),
+    *("methods", "training"),
+)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What the caller may choose beside variant and profile."""
+
+    seed: int = 42
+    device: str = "auto"
+    max_pairs: int | None = None  # training slices; None: the variant's `training_pairs`
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+
+@dataclass
+class Run:
+    """Everything that one training needs, checked before the first step."""
+
+    variant: Variant
+    profile: Profile
+    workspace: Workspace
+    settings: TrainSettings
+    store: SliceStore
+    split: Split
+    parent_hash: str | None  # key of the parent's run, None without a parent
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that decides the result; equal keys mean the run need not be repeated."""
+        settings = dataclasses.asdict(self.settings)
+        settings.pop("device")  # where it runs does not make it another experiment
+        return hash_of(
+            {
+                "variant": as_dict(self.variant),
+                "profile": dataclasses.asdict(self.profile),
+                "settings": settings,
+                "store": self.store.key,
+                "split": self.split.hash,
+                "parent": self.parent_hash,
+                "code": code_hash(*CODE),
+            }
+        )
+
+    @property
+    def epochs(self) -> int:
+        return self.profile.epochs(self.variant)
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.checkpoints / self.variant.name
+
+    @cached_property
+    def dataset(self) -> PairedSlices:
+        """Training slices, limited to the number of pairs the variant had: whole patients, taken from all centres."""
+        by_slice = self._predecessor_slices("train")
+        if by_slice is not None:
+            return PairedSlices(self.store, list(by_slice), by_slice)
+        cap = self.settings.max_pairs or self.variant.training_pairs
+        keep = limit_pairs(self.store.counts(), in_turns(self.split.train, self.store), cap)
+        return PairedSlices(self.store, sorted(keep), keep)
+
+    def _predecessor_slices(self, which: str) -> dict[str, np.ndarray] | None:
+        """The predecessor's split by slices ("train" or "val"), None where the split is by patient."""
+        if not self.split.kind.startswith("predecessor_"):
+            return None
+        return predecessor_split(self.store.counts(), self.split.kind.removeprefix("predecessor_")).by_patient(which)
+
+    def validation_sets(self) -> list[PairedSlices]:
+        """One data set per validation patient."""
+        by_slice = self._predecessor_slices("val")
+        if by_slice is not None:
+            return [PairedSlices(self.store, [p], {p: positions}) for p, positions in by_slice.items()]
+        return [PairedSlices(self.store, [p]) for p in self.split.val]
+
+    def batches(self, generators: dict[str, torch.Generator], paired: bool) -> Iterator[Batch]:
+        """One epoch of augmented batches."""
+        transform = JointTransform(self.settings.augment, generators["augment"])
+        make = paired_batches if paired else unpaired_batches
+        return make(self.dataset, self.profile.batch(self.variant), transform, generators["shuffle"])
+
+    def validator(self, device: torch.device) -> Validator:
+        """Validation on the split's validation patients, with the feature metrics the variant's score asks for."""
+        score = self.variant.score
+        stops = self.variant.early_stop_patience is not None or self.variant.select_by == "fid_vgg"
+        own = self.profile.feature_network
+        fid = build_features(own or "inception_fid").to(device) if score.fid or stops else None
+        vgg = build_features(own or "vgg16_relu3_3").to(device) if score.vgg or stops else None
+        return Validator(
+            self.store.window,
+            self.validation_sets(),
+            channels=self.variant.channels,
+            batch_size=self.profile.batch(self.variant),
+            device=device,
+            fid_features=fid_features(fid) if fid is not None else None,
+            vgg_features=vgg,
+            vgg_side=None if own else VGG_SIDE,  # a resize to 224 belongs to VGG16 alone
+        )
+
+
+def fid_features(network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns the uint8 images of the Fréchet distance into vectors: Inception takes them as they are."""
+    if network.name == "inception_fid":
+        return network.embed
+    return lambda images: network.embed(images.float() / 127.5 - 1)
+
+
+def prepare_run(variant: Variant, profile: Profile, workspace: Workspace, settings: TrainSettings) -> Run:
+    """Open store and split, and find the parent's checkpoint; every problem shows here, before a step is taken."""
+    store = SliceStore(workspace.store)
+    split = load_split(workspace.split_file)
+    parent_hash = None
+    if variant.init_from:
+        parent_hash = load_parent(variant, workspace)["key"]
+    return Run(variant, profile, workspace, settings, store, split, parent_hash)
+
+
+def load_parent(variant: Variant, workspace: Workspace) -> dict:
+    """Return the last checkpoint of the variant that `variant` starts from."""
+    path = checkpoint_path(workspace, variant.init_from, "last")
+    if not path.is_file():
+        raise MrictError(
+            f"{variant.name} starts from the weights of {variant.init_from}, which has no checkpoint ({shown(path)}); "
+            f"train the lineage: python -m mrict_core train {variant.name} --lineage"
+        )
+    payload = load_checkpoint(path, expect_variant=variant.init_from)
+    if not payload["complete"]:
+        raise MrictError(
+            f"{variant.name} starts from {variant.init_from}, whose training is not finished "
+            f"(epoch {payload['epoch']} of {payload['epochs']} in {shown(path)}); finish it: "
+            f"python -m mrict_core train {variant.init_from}"
+        )
+    return payload
+
+
+def start_from_parent(method: Method, variant: Variant, workspace: Workspace) -> None:
+    """Load the parent's networks; the optimisers stay fresh, as in every stage of the predecessor."""
+    payload = load_parent(variant, workspace)
+    path = checkpoint_path(workspace, variant.init_from, "last")
+    for name, network in method.networks.items():
+        if name not in payload["networks"]:
+            raise MrictError(f"{shown(path)}: holds {', '.join(payload['networks'])}, but {variant.name} needs {name}")
+        load_weights(network, payload["networks"][name], name, path)

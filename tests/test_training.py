@@ -1,0 +1,333 @@
+"""The training loop: resume bit for bit, guards, checkpoints, schedules."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+
+from mrict_core.errors import MrictError
+from mrict_core.inference import load_synthesizer
+from mrict_core.methods import Pix2Pix
+from mrict_core.pipeline import evaluate_variant, train_variant
+from mrict_core.profiles import get_profile
+from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from mrict_core.training.loop import train
+from mrict_core.training.run import TrainSettings
+from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
+from mrict_core.variant import Schedule, Score
+from mrict_core.variants import get
+
+SMOKE = get_profile("smoke")
+FOUR = dataclasses.replace(SMOKE, epochs_min=4, epochs_max=4)
+QUIET = {"report": lambda line: None}
+FEW = TrainSettings(max_pairs=17)
+
+
+def weights(path):
+    payload = load_checkpoint(path)
+    return {f"{n}.{k}": v for n, state in payload["networks"].items() for k, v in state.items()} | {
+        f"{n}.{i}.{k}": v
+        for n, state in payload["optimizers"].items()
+        for i, entry in state["state"].items()
+        for k, v in entry.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["mk4_1", "cyclegan_mk1", "mk3_1_2_v4_50"])
+def test_half_resume_half_equals_whole_bit_for_bit(name, fresh_space):
+    variant = get(name)
+    if name == "cyclegan_mk1":
+        variant = dataclasses.replace(variant, image_pool=6)
+    last = checkpoint_path(fresh_space, name, "last")
+    whole = train(variant, FOUR, fresh_space, FEW, **QUIET)
+    expected = weights(last)
+    shutil.rmtree(fresh_space.checkpoints)
+    half = train(variant, FOUR, fresh_space, FEW, stop_after=2, **QUIET)
+    assert (half.epochs, half.complete) == (2, False)
+    torch.manual_seed(999)  # another process would have another state
+    resumed = train(variant, FOUR, fresh_space, FEW, **QUIET)
+    assert (resumed.epochs, resumed.complete) == (4, True)
+    found = weights(last)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    columns = [c for c in whole.history if c != "seconds"]
+    pd.testing.assert_frame_equal(whole.history[columns], resumed.history[columns], check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def trained(space, tmp_path_factory):
+    """mk1 and v4_50 trained for an epoch; the tests that damage a checkpoint copy this folder first."""
+    import os
+
+    folder = tmp_path_factory.mktemp("trained")
+    old = os.environ.get("MRICT_CHECKPOINTS")
+    os.environ["MRICT_CHECKPOINTS"] = str(folder)
+    for name in ("mk1", "mk3_1_2_v4_50"):
+        train(get(name), SMOKE, space, FEW, **QUIET)
+    os.environ["MRICT_CHECKPOINTS"] = old
+    return folder
+
+
+@pytest.fixture
+def trained_space(trained, fresh_space, tmp_path):
+    shutil.copytree(trained, tmp_path / "checkpoints", dirs_exist_ok=True)
+    return fresh_space
+
+
+def test_an_equal_run_is_reused_and_a_changed_one_repeated(trained_space):
+    path = checkpoint_path(trained_space, "mk1", "last")
+    before = path.read_bytes()
+    lines: list[str] = []
+    assert train(get("mk1"), SMOKE, trained_space, FEW, report=lines.append).reused
+    assert path.read_bytes() == before
+    assert "unchanged" in lines[0]
+    lines.clear()
+    again = train(get("mk1"), SMOKE, trained_space, TrainSettings(seed=1, max_pairs=17), report=lines.append)
+    assert not again.reused
+    assert "changed" in lines[0]
+    assert not train(get("mk1"), SMOKE, trained_space, TrainSettings(seed=1, max_pairs=17), force=True, **QUIET).reused
+
+
+def test_history_and_checkpoint_say_where_they_come_from(trained_space):
+    payload = load_checkpoint(checkpoint_path(trained_space, "mk1", "last"))
+    assert payload["fields"]["lambda_perceptual"] == 30
+    assert payload["features"]["name"] == "demo_features"
+    assert payload["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert payload["training_pairs"] == 17
+    history = pd.read_csv(trained_space.checkpoints / "mk1" / "history.csv")
+    assert list(history["epoch"]) == [1]
+    assert {"loss_g", "loss_d", "val_mae_hu", "val_ssim", "val_fid", "lr_generator", "is_best"} <= set(history)
+    assert history.notna().all().all()
+
+
+def test_a_child_starts_from_its_parents_last_weights(trained_space, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(Pix2Pix, "step", lambda self, a, b: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(get("mk6_0_1"), SMOKE, trained_space, FEW, **QUIET)
+    child = load_checkpoint(checkpoint_path(trained_space, "mk6_0_1", "last"))
+    parent = load_checkpoint(checkpoint_path(trained_space, "mk3_1_2_v4_50", "last"))
+    for network in ("G", "D"):
+        seen[network] = all(
+            torch.equal(child["networks"][network][k], v) for k, v in parent["networks"][network].items()
+        )
+    assert seen == {"G": True, "D": True}
+    assert child["epoch"] == 0
+    assert child["parent_hash"] == parent["key"]
+    assert not child["optimizers"]["G"]["state"], "the child's Adam starts fresh"
+
+
+def test_a_missing_parent_is_named_and_the_lineage_offered(fresh_space):
+    with pytest.raises(MrictError, match=r"mk6_0_1 starts from .* mk3_1_2_v4_50.*train mk6_0_1 --lineage"):
+        train(get("mk6_0_1"), SMOKE, fresh_space, FEW, **QUIET)
+    result = train_variant(get("mk6_0_1"), SMOKE, fresh_space, FEW, ancestors=True, **QUIET)
+    assert result.complete
+    assert checkpoint_path(fresh_space, "mk3_1_2_v4_50", "last").is_file()
+
+
+def test_an_unfinished_parent_is_refused(fresh_space):
+    train(get("mk3_1_2_v4_50"), FOUR, fresh_space, FEW, stop_after=1, **QUIET)
+    with pytest.raises(MrictError, match="not finished"):
+        train(get("mk6_0_1"), FOUR, fresh_space, FEW, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [(float("nan"), "not finite"), (0.0, "constant output")],
+)
+def test_collapse_keeps_the_last_good_checkpoint(poison, reason, fresh_space, monkeypatch):
+    """From the second epoch on every weight of G becomes NaN, or zero (a constant image)."""
+    plain = Pix2Pix.step
+    steps = []
+
+    def step(self, real_A, real_B):
+        terms = plain(self, real_A, real_B)
+        steps.append(1)
+        if len(steps) > 3:
+            with torch.no_grad():
+                for p in self.G.parameters():
+                    p.fill_(poison)
+        return terms
+
+    monkeypatch.setattr(Pix2Pix, "step", step)
+    lines: list[str] = []
+    result = train(get("mk3_1_2_v4_50"), FOUR, fresh_space, FEW, report=lines.append)
+    assert result.epochs == 1
+    assert result.complete
+    assert reason in result.stopped
+    assert any("collapsed in epoch 2" in line for line in lines)
+    payload = load_checkpoint(result.last)
+    assert all(torch.isfinite(v).all() for v in payload["networks"]["G"].values())
+    assert any(v.abs().sum() > 0 for k, v in payload["networks"]["G"].items() if k.endswith("weight"))
+    record, _ = evaluate_variant(get("mk3_1_2_v4_50"), FOUR, fresh_space)
+    assert reason in record["note"]
+    assert train(get("mk3_1_2_v4_50"), FOUR, fresh_space, FEW, **QUIET).reused, "a collapsed run is not repeated"
+
+
+def test_early_stop(fresh_space, monkeypatch):
+    from mrict_core.training.validation import Validator
+
+    values = iter([5.0, 3.0, 4.0, 3.5, 1.0])
+    plain = Validator.scores
+    monkeypatch.setattr(Validator, "scores", lambda self, g: plain(self, g) | {"val_fid": next(values), "val_vgg": 0.0})
+    ten = dataclasses.replace(SMOKE, epochs_min=10, epochs_max=10)
+    result = train(dataclasses.replace(get("mk1"), early_stop_patience=2), ten, fresh_space, FEW, **QUIET)
+    assert result.epochs == 4
+    assert "stopped early after epoch 4" in result.stopped
+    assert result.complete
+
+
+@pytest.mark.parametrize(("switch", "modes"), [(False, [True, True]), (True, [True, False])])
+def test_generator_mode_after_validation(switch, modes, fresh_space, monkeypatch):
+    seen: list[bool] = []
+    plain = Pix2Pix.step
+
+    def step(self, real_A, real_B):
+        seen.append(self.G.training)
+        assert self.D.training
+        return plain(self, real_A, real_B)
+
+    monkeypatch.setattr(Pix2Pix, "step", step)
+    variant = dataclasses.replace(get("mk1"), generator_eval_after_first_validation=switch)
+    train(variant, dataclasses.replace(FOUR, epochs_max=2), fresh_space, FEW, **QUIET)
+    assert [seen[0], seen[-1]] == modes
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("mae_hu", 2), ("fid_vgg", 3)])
+def test_which_epoch_is_best(select_by, best, fresh_space, monkeypatch):
+    from mrict_core.training.validation import Validator
+
+    rows = iter([(9.0, 9.0), (1.0, 8.0), (2.0, 7.0), (3.0, 9.0)])
+    plain = Validator.scores
+
+    def scores(self, generator):
+        mae, fid = next(rows)
+        return plain(self, generator) | {"val_mae_hu": mae, "val_fid": fid, "val_vgg": 0.0}
+
+    monkeypatch.setattr(Validator, "scores", scores)
+    variant = dataclasses.replace(get("mk1"), select_by=select_by)
+    result = train(variant, FOUR, fresh_space, FEW, **QUIET)
+    assert load_checkpoint(result.best)["epoch"] == best
+
+
+def test_the_reloaded_generator_gives_the_validated_error(trained_space, space):
+    """What is written to disk is what was validated: the best checkpoint repeats the history's masked MAE."""
+    import numpy as np
+
+    from mrict_core.data.splits import load_split
+    from mrict_core.data.store import SliceStore
+
+    store = SliceStore(space.store)
+    synthesizer = load_synthesizer(checkpoint_path(trained_space, "mk1"), "mk1", "cpu")
+    errors = []
+    for patient in load_split(space.split_file).val:
+        slices = store.slices(patient)
+        inside = slices.mask > 0
+        errors.append(np.abs(synthesizer(store, patient) - slices.ct)[inside].mean())
+    assert np.mean(errors) == pytest.approx(synthesizer.facts["history"][0]["val_mae_hu"], rel=1e-4)
+
+
+def damaged(path, how):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] if how == "truncated" else b"not a checkpoint")
+
+
+@pytest.mark.parametrize("how", ["truncated", "text"])
+def test_a_damaged_checkpoint_is_named(how, trained_space):
+    path = checkpoint_path(trained_space, "mk1", "best")
+    damaged(path, how)
+    with pytest.raises(MrictError, match=r"mk1/best\.pt: not a readable checkpoint") as caught:
+        load_synthesizer(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_that_would_run_code_is_refused(trained_space):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('ran')",))
+
+    path = checkpoint_path(trained_space, "mk1", "best")
+    torch.save({"format": 1, "variant": Evil()}, path, pickle_module=pickle)
+    with pytest.raises(MrictError, match="unsafe"):
+        load_checkpoint(path)
+
+
+def test_another_variants_checkpoint_names_both(trained_space):
+    own, other = (checkpoint_path(trained_space, name) for name in ("mk1", "mk3_1_2_v4_50"))
+    shutil.copy(other, own)
+    with pytest.raises(MrictError, match=r"checkpoint of variant 'mk3_1_2_v4_50', expected 'mk1'"):
+        load_synthesizer(own, "mk1")
+
+
+def test_a_wrong_width_names_both_shapes(trained_space):
+    path = checkpoint_path(trained_space, "mk1")
+    payload = load_checkpoint(path)
+    payload["profile"] = dataclasses.asdict(dataclasses.replace(SMOKE, width=8))
+    payload.pop("format")
+    save_checkpoint(path, payload)
+    with pytest.raises(MrictError, match=r"does not fit network G.*in the file and .* in the network"):
+        load_synthesizer(path)
+
+
+def test_a_model_of_another_split_is_not_scored(trained_space):
+    path = checkpoint_path(trained_space, "mk1")
+    payload = load_checkpoint(path) | {"split_hash": "0123"}
+    payload.pop("format")
+    save_checkpoint(path, payload)
+    with pytest.raises(MrictError, match="may have been trained on"):
+        evaluate_variant(get("mk1"), SMOKE, trained_space)
+
+
+def test_missing_checkpoint_is_named(fresh_space):
+    with pytest.raises(MrictError, match=r"mk1/best\.pt: no such checkpoint; train"):
+        evaluate_variant(get("mk1"), SMOKE, fresh_space)
+
+
+ROW = {"val_fid": 100.0, "val_vgg": 2.0, "val_ssim": 0.8, "loss_g": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("score", "epoch", "value"),
+    [
+        (Score(fid=1, vgg=1), 0, 102.0),
+        (Score(fid=1, ssim=200), 3, 140.0),
+        (Score(fid=1, ssim=250, boost_epochs=12), 0, 150.0),
+        (Score(fid=0.9, ssim=300, boost_epochs=12), 6, 150.0 * 1.5),
+        (Score(loss_g=1), 5, 7.0),
+    ],
+)
+def test_score_formula(score, epoch, value):
+    assert schedule_score(score, ROW, epoch) == pytest.approx(value)
+    assert fid_vgg(ROW) == 51.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "watched", "rates"),
+    [
+        (Schedule("constant"), [1, 2, 3], [1, 1, 1]),
+        (Schedule("plateau", factor=0.5, patience=1, mode="min"), [1, 2, 3, 4], [1, 1, 0.5, 0.5]),
+        (Schedule("plateau", factor=0.5, patience=1, mode="max"), [1, 2, 3, 4], [1, 1, 1, 1]),
+        (
+            Schedule("cosine", t_0=2, t_mult=1, eta_min=0.0),
+            [9, 9, 9, 9],
+            [0.5 * (1 + math.cos(math.pi * t / 2)) for t in (1, 2, 1, 2)],
+        ),
+    ],
+)
+def test_schedules_step_per_epoch(schedule, watched, rates):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    stepper = ScheduleStepper(optimizer, schedule)
+    found = []
+    for value in watched:
+        optimizer.step()
+        stepper.step(value)
+        found.append(optimizer.param_groups[0]["lr"])
+    rates = [1.0 if schedule.kind == "cosine" and abs(rate) < 1e-12 else rate for rate in rates]  # warm restart
+    assert found == pytest.approx(rates)
