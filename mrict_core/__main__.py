@@ -1,0 +1,5 @@
+"""`python -m mrict_core`."""
+
+from mrict_core.cli import main
+
+main()

@@ -1,0 +1,228 @@
+"""The command line: thin, the same functions as the notebooks. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrict_core import __version__
+from mrict_core.errors import MrictError
+
+app = typer.Typer(
+    name="mrict_core",
+    help="Learn to synthesise CT from MRI, and say honestly how well.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Profile = Annotated[str, typer.Option("--profile", help="demo or full")]
+Data = Annotated[str, typer.Option("--data", help="folder of patients in SynthRAD layout; none: embedded phantoms")]
+Region = Annotated[str, typer.Option("--region", help="brain or pelvis")]
+Protocol = Annotated[
+    str, typer.Option("--protocol", help="patient, or predecessor (union mask, per-slice MR, split by slice)")
+]
+Seed = Annotated[int, typer.Option("--seed", help="of the split and of training")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
+Force = Annotated[bool, typer.Option("--force", help="do it again even when nothing changed")]
+
+
+def main() -> None:
+    """Run the command line; an error the user can mend is one line and exit code 1."""
+    try:
+        app()
+    except MrictError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, run the command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def variants(
+    json: Annotated[bool, typer.Option("--json", help="every field, machine-readable")] = False,
+    diff: Annotated[str, typer.Option("--diff", metavar="NAME", help="what NAME changes from its parent")] = "",
+) -> None:
+    """Print every experiment."""
+    from mrict_core import variant_tables
+
+    print(variant_tables.diff_text(diff) if diff else variant_tables.as_json() if json else variant_tables.table())
+
+
+@app.command()
+def phantom(profile: Profile = "demo", region: Region = "brain", seed: Seed = 42) -> None:
+    """Write the embedded phantom patients as NIfTI in SynthRAD layout."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.pipeline import make_phantoms
+    from mrict_core.profiles import get_profile
+
+    space = workspace(profile, "", region)
+    with _bar("phantom") as bar:
+        make_phantoms(space, get_profile(profile), region, seed, bar)
+    print(f"phantom patients: {shown(space.data_dir)}")
+
+
+@app.command()
+def preprocess(
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    seed: Seed = 42,
+    split: Annotated[str, typer.Option("--split", help="stratified, or leave_out_A, leave_out_B, …")] = "stratified",
+    strict: Annotated[bool, typer.Option("--strict", help="stop at the first patient that cannot be used")] = False,
+) -> None:
+    """Turn volumes into the slice store, and split it by patient."""
+    from mrict_core.paths import shown
+    from mrict_core.pipeline import prepare_data
+
+    with _bar("preprocess") as bar:
+        prepared = prepare_data(
+            profile, data, region, protocol, seed=seed, split_kind=split, strict=strict, progress=bar
+        )
+    store = prepared.store
+    total = sum(store.counts().values())
+    print(f"{len(store.patients)} patients, {total} slices of {store.size}x{store.size}: {shown(store.folder)}")
+    for skip in store.skipped:
+        print(f"skipped {skip['patient']}: {skip['reason']}")
+    if prepared.split:
+        sets = prepared.split
+        print(f"split {sets.kind}: {len(sets.train)} train, {len(sets.val)} validation, {len(sets.test)} test patients")
+    else:
+        print(f"no split: {prepared.problem}")
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="a variant; see `variants`")],
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    seed: Seed = 42,
+    device: Device = "auto",
+    max_pairs: Annotated[int, typer.Option("--max-pairs", help="cap on training slices; 0: the variant's own")] = 0,
+    lineage: Annotated[bool, typer.Option("--lineage", help="train first the variants it starts from")] = False,
+    force: Force = False,
+) -> None:
+    """Train a variant on prepared data, or go on where an interrupted training stopped."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.profiles import get_profile
+    from mrict_core.variants import get
+
+    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    from mrict_core.pipeline import open_data, train_variant
+    from mrict_core.training.run import TrainSettings
+
+    open_data(space)
+    settings = TrainSettings(seed=seed, device=device, max_pairs=max_pairs or None)
+    result = train_variant(variant, chosen, space, settings, ancestors=lineage, force=force, progress=_batches)
+    print(f"best checkpoint: {shown(result.best)}")
+
+
+@app.command()
+def evaluate(
+    name: Annotated[str, typer.Argument(help="a trained variant")],
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    device: Device = "auto",
+) -> None:
+    """Score a trained variant on the held-out patients and write its tables."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.profiles import get_profile
+    from mrict_core.variants import get
+
+    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    from mrict_core.evaluation import leaderboard
+    from mrict_core.pipeline import evaluate_baselines, evaluate_variant
+    from mrict_core.reporting.tables import text_table
+
+    with _bar("evaluate") as bar:
+        record, _ = evaluate_variant(variant, chosen, space, device=device, progress=bar)
+    records = [record, *evaluate_baselines(chosen, space)]
+    print(text_table(leaderboard(records)))
+    print(f"tables: {shown(space.metrics)}")
+
+
+@app.command()
+def suite(
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    variants: Annotated[str, typer.Option("--variants", help="readme, all, or names separated by commas")] = "readme",
+    protocol: Protocol = "patient",
+    only: Annotated[str, typer.Option("--only", help="numbers or names of notebooks to run, separated by commas")] = "",
+    force: Force = False,
+) -> None:
+    """Run the notebooks in order (what ./run_all.sh calls)."""
+    from mrict_core.paths import shown
+    from mrict_core.suite import run_suite
+
+    space = run_suite(
+        profile,
+        data,
+        region,
+        variants,
+        protocol=protocol,
+        only=only,
+        force=force,
+        say=lambda line: print(line, flush=True),
+    )
+    for what, path in (
+        ("leaderboard", space.reports / "leaderboard.md"),
+        ("metrics", space.metrics),
+        ("figures", space.figures),
+        ("notebooks", space.executed),
+    ):
+        if Path(path).exists():
+            print(f"{what + ':':12s} {shown(path)}")
+
+
+class _bar:
+    """A tqdm bar as the `progress(done, total, name)` callback of the data and evaluation steps."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.bar = title, None
+
+    def __enter__(self) -> _bar:
+        return self
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None or self.bar.total != total:
+            self.__exit__()
+            self.bar = tqdm(total=total, desc=self.title, unit="patient", dynamic_ncols=True)
+        self.bar.set_postfix_str(name)
+        self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _batches(batches: Any, total: int, title: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(batches, total=total, desc=title, unit="batch", leave=False, dynamic_ncols=True)

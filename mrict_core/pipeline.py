@@ -1,0 +1,206 @@
+"""The steps of the suite, as the notebooks and the command line call them: one implementation for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mrict_core.data.phantom import PhantomSpec, write_cohort
+from mrict_core.data.preprocess import in_plane_shapes, preprocess
+from mrict_core.data.splits import PREDECESSOR_SETS, Split, load_split, make_split, predecessor_split, save_split
+from mrict_core.data.store import SliceStore
+from mrict_core.data.synthrad import Discovery, discover
+from mrict_core.errors import MrictError
+from mrict_core.evaluation import baseline_predictors, metrics_record, read_record, score_patients, write_metrics
+from mrict_core.inference import Synthesizer, load_synthesizer
+from mrict_core.paths import Workspace, shown, workspace
+from mrict_core.profiles import Profile, get_profile
+from mrict_core.runtime import code_hash, hash_file, hash_of, versions
+from mrict_core.training.checkpoint import checkpoint_path
+from mrict_core.training.loop import Progress, Report, TrainResult, train
+from mrict_core.training.run import TrainSettings
+from mrict_core.variant import Variant
+from mrict_core.variants import lineage
+
+CountProgress = Callable[[int, int, str], None]  # done, total, name
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preparing the data gave. `split` is None where `problem` says why no split can be made."""
+
+    workspace: Workspace
+    profile: Profile
+    discovery: Discovery
+    store: SliceStore
+    split: Split | None
+    problem: str
+
+
+def make_phantoms(
+    space: Workspace, profile: Profile, region: str, seed: int, progress: CountProgress | None = None
+) -> None:
+    """Write the embedded patients of a profile as NIfTI in SynthRAD layout, unless they are there already."""
+    spec = PhantomSpec(
+        region=region,
+        in_plane_mm=profile.phantom_in_plane_mm[region],
+        slice_mm=profile.phantom_slice_mm,
+        supersample=profile.phantom_supersample,
+    )
+    write_cohort(space.data_dir, region, profile.phantom_patients_per_centre, seed, spec, progress=progress)
+
+
+def prepare_data(
+    profile_name: str = "demo",
+    data_dir: str = "",
+    region: str = "brain",
+    protocol: str = "patient",
+    *,
+    seed: int = 42,
+    split_kind: str = "stratified",
+    strict: bool = False,
+    progress: CountProgress | None = None,
+) -> Prepared:
+    """Find (or make) the patients, preprocess them into the slice store and split them by patient.
+
+    What is there already and unchanged is kept. Too few patients for a split is not fatal here: the tables and
+    figures of the data can still be made; training then asks for the split and says what is missing.
+    """
+    profile, space = get_profile(profile_name), workspace(profile_name, data_dir, region, protocol)
+    if space.embedded:
+        make_phantoms(space, profile, region, seed, progress)
+    discovery = discover(space.data_dir, region, strict=strict)
+    size = profile.canvas(in_plane_shapes(discovery, protocol))
+    store = preprocess(
+        space.data_dir, space.store, region=region, protocol=protocol, size=size, strict=strict, progress=progress
+    )
+    try:
+        split, problem = split_store(store, space, seed, split_kind), ""
+    except MrictError as error:
+        split, problem = None, str(error)
+        space.split_file.unlink(missing_ok=True)
+    return Prepared(space, profile, discovery, store, split, problem)
+
+
+def split_store(store: SliceStore, space: Workspace, seed: int, kind: str) -> Split:
+    """Make and save the split of a store.
+
+    A store of protocol `predecessor` gets the predecessor's split: its lists of 36 or 10 patients where they are all
+    there, else its rule; train and validation slices then come from the same patients, as they did.
+    """
+    if store.protocol == "predecessor":
+        counts = store.counts()
+        which = next((w for w, ids in PREDECESSOR_SETS.items() if set(ids) <= set(counts)), "any")
+        old = predecessor_split(counts, which)
+        split = Split(train=old.learning, val=(), test=old.test, kind=f"predecessor_{which}", seed=42)
+    else:
+        split = make_split({p: store.centre(p) for p in store.patients}, seed, kind)
+    save_split(space.split_file, split)
+    return split
+
+
+def open_data(space: Workspace) -> tuple[SliceStore, Split]:
+    """Return store and split of a workspace that notebook 00 (or `preprocess`) has prepared."""
+    if not (space.store / "index.json").is_file():
+        raise MrictError(
+            f"{shown(space.store)}: no slices yet; run notebook 00_preprocess_and_mask or "
+            "python -m mrict_core preprocess"
+        )
+    store = SliceStore(space.store)
+    if not space.split_file.is_file():
+        raise MrictError(
+            f"{shown(space.split_file)}: no split: {len(store.patients)} usable patient(s) in {shown(space.data_dir)}, "
+            "at least 3 are needed to train, validate and test; add patients"
+        )
+    return store, load_split(space.split_file)
+
+
+def train_variant(
+    variant: Variant,
+    profile: Profile,
+    space: Workspace,
+    settings: TrainSettings = TrainSettings(),
+    *,
+    ancestors: bool = False,
+    force: bool = False,
+    report: Report = print,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train one variant; with `ancestors` first those whose weights it starts from, oldest first.
+
+    Ancestors that are complete and unchanged are reused; `force` repeats the variant itself alone.
+    """
+    if ancestors:
+        for parent in lineage(variant.name)[:-1]:
+            train(parent, profile, space, settings, report=report, progress=progress)
+    return train(variant, profile, space, settings, report=report, progress=progress, force=force)
+
+
+def _context(profile: Profile, space: Workspace, store: SliceStore, split: Split) -> dict:
+    return {
+        "profile": profile.name,
+        "data": "embedded phantoms" if space.embedded else space.data_dir.name,
+        "region": store.region,
+        "protocol": store.protocol,
+        "canvas_px": store.size,
+        "split": split.kind,
+        "split_hash": split.hash,
+        "store_key": store.key,
+        "train_patients": len(split.train),
+        "val_patients": len(split.val),
+        "test_patients": len(split.test),
+        "code_hash": code_hash(),
+        "versions": versions(),
+    }
+
+
+def evaluate_variant(
+    variant: Variant, profile: Profile, space: Workspace, *, device: str = "auto", progress: CountProgress | None = None
+) -> tuple[dict, Synthesizer]:
+    """Score the variant's best checkpoint on the held-out test patients; write json and csv; return both."""
+    store, split = open_data(space)
+    path = checkpoint_path(space, variant.name, "best")
+    synthesizer = load_synthesizer(path, expect_variant=variant.name, device=device)
+    facts = synthesizer.facts
+    if facts["split_hash"] != split.hash:
+        raise MrictError(
+            f"{shown(path)}: trained on split {facts['split_hash']}, the data now have split {split.hash}; "
+            f"its test patients may have been trained on; train {variant.name} again"
+        )
+    final = load_final_facts(space, variant)
+    context = _context(profile, space, store, split) | {
+        "checkpoint_hash": hash_file(path),
+        "checkpoint_epoch": facts["epoch"],
+        "epochs": final["epoch"],
+        "stopped": final["stopped"],
+        "feature_network": facts["features"]["name"] if facts["features"] else "none",
+        "feature_hash": facts["features"]["hash"] if facts["features"] else "",
+        "parent": facts["parent"],
+        "training_pairs": facts["training_pairs"],
+        "seed": facts["seed"],
+    }
+    frame = score_patients(store, split.test, synthesizer, progress=progress)
+    record = metrics_record(variant.name, frame, kind="variant", label=profile.label, context=context)
+    write_metrics(space.metrics, record)
+    return record, synthesizer
+
+
+def load_final_facts(space: Workspace, variant: Variant) -> dict:
+    """Return what the last checkpoint says of the whole run: epochs done and why it stopped."""
+    return load_synthesizer(checkpoint_path(space, variant.name, "last"), variant.name, "cpu").facts
+
+
+def evaluate_baselines(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
+    """Score the trivial baselines on the test patients, or return the records when they are there and unchanged."""
+    store, split = open_data(space)
+    key = hash_of([store.key, split.hash, code_hash("data", "metrics", "evaluation")])
+    records = []
+    for name, predict in baseline_predictors(store, split.train).items():
+        record = read_record(space.metrics, name)
+        if record is None or record["context"].get("key") != key:
+            frame = score_patients(store, split.test, predict, progress=progress)
+            context = _context(profile, space, store, split) | {"key": key}
+            record = metrics_record(name, frame, kind="baseline", label=profile.label, context=context)
+            write_metrics(space.metrics, record)
+        records.append(record)
+    return records

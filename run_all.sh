@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Run the whole suite: set up .venv if needed, then the notebooks in order through papermill.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+NEED_GB=9 # torch's CUDA build and the rest, unpacked, with pip's working copies
+
+find_python() {
+  local candidate
+  for candidate in "${MRICT_PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return 0
+    fi
+  done
+  return 1
+}
+
+setup_venv() {
+  local python wanted free_kb
+  wanted=$(cksum requirements.txt)
+  if [ -x .venv/bin/python ] && [ "$(cat .venv/requirements.cksum 2>/dev/null)" = "$wanted" ]; then return 0; fi
+  if ! python=$(find_python); then
+    echo "Python 3.11 or newer is needed, found: $(python3 --version 2>&1 || echo none). Install it, or name one: MRICT_PYTHON=/path/to/python3" >&2
+    exit 1
+  fi
+  if [ ! -x .venv/bin/python ]; then
+    free_kb=$(df -Pk . | awk 'NR == 2 {print $4}')
+    if [ "$free_kb" -lt $((NEED_GB * 1024 * 1024)) ]; then
+      echo "The disk is too small: $((free_kb / 1024 / 1024)) GB free here, about ${NEED_GB} GB are needed for .venv. Free some, or clone onto a larger disk." >&2
+      exit 1
+    fi
+    echo "Making .venv with $("$python" --version) …"
+    "$python" -m venv .venv
+  fi
+  echo "Installing requirements.txt (several GB the first time) …"
+  if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; then
+    echo "Installing requirements.txt failed (see above); once mended, run this command again." >&2
+    exit 1
+  fi
+  echo "$wanted" > .venv/requirements.cksum
+}
+
+usage() {
+  cat <<'TEXT'
+usage: ./run_all.sh [options]
+
+  --profile demo|full   demo: small networks on a CPU, minutes (default); full: the predecessor's size, wants a GPU
+  --data DIR            your patients: DIR/Task1/<region>/<patient>/{mr,ct,mask}.nii.gz, or any folder of such
+                        patients; without it the suite makes phantom patients of its own
+  --region brain|pelvis (default brain)
+  --variants LIST       readme (default), all, or names separated by commas; what they start from is included
+  --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
+  --only LIST           run these notebooks only, e.g. 00 or 00,06
+  --force               repeat what is done already
+  --setup-only          make or update .venv, run nothing
+  --help                this text
+
+A second run does only what is missing or changed. Results: reports/ (other data: reports/runs/<name>/).
+TEXT
+}
+
+arguments=()
+setup_only=
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --help|-h) usage; exit 0 ;;
+    --setup-only) setup_only=yes; shift ;;
+    --force) arguments+=("$1"); shift ;;
+    --profile|--data|--region|--variants|--protocol|--only)
+      if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
+      arguments+=("$1" "$2"); shift 2 ;;
+    --profile=*|--data=*|--region=*|--variants=*|--protocol=*|--only=*) arguments+=("$1"); shift ;;
+    *) echo "run_all.sh: unknown option '$1'; see ./run_all.sh --help" >&2; exit 2 ;;
+  esac
+done
+
+setup_venv
+[ -n "$setup_only" ] && exit 0
+exec .venv/bin/python -m mrict_core suite ${arguments[@]+"${arguments[@]}"}
