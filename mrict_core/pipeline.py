@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.preprocess import in_plane_shapes, preprocess
@@ -11,7 +15,15 @@ from mrict_core.data.splits import PREDECESSOR_SETS, Split, load_split, make_spl
 from mrict_core.data.store import SliceStore
 from mrict_core.data.synthrad import Discovery, discover
 from mrict_core.errors import MrictError
-from mrict_core.evaluation import baseline_predictors, metrics_record, read_record, score_patients, write_metrics
+from mrict_core.evaluation import (
+    baseline_predictors,
+    metrics_record,
+    read_metrics,
+    read_record,
+    score_patients,
+    write_metrics,
+)
+from mrict_core.evaluation.samples import sample_rows
 from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.paths import Workspace, shown, workspace
 from mrict_core.profiles import Profile, get_profile
@@ -20,7 +32,7 @@ from mrict_core.training.checkpoint import checkpoint_path
 from mrict_core.training.loop import Progress, Report, TrainResult, train
 from mrict_core.training.run import TrainSettings
 from mrict_core.variant import Variant
-from mrict_core.variants import lineage
+from mrict_core.variants import get, lineage
 
 CountProgress = Callable[[int, int, str], None]  # done, total, name
 
@@ -59,17 +71,21 @@ def prepare_data(
     seed: int = 42,
     split_kind: str = "stratified",
     strict: bool = False,
+    force: bool = False,
     progress: CountProgress | None = None,
 ) -> Prepared:
     """Find (or make) the patients, preprocess them into the slice store and split them by patient.
 
-    What is there already and unchanged is kept. Too few patients for a split is not fatal here: the tables and
+    What is there already and unchanged is kept; `force` prepares every patient
+    again. Too few patients for a split is not fatal here: the tables and
     figures of the data can still be made; training then asks for the split and says what is missing.
     """
     profile, space = get_profile(profile_name), workspace(profile_name, data_dir, region, protocol)
     if space.embedded:
         make_phantoms(space, profile, region, seed, progress)
     discovery = discover(space.data_dir, region, strict=strict)
+    if force:
+        shutil.rmtree(space.store, ignore_errors=True)  # derived data: made again from the patients' files
     size = profile.canvas(in_plane_shapes(discovery, protocol))
     store = preprocess(
         space.data_dir, space.store, region=region, protocol=protocol, size=size, strict=strict, progress=progress
@@ -204,3 +220,38 @@ def evaluate_baselines(profile: Profile, space: Workspace, progress: CountProgre
             write_metrics(space.metrics, record)
         records.append(record)
     return records
+
+
+def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict[str, str]]:
+    """Return the records that belong to the workspace's store and split, and {name: why} of those that are missing.
+
+    names: variants separated by commas; "" takes every record there is. A record of other data is not used.
+    """
+    store, split = open_data(space)
+    wanted = [get(name.strip()).name for name in names.split(",") if name.strip()]
+    found = {r["name"]: r for r in read_metrics(space.metrics) if r["kind"] == "variant"}
+    records, missing = [], {}
+    for name in wanted or list(found):
+        record = found.get(name)
+        if record is None:
+            missing[name] = "not evaluated"
+        elif (record["context"]["store_key"], record["context"]["split_hash"]) != (store.key, split.hash):
+            missing[name] = "evaluated on other data or another split; evaluate it again"
+        else:
+            records.append(record)
+    if not records:
+        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-05 first")
+    return records, missing
+
+
+def compare_on_samples(
+    space: Workspace, names: list[str], device: str = "auto"
+) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Return the figure slices of the test patients, each with every variant's synthetic CT, {name: (S, S) HU}."""
+    store, split = open_data(space)
+    result = [(row, {}) for row in sample_rows(store, split.test)]
+    for name in names:
+        synthesizer = load_synthesizer(checkpoint_path(space, name, "best"), name, device)
+        for (_, scts), own in zip(result, sample_rows(store, split.test, synthesizer), strict=True):
+            scts[name] = own["sct"]
+    return result

@@ -59,7 +59,11 @@ def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None) -> Prepare
     return PreparedMr(crop.apply(unit, -1), crop.apply(body[z], False), z, mr.shape, order, crop, (low, high))
 
 
-def _patient_arrays(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
+def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
+    """Return the arrays of protocol `patient` (mr in [-1, 1], ct in HU, mask, body, each (N, S, S)) and the MR part.
+
+    `mask` (file order) is the data set's: it bounds the target and the scores, never the input.
+    """
     order = SliceOrder.axial(mr.affine)
     mask = order.to_slices(mask)
     prepared = prepare_mr(mr, size, keep=mask)
@@ -74,8 +78,9 @@ def _patient_arrays(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
     return arrays, prepared
 
 
-def _predecessor_arrays(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
-    """Lineage 1.3 and 1.4: union mask, every slice along axis 2, per-slice min-max, masked to 0, centre crop."""
+def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
+    """Return the same of protocol `predecessor` (lineage 1.3 and 1.4): union mask, every slice along axis 2,
+    per-slice min-max, masked to 0, centre crop."""
     order, window = SliceOrder.raw(), intensity.WINDOWS["predecessor"]
     stack = order.to_slices(mr.array)
     union = order.to_slices(masks.union_otsu_mask(mr.array, ct.array))
@@ -92,7 +97,7 @@ def _predecessor_arrays(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> 
     return arrays, PreparedMr(arrays["mr"], arrays["body"], np.arange(len(stack)), mr.shape, order, crop, mr_range)
 
 
-PROTOCOLS = {"patient": _patient_arrays, "predecessor": _predecessor_arrays}
+PROTOCOLS = {"patient": prepare_patient, "predecessor": prepare_predecessor}
 
 
 def compact(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

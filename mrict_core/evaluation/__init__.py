@@ -2,6 +2,7 @@
 
 from mrict_core.evaluation.baselines import baseline_predictors
 from mrict_core.evaluation.records import (
+    centre_table,
     leaderboard,
     metrics_record,
     read_metrics,
@@ -16,6 +17,7 @@ __all__ = [
     "METRICS",
     "Predict",
     "baseline_predictors",
+    "centre_table",
     "leaderboard",
     "metrics_record",
     "read_metrics",

@@ -157,3 +157,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def centre_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the mean masked MAE (HU) of every record by centre, one column per centre, ranked by the overall mean."""
+    rows = []
+    for record in records:
+        row = {"name": record["name"], "all": record["summary"]["all"]["mae_hu"]["mean"]}
+        for centre, statistics in record["summary"]["centres"].items():
+            row[f"centre {centre} (n={statistics['mae_hu']['n']})"] = statistics["mae_hu"]["mean"]
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("all", na_position="last", ignore_index=True)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from mrict_core.data.pairs import in_turns
+from mrict_core.data.transforms import JointTransform
 from mrict_core.evaluation.scores import Predict
 
 if TYPE_CHECKING:
@@ -37,4 +39,18 @@ def sample_rows(
         if predict is not None:
             row["sct"] = predict(store, patient)[position]
         rows.append(row)
+    return rows
+
+
+def augmented_rows(store: SliceStore, patients: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """Return the rows of `sample_rows` after the training augmentation: what the networks see in one batch."""
+    rows = sample_rows(store, patients)
+    images = [
+        np.stack([store.window.to_unit(r["ct"]) if k == "ct" else r[k] for r in rows]) for k in ("mr", "ct", "mask")
+    ]
+    transform = JointTransform(generator=torch.Generator().manual_seed(seed))
+    real_A, real_B, mask = transform(*(torch.from_numpy(np.asarray(i, np.float32))[:, None] for i in images))
+    for k, row in enumerate(rows):
+        row |= {"mr": real_A[k, 0].numpy(), "ct": store.window.to_hu(real_B[k, 0]).numpy(), "mask": mask[k, 0].numpy()}
+        row["body"] = row["mr"] > -1
     return rows

@@ -231,3 +231,22 @@ def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) 
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
+
+
+@style.styled
+def joint_histogram_figure(
+    mr: np.ndarray, ct: np.ndarray, inside: np.ndarray, *, label: str, bins: int = 120
+) -> Figure:
+    """Return how often each pair of MR value and HU occurs at the same voxel; arrays of one shape, `inside` boolean."""
+    x, y = np.asarray(mr, np.float64)[inside], np.asarray(ct, np.float64)[inside]
+    low, high = style.WINDOWS_HU["wide"]
+    top = float(np.quantile(x, 0.999))
+    figure = style.new_figure(4.6, 3.6, title="MR value and HU of the same voxels", label=label)
+    axis = figure.subplots()
+    counts, edges_x, edges_y = np.histogram2d(x, y, bins, ((0, top), (low, high)))
+    image = axis.pcolormesh(edges_x, edges_y, np.log10(counts.T + 1), cmap="magma_r", rasterized=True)
+    axis.set(xlabel="MR (arbitrary units)", ylabel="CT (HU)", xlim=(0, top), ylim=(low, high))
+    for text, height in (("bone", 1050), ("air", -930)):
+        axis.annotate(text, (0.05 * top, height), (0.3 * top, height), arrowprops={"arrowstyle": "->", "lw": 0.8})
+    figure.colorbar(image, ax=axis, label="voxels, log10(n + 1)")
+    return figure

@@ -1,6 +1,12 @@
 """Every figure of the suite by one import; `style.save` writes them."""
 
-from mrict_core.reporting.charts import cohort_figure, curves_figure, histogram_figure, leaderboard_figure
+from mrict_core.reporting.charts import (
+    cohort_figure,
+    curves_figure,
+    histogram_figure,
+    joint_histogram_figure,
+    leaderboard_figure,
+)
 from mrict_core.reporting.images import comparison_figure, pairs_figure, sample_figure
 from mrict_core.reporting.lineage_figure import lineage_figure
 from mrict_core.reporting.style import save
@@ -10,6 +16,7 @@ __all__ = [
     "comparison_figure",
     "curves_figure",
     "histogram_figure",
+    "joint_histogram_figure",
     "leaderboard_figure",
     "lineage_figure",
     "pairs_figure",

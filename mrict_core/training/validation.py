@@ -46,7 +46,8 @@ class Validator:
 
     def scores(self, generator: nn.Module) -> dict[str, float]:
         """Return val_mae_hu (masked; mean over patients), val_mse and val_ssim (the predecessor's, mean over slices),
-        val_fid and val_vgg where asked for, and output_sd_hu, the spread of the whole output. An output with NaN gives val_mae_hu = NaN alone."""
+        val_fid and val_vgg where asked for, and output_sd_hu, the spread of the whole output. An output with NaN gives
+        val_mae_hu = NaN alone."""
         generator.eval()
         frechet = FrechetDistance(self.fid_features, self.device) if self.fid_features else None
         mae_hu, sums, count, spread = [], dict.fromkeys(("mse", "ssim", "vgg"), 0.0), 0, []

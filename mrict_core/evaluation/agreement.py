@@ -1,0 +1,28 @@
+"""How the MR-only body mask of the network's input agrees with the mask that scores are taken in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mrict_core.data.store import SliceStore
+
+
+def mask_agreement(store: SliceStore) -> pd.DataFrame:
+    """Return one row per centre: patients, mean and lowest Dice of the two masks, and the share of the scored bone
+    and soft tissue (CT above -200 HU inside the mask) that lies outside the body mask, in per cent."""
+    rows = []
+    for patient in store.patients:
+        slices = store.slices(patient)
+        body, mask = np.asarray(slices.body) > 0, np.asarray(slices.mask) > 0
+        tissue = mask & (np.asarray(slices.ct) > -200)
+        overlap = 2 * np.count_nonzero(body & mask) / max(1, np.count_nonzero(body) + np.count_nonzero(mask))
+        lost = np.count_nonzero(tissue & ~body) / max(1, np.count_nonzero(tissue))
+        rows.append({"centre": store.centre(patient), "dice": overlap, "lost": 100 * lost})
+    grouped = pd.DataFrame(rows).groupby("centre", sort=True)
+    return grouped.agg(
+        patients=("dice", "size"),
+        dice_mean=("dice", "mean"),
+        dice_lowest=("dice", "min"),
+        tissue_lost_percent=("lost", "mean"),
+    ).reset_index()
