@@ -53,6 +53,7 @@ usage: ./run_all.sh [options]
   --variants LIST       readme (default), all, or names separated by commas; what they start from is included
   --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
   --only LIST           run these notebooks only, e.g. 00 or 00,06
+  --jobs N              notebooks at a time (default: 2 in the demo, 1 in full)
   --force               repeat what is done already
   --setup-only          make or update .venv, run nothing
   --help                this text
@@ -68,10 +69,10 @@ while [ $# -gt 0 ]; do
     --help|-h) usage; exit 0 ;;
     --setup-only) setup_only=yes; shift ;;
     --force) arguments+=("$1"); shift ;;
-    --profile|--data|--region|--variants|--protocol|--only)
+    --profile|--data|--region|--variants|--protocol|--only|--jobs)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
       arguments+=("$1" "$2"); shift 2 ;;
-    --profile=*|--data=*|--region=*|--variants=*|--protocol=*|--only=*) arguments+=("$1"); shift ;;
+    --profile=*|--data=*|--region=*|--variants=*|--protocol=*|--only=*|--jobs=*) arguments+=("$1"); shift ;;
     *) echo "run_all.sh: unknown option '$1'; see ./run_all.sh --help" >&2; exit 2 ;;
   esac
 done

@@ -173,6 +173,7 @@ def suite(
     variants: Annotated[str, typer.Option("--variants", help="readme, all, or names separated by commas")] = "readme",
     protocol: Protocol = "patient",
     only: Annotated[str, typer.Option("--only", help="numbers or names of notebooks to run, separated by commas")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", help="notebooks at a time; 0: the profile's choice")] = 0,
     force: Force = False,
 ) -> None:
     """Run the notebooks in order (what ./run_all.sh calls)."""
@@ -186,6 +187,7 @@ def suite(
         variants,
         protocol=protocol,
         only=only,
+        jobs=jobs,
         force=force,
         say=lambda line: print(line, flush=True),
     )

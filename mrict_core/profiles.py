@@ -24,6 +24,7 @@ class Profile:
     batch_size: int | None  # None: the variant's own
     feature_network: str | None  # None: the variant's own (torchvision VGG); else this one for every perceptual term
     threads: int | None  # CPU threads; pinned where results must be bit-equal
+    jobs: int  # notebooks that the suite runs at a time; small networks gain more from this than from threads
     phantom_patients_per_centre: int
     phantom_in_plane_mm: dict[str, float]  # by region
     phantom_slice_mm: float
@@ -62,7 +63,8 @@ PROFILES = {
             epochs_max=10,
             batch_size=8,
             feature_network="demo_features",
-            threads=2,
+            threads=1,
+            jobs=2,
             phantom_patients_per_centre=5,
             phantom_in_plane_mm={"brain": 3.6, "pelvis": 6.6},
             phantom_slice_mm=6.5,
@@ -80,6 +82,7 @@ PROFILES = {
             batch_size=None,
             feature_network=None,
             threads=None,
+            jobs=1,
             phantom_patients_per_centre=12,
             phantom_in_plane_mm={"brain": 1.0, "pelvis": 1.7},
             phantom_slice_mm=1.5,
@@ -96,7 +99,8 @@ PROFILES = {
             epochs_max=1,
             batch_size=8,
             feature_network="demo_features",
-            threads=2,
+            threads=1,
+            jobs=2,
             phantom_patients_per_centre=2,
             phantom_in_plane_mm={"brain": 4.5, "pelvis": 7.5},
             phantom_slice_mm=16.0,

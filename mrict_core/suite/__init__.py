@@ -1,0 +1,94 @@
+"""Run the notebooks through papermill in the order of what they need; do only what is missing or changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from mrict_core.errors import MrictError
+from mrict_core.paths import Workspace, shown, workspace
+from mrict_core.profiles import get_profile
+from mrict_core.runtime import read_json, write_json
+from mrict_core.suite.execute import Say, execute, run_in_order
+from mrict_core.suite.plan import (
+    PREPROCESS,
+    Step,
+    check_parameters,
+    load_parameters,
+    only_steps,
+    plan,
+    step_key,
+)
+from mrict_core.variants import select
+
+__all__ = ["run_suite"]
+
+
+def run_suite(
+    profile: str = "demo",
+    data_dir: str = "",
+    region: str = "brain",
+    variants: str = "readme",
+    *,
+    protocol: str = "patient",
+    only: str = "",
+    jobs: int = 0,
+    force: bool = False,
+    say: Say = print,
+) -> Workspace:
+    """Run the suite; return its workspace.
+
+    jobs: notebooks at a time; 0: the profile's, at most one per CPU core. A failing notebook raises MrictError with its
+    name, cell and error.
+    """
+    chosen, scale = select(variants), get_profile(profile)
+    if data_dir:
+        data_dir = str(Path(data_dir).expanduser().resolve())
+    space = workspace(profile, data_dir, region, protocol)
+    parameters = load_parameters(profile) | {"data_dir": data_dir, "region": region, "protocol": protocol}
+    steps = plan(chosen, space, parameters)
+    for notebook in {step.notebook for step in steps}:
+        check_parameters(notebook, next(s.parameters for s in steps if s.notebook == notebook))
+    wanted = only_steps(steps, only)
+    jobs = jobs or min(scale.jobs, len(os.sched_getaffinity(0)))
+    started = time.perf_counter()
+    say(f"MRICT suite: profile {profile}, {len(chosen)} variants, {len(wanted)} notebook runs, {jobs} at a time")
+    say(f"data: {'embedded phantom patients' if space.embedded else shown(space.data_dir)}")
+    keys: dict[str, str] = {}
+    for step in steps:
+        keys[step.name] = step_key(step, keys, space)
+    marks = {step.name: f"[{number:2d}/{len(steps)}]" for number, step in enumerate(steps, start=1)}
+
+    def run(step: Step) -> None:
+        _run_step(step, keys[step.name], space, force, marks[step.name], say)
+
+    run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
+    rest = [s for s in steps if s.name in wanted and s.notebook != PREPROCESS]
+    if rest and (space.store / "index.json").is_file() and not space.split_file.is_file():
+        raise MrictError(
+            f"{shown(space.data_dir)}: too few usable patients to train, validate and test (see "
+            f"{shown(space.executed / PREPROCESS)}.ipynb); the data were prepared, the rest needs at least 3"
+        )
+    run_in_order(rest, run, jobs)
+    say(f"done in {_clock(time.perf_counter() - started)}")
+    return space
+
+
+def _run_step(step: Step, key: str, space: Workspace, force: bool, mark: str, say: Say) -> None:
+    stamp = space.executed / f"{step.name}.json"
+    done = stamp.is_file() and read_json(stamp)["key"] == key and all(path.is_file() for path in step.outputs)
+    if done and not force:
+        say(f"{mark} {step.name}: unchanged")
+        return
+    stamp.unlink(missing_ok=True)
+    say(f"{mark} {step.name} …")
+    started = time.perf_counter()
+    execute(step, space.executed / f"{step.name}.ipynb", force, say)
+    seconds = time.perf_counter() - started
+    write_json(stamp, {"key": key, "seconds": round(seconds, 1)})
+    say(f"{mark} {step.name}: done in {_clock(seconds)}")
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

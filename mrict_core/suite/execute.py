@@ -1,0 +1,133 @@
+"""Execute notebooks through papermill, several at a time, and end them cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from mrict_core.errors import MrictError
+from mrict_core.paths import ROOT, shown
+from mrict_core.suite.plan import NOTEBOOKS, Step
+
+Say = Callable[[str], None]
+KERNEL_ARGUMENTS = ["--log-level=40"]  # a local kernel's warning that its sockets are not encrypted helps nobody
+
+
+class _Echo(io.TextIOBase):
+    """Takes what a notebook prints and says the lines that show progress, as they come."""
+
+    def __init__(self, say: Say) -> None:
+        self.say, self.rest = say, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            if " epoch " in line:
+                self.say(f"        {line}")
+        return len(text)
+
+
+def execute(step: Step, target: Path, force: bool, say: Say) -> None:
+    """Execute a notebook into `target`. The copy appears whole: after success, or with the error in it."""
+    import papermill
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.stem}.partial.ipynb")
+    try:
+        papermill.execute_notebook(
+            str(NOTEBOOKS / f"{step.notebook}.ipynb"),
+            str(partial),
+            parameters=step.parameters | {"force": force},
+            kernel_name="python3",
+            cwd=str(ROOT),
+            progress_bar=False,
+            log_output=False,
+            stdout_file=_Echo(say),
+            extra_arguments=KERNEL_ARGUMENTS,
+        )
+        os.replace(partial, target)
+    except papermill.PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from None
+        os.replace(partial, target)
+        reason = error.evalue.strip().splitlines()[0] if error.evalue.strip() else ""
+        raise MrictError(
+            f"{step.name}: cell {error.cell_index} failed with {error.ename}: {reason} (executed copy: {shown(target)})"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> None:
+    """Call `run` on every step once all steps it needs are done, up to `jobs` at a time, longest chains first.
+
+    The first failure stops what has not begun; what runs is finished, then the failure is raised. Ctrl-C (or SIGTERM)
+    interrupts the running notebooks, waits until they have put away their temporary files, and is raised.
+    """
+    length = chain_lengths(steps)
+    waiting = sorted(steps, key=lambda step: -length[step.name])  # stable: else in the order given
+    outstanding = {step.name for step in steps}
+    running: dict[Future, Step] = {}
+    failure: BaseException | None = None
+    with _terminate_as_interrupt(), ThreadPoolExecutor(jobs) as pool:
+        try:
+            while running or (waiting and failure is None):
+                ready = [s for s in waiting if not outstanding.intersection(s.needs)] if failure is None else []
+                for step in ready[: jobs - len(running)]:
+                    waiting.remove(step)
+                    running[pool.submit(run, step)] = step
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    outstanding.discard(running.pop(future).name)
+                    failure = failure or future.exception()
+        except KeyboardInterrupt:
+            _interrupt_kernels(lambda: all(future.done() for future in running))
+            raise
+    if failure is not None:
+        raise failure
+
+
+def chain_lengths(steps: list[Step]) -> dict[str, int]:
+    """Return for each step the number of steps, itself included, in the longest chain that waits for it."""
+    length = {step.name: 1 for step in steps}
+    for step in reversed(steps):  # steps stand after those they need
+        for need in step.needs:
+            if need in length:
+                length[need] = max(length[need], length[step.name] + 1)
+    return length
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a stopped batch job also leaves nothing half-written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt_kernels(finished: Callable[[], bool], patience_s: float = 20.0) -> None:
+    """Interrupt every kernel this process started; end those that do not stop in time."""
+    import psutil
+
+    kernels = psutil.Process().children(recursive=True)
+    for kernel in kernels:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kernel.send_signal(signal.SIGINT)
+    until = time.monotonic() + patience_s
+    while not finished() and time.monotonic() < until:
+        time.sleep(0.1)
+    for kernel in kernels:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kernel.kill()

@@ -1,0 +1,115 @@
+"""What the suite runs: one step per execution of a notebook, each with a key of all that decides its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.paths import ROOT, Workspace, shown
+from mrict_core.runtime import code_hash, hash_file, hash_of
+from mrict_core.variant import Variant
+
+NOTEBOOKS = ROOT / "notebooks"
+PREPROCESS, EVALUATION = "00_preprocess_and_mask", "06_evaluation"
+NOTEBOOK_OF = {  # family of a variant => the notebook that tells its story
+    "cyclegan": "01_cyclegan_baseline",
+    "practice": "02_pix2pix_mk1",
+    "mk1": "02_pix2pix_mk1",
+    "mk2": "03_pix2pix_mk2",
+    "mk3": "04_pix2pix_mk3",
+    "mk4": "04_pix2pix_mk3",
+    "mk6": "05_pix2pix_mk6",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One execution of a notebook."""
+
+    name: str  # also the name of the executed copy
+    notebook: str
+    parameters: dict[str, Any]
+    needs: tuple[str, ...]  # names of steps whose results it reads
+    outputs: tuple[Path, ...]  # files that must exist for the step to count as done
+
+
+def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any]) -> list[Step]:
+    """Return the steps in order: data, every variant after the one it starts from, evaluation over all."""
+    steps = [Step(PREPROCESS, PREPROCESS, dict(parameters), (), (space.store / "index.json",))]
+    step_of: dict[str, str] = {}
+    cycle = [v.name for v in variants if v.family == "cyclegan"]
+    if cycle:
+        name = NOTEBOOK_OF["cyclegan"]
+        own = parameters | {"variants": ",".join(cycle)}
+        steps.append(Step(name, name, own, (PREPROCESS,), tuple(_results(space, v) for v in cycle)))
+    rest = sorted((v for v in variants if v.family != "cyclegan"), key=lambda v: NOTEBOOK_OF[v.family])
+    for v in rest:
+        notebook = NOTEBOOK_OF[v.family]
+        step_of[v.name] = f"{notebook}__{v.name}"
+        needs = (PREPROCESS, *([step_of[v.init_from]] if v.init_from else []))
+        steps.append(
+            Step(step_of[v.name], notebook, parameters | {"variant": v.name}, needs, (_results(space, v.name),))
+        )
+    listed = parameters | {"variants": ",".join(v.name for v in variants)}
+    everything = tuple(s.name for s in steps)
+    steps.append(Step(EVALUATION, EVALUATION, listed, everything, (space.reports / "leaderboard.csv",)))
+    return steps
+
+
+def _results(space: Workspace, variant: str) -> Path:
+    return space.metrics / f"{variant}.json"
+
+
+def load_parameters(profile: str) -> dict[str, Any]:
+    """Return the papermill parameters of a profile, params/<profile>.yaml."""
+    path = ROOT / "params" / f"{profile}.yaml"
+    if not path.is_file():
+        raise MrictError(f"{shown(path)}: not found; every profile that the suite runs needs its parameter file")
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def data_fingerprint(folder: Path) -> str:
+    """Return a hash of names, sizes and times of the input files; "" for phantoms, which the code decides."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return hash_of([(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
+
+
+def only_steps(steps: list[Step], only: str) -> set[str]:
+    """Return the names of the steps whose notebook starts with one of the comma-separated prefixes; all for ""."""
+    if not only:
+        return {step.name for step in steps}
+    wanted: set[str] = set()
+    for prefix in (part.strip() for part in only.split(",")):
+        found = {step.name for step in steps if prefix and step.name.startswith(prefix)}
+        if not found:
+            raise unknown_name("notebook", prefix, {step.notebook for step in steps})
+        wanted |= found
+    return wanted
+
+
+def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
+    """Hash of all that decides a step's result: notebook, parameters, code, input data, and the steps before it."""
+    return hash_of(
+        [
+            step.parameters,
+            hash_file(NOTEBOOKS / f"{step.notebook}.ipynb"),
+            code_hash(),
+            [keys[name] for name in step.needs],
+            "" if space.embedded else data_fingerprint(space.data_dir) if step.notebook == PREPROCESS else "",
+        ]
+    )
+
+
+def check_parameters(notebook: str, parameters: Iterable[str]) -> None:
+    """Raise MrictError for a parameter that the notebook does not declare (papermill would only warn)."""
+    import papermill
+
+    known = set(papermill.inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb")))
+    for name in parameters:
+        if name not in known:
+            raise unknown_name(f"parameter of {notebook}", name, known)
