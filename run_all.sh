@@ -18,6 +18,14 @@ find_python() {
 }
 
 setup_venv() {
+  install_requirements
+  # Kernels and nbval start in notebooks/; this line lets them find mrict_core wherever the repository stands.
+  local site
+  site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  [ "$(cat "$site/mrict_core.pth" 2>/dev/null)" = "$PWD" ] || echo "$PWD" > "$site/mrict_core.pth"
+}
+
+install_requirements() {
   local python wanted free_kb
   wanted=$(cksum requirements.txt)
   if [ -x .venv/bin/python ] && [ "$(cat .venv/requirements.cksum 2>/dev/null)" = "$wanted" ]; then return 0; fi

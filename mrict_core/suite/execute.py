@@ -17,7 +17,7 @@ from mrict_core.paths import ROOT, shown
 from mrict_core.suite.plan import NOTEBOOKS, Step
 
 Say = Callable[[str], None]
-KERNEL_ARGUMENTS = ["--log-level=40"]  # a local kernel's warning that its sockets are not encrypted helps nobody
+KERNEL_ARGUMENTS = ["--log-level=50"]  # a local kernel's talk of its sockets and of its end helps nobody
 
 
 class _Echo(io.TextIOBase):
