@@ -50,6 +50,9 @@ class Workspace:
     """
 
     name: str
+    profile: str
+    region: str
+    protocol: str
     data_dir: Path  # the input: a folder of patients in SynthRAD layout
     embedded: bool  # True: `data_dir` holds phantoms that the suite makes itself
 
@@ -102,4 +105,4 @@ def workspace(profile: str, data_dir: str | Path = "", region: str = "brain", pr
         name = f"{profile}-{PHANTOM}-{region}"
     if protocol != "patient":
         name += f"-{protocol}"
-    return Workspace(name=name, data_dir=source, embedded=not data_dir)
+    return Workspace(name, profile, region, protocol, data_dir=source, embedded=not data_dir)

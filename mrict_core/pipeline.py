@@ -115,8 +115,13 @@ def split_store(store: SliceStore, space: Workspace, seed: int, kind: str) -> Sp
     return split
 
 
-def open_data(space: Workspace) -> tuple[SliceStore, Split]:
-    """Return store and split of a workspace that notebook 00 (or `preprocess`) has prepared."""
+def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
+    """Return store and split of a workspace that notebook 00 (or `preprocess`) has prepared.
+
+    The embedded phantoms are prepared here where they are not there yet, so that every notebook runs alone.
+    """
+    if space.embedded and not (space.store / "index.json").is_file():
+        prepare_data(space.profile, "", space.region, space.protocol, seed=seed)
     if not (space.store / "index.json").is_file():
         raise MrictError(
             f"{shown(space.store)}: no slices yet; run notebook 00_preprocess_and_mask or "
