@@ -21,13 +21,16 @@ from mrict_core.training.checkpoint import load_checkpoint, load_weights
 from mrict_core.variant import Schedule, Score, Variant
 
 
+TENSORS = ("networks", "optimizers", "schedulers", "method_state", "rng")  # of a checkpoint; the rest says what it is
+
+
 @dataclass(frozen=True)
 class Synthesizer:
     """A generator with what it was trained on. `synthesizer(store, patient)` returns HU slices."""
 
     generator: nn.Module
     variant: Variant
-    facts: dict[str, Any]  # the checkpoint without its tensors
+    facts: dict[str, Any]  # the checkpoint without networks and training state
     device: torch.device
     batch_size: int = 16
 
@@ -47,13 +50,18 @@ class Synthesizer:
 def load_synthesizer(path: Path, expect_variant: str | None = None, device: str = "auto") -> Synthesizer:
     """Return the MR→CT generator of a checkpoint, in evaluation mode."""
     payload = load_checkpoint(path, expect_variant)
-    variant = variant_of(payload)
-    profile = Profile(**payload["profile"])
+    try:
+        variant, profile = variant_of(payload), Profile(**payload["profile"])
+    except TypeError as error:
+        raise MrictError(
+            f"{shown(path)}: written by version {payload['versions'].get('mrict_core', '?')}, whose fields differ from "
+            f"those of today ({error}); train the variant again"
+        ) from None
     generator = make_generator(variant, profile)
     name = METHODS[variant.method].mr_to_ct
     load_weights(generator, payload["networks"][name], name, path)
     chosen = pick_device(device)
-    facts = {key: value for key, value in payload.items() if key not in ("networks", "optimizers", "rng")}
+    facts = {key: value for key, value in payload.items() if key not in TENSORS}
     facts["path"] = shown(path)
     return Synthesizer(generator.to(chosen).eval(), variant, facts, chosen)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,16 @@ import numpy as np
 
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.preprocess import in_plane_shapes, preprocess
-from mrict_core.data.splits import PREDECESSOR_SETS, Split, load_split, make_split, predecessor_split, save_split
-from mrict_core.data.store import SliceStore
+from mrict_core.data.splits import (
+    PREDECESSOR_SETS,
+    Split,
+    is_own,
+    load_split,
+    make_split,
+    predecessor_split,
+    save_split,
+)
+from mrict_core.data.store import INDEX, SliceStore, remove_patient
 from mrict_core.data.synthrad import Discovery, discover
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
@@ -34,6 +41,7 @@ from mrict_core.training.run import TrainSettings
 from mrict_core.variant import Variant
 from mrict_core.variants import get, lineage
 
+PATIENTS_MIN = 3  # one each to train, validate and test
 CountProgress = Callable[[int, int, str], None]  # done, total, name
 
 
@@ -73,37 +81,51 @@ def prepare_data(
     strict: bool = False,
     force: bool = False,
     progress: CountProgress | None = None,
+    report: Report = print,
 ) -> Prepared:
     """Find (or make) the patients, preprocess them into the slice store and split them by patient.
 
-    What is there already and unchanged is kept; `force` prepares every patient
-    again. Too few patients for a split is not fatal here: the tables and
-    figures of the data can still be made; training then asks for the split and says what is missing.
+    What is there already and unchanged is kept; `force` prepares every patient again. Too few patients for a split is
+    not fatal here: the tables and figures of the data can still be made; training then says what is missing.
     """
     profile, space = get_profile(profile_name), workspace(profile_name, data_dir, region, protocol)
     if space.embedded:
         make_phantoms(space, profile, region, seed, progress)
     discovery = discover(space.data_dir, region, strict=strict)
-    if force:
-        shutil.rmtree(space.store, ignore_errors=True)  # derived data: made again from the patients' files
+    if force and (space.store / INDEX).is_file():
+        for patient in SliceStore(space.store).patients:
+            remove_patient(space.store, patient)  # derived data: made again from the patients' files
+        (space.store / INDEX).unlink()
     size = profile.canvas(in_plane_shapes(discovery, protocol))
     store = preprocess(
         space.data_dir, space.store, region=region, protocol=protocol, size=size, strict=strict, progress=progress
     )
-    try:
-        split, problem = split_store(store, space, seed, split_kind), ""
-    except MrictError as error:
-        split, problem = None, str(error)
+    split, problem = None, ""
+    if len(store.patients) >= PATIENTS_MIN:
+        split = split_store(store, space, seed, split_kind, report)
+    else:
+        problem = f"{len(store.patients)} usable patient(s) of {PATIENTS_MIN} needed to train, validate and test"
         space.split_file.unlink(missing_ok=True)
     return Prepared(space, profile, discovery, store, split, problem)
 
 
-def split_store(store: SliceStore, space: Workspace, seed: int, kind: str) -> Split:
-    """Make and save the split of a store.
+def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, report: Report = print) -> Split:
+    """Make and save the split of a store; say so when it replaces another one.
 
-    A store of protocol `predecessor` gets the predecessor's split: its lists of 36 or 10 patients where they are all
-    there, else its rule; train and validation slices then come from the same patients, as they did.
+    A split file without a hash line is the user's own and is kept. A store of protocol `predecessor` gets the
+    predecessor's split: its lists of 36 or 10 patients where they are all there, else its rule; train and validation
+    slices then come from the same patients, as they did.
     """
+    before = load_split(space.split_file) if space.split_file.is_file() else None
+    if before is not None and is_own(space.split_file):
+        missing = sorted({*before.train, *before.val, *before.test} - set(store.patients))
+        if missing:
+            raise MrictError(
+                f"{shown(space.split_file)}: patients {', '.join(missing)} are not among the usable ones; remove them "
+                "from your split, or delete the file"
+            )
+        report(f"split: your own of {shown(space.split_file)} is kept")
+        return before
     if store.protocol == "predecessor":
         counts = store.counts()
         which = next((w for w, ids in PREDECESSOR_SETS.items() if set(ids) <= set(counts)), "any")
@@ -111,6 +133,8 @@ def split_store(store: SliceStore, space: Workspace, seed: int, kind: str) -> Sp
         split = Split(train=old.learning, val=(), test=old.test, kind=f"predecessor_{which}", seed=42)
     else:
         split = make_split({p: store.centre(p) for p in store.patients}, seed, kind)
+    if before is not None and before.hash != split.hash:
+        report(f"split {before.kind} (seed {before.seed}) replaced by {kind} (seed {seed}); train and evaluate again")
     save_split(space.split_file, split)
     return split
 
@@ -120,9 +144,9 @@ def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
 
     The embedded phantoms are prepared here where they are not there yet, so that every notebook runs alone.
     """
-    if space.embedded and not (space.store / "index.json").is_file():
+    if space.embedded and not (space.store / INDEX).is_file():
         prepare_data(space.profile, "", space.region, space.protocol, seed=seed)
-    if not (space.store / "index.json").is_file():
+    if not (space.store / INDEX).is_file():
         raise MrictError(
             f"{shown(space.store)}: no slices yet; run notebook 00_preprocess_and_mask or "
             "python -m mrict_core preprocess"
@@ -189,11 +213,12 @@ def evaluate_variant(
             f"its test patients may have been trained on; train {variant.name} again"
         )
     final = load_final_facts(space, variant)
+    unfinished = f"training not finished: epoch {final['epoch']} of {final['epochs']}"
     context = _context(profile, space, store, split) | {
         "checkpoint_hash": hash_file(path),
         "checkpoint_epoch": facts["epoch"],
         "epochs": final["epoch"],
-        "stopped": final["stopped"],
+        "stopped": final["stopped"] or ("" if final["complete"] else unfinished),
         "feature_network": facts["features"]["name"] if facts["features"] else "none",
         "feature_hash": facts["features"]["hash"] if facts["features"] else "",
         "parent": facts["parent"],

@@ -429,3 +429,33 @@ def test_real_samples(tmp_path: Path, name: str, region: str, every: int, protoc
             back = store.to_volume(patient, slices.ct)
             assert store.meta(patient)["mask_voxels_cropped"] <= 0.01 * mask.sum()
             np.testing.assert_array_equal(back[back != -1024], ct.array[back != -1024])
+
+
+def test_a_split_of_ones_own_is_kept_and_a_replaced_one_is_announced(cohort, tmp_path, monkeypatch):
+    """Both through the step that notebook 00 calls."""
+    import json
+
+    from mrict_core.data.splits import load_split
+    from mrict_core.pipeline import prepare_data
+
+    monkeypatch.setenv("MRICT_DATA", str(tmp_path))
+    lines: list[str] = []
+    first = prepare_data("smoke", str(cohort), report=lines.append)
+    assert lines == []
+    other = prepare_data("smoke", str(cohort), split_kind="leave_out_A", report=lines.append)
+    assert "stratified (seed 42) replaced by leave_out_A" in lines[0]
+    assert set(other.split.test) == {p for p in other.store.patients if p.startswith("1BA")}
+    path = first.workspace.split_file
+    data = json.loads(path.read_text())
+    data.pop("hash")
+    data["train"], data["val"] = data["train"][1:], [*data["val"], data["train"][0]]
+    path.write_text(json.dumps(data))
+    own = load_split(path)
+    lines.clear()
+    kept = prepare_data("smoke", str(cohort), force=True, report=lines.append)
+    assert kept.split == own
+    assert "your own" in lines[0]
+    data["test"] = [*data["test"], "1BZ999"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(MrictError, match="1BZ999"):
+        prepare_data("smoke", str(cohort), report=lines.append)

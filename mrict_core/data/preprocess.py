@@ -87,6 +87,9 @@ def _attempt(job: Job) -> str | None:
         raise
     except MrictError as error:
         return str(error)
+    except Exception as error:  # a patient that no check foresaw must not end the run for the others
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        return f"{shown(job.files.mr.parent)}: cannot be prepared ({cause}); check its mr, ct and mask"
     return None
 
 

@@ -172,6 +172,11 @@ def load_split(path: Path) -> Split:
     return split
 
 
+def is_own(path: Path) -> bool:
+    """True for a split that the user wrote or edited: it has no hash line."""
+    return "hash" not in read_json(path)
+
+
 @dataclass(frozen=True)
 class PredecessorSplit:
     """The predecessor's split: test patients, then train and val by single slices over all learning patients."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
@@ -21,8 +18,10 @@ NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd")
 SUFFIXES = NIFTI + ITK
 GRID_TOLERANCE_MM = 1e-3
+SPACING_MM = (0.05, 50.0)  # beyond it the header is wrong: metres or micrometres taken for mm
+MIN_VOLUME = 1e-2  # of the cell of the three axes' unit vectors: 1 when they are at right angles
+nib.imageglobals.logger.setLevel("CRITICAL")  # its remarks on odd headers name no file; what matters is checked here
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> MrictError:
-    cause = " ".join(str(error).split())[:160] or type(error).__name__
+    cause = " ".join(str(error).replace(str(path), path.name).split())[:160] or type(error).__name__
     return MrictError(f"{shown(path)}: cannot be read ({cause}); it is damaged or cut short: copy or download it again")
 
 
@@ -68,10 +67,16 @@ def _check_geometry(shape: tuple[int, ...], affine: np.ndarray, path: Path) -> t
         shape = shape[:-1]
     if len(shape) != 3:
         raise MrictError(f"{shown(path)}: {len(shape)}-D image of shape {shape}; expected 3-D; export a single volume")
-    if min(shape) == 0:
+    if min(shape) < 1:
         raise MrictError(f"{shown(path)}: image of shape {shape} holds no voxel; export it again")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    spacing = spacing_of(affine) if np.isfinite(affine).all() else (0.0, 0.0, 0.0)
+    if min(spacing) == 0 or abs(np.linalg.det(np.asarray(affine)[:3, :3] / spacing)) < MIN_VOLUME:
         raise MrictError(f"{shown(path)}: affine not invertible; expected three independent axes; mend the header")
+    if min(spacing) < SPACING_MM[0] or max(spacing) > SPACING_MM[1]:
+        size, (low, high) = " x ".join(f"{s:.3g}" for s in spacing), SPACING_MM
+        raise MrictError(
+            f"{shown(path)}: voxels of {size} mm; expected {low:g} to {high:g} mm; mend the header's units"
+        )
     return tuple(int(n) for n in shape)
 
 
@@ -101,6 +106,7 @@ def read_geometry(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
         if _is_nifti(path):
             image = nib.load(path)
             shape, affine = image.shape, image.affine
+            single = image.get_data_dtype().kind in "biuf"
         else:
             import SimpleITK as sitk
 
@@ -110,8 +116,15 @@ def read_geometry(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
             if reader.GetDimension() < 3:
                 raise ValueError(f"{reader.GetDimension()}-D image, expected 3-D")
             shape, affine = reader.GetSize(), _itk_affine(reader)
-    except READ_ERRORS as error:
+            single = reader.GetNumberOfComponents() == 1
+    except MrictError:
+        raise
+    except Exception as error:  # damaged bytes make the readers raise nearly anything
         raise _unreadable(path, error) from None
+    if not single:
+        raise MrictError(
+            f"{shown(path)}: holds colours or complex numbers; expected one number per voxel; export grey values"
+        )
     return _check_geometry(tuple(shape), affine, path), affine
 
 
@@ -133,7 +146,9 @@ def load_volume(path: Path | str) -> Volume:
             import SimpleITK as sitk
 
             array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)).T
-    except READ_ERRORS as error:
+    except MrictError:
+        raise
+    except Exception as error:  # damaged bytes make the readers raise nearly anything
         raise _unreadable(path, error) from None
     array = array.reshape(shape)
     bad = int(array.size - np.count_nonzero(np.isfinite(array)))

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mrict_core.losses.adversarial import bce_discriminator
+from mrict_core.losses.penalty import gradient_penalty
 from mrict_core.losses.perceptual import feature_l1, feature_mse
 from mrict_core.networks import build_discriminator, build_features, build_generator
 from mrict_core.profiles import Profile
@@ -52,7 +54,10 @@ class Method(ABC):
 
     @abstractmethod
     def step(self, real_A: Tensor, real_B: Tensor) -> Terms:
-        """Train on one batch, (B, 1, H, W) in [-1, 1] each; return the mean terms of the losses, detached."""
+        """Train on one batch, (B, 1, H, W) in [-1, 1] each; return the terms of the losses, detached scalars.
+
+        Where a batch has several generator steps, the terms of G are those of its last one.
+        """
 
     def end_epoch(self, means: dict[str, float]) -> None:  # noqa: B027 - a hook that most methods leave empty
         """Take note of the epoch's mean terms; methods with an adaptive weight change it here."""
@@ -65,10 +70,9 @@ class Method(ABC):
         """Take back what `state` returned."""
 
     def train(self, generators: bool = True) -> None:
-        """Put the discriminators, and unless told otherwise the generators, into training mode."""
+        """Put the discriminators into training mode, the generators too or, when told otherwise, into evaluation mode."""
         for name, network in self.networks.items():
-            if generators or name.startswith("D"):
-                network.train()
+            network.train(generators or name.startswith("D"))
 
     def perceptual(self, fake: Tensor, real_features: Tensor | list[Tensor]) -> Tensor:
         """Distance between the features of `fake` and features computed once for the real images."""
@@ -105,6 +109,28 @@ def adam(variant: Variant, networks: list[nn.Module], lr: float) -> torch.optim.
     """Return one Adam over the parameters of all `networks`."""
     parameters = [p for network in networks for p in network.parameters()]
     return torch.optim.Adam(parameters, lr=lr, betas=(variant.beta1, variant.beta2), fused=True)
+
+
+def discriminator_loss(variant: Variant, D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Terms]:
+    """Return (BCE(D(real), r) + BCE(D(fake), 0)) / 2 + λ_gp · GP and its terms.  # two of (B, C, H, W) => (), terms"""
+    logits_real, logits_fake = D(real), D(fake)
+    loss_gan = bce_discriminator(logits_real, logits_fake, variant.real_label)
+    loss_D, terms = loss_gan, {"loss_d_gan": loss_gan.detach()}
+    if variant.lambda_gp > 0:
+        penalty = gradient_penalty(D, real, fake)
+        loss_D = loss_D + variant.lambda_gp * penalty
+        terms["loss_gp"] = penalty.detach()
+    terms["loss_d"] = loss_D.detach()
+    terms["d_real"] = torch.sigmoid(logits_real.detach()).mean()
+    terms["d_fake"] = torch.sigmoid(logits_fake.detach()).mean()
+    return loss_D, terms
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step of `optimizer` down the gradient of `loss`, ()."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 @contextmanager

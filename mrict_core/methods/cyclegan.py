@@ -11,12 +11,21 @@ or those of a history buffer where `image_pool` > 0 (the paper: 50).
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mrict_core.losses.adversarial import bce_discriminator, bce_generator
-from mrict_core.losses.penalty import gradient_penalty
+from mrict_core.losses.adversarial import bce_generator
 from mrict_core.losses.reconstruction import l1
-from mrict_core.methods.base import Method, Terms, adam, frozen, grey_to, make_discriminator, make_generator
+from mrict_core.methods.base import (
+    Method,
+    Terms,
+    adam,
+    descend,
+    discriminator_loss,
+    frozen,
+    grey_to,
+    make_discriminator,
+    make_generator,
+)
 from mrict_core.profiles import Profile
 from mrict_core.variant import Variant
 
@@ -84,27 +93,10 @@ class CycleGAN(Method):
         return terms
 
     def step_discriminators(self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, fake_A: Tensor) -> Terms:
-        loss_ct, terms_ct = self.loss_D(self.D_CT, real_B, self.pools["D_CT"].query(fake_B))
-        loss_mri, terms_mri = self.loss_D(self.D_MRI, real_A, self.pools["D_MRI"].query(fake_A))
-        loss_D = loss_ct + loss_mri  # no shared weights: the sum trains each as if alone
-        self.optimizers["D"].zero_grad(set_to_none=True)
-        loss_D.backward()
-        self.optimizers["D"].step()
+        loss_ct, terms_ct = discriminator_loss(self.variant, self.D_CT, real_B, self.pools["D_CT"].query(fake_B))
+        loss_mri, terms_mri = discriminator_loss(self.variant, self.D_MRI, real_A, self.pools["D_MRI"].query(fake_A))
+        descend(self.optimizers["D"], loss_ct + loss_mri)  # no shared weights: the sum trains each as if alone
         return {name: (terms_ct[name] + terms_mri[name]) / 2 for name in terms_ct}
-
-    def loss_D(self, D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Terms]:
-        v = self.variant
-        logits_real, logits_fake = D(real), D(fake)
-        loss_gan = bce_discriminator(logits_real, logits_fake, v.real_label)
-        loss, terms = loss_gan, {"loss_d_gan": loss_gan.detach()}
-        if v.lambda_gp > 0:
-            penalty = gradient_penalty(D, real, fake)
-            loss = loss + v.lambda_gp * penalty
-            terms["loss_gp"] = penalty.detach()
-        terms["loss_d"] = loss.detach()
-        terms["d_real"] = torch.sigmoid(logits_real.detach()).mean()
-        terms["d_fake"] = torch.sigmoid(logits_fake.detach()).mean()
-        return loss, terms
 
     def step_generators(
         self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, fake_A: Tensor, real_features: tuple | None
@@ -125,9 +117,7 @@ class CycleGAN(Method):
             loss_perceptual = self.perceptual(fake_B, features_B) + self.perceptual(fake_A, features_A)
             loss_G = loss_G + self.lambda_perceptual * loss_perceptual
             terms["loss_g_perceptual"] = loss_perceptual.detach()
-        self.optimizers["G"].zero_grad(set_to_none=True)
-        loss_G.backward()
-        self.optimizers["G"].step()
+        descend(self.optimizers["G"], loss_G)
         terms["loss_g"] = loss_G.detach()
         return terms
 

@@ -12,10 +12,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrict_core.losses.adversarial import bce_discriminator, bce_generator
-from mrict_core.losses.penalty import gradient_penalty
+from mrict_core.losses.adversarial import bce_generator
 from mrict_core.losses.reconstruction import l1
-from mrict_core.methods.base import Method, Terms, adam, frozen, grey_to, make_discriminator, make_generator
+from mrict_core.methods.base import (
+    Method,
+    Terms,
+    adam,
+    descend,
+    discriminator_loss,
+    frozen,
+    grey_to,
+    make_discriminator,
+    make_generator,
+)
 from mrict_core.profiles import Profile
 from mrict_core.variant import Variant
 
@@ -54,21 +63,9 @@ class Pix2Pix(Method):
         return torch.cat([real_A, image], dim=1) if self.variant.conditional_discriminator else image
 
     def step_discriminator(self, real_A: Tensor, real_B: Tensor, fake_B: Tensor) -> Terms:
-        v = self.variant
         real, fake = self.seen_by_D(real_A, real_B), self.seen_by_D(real_A, fake_B)
-        logits_real, logits_fake = self.D(real), self.D(fake)
-        loss_gan = bce_discriminator(logits_real, logits_fake, v.real_label)
-        loss_D, terms = loss_gan, {"loss_d_gan": loss_gan.detach()}
-        if v.lambda_gp > 0:
-            penalty = gradient_penalty(self.D, real, fake)
-            loss_D = loss_D + v.lambda_gp * penalty
-            terms["loss_gp"] = penalty.detach()
-        self.optimizers["D"].zero_grad(set_to_none=True)
-        loss_D.backward()
-        self.optimizers["D"].step()
-        terms["loss_d"] = loss_D.detach()
-        terms["d_real"] = torch.sigmoid(logits_real.detach()).mean()
-        terms["d_fake"] = torch.sigmoid(logits_fake.detach()).mean()
+        loss_D, terms = discriminator_loss(self.variant, self.D, real, fake)
+        descend(self.optimizers["D"], loss_D)
         return terms
 
     def step_generator(
@@ -85,14 +82,15 @@ class Pix2Pix(Method):
             loss_l1 = l1(fake_B, real_B)
             loss_G = loss_G + v.lambda_l1 * loss_l1
             terms["loss_g_l1"] = loss_l1.detach()
-        self.optimizers["G"].zero_grad(set_to_none=True)
-        loss_G.backward()
-        self.optimizers["G"].step()
+        descend(self.optimizers["G"], loss_G)
         terms["loss_g"] = loss_G.detach()
         return terms
 
     def end_epoch(self, means: dict[str, float]) -> None:
-        """mk4_1's rule: when P fell (relatively) at least as much as the GAN loss, its weight falls, else it rises."""
+        """mk4_1's rule: when P fell (relatively) at least as much as the GAN loss, its weight falls, else it rises.
+
+        The first epoch has nothing to be compared with and changes nothing.
+        """
         step = self.variant.lambda_perceptual_step
         if step > 0 and self.previous:
             fall = {name: 1 - means[name] / self.previous[name] for name in ("loss_g_perceptual", "loss_g_gan")}

@@ -102,18 +102,19 @@ def predecessor_fid(
     the value is biased upwards (`FID_MIN_SLICES`) and must be shown with N.
     """
     _check_stacks(real_unit, fake_unit)
-    distance = FrechetDistance(features, device)
-    for start in range(0, len(real_unit), batch_size):
-        part = slice(start, start + batch_size)
-        distance.update(real_unit[part], fake_unit[part])
+    distance = FrechetDistance(features, device, batch_size)
+    distance.update(real_unit, fake_unit)
     return distance.compute()
 
 
 class FrechetDistance:
-    """`predecessor_fid` fed part by part, so that no more than a part of the slices is in memory."""
+    """`predecessor_fid` fed part by part, so that no more than a part of the slices is in memory.
 
-    def __init__(self, features: Features, device: torch.device | str = "cpu") -> None:
-        self.features, self.device = features, device
+    `features` gets at most `batch_size` images at a time, however many slices a part has.
+    """
+
+    def __init__(self, features: Features, device: torch.device | str = "cpu", batch_size: int = 32) -> None:
+        self.features, self.device, self.batch_size = features, device, batch_size
         self.count = 0
         self.metric: torch.nn.Module | None = None  # made with the first images, which tell the vectors' length
 
@@ -126,8 +127,10 @@ class FrechetDistance:
             if self.metric is None:
                 length = int(self.features(_uint8(real_unit[:1]).to(self.device)).shape[1])
                 self.metric = FrechetInceptionDistance(feature=_adapter(self.features, length))  # sums on the CPU
-            self.metric.update(_uint8(real_unit).to(self.device), real=True)
-            self.metric.update(_uint8(fake_unit).to(self.device), real=False)
+            for start in range(0, len(real_unit), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                self.metric.update(_uint8(real_unit[part]).to(self.device), real=True)
+                self.metric.update(_uint8(fake_unit[part]).to(self.device), real=False)
         self.count += len(real_unit)
 
     def compute(self) -> float:

@@ -40,8 +40,13 @@ def markdown_table(frame: pd.DataFrame) -> str:
     """Return `frame` as a markdown table, rounded as in `text_table`."""
     headings, rows, numeric = _cells(frame)
     rule = ["---:" if right else "---" for right in numeric]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    escaped = [[_markdown(cell) for cell in row] for row in (headings, *rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))
+
+
+def _markdown(cell: str) -> str:
+    """Escape a cell; a mean and its spread stay on one line."""
+    return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def write_leaderboard(folder: Path, frame: pd.DataFrame, label: str) -> tuple[Path, Path]:

@@ -86,7 +86,8 @@ def rng_state(generators: dict[str, torch.Generator]) -> dict[str, torch.Tensor 
 def restore_rng(state: dict[str, Any], generators: dict[str, torch.Generator]) -> None:
     """Take back what `rng_state` returned."""
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available():
+        for index, saved in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(saved, index)
     for name, generator in generators.items():
         generator.set_state(state[name])

@@ -27,6 +27,7 @@ from mrict_core.training.checkpoint import (
 )
 from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_parent
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
+from mrict_core.training.validation import Validator
 from mrict_core.variant import Variant, as_dict
 
 CONSTANT_SD_HU = 1.0  # an output that varies less than this over whole slices is a constant image
@@ -78,23 +79,26 @@ def train(
     """
     set_threads(profile.threads)
     run = prepare_run(variant, profile, workspace, settings)
-    last = checkpoint_path(workspace, variant.name, "last")
-    saved = load_checkpoint(last, expect_variant=variant.name) if last.is_file() and not force else None
+    best, last = (checkpoint_path(workspace, variant.name, which) for which in ("best", "last"))
+    whole = best.is_file() and last.is_file()
+    saved = load_checkpoint(last, expect_variant=variant.name) if whole and not force else None
     if saved and saved["key"] != run.key:
         report(f"{variant.name}: code, data or settings changed since {shown(last)}; training again from the start")
         saved = None
     if saved and saved["complete"]:
         report(f"{variant.name}: unchanged, {saved['epoch']} epochs are there already ({shown(last)})")
         return _result(run, saved["history"], saved["epoch"], True, saved["stopped"], reused=True)
+    validator = run.validator(pick_device(settings.device))  # missing weights must show before anything is overwritten
     state = _resume(run, saved) if saved else _start(run)
     if saved:
         report(f"{variant.name}: resuming after epoch {state.epoch} of {run.epochs}")
     target = min(run.epochs, stop_after or run.epochs)
-    return _epochs(run, state, target, report, progress)
+    return _epochs(run, state, validator, target, report, progress)
 
 
-def _epochs(run: Run, state: State, target: int, report: Report, progress: Progress | None) -> TrainResult:
-    validator = run.validator(state.method.device)
+def _epochs(
+    run: Run, state: State, validator: Validator, target: int, report: Report, progress: Progress | None
+) -> TrainResult:
     batches = math.ceil(len(run.dataset) / run.profile.batch(run.variant))
     while state.epoch < target and not state.stopped:
         started = time.perf_counter()
@@ -139,6 +143,8 @@ def _start(run: Run) -> State:
 
 
 def _resume(run: Run, saved: dict[str, Any]) -> State:
+    """The saved networks, optimisers, schedules and random states; a device without a saved state is seeded."""
+    seed_everything(run.settings.seed)
     method = build_method(run.variant, run.profile, pick_device(run.settings.device))
     state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
     path = checkpoint_path(run.workspace, run.variant.name, "last")

@@ -28,9 +28,11 @@ from mrict_core.variant import Variant, as_dict
 
 # Rooms whose code decides the weights that a training run ends with.
 CODE = (
-    *("variant", "profiles", "data/pairs", "data/transforms", "networks", "losses", "metrics/predecessor"),
-    *("methods", "training"),
+    *("variant", "profiles", "data/pairs", "data/splits", "data/transforms", "networks", "losses"),
+    *("metrics/predecessor", "methods", "training"),
 )
+PREDECESSOR = "predecessor_"  # start of the kind of a split by slices
+PROSE = ("why", "parent", "family", "dataset", "epochs", "epochs_planned")  # fields of a variant that change no weight
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ class Run:
     def key(self) -> str:
         """Hash of all that decides the result; equal keys mean the run need not be repeated."""
         settings = dataclasses.asdict(self.settings)
-        settings.pop("device")  # where it runs does not make it another experiment
+        settings.pop("device")  # where it runs, and on how many threads, does not make it another experiment
         return hash_of(
             {
-                "variant": as_dict(self.variant),
-                "profile": dataclasses.asdict(self.profile),
+                "variant": {name: value for name, value in as_dict(self.variant).items() if name not in PROSE},
+                "profile": [self.profile.width, self.profile.feature_network, self.profile.batch(self.variant)],
+                "epochs": self.epochs,
                 "settings": settings,
                 "store": self.store.key,
                 "split": self.split.hash,
@@ -82,19 +85,24 @@ class Run:
 
     @cached_property
     def dataset(self) -> PairedSlices:
-        """Training slices, limited to the number of pairs the variant had: whole patients, taken from all centres."""
+        """Training slices, limited to the number of pairs the variant had: whole patients, taken from all centres.
+
+        Of the predecessor's split by slices, whole patients in its order.
+        """
+        cap = self.settings.max_pairs or self.variant.training_pairs
         by_slice = self._predecessor_slices("train")
         if by_slice is not None:
-            return PairedSlices(self.store, list(by_slice), by_slice)
-        cap = self.settings.max_pairs or self.variant.training_pairs
-        keep = limit_pairs(self.store.counts(), in_turns(self.split.train, self.store), cap)
+            chosen = limit_pairs({p: len(positions) for p, positions in by_slice.items()}, list(by_slice), cap)
+            keep = {p: by_slice[p][kept] for p, kept in chosen.items()}
+        else:
+            keep = limit_pairs(self.store.counts(), in_turns(self.split.train, self.store), cap)
         return PairedSlices(self.store, sorted(keep), keep)
 
     def _predecessor_slices(self, which: str) -> dict[str, np.ndarray] | None:
         """The predecessor's split by slices ("train" or "val"), None where the split is by patient."""
-        if not self.split.kind.startswith("predecessor_"):
+        if not self.split.kind.startswith(PREDECESSOR):
             return None
-        return predecessor_split(self.store.counts(), self.split.kind.removeprefix("predecessor_")).by_patient(which)
+        return predecessor_split(self.store.counts(), self.split.kind.removeprefix(PREDECESSOR)).by_patient(which)
 
     def validation_sets(self) -> list[PairedSlices]:
         """One data set per validation patient."""
@@ -139,9 +147,19 @@ def prepare_run(variant: Variant, profile: Profile, workspace: Workspace, settin
     """Open store and split, and find the parent's checkpoint; every problem shows here, before a step is taken."""
     store = SliceStore(workspace.store)
     split = load_split(workspace.split_file)
+    for name, patients in (("training", split.train), ("validation", split.val), ("test", split.test)):
+        if not patients and not (name == "validation" and split.kind.startswith(PREDECESSOR)):
+            raise MrictError(f"{shown(workspace.split_file)}: no {name} patient; give each set at least one")
     parent_hash = None
     if variant.init_from:
-        parent_hash = load_parent(variant, workspace)["key"]
+        parent = load_parent(variant, workspace)
+        if (parent["split_hash"], parent["store_key"]) != (split.hash, store.key):
+            raise MrictError(
+                f"{variant.name} starts from {variant.init_from}, which was trained on other data or another split "
+                f"(split {parent['split_hash']}, slices {parent['store_key']}; now {split.hash}, {store.key}): it may "
+                f"have seen today's test patients; train both: python -m mrict_core train {variant.name} --lineage"
+            )
+        parent_hash = parent["key"]
     return Run(variant, profile, workspace, settings, store, split, parent_hash)
 
 
