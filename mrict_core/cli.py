@@ -19,8 +19,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _given(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Refuse an empty value, as an unset shell variable gives it: it must not turn into phantoms in silence."""
+    source = context.get_parameter_source(parameter.name)
+    if not value and source is not None and source.name == "COMMANDLINE":
+        raise MrictError("--data is empty; give a folder of patients, or leave --data out for the embedded phantoms")
+    return value
+
+
 Profile = Annotated[str, typer.Option("--profile", help="demo or full")]
-Data = Annotated[str, typer.Option("--data", help="folder of patients in SynthRAD layout; none: embedded phantoms")]
+Data = Annotated[
+    str,
+    typer.Option("--data", callback=_given, help="folder of patients in SynthRAD layout; none: embedded phantoms"),
+]
 Region = Annotated[str, typer.Option("--region", help="brain or pelvis")]
 Protocol = Annotated[
     str, typer.Option("--protocol", help="patient, or predecessor (union mask, per-slice MR, split by slice)")
@@ -35,9 +47,17 @@ def main() -> None:
     try:
         app()
     except MrictError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except OSError as error:  # a full disk or a lost folder can show anywhere
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{error.strerror or error}; check that it is there, writable and has space", file=sys.stderr
+        )
+        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if getattr(end, "code", 130) != 130:  # typer turns Ctrl-C into exit status 130, without a word
+            raise
         print("interrupted; what was finished is kept, run the command again to go on", file=sys.stderr)
         sys.exit(130)
 
@@ -120,7 +140,9 @@ def train(
     protocol: Protocol = "patient",
     seed: Seed = 42,
     device: Device = "auto",
-    max_pairs: Annotated[int, typer.Option("--max-pairs", help="cap on training slices; 0: the variant's own")] = 0,
+    max_pairs: Annotated[
+        int, typer.Option("--max-pairs", min=0, help="cap on training slices; 0: the variant's own")
+    ] = 0,
     lineage: Annotated[bool, typer.Option("--lineage", help="train first the variants it starts from")] = False,
     force: Force = False,
 ) -> None:
@@ -173,7 +195,7 @@ def suite(
     variants: Annotated[str, typer.Option("--variants", help="readme, all, or names separated by commas")] = "readme",
     protocol: Protocol = "patient",
     only: Annotated[str, typer.Option("--only", help="numbers or names of notebooks to run, separated by commas")] = "",
-    jobs: Annotated[int, typer.Option("--jobs", help="notebooks at a time; 0: the profile's choice")] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="notebooks at a time; 0: the profile's choice")] = 0,
     force: Force = False,
 ) -> None:
     """Run the notebooks in order (what ./run_all.sh calls)."""

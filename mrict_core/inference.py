@@ -20,7 +20,6 @@ from mrict_core.runtime import pick_device
 from mrict_core.training.checkpoint import load_checkpoint, load_weights
 from mrict_core.variant import Schedule, Score, Variant
 
-
 TENSORS = ("networks", "optimizers", "schedulers", "method_state", "rng")  # of a checkpoint; the rest says what it is
 
 
@@ -52,13 +51,15 @@ def load_synthesizer(path: Path, expect_variant: str | None = None, device: str 
     payload = load_checkpoint(path, expect_variant)
     try:
         variant, profile = variant_of(payload), Profile(**payload["profile"])
-    except TypeError as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise MrictError(
             f"{shown(path)}: written by version {payload['versions'].get('mrict_core', '?')}, whose fields differ from "
             f"those of today ({error}); train the variant again"
         ) from None
     generator = make_generator(variant, profile)
     name = METHODS[variant.method].mr_to_ct
+    if name not in payload["networks"]:
+        raise MrictError(f"{shown(path)}: holds no network {name}; delete it and train {variant.name} again")
     load_weights(generator, payload["networks"][name], name, path)
     chosen = pick_device(device)
     facts = {key: value for key, value in payload.items() if key not in TENSORS}

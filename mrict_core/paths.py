@@ -8,10 +8,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PHANTOM = "phantom"
+REGIONS = ("brain", "pelvis", "HN", "TH", "AB")  # of SynthRAD; phantoms exist of the first two
+PROTOCOLS = ("patient", "predecessor")
 
 
 def _root(variable: str, folder: str) -> Path:
@@ -38,7 +40,7 @@ def shown(path: Path | str) -> str:
     path = Path(path)
     try:
         return str(path.resolve().relative_to(ROOT))
-    except ValueError:
+    except (ValueError, OSError, RuntimeError):  # elsewhere, or a loop of links
         return str(path)
 
 
@@ -87,16 +89,29 @@ class Workspace:
         return self.reports / "executed"
 
 
+def _folder(data_dir: str | Path) -> Path:
+    """Return the absolute path of a folder of patients."""
+    try:
+        source, problem = Path(data_dir).expanduser().resolve(), "no such folder"
+        if source.is_dir():
+            return source
+    except (OSError, RuntimeError, ValueError) as error:  # loops of links, names too long, unknown users, null bytes
+        problem = f"no usable folder ({getattr(error, 'strerror', None) or error})"
+    shortened = str(data_dir)[:200]
+    raise MrictError(f"{shortened}: {problem}; give a folder of patients with mr, ct and mask files")
+
+
 def workspace(profile: str, data_dir: str | Path = "", region: str = "brain", protocol: str = "patient") -> Workspace:
     """Return the workspace for a run.
 
     `data_dir` empty means the embedded phantom patients. A user's folder adds its name and a short hash of its
     absolute path, so that two folders of the same name stay apart.
     """
+    for kind, given, allowed in (("region", region, REGIONS), ("protocol", protocol, PROTOCOLS)):
+        if given not in allowed:
+            raise unknown_name(kind, given, allowed)
     if data_dir:
-        source = Path(data_dir).expanduser().resolve()
-        if not source.is_dir():
-            raise MrictError(f"{data_dir}: no such folder; give a folder of patients with mr, ct and mask files")
+        source = _folder(data_dir)
         slug = re.sub(r"[^A-Za-z0-9_]+", "_", source.name) or "data"
         digest = hashlib.blake2b(str(source).encode(), digest_size=3).hexdigest()
         name = f"{profile}-{slug}-{region}-{digest}"

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import random
+import re
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
@@ -18,6 +19,7 @@ from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "nibabel", "SimpleITK", "opencv-python")
+LOCK_WAIT_S = 1.0
 
 
 def seed_everything(seed: int) -> None:
@@ -36,12 +38,15 @@ def pick_device(name: str = "auto") -> Any:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise MrictError(f"device '{name}' is not known; allowed: auto, cpu, cuda, cuda:N")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise MrictError(f"device '{name}': this machine shows no CUDA device; use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise MrictError(f"device '{name}' is not known; allowed: auto, cpu, cuda, cuda:N") from None
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise MrictError(
+            f"device '{name}': this machine has {torch.cuda.device_count()} CUDA device(s), from cuda:0 on"
+        )
+    return torch.device(name)
 
 
 def set_threads(count: int | None) -> int:
@@ -117,6 +122,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, work: str) -> Iterator[None]:
+    """Hold `folder` for this process; temporary files that killed writers left in it are removed.
+
+    The operating system frees the lock when a process dies.
+    """
+    import filelock
+
+    folder = Path(folder)
+    lock = filelock.FileLock(folder / ".lock", timeout=LOCK_WAIT_S)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise MrictError(f"{shown(folder)}: another process {work}; wait until it ends, run again") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise MrictError(f"{shown(folder)}: cannot be written ({reason}); make it writable or choose another") from None
+    try:
+        for leftover in folder.glob(".*.*"):
+            if leftover.is_file() and leftover.name != ".lock":
+                leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -241,6 +241,16 @@ def test_frechet_distance_does_not_depend_on_the_parts_and_sees_the_predecessors
         metrics.predecessor_fid(real[:1], fake[:1], MeanFeatures())
 
 
+def test_frechet_distance_bounds_what_the_network_gets_at_a_time():
+    seen = []
+    features = MeanFeatures()
+    distance = metrics.FrechetDistance(lambda images: (seen.append(len(images)), features(images))[1], batch_size=4)
+    stack = np.random.default_rng(0).uniform(-1, 1, (11, 16, 16)).astype(np.float32)
+    distance.update(stack, -stack)
+    assert max(seen) == 4
+    assert distance.compute() == pytest.approx(metrics.predecessor_fid(stack, -stack, features), rel=1e-6)
+
+
 def test_frechet_distance_sees_nothing_below_water():
     real = np.full((4, 16, 16), -500.0, np.float32)
     unit = [metrics.to_unit(a) for a in (real, real - 300)]

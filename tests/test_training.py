@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
+from mrict_core.data.transforms import NONE
 from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
 from mrict_core.methods import Pix2Pix
-from mrict_core.pipeline import evaluate_variant, train_variant
+from mrict_core.pipeline import evaluate_variant, prepare_data, train_variant
 from mrict_core.profiles import get_profile
 from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
-from mrict_core.training.run import TrainSettings
+from mrict_core.training.run import TrainSettings, prepare_run
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
 from mrict_core.variant import Schedule, Score
 from mrict_core.variants import get
@@ -38,11 +39,20 @@ def weights(path):
     }
 
 
-@pytest.mark.parametrize("name", ["mk4_1", "cyclegan_mk1", "mk3_1_2_v4_50"])
-def test_half_resume_half_equals_whole_bit_for_bit(name, fresh_space):
-    variant = get(name)
-    if name == "cyclegan_mk1":
-        variant = dataclasses.replace(variant, image_pool=6)
+COSINE = Schedule("cosine", t_0=3, t_mult=2, eta_min=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mk4_1", {}),
+        ("cyclegan_mk1", {"image_pool": 6}),
+        ("mk3_1_2_v4_50", {"schedule": COSINE, "schedule_discriminator": COSINE}),
+        ("mk1", {"generator_eval_after_first_validation": True}),
+    ],
+)
+def test_half_resume_half_equals_whole_bit_for_bit(name, changes, fresh_space):
+    variant = dataclasses.replace(get(name), **changes)
     last = checkpoint_path(fresh_space, name, "last")
     whole = train(variant, FOUR, fresh_space, FEW, **QUIET)
     expected = weights(last)
@@ -134,6 +144,107 @@ def test_an_unfinished_parent_is_refused(fresh_space):
     train(get("mk3_1_2_v4_50"), FOUR, fresh_space, FEW, stop_after=1, **QUIET)
     with pytest.raises(MrictError, match="not finished"):
         train(get("mk6_0_1"), FOUR, fresh_space, FEW, **QUIET)
+
+
+def test_a_parent_of_another_split_is_refused(trained_space):
+    """It may have been trained on patients that are test patients now."""
+    path = checkpoint_path(trained_space, "mk3_1_2_v4_50", "last")
+    payload = load_checkpoint(path) | {"split_hash": "0123"}
+    payload.pop("format")
+    save_checkpoint(path, payload)
+    with pytest.raises(MrictError, match=r"another split.*test patients.*train mk6_0_1 --lineage"):
+        train(get("mk6_0_1"), SMOKE, trained_space, FEW, **QUIET)
+
+
+def test_missing_metric_weights_show_before_a_checkpoint_is_touched(trained_space, monkeypatch):
+    from mrict_core.training import run
+
+    def missing(name):
+        raise MrictError("weights 'inception_fid': not to be had")
+
+    last = checkpoint_path(trained_space, "mk1", "last")
+    before = last.read_bytes()
+    monkeypatch.setattr(run, "build_features", missing)
+    with pytest.raises(MrictError, match="not to be had"):
+        train(get("mk1"), SMOKE, trained_space, FEW, force=True, **QUIET)
+    assert last.read_bytes() == before
+
+
+def test_a_lost_best_checkpoint_is_trained_again(trained_space):
+    best = checkpoint_path(trained_space, "mk1", "best")
+    best.unlink()
+    assert not train(get("mk1"), SMOKE, trained_space, FEW, **QUIET).reused
+    assert best.is_file()
+
+
+@pytest.mark.parametrize(
+    ("variant", "profile", "settings", "same"),
+    [
+        ({"why": "reworded", "epochs_planned": 99}, {}, {}, True),
+        ({}, {"threads": 2, "jobs": 7, "label": "other"}, {"device": "cuda"}, True),
+        ({"lambda_gp": 1.0}, {}, {}, False),
+        ({"schedule": COSINE}, {}, {}, False),
+        ({}, {"batch_size": 4}, {}, False),
+        ({}, {"epochs_min": 2, "epochs_max": 2}, {}, False),
+        ({}, {"width": 8}, {}, False),
+        ({}, {"feature_network": None}, {}, False),
+        ({}, {}, {"seed": 1}, False),
+        ({}, {}, {"max_pairs": 3}, False),
+        ({}, {}, {"augment": NONE}, False),
+    ],
+)
+def test_the_key_holds_what_decides_the_weights_and_nothing_else(variant, profile, settings, same, space):
+    def key(variant, profile, settings):
+        changed = dataclasses.replace(get("mk1"), **variant), dataclasses.replace(SMOKE, **profile)
+        return prepare_run(*changed, space, TrainSettings(**settings)).key
+
+    assert (key(variant, profile, settings) == key({}, {}, {})) is same
+
+
+def test_a_split_without_validation_patients_is_refused(fresh_space, monkeypatch):
+    from mrict_core.training import run
+
+    split = run.load_split(fresh_space.split_file)
+    monkeypatch.setattr(run, "load_split", lambda path: dataclasses.replace(split, val=()))
+    with pytest.raises(MrictError, match=r"split\.json: no validation patient"):
+        train(get("mk1"), SMOKE, fresh_space, FEW, **QUIET)
+
+
+@pytest.fixture(scope="module")
+def old_space(cohort):
+    """The cohort prepared by the predecessor's protocol."""
+    return prepare_data("smoke", str(cohort), protocol="predecessor", report=lambda line: None).workspace
+
+
+def test_the_predecessors_protocol_from_end_to_end(old_space, fresh_space):
+    """Train and validation slices come from the same patients, as they did; scores come from others all the same."""
+    run = prepare_run(get("mk1"), SMOKE, old_space, TrainSettings())
+    learning, test = set(run.split.train), set(run.split.test)
+    training = set(run.dataset.index)
+    validation = {row for dataset in run.validation_sets() for row in dataset.index}
+    assert len(training) + len(validation) == sum(run.store.counts()[p] for p in learning)
+    assert not training & validation
+    assert {p for p, _ in validation} <= {p for p, _ in training} == learning
+    assert not learning & test
+    result = train(get("mk1"), SMOKE, old_space, TrainSettings(), **QUIET)
+    assert result.complete
+    record, _ = evaluate_variant(get("mk1"), SMOKE, old_space)
+    assert {row["patient"] for row in record["patients"]} == test
+    assert 0 < record["summary"]["all"]["mae_hu"]["mean"] < 4024
+    assert (record["context"]["protocol"], record["context"]["split"]) == ("predecessor", "predecessor_any")
+
+
+def test_the_cap_on_pairs_holds_in_the_predecessors_protocol(old_space):
+    whole = prepare_run(get("mk1"), SMOKE, old_space, TrainSettings()).dataset.index
+    capped = prepare_run(get("mk1"), SMOKE, old_space, FEW).dataset.index
+    assert len(capped) == 17 < len(whole)
+    assert set(capped) <= set(whole)
+
+
+def test_an_unfinished_training_is_said_in_the_record(fresh_space):
+    train(get("mk1"), FOUR, fresh_space, FEW, stop_after=1, **QUIET)
+    record, _ = evaluate_variant(get("mk1"), FOUR, fresh_space)
+    assert record["note"] == "training not finished: epoch 1 of 4"
 
 
 @pytest.mark.parametrize(
@@ -273,6 +384,16 @@ def test_a_wrong_width_names_both_shapes(trained_space):
     payload.pop("format")
     save_checkpoint(path, payload)
     with pytest.raises(MrictError, match=r"does not fit network G.*in the file and .* in the network"):
+        load_synthesizer(path)
+
+
+def test_a_checkpoint_with_other_fields_is_named(trained_space):
+    path = checkpoint_path(trained_space, "mk1")
+    payload = load_checkpoint(path)
+    payload["fields"] |= {"lambda_gone": 1.0}
+    payload.pop("format")
+    save_checkpoint(path, payload)
+    with pytest.raises(MrictError, match=r"mk1/best\.pt: written by version .*lambda_gone.*train the variant again"):
         load_synthesizer(path)
 
 

@@ -14,6 +14,7 @@ from mrict_core.paths import shown
 AIR_HU = -1024
 MR_PERCENTILES = (0.5, 99.5)
 MIN_PLAUSIBLE_HU = -3100  # scanners pad outside the field of view with values down to -3024
+OUTSIDE_MAX_HU = 300  # of the median outside the mask, which is air (or padding)
 AIR_BELOW_HU = -200  # every CT of a body shows lower values: air around it or fat beside gas
 TISSUE_MEDIAN_HU = (-500.0, 700.0)  # of the voxels inside the mask; soft tissue lies near 0, an offset moves it by 1000
 
@@ -121,4 +122,9 @@ def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -
     if tissue is not None and not TISSUE_MEDIAN_HU[0] <= tissue <= TISSUE_MEDIAN_HU[1]:
         raise MrictError(
             f"{name}: median inside the mask is {tissue:g}; {expected}; check slope and intercept, and that mask fits"
+        )
+    around = float(np.median(ct[~mask])) if mask is not None and not np.all(mask) else low
+    if around > OUTSIDE_MAX_HU:
+        raise MrictError(
+            f"{name}: median outside the mask is {around:g}; {expected}; check the sign, and that mask fits"
         )

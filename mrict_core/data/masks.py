@@ -21,6 +21,8 @@ TISSUE_FRACTION = 0.15  # of the step from air to the median tissue
 NOISE_SIGMAS = 4.0
 AIR_PERCENTILE = 70  # the darkest part of what is not tissue: the rest is bone, sinuses and blurred edges
 MIN_OBJECT_VOXELS = 64
+IN_BODY_MIN = 0.3  # of the mask: outlines are drawn with a margin, but not far from the body
+OF_BODY_MIN = 0.05  # of the body: a mask of one organ is allowed, a few stray voxels are not
 
 
 def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
@@ -33,6 +35,18 @@ def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
         few = ", ".join(f"{v:g}" for v in values[:4]) + (" …" if values.size > 4 else "")
         raise MrictError(f"{shown(path)}: mask holds {values.size} values ({few}); expected 0 and 1; binarise it")
     return np.asarray(mask) > 0
+
+
+def check_mask_fits(mask: np.ndarray, body: np.ndarray, path: Path | str) -> None:
+    """Raise `MrictError` where the data set's mask and the body found on the images hardly overlap."""
+    both = np.count_nonzero((mask > 0) & (body > 0))
+    for whole, share, name in ((mask, IN_BODY_MIN, "mask"), (body, OF_BODY_MIN, "body")):
+        if both < share * max(np.count_nonzero(whole), 1):
+            part = f"{both} of {np.count_nonzero(whole)} voxels of the {name}"
+            raise MrictError(
+                f"{shown(path)}: mask and the body seen on the MR share {part}; expected the outline of that body; "
+                "check that mr and mask belong together and that air is dark on the MR"
+            )
 
 
 def _fill(mask: np.ndarray, structure: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def _same(batch: Batch) -> Batch:
 def loader(dataset: PairedSlices, batch_size: int, generator: torch.Generator | None = None) -> DataLoader:
     """Return batches of `dataset`: shuffled by `generator`, or in order when it is None.
 
-    A last batch of one slice is dropped when shuffling: batch normalisation at the bottleneck needs two values.
+    A last batch of one slice is dropped when shuffling: its batch statistics would be those of a single slice.
     """
     drop_last = generator is not None and len(dataset) % batch_size == 1 and len(dataset) > 1
     return DataLoader(

@@ -44,9 +44,10 @@ class Plan:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """Return the folder's index; a missing or damaged one is empty, as everything in it can be made again."""
-    with contextlib.suppress(MrictError, OSError):
+    with contextlib.suppress(MrictError, OSError, AttributeError, TypeError, KeyError):
         index = read_json(folder / INDEX)
-        if isinstance(index, dict) and {"files", "skipped"} <= index.keys():
+        files, skipped = index.get("files"), index.get("skipped")
+        if all(isinstance(s, dict) for s in skipped) and all(len(entry) == 3 for entry in files.values()):
             return index
     return {"files": {}, "skipped": []}
 

@@ -58,6 +58,7 @@ def _prepare(job: Job) -> None:
     intensity.check_hu(ct.array, files.ct, mask)
     arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"])
     arrays = compact(arrays)
+    masks.check_mask_fits(arrays["mask"], arrays["body"], files.mask)
     inside = int(np.count_nonzero(mask))
     meta = {
         "patient": files.patient,

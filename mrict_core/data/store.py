@@ -15,12 +15,15 @@ import numpy as np
 from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.data.masks import check_mask
 from mrict_core.data.slicing import CropPad, restore_volume
+from mrict_core.data.synthrad import ROLES
 from mrict_core.data.volumes import SliceOrder, Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
-from mrict_core.runtime import read_json, write_json
+from mrict_core.runtime import hash_file, read_json, write_json
 
 INDEX, META = "index.json", "meta.json"
+META_KEYS = {"key", "centre", "sources", "shape", "order", "crop", "z", "mask_voxels", "mask_voxels_cropped"}
+CROPPED_MAX = 0.02
 ARRAYS = ("mr", "ct", "mask", "body")
 OPEN_PATIENTS = 128  # four file handles each; systems commonly allow 1024
 
@@ -54,10 +57,14 @@ class SliceStore:
             self.region: str = settings["region"]
             self._entries: dict[str, dict[str, Any]] = self.index["patients"]
             self.skipped: list[dict[str, str]] = self.index["skipped"]
-        except (KeyError, TypeError):
+            self.window: HuWindow = WINDOWS[self.protocol]
+            if any(len(entry["z"]) != entry["slices"] or not entry["centre"] for entry in self._entries.values()):
+                raise TypeError
+            self._files: dict[str, list[Any]] = dict(self.index["files"])  # path -> size, time, hash
+            self.data_dir = Path(self.index["data_dir"])
+        except (KeyError, TypeError, ValueError, AttributeError):
             path = shown(self.folder / INDEX)
             raise MrictError(f"{path}: not the index of a slice store; run preprocess again") from None
-        self.window: HuWindow = WINDOWS[self.protocol]
         self.patients: list[str] = sorted(self._entries)
         self._open: OrderedDict[str, PatientSlices] = OrderedDict()
 
@@ -80,7 +87,17 @@ class SliceStore:
     def meta(self, patient: str) -> dict[str, Any]:
         """Return how a patient was prepared: sources, grid, order, canvas, MR range, voxel counts."""
         self._entry(patient)
-        return read_json(self.folder / patient / META)
+        meta = read_json(self.folder / patient / META)
+        if not isinstance(meta, dict) or not META_KEYS <= meta.keys():
+            path = shown(self.folder / patient / META)
+            raise MrictError(f"{path}: not the record of a prepared patient; run preprocess again")
+        return meta
+
+    def cropped(self) -> dict[str, float]:
+        """Return {patient: share of its mask that lies outside the canvas} where that is worth a warning."""
+        metas = {patient: self.meta(patient) for patient in self.patients}
+        shares = {p: m["mask_voxels_cropped"] / m["mask_voxels"] for p, m in metas.items()}
+        return {patient: share for patient, share in shares.items() if share > CROPPED_MAX}
 
     def slices(self, patient: str) -> PatientSlices:
         """Return the patient's memory maps; they stay open for the next call."""
@@ -113,17 +130,45 @@ class SliceStore:
 
     def source(self, patient: str, role: str) -> Path:
         """Return the path of the patient's original mr, ct or mask file."""
-        return Path(self.index["data_dir"]) / self.meta(patient)["sources"][role]["path"]
+        return self.data_dir / self.meta(patient)["sources"][role]["path"]
+
+    def check_unchanged(self, patient: str) -> None:
+        """Raise `MrictError` when a file of the patient was replaced since it was prepared; one that is gone is no
+        matter, the slices are here."""
+        for role in ROLES:
+            if self.source(patient, role).exists():
+                self._unchanged(patient, role)
+
+    def _unchanged(self, patient: str, role: str) -> Path:
+        path, expected = self.source(patient, role), self.meta(patient)["sources"][role]
+        remedy = "run preprocess again, then train and evaluate"
+        try:
+            stat = path.stat()
+            if [stat.st_size, stat.st_mtime_ns, expected["hash"]] == self._files.get(expected["path"]):
+                return path
+            same = hash_file(path) == expected["hash"]
+        except OSError as error:
+            raise MrictError(
+                f"{shown(path)}: cannot be read any more ({error.strerror}); put it back, or {remedy}"
+            ) from None
+        if not same:
+            raise MrictError(f"{shown(path)}: changed since it was prepared; {remedy}")
+        return path
 
     def reference(self, patient: str) -> tuple[Volume, np.ndarray, Volume]:
-        """Return (CT volume, mask bool, MR volume) as their files hold them, for scoring on the original grid."""
-        ct, mask, mr = (load_volume(self.source(patient, role)) for role in ("ct", "mask", "mr"))
+        """Return (CT volume, mask bool, MR volume) as their files hold them, for scoring on the original grid.
+
+        A file that was replaced since it was prepared raises: its scores would belong to other slices.
+        """
+        ct, mask, mr = (load_volume(self._unchanged(patient, role)) for role in ("ct", "mask", "mr"))
         return ct, check_mask(mask.array, mask.path), mr
 
 
 def unwritable(path: Path, error: OSError) -> str:
     """Return the message for an output path that cannot be written."""
-    return f"{shown(path)}: cannot be written ({error.strerror or error}); make it writable or choose another"
+    return (
+        f"{shown(path)}: cannot be written ({error.strerror or error}); free space, make it writable or choose another"
+    )
 
 
 def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
@@ -153,12 +198,14 @@ def remove_patient(folder: Path, patient: str) -> None:
 
 
 def prepared_patients(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return {patient: meta} of the whole patient folders in `folder`; damaged metas count as absent."""
+    """Return {patient: meta} of the whole patient folders in `folder`; damaged ones count as absent."""
     found = {}
     for path in sorted(folder.glob(f"*/{META}")):
-        with contextlib.suppress(MrictError):
-            if all((path.parent / f"{name}.npy").is_file() for name in ARRAYS):
-                found[path.parent.name] = read_json(path)
+        with contextlib.suppress(MrictError, OSError, ValueError, EOFError):
+            shapes = {np.load(path.parent / f"{name}.npy", mmap_mode="r").shape for name in ARRAYS}
+            meta = read_json(path)
+            if len(shapes) == 1 and isinstance(meta, dict) and META_KEYS <= meta.keys():
+                found[path.parent.name] = meta
     return found
 
 

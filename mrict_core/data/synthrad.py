@@ -78,15 +78,20 @@ def _candidates(root: Path, region: str) -> Iterator[Path]:
         if not parent.is_dir():
             continue
         for folder in sorted(parent.iterdir()):
-            if folder.name.startswith(".") or not folder.is_dir():
+            if folder.name.startswith("."):
                 continue
-            if PATIENT_ID.fullmatch(folder.name) or _role_files(folder):
+            if PATIENT_ID.fullmatch(folder.name) or (folder.is_dir() and _role_files(folder)):
                 yield folder
 
 
 def _inspect(folder: Path, region: str) -> PatientFiles:
     """Return the patient of a folder, or raise the reason against it. Reads headers only."""
-    found = _role_files(folder)
+    if not folder.is_dir():
+        raise MrictError(f"{shown(folder)}: a file, or a link that leads nowhere; expected a patient's folder; mend it")
+    try:
+        found = _role_files(folder)
+    except OSError as error:
+        raise MrictError(f"{shown(folder)}: cannot be listed ({error.strerror}); make it readable") from None
     for role in ROLES:
         files = found.get(role, [])
         if not files:

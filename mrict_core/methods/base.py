@@ -70,7 +70,7 @@ class Method(ABC):
         """Take back what `state` returned."""
 
     def train(self, generators: bool = True) -> None:
-        """Put the discriminators into training mode, the generators too or, when told otherwise, into evaluation mode."""
+        """Put the discriminators into training mode, the generators too or, if not `generators`, into evaluation."""
         for name, network in self.networks.items():
             network.train(generators or name.startswith("D"))
 

@@ -5,7 +5,7 @@ Written to a temporary name and renamed; read with `weights_only=True` alone, so
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,12 @@ from mrict_core.paths import Workspace, shown
 from mrict_core.runtime import atomic_path
 
 FORMAT = 1
-REQUIRED = ("format", "variant", "fields", "profile", "networks", "epoch", "split_hash", "versions")
+REQUIRED = (
+    *("format", "key", "variant", "fields", "profile", "networks", "epoch", "epochs", "complete", "stopped", "history"),
+    *("seed", "size", "protocol", "window_hu", "store_key", "split_hash", "parent", "features", "training_pairs"),
+    "versions",
+)
+RESUME = ("optimizers", "schedulers", "method_state", "rng")  # in last.pt alone
 
 
 def checkpoint_path(workspace: Workspace, name: str, which: str = "best") -> Path:
@@ -28,7 +33,13 @@ def checkpoint_path(workspace: Workspace, name: str, which: str = "best") -> Pat
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     """Write `payload` (tensors and plain values only) atomically."""
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **payload}, temporary)
+        try:
+            torch.save({"format": FORMAT, **payload}, temporary)
+        except RuntimeError as error:  # what torch's own writer makes of a full disk
+            reason = str(error).splitlines()[0][:120]
+            raise MrictError(
+                f"{shown(path)}: cannot be written (disk full? {reason}); free space or choose another folder"
+            ) from None
 
 
 def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, Any]:
@@ -40,15 +51,22 @@ def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, 
     if not path.is_file():
         raise MrictError(f"{shown(path)}: no such checkpoint; train the variant first")
     try:
+        with zipfile.ZipFile(path) as content:  # torch does not compare the check sums
+            if damaged := content.testzip():
+                raise ValueError(f"wrong check sum of {damaged}")
         payload = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged bytes make the readers raise nearly anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise MrictError(
             f"{shown(path)}: not a readable checkpoint (truncated, damaged or unsafe: {reason}); "
             "delete it and train the variant again"
         ) from None
-    if not isinstance(payload, dict) or any(key not in payload for key in REQUIRED):
-        raise MrictError(f"{shown(path)}: not a checkpoint of this suite; expected the keys {', '.join(REQUIRED)}")
+    missing = [key for key in REQUIRED if key not in payload] if isinstance(payload, dict) else list(REQUIRED)
+    if missing:
+        raise MrictError(
+            f"{shown(path)}: not a whole checkpoint of this suite, {', '.join(missing)} missing; "
+            "delete it and train the variant again"
+        )
     if payload["format"] != FORMAT:
         raise MrictError(
             f"{shown(path)}: checkpoint format {payload['format']}, this version reads {FORMAT}; train again"
@@ -59,6 +77,14 @@ def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, 
             "give the file of that variant or name the other variant"
         )
     return payload
+
+
+def check_resumable(payload: dict[str, Any], path: Path) -> None:
+    """Raise MrictError unless the checkpoint holds what it takes to go on training, as last.pt does."""
+    if missing := [key for key in RESUME if key not in payload]:
+        raise MrictError(
+            f"{shown(path)}: holds no {', '.join(missing)} to go on with (a copy of best.pt?); delete it, train again"
+        )
 
 
 def load_weights(network: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> None:

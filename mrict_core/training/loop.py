@@ -16,8 +16,9 @@ import torch
 from mrict_core.methods import Method, build_method
 from mrict_core.paths import Workspace, shown
 from mrict_core.profiles import Profile
-from mrict_core.runtime import atomic_path, pick_device, seed_everything, set_threads, versions
+from mrict_core.runtime import atomic_path, pick_device, seed_everything, set_threads, sole_writer, versions
 from mrict_core.training.checkpoint import (
+    check_resumable,
     checkpoint_path,
     load_checkpoint,
     load_weights,
@@ -79,6 +80,12 @@ def train(
     """
     set_threads(profile.threads)
     run = prepare_run(variant, profile, workspace, settings)
+    with sole_writer(run.folder, f"trains {variant.name}"):
+        return _train(run, report, progress, stop_after, force)
+
+
+def _train(run: Run, report: Report, progress: Progress | None, stop_after: int | None, force: bool) -> TrainResult:
+    variant, workspace, settings = run.variant, run.workspace, run.settings
     best, last = (checkpoint_path(workspace, variant.name, which) for which in ("best", "last"))
     whole = best.is_file() and last.is_file()
     saved = load_checkpoint(last, expect_variant=variant.name) if whole and not force else None
@@ -99,7 +106,8 @@ def train(
 def _epochs(
     run: Run, state: State, validator: Validator, target: int, report: Report, progress: Progress | None
 ) -> TrainResult:
-    batches = math.ceil(len(run.dataset) / run.profile.batch(run.variant))
+    full, left = divmod(len(run.dataset), run.profile.batch(run.variant))
+    batches = full + (left > 1)  # a last batch of one slice is dropped
     while state.epoch < target and not state.stopped:
         started = time.perf_counter()
         frozen_G = run.variant.generator_eval_after_first_validation and state.epoch > 0
@@ -145,9 +153,10 @@ def _start(run: Run) -> State:
 def _resume(run: Run, saved: dict[str, Any]) -> State:
     """The saved networks, optimisers, schedules and random states; a device without a saved state is seeded."""
     seed_everything(run.settings.seed)
+    path = checkpoint_path(run.workspace, run.variant.name, "last")
+    check_resumable(saved, path)
     method = build_method(run.variant, run.profile, pick_device(run.settings.device))
     state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
-    path = checkpoint_path(run.workspace, run.variant.name, "last")
     for name, network in method.networks.items():
         load_weights(network, saved["networks"][name], name, path)
     for name, optimizer in method.optimizers.items():

@@ -34,6 +34,8 @@ CODE = (
 PREDECESSOR = "predecessor_"  # start of the kind of a split by slices
 PROSE = ("why", "parent", "family", "dataset", "epochs", "epochs_planned")  # fields of a variant that change no weight
 
+SEED_MAX = 2**62  # torch takes 64 bits
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -43,6 +45,14 @@ class TrainSettings:
     device: str = "auto"
     max_pairs: int | None = None  # training slices; None: the variant's `training_pairs`
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+    def __post_init__(self) -> None:
+        if abs(self.seed) > SEED_MAX:
+            raise MrictError(
+                f"seed {self.seed}: expected a whole number from -{SEED_MAX} to {SEED_MAX}; choose another"
+            )
+        if self.max_pairs is not None and self.max_pairs < 1:
+            raise MrictError(f"cap of {self.max_pairs} training pairs: expected at least 1, or none")
 
 
 @dataclass
@@ -109,6 +119,8 @@ class Run:
         by_slice = self._predecessor_slices("val")
         if by_slice is not None:
             return [PairedSlices(self.store, [p], {p: positions}) for p, positions in by_slice.items()]
+        if not self.split.val:
+            raise MrictError(f"{shown(self.workspace.split_file)}: no validation patient; add one")
         return [PairedSlices(self.store, [p]) for p in self.split.val]
 
     def batches(self, generators: dict[str, torch.Generator], paired: bool) -> Iterator[Batch]:
@@ -160,7 +172,11 @@ def prepare_run(variant: Variant, profile: Profile, workspace: Workspace, settin
                 f"have seen today's test patients; train both: python -m mrict_core train {variant.name} --lineage"
             )
         parent_hash = parent["key"]
-    return Run(variant, profile, workspace, settings, store, split, parent_hash)
+    run = Run(variant, profile, workspace, settings, store, split, parent_hash)
+    for patient in sorted({patient for patient, _ in run.dataset.index}):
+        store.slices(patient)
+        store.check_unchanged(patient)
+    return run
 
 
 def load_parent(variant: Variant, workspace: Workspace) -> dict:
