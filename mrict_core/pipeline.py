@@ -21,7 +21,7 @@ from mrict_core.data.splits import (
 )
 from mrict_core.data.store import INDEX, SliceStore, remove_patient
 from mrict_core.data.synthrad import Discovery, discover
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.evaluation import (
     baseline_predictors,
     metrics_record,
@@ -61,6 +61,8 @@ def make_phantoms(
     space: Workspace, profile: Profile, region: str, seed: int, progress: CountProgress | None = None
 ) -> None:
     """Write the embedded patients of a profile as NIfTI in SynthRAD layout, unless they are there already."""
+    if region not in profile.phantom_in_plane_mm:
+        raise unknown_name("region", region, profile.phantom_in_plane_mm)
     spec = PhantomSpec(
         region=region,
         in_plane_mm=profile.phantom_in_plane_mm[region],
@@ -100,6 +102,10 @@ def prepare_data(
     store = preprocess(
         space.data_dir, space.store, region=region, protocol=protocol, size=size, strict=strict, progress=progress
     )
+    for patient, share in store.cropped().items():
+        report(
+            f"{patient}: the canvas of {store.size} px cuts off {share:.0%} of its mask; a larger profile holds more"
+        )
     split, problem = None, ""
     if len(store.patients) >= PATIENTS_MIN:
         split = split_store(store, space, seed, split_kind, report)
@@ -130,7 +136,8 @@ def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, repor
         counts = store.counts()
         which = next((w for w, ids in PREDECESSOR_SETS.items() if set(ids) <= set(counts)), "any")
         old = predecessor_split(counts, which)
-        split = Split(train=old.learning, val=(), test=old.test, kind=f"predecessor_{which}", seed=42)
+        train_ids, test_ids = tuple(sorted(old.learning)), tuple(sorted(old.test))
+        split = Split(train=train_ids, val=(), test=test_ids, kind=f"predecessor_{which}", seed=42)
     else:
         split = make_split({p: store.centre(p) for p in store.patients}, seed, kind)
     if before is not None and before.hash != split.hash:
@@ -211,6 +218,12 @@ def evaluate_variant(
         raise MrictError(
             f"{shown(path)}: trained on split {facts['split_hash']}, the data now have split {split.hash}; "
             f"its test patients may have been trained on; train {variant.name} again"
+        )
+    if facts["store_key"] != store.key or facts["profile"]["name"] != profile.name:
+        raise MrictError(
+            f"{shown(path)}: trained with profile {facts['profile']['name']} on slices {facts['store_key']}, asked for "
+            f"are profile {profile.name} and slices {store.key} (data, settings or code changed); "
+            f"train {variant.name} again"
         )
     final = load_final_facts(space, variant)
     unfinished = f"training not finished: epoch {final['epoch']} of {final['epochs']}"

@@ -248,3 +248,16 @@ def test_a_single_patient_has_no_sd_and_other_patients_no_comparison():
     assert pd.isna(board["beats_baselines"][0])
     assert "no baseline was scored on these patients" in board["note"][0]
     assert evaluation.leaderboard([]).empty
+
+
+def test_the_cohort_table_lists_every_patient_once(space):
+    from mrict_core.data.splits import load_split
+    from mrict_core.evaluation.cohort import cohort_table
+
+    store, split = SliceStore(space.store), load_split(space.split_file)
+    table = cohort_table(store, split).set_index("patient")
+    assert list(table.index) == store.patients
+    assert table["set"].value_counts().to_dict() == {s: len(getattr(split, s)) for s in ("train", "val", "test")}
+    assert table["slices"].sum() == sum(store.counts().values())
+    assert (table["spacing_mm"] == "5.00 x 4.00 x 4.00").all()  # of the slices: apart, down, across
+    assert (cohort_table(store)["set"] == "none").all()

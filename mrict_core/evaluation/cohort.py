@@ -1,11 +1,34 @@
-"""How the MR-only body mask of the network's input agrees with the mask that scores are taken in."""
+"""The cohort as tables: what each patient brings, and how the two masks agree."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
+from mrict_core.data.splits import SETS, Split
 from mrict_core.data.store import SliceStore
+
+
+def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
+    """Return one row per patient: centre, set, slices, shape and voxel size (mm) of its files, voxels of the scoring
+    mask, and how many of those the canvas cuts off."""
+    sets = {patient: name for name in SETS for patient in getattr(split, name, ())}
+    rows = []
+    for patient in store.patients:
+        meta = store.meta(patient)
+        rows.append(
+            {
+                "patient": patient,
+                "centre": store.centre(patient),
+                "set": sets.get(patient, "none"),
+                "slices": store.counts()[patient],
+                "shape": " x ".join(map(str, meta["shape"])),
+                "spacing_mm": " x ".join(f"{v:.2f}" for v in meta["spacing_mm"]),
+                "mask_voxels": meta["mask_voxels"],
+                "mask_voxels_cropped": meta["mask_voxels_cropped"],
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def mask_agreement(store: SliceStore) -> pd.DataFrame:

@@ -93,6 +93,8 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any]:
     record = read_json(path)
     missing = set(REQUIRED) - set(record if isinstance(record, dict) else ())
+    if not missing and not (isinstance(record["context"], dict) and isinstance(record["summary"], dict)):
+        missing = {"context or summary"}
     if missing:
         raise MrictError(f"{shown(path)}: no metrics record, {', '.join(sorted(missing))} missing; delete the file")
     return record

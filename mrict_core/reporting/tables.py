@@ -49,11 +49,16 @@ def _markdown(cell: str) -> str:
     return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
+def write_table(path: Path, frame: pd.DataFrame) -> Path:
+    """Write a table as csv, unrounded; return the path."""
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False)
+    return path
+
+
 def write_leaderboard(folder: Path, frame: pd.DataFrame, label: str) -> tuple[Path, Path]:
     """Write folder/leaderboard.csv (unrounded) and folder/leaderboard.md with the metrics' definitions; return both."""
-    csv = Path(folder) / "leaderboard.csv"
-    with atomic_path(csv) as temporary:
-        frame.to_csv(temporary, index=False)
+    csv = write_table(Path(folder) / "leaderboard.csv", frame)
     shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
     parts = [
         f"# Leaderboard ({label})",
