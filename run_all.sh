@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the whole suite: set up .venv if needed, then the notebooks in order through papermill.
 set -euo pipefail
+typed_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 NEED_GB=9 # torch's CUDA build and the rest, unpacked, with pip's working copies
@@ -30,7 +31,7 @@ install_requirements() {
   wanted=$(cksum requirements.txt)
   if [ -x .venv/bin/python ] && [ "$(cat .venv/requirements.cksum 2>/dev/null)" = "$wanted" ]; then return 0; fi
   if ! python=$(find_python); then
-    echo "Python 3.11 or newer is needed, found: $(python3 --version 2>&1 || echo none). Install it, or name one: MRICT_PYTHON=/path/to/python3" >&2
+    echo "Python 3.11 or newer is needed, found: $(python3 --version 2>/dev/null || echo none). Install it, or name one: MRICT_PYTHON=/path/to/python3" >&2
     exit 1
   fi
   if [ ! -x .venv/bin/python ]; then
@@ -70,6 +71,11 @@ A second run does only what is missing or changed. Results: reports/ (other data
 TEXT
 }
 
+# A relative --data is meant from the folder where the command was typed.
+from_there() {
+  case "$1" in ""|/*|"~"*) echo "$1" ;; *) echo "$typed_in/$1" ;; esac
+}
+
 arguments=()
 setup_only=
 while [ $# -gt 0 ]; do
@@ -77,10 +83,12 @@ while [ $# -gt 0 ]; do
     --help|-h) usage; exit 0 ;;
     --setup-only) setup_only=yes; shift ;;
     --force) arguments+=("$1"); shift ;;
+    --data=*) arguments+=("--data=$(from_there "${1#--data=}")"); shift ;;
     --profile|--data|--region|--variants|--protocol|--only|--jobs)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
-      arguments+=("$1" "$2"); shift 2 ;;
-    --profile=*|--data=*|--region=*|--variants=*|--protocol=*|--only=*|--jobs=*) arguments+=("$1"); shift ;;
+      if [ "$1" = --data ]; then arguments+=("$1" "$(from_there "$2")"); else arguments+=("$1" "$2"); fi
+      shift 2 ;;
+    --profile=*|--region=*|--variants=*|--protocol=*|--only=*|--jobs=*) arguments+=("$1"); shift ;;
     *) echo "run_all.sh: unknown option '$1'; see ./run_all.sh --help" >&2; exit 2 ;;
   esac
 done

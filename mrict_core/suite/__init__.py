@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, shown, workspace
 from mrict_core.profiles import get_profile
-from mrict_core.runtime import read_json, write_json
+from mrict_core.runtime import read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
 from mrict_core.suite.plan import (
     PREPROCESS,
@@ -43,9 +44,8 @@ def run_suite(
     name, cell and error.
     """
     chosen, scale = select(variants), get_profile(profile)
-    if data_dir:
-        data_dir = str(Path(data_dir).expanduser().resolve())
     space = workspace(profile, data_dir, region, protocol)
+    data_dir = "" if space.embedded else str(space.data_dir)
     parameters = load_parameters(profile) | {"data_dir": data_dir, "region": region, "protocol": protocol}
     steps = plan(chosen, space, parameters)
     for notebook in {step.notebook for step in steps}:
@@ -63,31 +63,40 @@ def run_suite(
     def run(step: Step) -> None:
         _run_step(step, keys[step.name], space, force, marks[step.name], say)
 
-    run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
-    rest = [s for s in steps if s.name in wanted and s.notebook != PREPROCESS]
-    if rest and (space.store / "index.json").is_file() and not space.split_file.is_file():
-        raise MrictError(
-            f"{shown(space.data_dir)}: too few usable patients to train, validate and test (see "
-            f"{shown(space.executed / PREPROCESS)}.ipynb); the data were prepared, the rest needs at least 3"
-        )
-    run_in_order(rest, run, jobs)
+    with sole_writer(space.executed, "runs the suite on these data"):
+        run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
+        rest = [s for s in steps if s.name in wanted and s.notebook != PREPROCESS]
+        if rest and (space.store / "index.json").is_file() and not space.split_file.is_file():
+            raise MrictError(
+                f"{shown(space.data_dir)}: too few usable patients to train, validate and test (see "
+                f"{shown(space.executed / PREPROCESS)}.ipynb); the data were prepared, the rest needs at least 3"
+            )
+        run_in_order(rest, run, jobs)
     say(f"done in {_clock(time.perf_counter() - started)}")
     return space
 
 
 def _run_step(step: Step, key: str, space: Workspace, force: bool, mark: str, say: Say) -> None:
     stamp = space.executed / f"{step.name}.json"
-    done = stamp.is_file() and read_json(stamp)["key"] == key and all(path.is_file() for path in step.outputs)
+    done = _stamped(stamp) == key and all(path.is_file() for path in step.outputs)
     if done and not force:
         say(f"{mark} {step.name}: unchanged")
         return
-    stamp.unlink(missing_ok=True)
+    write_json(stamp, {"key": None})  # a folder that cannot be written shows here, before anything is computed
+    stamp.unlink()
     say(f"{mark} {step.name} …")
     started = time.perf_counter()
     execute(step, space.executed / f"{step.name}.ipynb", force, say)
     seconds = time.perf_counter() - started
     write_json(stamp, {"key": key, "seconds": round(seconds, 1)})
     say(f"{mark} {step.name}: done in {_clock(seconds)}")
+
+
+def _stamped(stamp: Path) -> str | None:
+    """Return the key a stamp holds; a damaged stamp counts as none, the step is done again."""
+    with contextlib.suppress(MrictError, TypeError, KeyError):
+        return read_json(stamp)["key"]
+    return None
 
 
 def _clock(seconds: float) -> str:

@@ -14,10 +14,21 @@ from pathlib import Path
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, shown
-from mrict_core.suite.plan import NOTEBOOKS, Step
+from mrict_core.suite.plan import NOTEBOOKS, Step, as_papermill_path
 
 Say = Callable[[str], None]
 KERNEL_ARGUMENTS = ["--log-level=50"]  # a local kernel's talk of its sockets and of its end helps nobody
+
+_stopping = threading.Event()  # set on Ctrl-C: the signal ends a running cell only, this keeps the next from starting
+
+
+class _Stopped(Exception):
+    """Raised in place of a cell that would start after Ctrl-C."""
+
+
+def _unless_stopping(**_: object) -> None:
+    if _stopping.is_set():
+        raise _Stopped
 
 
 class _Echo(io.TextIOBase):
@@ -37,13 +48,14 @@ class _Echo(io.TextIOBase):
 def execute(step: Step, target: Path, force: bool, say: Say) -> None:
     """Execute a notebook into `target`. The copy appears whole: after success, or with the error in it."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.stem}.partial.ipynb")
     try:
         papermill.execute_notebook(
-            str(NOTEBOOKS / f"{step.notebook}.ipynb"),
-            str(partial),
+            as_papermill_path(NOTEBOOKS / f"{step.notebook}.ipynb"),
+            as_papermill_path(partial),
             parameters=step.parameters | {"force": force},
             kernel_name="python3",
             cwd=str(ROOT),
@@ -51,15 +63,30 @@ def execute(step: Step, target: Path, force: bool, say: Say) -> None:
             log_output=False,
             stdout_file=_Echo(say),
             extra_arguments=KERNEL_ARGUMENTS,
+            on_cell_start=_unless_stopping,
         )
         os.replace(partial, target)
+    except _Stopped:
+        raise KeyboardInterrupt from None
     except papermill.PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
         os.replace(partial, target)
         reason = error.evalue.strip().splitlines()[0] if error.evalue.strip() else ""
         raise MrictError(
-            f"{step.name}: cell {error.cell_index} failed with {error.ename}: {reason} (executed copy: {shown(target)})"
+            f"{step.name}: cell [{error.exec_count}] failed with {error.ename}: {reason} "
+            f"(executed copy: {shown(target)})"
+        ) from None
+    except DeadKernelError:
+        os.replace(partial, target)
+        raise MrictError(
+            f"{step.name}: its process was ended from outside, often for lack of memory; free some, or run one "
+            f"notebook at a time with --jobs 1 (executed copy: {shown(target)})"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise MrictError(
+            f"{shown(target)}: cannot be written ({reason}); free space or choose another folder"
         ) from None
     finally:
         partial.unlink(missing_ok=True)
@@ -88,8 +115,11 @@ def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> N
                     outstanding.discard(running.pop(future).name)
                     failure = failure or future.exception()
         except KeyboardInterrupt:
+            _stopping.set()
             _interrupt_kernels(lambda: all(future.done() for future in running))
             raise
+        finally:
+            _stopping.clear()
     if failure is not None:
         raise failure
 
@@ -117,17 +147,16 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt_kernels(finished: Callable[[], bool], patience_s: float = 20.0) -> None:
+def _interrupt_kernels(finished: Callable[[], bool], patience_s: float = 20.0, again_s: float = 3.0) -> None:
     """Interrupt every kernel this process started; end those that do not stop in time."""
     import psutil
 
-    kernels = psutil.Process().children(recursive=True)
-    for kernel in kernels:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            kernel.send_signal(signal.SIGINT)
     until = time.monotonic() + patience_s
-    while not finished() and time.monotonic() < until:
-        time.sleep(0.1)
-    for kernel in kernels:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            kernel.kill()
+    while not finished():
+        # Anew each time: a kernel may just be starting, and as long as no cell runs it ignores the signal.
+        for kernel in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                kernel.send_signal(signal.SIGINT if time.monotonic() < until else signal.SIGKILL)
+        next_time = time.monotonic() + again_s
+        while not finished() and time.monotonic() < next_time:
+            time.sleep(0.1)

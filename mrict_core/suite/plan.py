@@ -46,23 +46,23 @@ def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any]) 
     if cycle:
         name = NOTEBOOK_OF["cyclegan"]
         own = parameters | {"variants": ",".join(cycle)}
-        steps.append(Step(name, name, own, (PREPROCESS,), tuple(_results(space, v) for v in cycle)))
+        steps.append(Step(name, name, own, (PREPROCESS,), tuple(path for v in cycle for path in _results(space, v))))
     rest = sorted((v for v in variants if v.family != "cyclegan"), key=lambda v: NOTEBOOK_OF[v.family])
     for v in rest:
         notebook = NOTEBOOK_OF[v.family]
         step_of[v.name] = f"{notebook}__{v.name}"
         needs = (PREPROCESS, *([step_of[v.init_from]] if v.init_from else []))
-        steps.append(
-            Step(step_of[v.name], notebook, parameters | {"variant": v.name}, needs, (_results(space, v.name),))
-        )
+        steps.append(Step(step_of[v.name], notebook, parameters | {"variant": v.name}, needs, _results(space, v.name)))
     listed = parameters | {"variants": ",".join(v.name for v in variants)}
     everything = tuple(s.name for s in steps)
     steps.append(Step(EVALUATION, EVALUATION, listed, everything, (space.reports / "leaderboard.csv",)))
     return steps
 
 
-def _results(space: Workspace, variant: str) -> Path:
-    return space.metrics / f"{variant}.json"
+def _results(space: Workspace, variant: str) -> tuple[Path, ...]:
+    """What later steps read of a variant: its scores, its best networks, and the last ones its children start from."""
+    checkpoints = space.checkpoints / variant
+    return space.metrics / f"{variant}.json", checkpoints / "best.pt", checkpoints / "last.pt"
 
 
 def load_parameters(profile: str) -> dict[str, Any]:
@@ -75,7 +75,9 @@ def load_parameters(profile: str) -> dict[str, Any]:
 
 def data_fingerprint(folder: Path) -> str:
     """Return a hash of names, sizes and times of the input files; "" for phantoms, which the code decides."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    # The depths of the three layouts that `discover` knows; rglob would not enter folders that are links.
+    found = (p for depth in ("*/*", "*/*/*", "*/*/*/*") for p in folder.glob(depth))
+    files = sorted(p for p in found if p.is_file() and not p.name.startswith("."))
     return hash_of([(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
 
 
@@ -105,11 +107,16 @@ def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
     )
 
 
+def as_papermill_path(path: Path) -> str:
+    """Return `path` as papermill wants it: it fills parameters into braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def check_parameters(notebook: str, parameters: Iterable[str]) -> None:
     """Raise MrictError for a parameter that the notebook does not declare (papermill would only warn)."""
     import papermill
 
-    known = set(papermill.inspect_notebook(str(NOTEBOOKS / f"{notebook}.ipynb")))
+    known = set(papermill.inspect_notebook(as_papermill_path(NOTEBOOKS / f"{notebook}.ipynb")))
     for name in parameters:
         if name not in known:
             raise unknown_name(f"parameter of {notebook}", name, known)

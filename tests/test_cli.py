@@ -1,0 +1,241 @@
+"""The command line: what it prints, that it does what the notebooks do, and that errors are one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from mrict_core import __version__, cli
+from mrict_core.errors import MrictError
+from mrict_core.paths import ROOT, workspace
+from mrict_core.profiles import PROFILES
+from mrict_core.runtime import read_json
+from mrict_core.variant import FIELDS
+from mrict_core.variants import all_variants
+
+# Typed from the first of the Decisions in the record of the predecessor.
+# fmt: off
+NAMES = [
+    "cyclegan_mk1", "cyclegan_mk2", "mk1", "mk2", "mk3_0", "mk3", "mk3_1", "mk3_1_1", "mk3_1_2", "mk3_1_2_copy1",
+    "mk3_1_2_copy2", "mk3_1_2_v2", "mk3_1_2_v3", "mk3_1_2_v4", "mk3_1_2_v4_30", "mk3_1_2_v4_50", "mk3_1_2_v4_60",
+    "mk3_1_2_v4_100", "mk3_1_2_v4_200", "mk3_2", "mk3_3", "mk3_4", "mk3_5", "mk3_5_1", "mk3_6", "mk3_6_1", "mk4",
+    "mk4_1", "mk6_0_0", "mk6_0_1", "mk6_0_3", "mk6_1_0", "mk6_1_1", "mk6_2_0", "mk6_2_1", "mk6_3_0", "mk6_3_1",
+    "mk6_3_2", "mk6_3_3", "mk6_3_4", "practice_mk2", "practice_mk4", "practice_mk5",
+]
+# fmt: on
+COMMANDS = ("variants", "phantom", "preprocess", "train", "evaluate", "suite")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments), catch_exceptions=True)
+
+
+def ok(*arguments: str) -> str:
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "mrict_core", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+# ---------------------------------------------------------------------------------------------------- what it prints
+
+
+def test_help_lists_the_commands_and_starts_without_torch():
+    code = "import sys, mrict_core.cli; print([m for m in ('torch', 'matplotlib', 'papermill') if m in sys.modules])"
+    probe = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert probe.stdout == "[]\n"
+    text = ok("--help")
+    assert [name for name in COMMANDS if name not in text] == []
+    for name in COMMANDS:
+        assert "Usage:" in ok(name, "--help")
+
+
+def test_version():
+    assert ok("--version") == f"{__version__}\n"
+
+
+def test_variants_prints_every_name():
+    assert sorted(v.name for v in all_variants()) == sorted(NAMES)
+    text = ok("variants")
+    printed = [line.split()[0] for line in text.splitlines()[2:] if line]
+    assert [name for name in NAMES if printed.count(name) != 1] == []
+    assert "mk6_4_3 = mk6_3_4" in text
+
+
+def test_variants_as_json_hold_every_field():
+    content = json.loads(ok("variants", "--json"))
+    assert {entry["name"] for entry in content["variants"]} == set(NAMES)
+    for entry in content["variants"]:
+        assert list(entry) == list(FIELDS)
+        assert entry["why"].strip()
+    assert content["aliases"] == {"mk6_4_3": "mk6_3_4"}
+    entry = next(entry for entry in content["variants"] if entry["name"] == "mk6_3_4")
+    assert (entry["lambda_l1"], entry["schedule"]["kind"], entry["init_from"]) == (9.0, "cosine", "mk6_3_3")
+
+
+@pytest.mark.parametrize("name", ["mk6_1_0", "mk6_4_3", "practice_mk2"])
+def test_diff_shows_what_a_variant_changes(name):
+    text = ok("variants", "--diff", name)
+    expected = {
+        "mk6_1_0": ("changes from mk6_0_3", "lambda_l1", "0 -> 5", "weights: mk3_1_2_v4_50 -> mk6_1_0"),
+        "mk6_4_3": ("mk6_3_4 (asked for as mk6_4_3)", "changes from mk6_3_3", "2.5e-4 -> 2e-5"),
+        "practice_mk2": ("from scratch", "no parent"),
+    }[name]
+    assert [part for part in expected if part not in " ".join(text.split())] == []
+
+
+# ---------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "mk6_3_5"], "unknown variant 'mk6_3_5': did you mean 'mk6_3_4'?"),
+        (["evaluate", "mk33"], "unknown variant 'mk33': did you mean 'mk3"),
+        (["variants", "--diff", "mk31"], "unknown variant 'mk31': did you mean 'mk3_1'?"),
+        (["suite", "--variants", "readmee"], "unknown variant 'readmee'"),
+        (["suite", "--variants", ","], "no variant in ','"),
+        (["train", "mk1", "--profile", "dmo"], "unknown profile 'dmo': did you mean 'demo'?"),
+        (["preprocess", "--profile", "tiny"], f"unknown profile 'tiny': allowed: {', '.join(sorted(PROFILES))}"),
+        (["phantom", "--profile", "smoke", "--region", "brian"], "unknown region 'brian': did you mean 'brain'?"),
+        (["preprocess", "--profile", "smoke", "--data", "{cohort}", "--region", "pelvis"], "no patient found"),
+        (["preprocess", "--profile", "smoke", "--data", "{cohort}", "--protocol", "patent"], "did you mean 'patient'?"),
+        (["preprocess", "--profile", "smoke", "--data", "no/such"], "no/such: no such folder"),
+        (["train", "mk1", "--profile", "smoke", "--data", "{cohort}", "--device", "gpu"], "device 'gpu' is not known"),
+    ],
+)
+def test_wrong_names_say_what_is_allowed(space, cohort, arguments, expected):
+    result = invoke(*(word.format(cohort=cohort) for word in arguments))
+    assert result.exit_code == 1
+    assert isinstance(result.exception, MrictError), result.output
+    assert expected in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train"], "name"),
+        (["train", "mk1", "--epochs", "3"], "--epochs"),
+        (["suite", "--jobs", "two"], "--jobs"),
+        (["suite", "--jobs", "-1"], "--jobs"),
+        (["train", "mk1", "--max-pairs", "-5"], "--max-pairs"),
+        (["trian", "mk1"], "trian"),
+    ],
+)
+def test_wrong_options_are_usage_errors(arguments, named):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert named in result.stderr
+    assert result.stdout == ""
+
+
+def test_error_reaches_the_shell_as_one_line():
+    result = shell("train", "mk6_3_5")
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: unknown variant 'mk6_3_5': did you mean 'mk6_3_4'? allowed: cyclegan_mk1, ")
+    result = shell("variants", "--jsn")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--jsn" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_data_must_be_prepared_first(cohort, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("MRICT_DATA", str(tmp_path))
+    result = invoke(command, "mk1", "--profile", "smoke", "--data", str(cohort))
+    assert isinstance(result.exception, MrictError), result.output
+    assert "no slices yet" in str(result.exception)
+    assert "python -m mrict_core preprocess" in str(result.exception)
+
+
+def test_variant_must_be_trained_before_it_is_evaluated(fresh_space, cohort):
+    result = invoke("evaluate", "mk1", "--profile", "smoke", "--data", str(cohort))
+    assert isinstance(result.exception, MrictError), result.output
+    assert "mk1/best.pt: no such checkpoint; train the variant first" in str(result.exception)
+
+
+def test_child_without_its_parent_offers_the_lineage(fresh_space, cohort):
+    result = invoke("train", "mk6_0_1", "--profile", "smoke", "--data", str(cohort))
+    assert isinstance(result.exception, MrictError), result.output
+    assert "python -m mrict_core train mk6_0_1 --lineage" in str(result.exception)
+
+
+# ------------------------------------------------------------------------------------------------------ what it does
+
+
+def test_phantom_writes_patients_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MRICT_DATA", str(tmp_path))
+    first = ok("phantom", "--profile", "smoke")
+    folders = sorted((tmp_path / "phantom" / "smoke" / "Task1" / "brain").iterdir())
+    assert [folder.name for folder in folders] == ["1BA001", "1BA002", "1BB001", "1BB002", "1BC001", "1BC002"]
+    files = {file: file.stat().st_mtime_ns for folder in folders for file in folder.iterdir()}
+    assert {file.name for file in files} >= {"mr.nii.gz", "ct.nii.gz", "mask.nii.gz"}
+    assert str(tmp_path) in first
+    ok("phantom", "--profile", "smoke")
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+
+
+def test_preprocess_train_and_evaluate(cohort, tmp_path, monkeypatch):
+    for name in ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    common = ("--profile", "smoke", "--data", str(cohort))
+    space = workspace("smoke", str(cohort))
+
+    text = ok("preprocess", *common)
+    assert "9 patients, " in text
+    assert "slices of 64x64" in text
+    assert "split stratified: 5 train, 2 validation, 2 test patients" in text
+    assert space.split_file.is_file()
+
+    text = ok("train", "mk6_0_1", *common, "--lineage")
+    assert " epoch 1/1: loss_G" in text
+    assert (space.checkpoints / "mk3_1_2_v4_50" / "last.pt").is_file()
+    best = space.checkpoints / "mk6_0_1" / "best.pt"
+    assert text.splitlines()[-1] == f"best checkpoint: {best}"
+    written = best.stat().st_mtime_ns
+    assert "unchanged" in ok("train", "mk6_0_1", *common, "--device", "cpu")
+    assert best.stat().st_mtime_ns == written
+
+    text = ok("evaluate", "mk6_0_1", *common)
+    record = read_json(space.metrics / "mk6_0_1.json")
+    assert f"{record['summary']['all']['mae_hu']['mean']:.1f} ± " in text
+    rows = pd.read_csv(space.metrics / "mk6_0_1.csv")
+    assert rows["mae_hu"].between(0, 4024).all()
+    assert len(rows) == 2
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MRICT_REPORTS", str(tmp_path / "file" / "below"))
+    result = invoke("evaluate", "mk6_0_1", *common)
+    assert isinstance(result.exception, MrictError), result.output
+    assert "cannot be written (Not a directory)" in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_preprocess_lists_whom_it_skips(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("MRICT_DATA", str(tmp_path / "data"))
+    for patient in sorted((cohort / "Task1" / "brain").iterdir())[:4]:
+        (tmp_path / "patients" / patient.name).mkdir(parents=True)
+        for file in patient.iterdir():
+            (tmp_path / "patients" / patient.name / file.name).symlink_to(file)
+    (tmp_path / "patients" / "1BA002" / "ct.nii.gz").unlink()
+    arguments = ("preprocess", "--profile", "smoke", "--data", str(tmp_path / "patients"))
+    text = ok(*arguments)
+    assert "3 patients, " in text
+    (line,) = (line for line in text.splitlines() if line.startswith("skipped"))
+    assert line.startswith("skipped 1BA002: ")
+    assert "ct.nii.gz is missing" in line
+    result = invoke(*arguments, "--strict")
+    assert isinstance(result.exception, MrictError), result.output
+    assert "ct.nii.gz is missing" in str(result.exception)

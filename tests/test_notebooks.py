@@ -1,0 +1,157 @@
+"""The notebooks' habits: unrun sources, short cells, plain parameters that papermill can set, no code of their own."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from mrict_core.paths import ROOT
+from mrict_core.suite.plan import NOTEBOOK_OF
+from mrict_core.variants import all_variants, get
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NUMBERED = [path for path in PATHS if path.stem[:2].isdigit()]
+PARAMS = sorted((ROOT / "params").glob("*.yaml"))
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+
+every = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+numbered = pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def parameters(path: Path) -> dict[str, ast.AnnAssign]:
+    (cell,) = (cell for cell in code(path) if "parameters" in tags(cell))
+    return {node.target.id: node for node in ast.parse(cell.source).body}
+
+
+def test_the_suite_is_complete():
+    assert {path.stem for path in NUMBERED} == {
+        "00_preprocess_and_mask",
+        "01_cyclegan_baseline",
+        "02_pix2pix_mk1",
+        "03_pix2pix_mk2",
+        "04_pix2pix_mk3",
+        "05_pix2pix_mk6",
+        "06_evaluation",
+    }
+    assert [path.stem for path in PATHS if path not in NUMBERED] == ["practice_brain_example"]
+
+
+@every
+def test_is_valid_with_stable_ids(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    # Tools that make up an id at every save make eight hex digits; these are given by hand and stay.
+    assert all(re.fullmatch(r"cell-\d\d[a-z]?", name) for name in ids)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@every
+def test_is_kept_unrun(path):
+    for cell in code(path):
+        assert cell.outputs == [], cell.id
+        assert cell.execution_count is None, cell.id
+    assert not {"papermill", "widgets"} & set(read(path).metadata)
+    assert all(set(cell.metadata) <= {"tags"} for cell in read(path).cells)
+
+
+@every
+def test_cells_are_short_and_define_nothing(path):
+    cells = code(path)
+    assert 10 <= len(cells) <= 16
+    for cell in cells:
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert 1 <= len(lines) <= 15, f"{cell.id}: {len(lines)} lines"
+        nodes = list(ast.walk(ast.parse(cell.source)))  # a magic is no Python: parsing fails
+        defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        assert not [node for node in nodes if isinstance(node, defined)], cell.id
+
+
+@every
+def test_nbval_knows_what_to_compare(path):
+    for cell in code(path):
+        allowed = {"parameters"}, {"nbval-ignore-output"}, {"nbval-check-output"}
+        assert set(tags(cell)) in allowed, f"{cell.id}: {tags(cell)}"
+
+
+@every
+def test_parameters_are_one_cell_of_annotated_literals(path):
+    assert sum("parameters" in tags(cell) for cell in read(path).cells) == 1
+    assert "parameters" in tags(code(path)[0])
+    for name, node in parameters(path).items():
+        assert isinstance(node, ast.AnnAssign), name
+        assert isinstance(node.value, ast.Constant), name
+        assert type(node.value.value) is TYPES[node.annotation.id], name
+
+
+@every
+def test_first_cell_says_what_it_is(path):
+    first = read(path).cells[0]
+    assert first.cell_type == "markdown"
+    title = "Practice" if path not in NUMBERED else path.stem[:2]
+    assert first.source.startswith(f"# {title} · ")
+    wanted = ["Inputs", "Outputs", "Time"] + (["**Question.**"] if path in NUMBERED else [])
+    assert [word for word in wanted if word not in first.source] == []
+
+
+@every
+def test_names_no_place_of_one_machine(path):
+    for cell in code(path):
+        texts = [n.value for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Constant)]
+        texts = [text for text in texts if isinstance(text, str)]
+        assert [t for t in texts if re.match(r"/|~|\.\.|[A-Za-z]:[\\/]", t)] == [], cell.id
+    prose = "\n".join(cell.source for cell in read(path).cells)
+    assert not re.search(r"(?<![\w.])/(home|work|root|tmp|usr|mnt|content|Users)/|\bDrive\b", prose)
+
+
+@numbered
+def test_takes_every_parameter_of_the_suite(path):
+    known = papermill.inspect_notebook(str(path))
+    suite = {"data_dir", "region", "protocol", "force"}
+    suite |= {"00": set(), "01": {"variants"}, "06": {"variants"}}.get(path.stem[:2], {"variant"})
+    assert suite <= set(known)
+    assert known["force"]["default"] == "False"
+    for file in PARAMS:
+        for name, value in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+            assert name in known, f"{file.name}: {name}"
+            assert type(value) is TYPES[known[name]["inferred_type_name"]], f"{file.name}: {name}"
+
+
+@numbered
+def test_defaults_are_the_demo(path):
+    defaults = {name: node.value.value for name, node in parameters(path).items()}
+    assert (defaults["profile"], defaults["data_dir"], defaults["device"]) == ("demo", "", "cpu")
+    for name in (defaults.get("variant") or defaults.get("variants") or "").split(","):
+        if name:
+            assert NOTEBOOK_OF[get(name).family] == path.stem
+
+
+@pytest.mark.parametrize("family", sorted({v.family for v in all_variants()}))
+def test_every_family_is_told_by_the_notebook_that_accepts_it(family):
+    (path,) = (path for path in NUMBERED if path.stem == NOTEBOOK_OF[family])
+    checks = [n for cell in code(path) for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
+    checks = [node for node in checks if "family" in ast.dump(node.test)]
+    assert len(checks) == 1
+    literals = {n.value for n in ast.walk(checks[0].test) if isinstance(n, ast.Constant)}
+    assert family in literals
+    assert {NOTEBOOK_OF[name] for name in literals} == {path.stem}

@@ -1,0 +1,498 @@
+"""The suite: what it plans, when a step counts as done, in which order steps run, and real runs of its notebooks."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+from conftest import write_patient
+
+from mrict_core import suite
+from mrict_core.errors import MrictError
+from mrict_core.paths import ROOT, Workspace, workspace
+from mrict_core.runtime import read_json
+from mrict_core.suite.plan import EVALUATION, PREPROCESS, Step
+from mrict_core.variants import all_variants, lineage, select
+
+# The package also exports functions of these names.
+plan = importlib.import_module("mrict_core.suite.plan")
+execute = importlib.import_module("mrict_core.suite.execute")
+ROOTS = ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")
+
+
+def steps_of(variants: str, space: Workspace | None = None) -> list[Step]:
+    parameters = plan.load_parameters("smoke") | {"data_dir": "", "region": "brain", "protocol": "patient"}
+    return plan.plan(select(variants), space or workspace("smoke"), parameters)
+
+
+# ----------------------------------------------------------------------------------------------------------------- plan
+
+
+def results(space: Workspace, name: str) -> set[Path]:
+    """What must be there for a variant to count as done."""
+    return {space.metrics / f"{name}.json", *(space.checkpoints / name / f"{which}.pt" for which in ("best", "last"))}
+
+
+def test_plan_of_a_lineage():
+    space = workspace("smoke")
+    steps = steps_of("mk6_0_1,cyclegan_mk1,mk1,cyclegan_mk2", space)
+    parent, child = "04_pix2pix_mk3__mk3_1_2_v4_50", "05_pix2pix_mk6__mk6_0_1"
+    cycle, mk1 = "01_cyclegan_baseline", "02_pix2pix_mk1__mk1"
+    assert [(step.name, step.needs) for step in steps] == [
+        (PREPROCESS, ()),
+        (cycle, (PREPROCESS,)),
+        (mk1, (PREPROCESS,)),
+        (parent, (PREPROCESS,)),
+        (child, (PREPROCESS, parent)),
+        (EVALUATION, (PREPROCESS, cycle, mk1, parent, child)),
+    ]
+    by_name = {step.name: step for step in steps}
+    assert by_name[cycle].parameters["variants"] == "cyclegan_mk1,cyclegan_mk2"
+    assert set(by_name[cycle].outputs) == results(space, "cyclegan_mk1") | results(space, "cyclegan_mk2")
+    assert by_name[child].parameters["variant"] == "mk6_0_1"
+    assert set(by_name[child].outputs) == results(space, "mk6_0_1")
+    assert by_name[EVALUATION].parameters["variants"].split(",") == [
+        v.name for v in select("mk6_0_1,cyclegan_mk1,mk1,cyclegan_mk2")
+    ]
+    assert all(step.parameters["profile"] == "smoke" for step in steps)
+
+
+@pytest.mark.parametrize("variants", ["readme", "all", "mk6_4_3", "practice_mk2"])
+def test_plan_covers_what_was_asked_parents_first(variants):
+    steps = steps_of(variants)
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names)
+    assert names == sorted(names, key=lambda name: name[:2])
+    for k, step in enumerate(steps):
+        assert set(step.needs) <= set(names[:k])
+    told = [step.parameters.get("variant") or step.parameters["variants"] for step in steps[1:-1]]
+    assert sorted(",".join(told).split(",")) == sorted(v.name for v in select(variants))
+    if variants == "all":
+        assert len(select(variants)) == len(all_variants())
+    for step in steps[1:-1]:
+        parents = [v.name for v in lineage(step.parameters.get("variant", "cyclegan_mk1"))[:-1]][-1:]
+        assert [need.split("__")[1] for need in step.needs[1:]] == parents
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ("", {PREPROCESS, "02_pix2pix_mk1__mk1", "03_pix2pix_mk2__mk2", EVALUATION}),
+        ("00", {PREPROCESS}),
+        ("00, 06_evaluation", {PREPROCESS, EVALUATION}),
+        ("02_pix2pix_mk1__mk1", {"02_pix2pix_mk1__mk1"}),
+        ("0", {PREPROCESS, "02_pix2pix_mk1__mk1", "03_pix2pix_mk2__mk2", EVALUATION}),
+    ],
+)
+def test_only_some_steps(only, expected):
+    assert plan.only_steps(steps_of("mk1,mk2"), only) == expected
+
+
+@pytest.mark.parametrize("only", ["07", "00,05", "00,", "06_evalution"])
+def test_only_an_unknown_step_lists_what_there_is(only):
+    with pytest.raises(MrictError, match=r"unknown notebook '.*allowed: 00_preprocess_and_mask, 02_pix2pix_mk1"):
+        plan.only_steps(steps_of("mk1"), only)
+
+
+# ------------------------------------------------------------------------------------------------------ when is it done
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch) -> Path:
+    """Copies of the notebooks that may be changed."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    for module in (plan, execute):
+        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
+    return tmp_path / "notebooks"
+
+
+def keys_of(steps: list[Step], space: Workspace) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for step in steps:
+        keys[step.name] = plan.step_key(step, keys, space)
+    return keys
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name[:2] for name in before if before[name] != after[name]}
+
+
+def test_keys_change_with_notebook_parameters_and_code(copied, monkeypatch):
+    space = workspace("smoke")
+    steps = steps_of("mk1,mk6_0_1", space)
+    before = keys_of(steps, space)
+    assert keys_of(steps_of("mk1,mk6_0_1", space), space) == before
+
+    with (copied / "04_pix2pix_mk3.ipynb").open("a") as file:
+        file.write("\n")
+    assert changed(before, keys_of(steps, space)) == {"04", "05", "06"}
+
+    before = keys_of(steps, space)
+    steps[1].parameters["seed"] = 43
+    assert changed(before, keys_of(steps, space)) == {"02", "06"}
+
+    before = keys_of(steps, space)
+    monkeypatch.setattr(plan, "code_hash", lambda: "other code")
+    assert changed(before, keys_of(steps, space)) == {"00", "02", "04", "05", "06"}
+
+
+@pytest.mark.parametrize("change", ["voxels", "another patient", "one patient less"])
+@pytest.mark.parametrize("linked", [False, True], ids=["folders", "links"])
+def test_keys_change_with_the_data(cohort, tmp_path, change, linked):
+    """Patients may be links to folders elsewhere."""
+    source, folder = tmp_path / "source", tmp_path / "patients"
+    shutil.copytree(cohort / "Task1" / "brain", source)
+    patients = sorted(source.iterdir())[:4]
+    folder.mkdir()
+    for patient in patients[:3]:
+        (folder / patient.name).symlink_to(patient) if linked else shutil.copytree(patient, folder / patient.name)
+    space = workspace("smoke", folder)
+    steps = steps_of("mk1", space)
+    before = keys_of(steps, space)
+    (folder / ".cache").write_text("not data")
+    assert keys_of(steps, space) == before
+    if change == "voxels":
+        shutil.copy(patients[1] / "ct.nii.gz", folder / patients[0].name / "ct.nii.gz")
+    elif change == "another patient":
+        (folder / patients[3].name).symlink_to(patients[3])
+    else:
+        place = folder / patients[0].name
+        place.unlink() if linked else shutil.rmtree(place)
+    assert changed(before, keys_of(steps, space)) == {"00", "02", "06"}
+
+
+def test_misspelt_parameter_is_refused():
+    plan.check_parameters(PREPROCESS, ["profile", "data_dir", "strict"])
+    with pytest.raises(MrictError, match=r"unknown parameter of 00_preprocess_and_mask 'sed': did you mean 'seed'\?"):
+        plan.check_parameters(PREPROCESS, ["profile", "sed"])
+
+
+def test_suite_checks_its_parameters_before_it_runs(copied, fresh_space):
+    path = copied / "02_pix2pix_mk1.ipynb"
+    path.write_text(path.read_text().replace("protocol: str", "protokol: str"))
+    with pytest.raises(MrictError, match="did you mean 'protokol'"):
+        suite.run_suite("smoke", str(fresh_space.data_dir), variants="mk1", say=lambda line: None)
+    assert not fresh_space.executed.exists()
+
+
+def test_profile_without_a_parameter_file_says_which():
+    with pytest.raises(MrictError, match=r"params/none\.yaml: not found"):
+        plan.load_parameters("none")
+
+
+# ------------------------------------------------------------------------------------------------------------- in order
+
+
+def step(name: str, *needs: str) -> Step:
+    return Step(name, name, {}, needs, ())
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_steps_wait_for_what_they_need(jobs):
+    steps = [step("a"), step("b"), step("c", "a"), step("d", "a", "b"), step("e", "d", "c")]
+    done: list[str] = []
+    missing: list[str] = []
+
+    def run(item: Step) -> None:
+        missing.extend(set(item.needs) - set(done))
+        time.sleep(0.01)
+        done.append(item.name)
+
+    execute.run_in_order(steps, run, jobs)
+    assert sorted(done) == list("abcde")
+    assert missing == []
+
+
+def test_needs_outside_the_chosen_steps_do_not_block():
+    done: list[str] = []
+    execute.run_in_order([step("b", "a")], lambda item: done.append(item.name), 2)
+    assert done == ["b"]
+
+
+def test_up_to_jobs_steps_run_at_a_time():
+    together = threading.Barrier(2, timeout=10)  # passed by two at once only
+    running: list[str] = []
+    most: list[int] = []
+
+    def run(item: Step) -> None:
+        running.append(item.name)
+        together.wait()
+        most.append(len(running))
+        running.remove(item.name)
+
+    execute.run_in_order([step(name) for name in "abcdef"], run, 2)
+    assert len(most) == 6
+    assert max(most) == 2
+
+
+def test_longest_chains_run_first():
+    done: list[str] = []
+    steps = [step("a"), step("b"), step("c", "b"), step("d", "c")]
+    assert execute.chain_lengths(steps) == {"a": 1, "b": 3, "c": 2, "d": 1}
+    execute.run_in_order(steps, lambda item: done.append(item.name), 1)
+    assert done == ["b", "c", "a", "d"]
+
+
+def test_first_failure_stops_what_has_not_begun():
+    both, failed = threading.Barrier(2, timeout=10), threading.Event()
+    done: list[str] = []
+
+    def run(item: Step) -> None:
+        if item.name in "ab":
+            both.wait()
+        if item.name == "a":
+            failed.set()
+            raise MrictError("a went wrong")
+        assert failed.wait(10)
+        done.append(item.name)
+
+    with pytest.raises(MrictError, match="a went wrong"):
+        execute.run_in_order([step("a"), step("b"), step("c", "a"), step("d"), step("e")], run, 2)
+    assert done == ["b"]
+
+
+# ------------------------------------------------------------------------------------------------ one notebook for real
+
+
+def tiny_notebook(folder: Path, code: str) -> None:
+    cells = [nbformat.v4.new_code_cell('word: str = "unset"\nforce: bool = False'), nbformat.v4.new_code_cell(code)]
+    cells[0].metadata["tags"] = ["parameters"]
+    like = nbformat.read(ROOT / "notebooks" / f"{EVALUATION}.ipynb", 4).metadata
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=like), folder / "tiny.ipynb")
+
+
+def run_tiny(folder: Path, code: str, monkeypatch) -> tuple[Path, list[str]]:
+    for module in (plan, execute):
+        monkeypatch.setattr(module, "NOTEBOOKS", folder)
+    tiny_notebook(folder, code)
+    target, said = folder / "out" / "tiny__one.ipynb", []
+    try:
+        execute.execute(Step("tiny__one", "tiny", {"word": "given"}, (), ()), target, True, said.append)
+    finally:
+        assert [p.name for p in (folder / "out").iterdir() if p != target] == []
+    return target, said
+
+
+def test_notebook_is_executed_with_its_parameters(tmp_path, monkeypatch):
+    folder = tmp_path / "with {braces}"
+    folder.mkdir()
+    code = "import os\nprint('x epoch 1/1: loss', flush=True)\nprint(word, force, os.getcwd())"
+    target, said = run_tiny(folder, code, monkeypatch)
+    assert [line.strip() for line in said] == ["x epoch 1/1: loss"]
+    text = "".join(output.text for output in nbformat.read(target, 4).cells[-1].outputs)
+    assert text.splitlines()[-1] == f"given True {ROOT}"
+
+
+def test_failing_notebook_names_step_cell_and_error(tmp_path, monkeypatch):
+    code = "print('before')\nraise ValueError('too few slices\\nsecond line')"
+    with pytest.raises(MrictError) as caught:
+        run_tiny(tmp_path, code, monkeypatch)
+    target = tmp_path / "out" / "tiny__one.ipynb"
+    assert str(caught.value) == (
+        f"tiny__one: cell [3] failed with ValueError: too few slices (executed copy: {target})"
+    )
+    (cell,) = (cell for cell in nbformat.read(target, 4).cells if cell.get("execution_count") == 3)
+    assert [output.output_type for output in cell.outputs] == ["stream", "error"]
+    assert cell.outputs[1].evalue == "too few slices\nsecond line"
+
+
+def test_notebook_whose_process_dies_is_one_line(tmp_path, monkeypatch):
+    with pytest.raises(MrictError, match=r"^tiny__one: its process was ended .*memory.*--jobs 1") as caught:
+        run_tiny(tmp_path, "import os\nos.kill(os.getpid(), 9)", monkeypatch)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "out" / "tiny__one.ipynb").is_file()
+
+
+def test_interrupted_notebook_is_put_away(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path, "raise KeyboardInterrupt", monkeypatch)
+    assert not (tmp_path / "out" / "tiny__one.ipynb").exists()
+
+
+def test_ctrl_c_ends_a_running_cell(tmp_path, monkeypatch):
+    for module in (plan, execute):
+        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path)
+    tiny_notebook(tmp_path, "import time\nprint('x epoch 1', flush=True)\ntime.sleep(60)")
+    target, begun = tmp_path / "out" / "tiny.ipynb", []
+
+    def press(line: str) -> None:
+        begun.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        execute.run_in_order(
+            [step("tiny"), step("after", "tiny")], lambda s: execute.execute(s, target, True, press), 2
+        )
+    assert time.monotonic() - begun[0] < 15
+    assert list(target.parent.iterdir()) == []
+
+
+def test_output_that_cannot_be_written_is_one_line(fresh_space, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MRICT_REPORTS", str(tmp_path / "file" / "below"))
+    with pytest.raises(MrictError, match=r"00_preprocess_and_mask\.json: cannot be written \(Not a directory\)"):
+        suite.run_suite("smoke", str(fresh_space.data_dir), variants="mk1", say=lambda line: None)
+
+
+# ------------------------------------------------------------------------------------------------------ the whole suite
+
+STEPS = (PREPROCESS, "04_pix2pix_mk3__mk3_1_2_v4_50", "05_pix2pix_mk6__mk6_0_1", EVALUATION)
+
+
+def leftovers(root: Path) -> list[str]:
+    """Hidden files and folders under `root`; the store's lock file stays by intent, it is free when nobody holds it."""
+    return [str(p.relative_to(root)) for p in root.rglob("*") if p.name.startswith(".") and p.name != ".lock"]
+
+
+def times(root: Path) -> dict[str, int]:
+    return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+
+
+class Suite:
+    """The suite on a cohort: interrupted in its first training, then run again to its end."""
+
+    def __init__(self, root: Path, cohort: Path) -> None:
+        self.root, self.cohort = root, cohort
+        self.space = workspace("smoke", str(cohort))
+        self.interrupt()
+        self.lines = self.run()
+
+    def run(self, **options: object) -> list[str]:
+        said: list[str] = []
+        suite.run_suite("smoke", str(self.cohort), variants="mk6_0_1", jobs=1, say=said.append, **options)
+        return said
+
+    def interrupt(self) -> None:
+        command = [sys.executable, "-m", "mrict_core", "suite", "--profile", "smoke"]
+        command += ["--data", str(self.cohort), "--variants", "mk6_0_1"]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.begun = []
+        try:
+            for line in process.stdout:
+                self.begun.append(line.strip())
+                if " epoch 1/1" in line:
+                    break
+            self.kernels = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            started = time.monotonic()
+            self.output, self.errors = process.communicate(timeout=60)
+            self.seconds = time.monotonic() - started
+        finally:
+            process.kill()
+        self.code = process.returncode
+        self.survivors = [kernel for kernel in self.kernels if kernel.is_running()]
+        self.left = leftovers(self.root)
+        self.executed = sorted(p.name for p in self.space.executed.iterdir())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cohort) -> Suite:
+    root = tmp_path_factory.mktemp("suite")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ROOTS:
+            patch.setenv(name, str(root / name.lower()))
+        yield Suite(root, cohort)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_half_written(finished):
+    assert finished.code == 130
+    assert "Traceback" not in finished.errors
+    assert "interrupted; what was finished is kept" in finished.errors
+    assert finished.kernels
+    assert finished.survivors == []
+    assert finished.left == []
+    assert finished.executed == [f"{PREPROCESS}.ipynb", f"{PREPROCESS}.json"]
+    assert finished.seconds < 15
+
+
+@pytest.mark.slow
+def test_the_run_after_it_completes(finished):
+    space = finished.space
+    steps = [re.sub(r"^\[ ?\d+/4\] ", "", line) for line in finished.lines if line.startswith("[")]
+    assert steps[0] == f"{PREPROCESS}: unchanged"
+    assert [line.split(":")[0] for line in steps if ": done in" in line] == list(STEPS[1:])
+    board = pd.read_csv(space.reports / "leaderboard.csv")
+    trained = board[board["kind"] == "variant"]
+    assert set(trained["name"]) == {"mk3_1_2_v4_50", "mk6_0_1"}
+    assert trained["mae_hu"].between(0, 4024).all()
+    assert (board["kind"] == "baseline").sum() == 3
+    assert set(board["label"]) == {"smoke test"}
+    for name in ("mk3_1_2_v4_50", "mk6_0_1"):
+        record = read_json(space.metrics / f"{name}.json")
+        assert len(record["patients"]) == record["context"]["test_patients"]
+        assert len(pd.read_csv(space.metrics / f"{name}.csv")) == len(record["patients"])
+        assert (space.figures / f"{name}_samples.png").stat().st_size > 10_000
+        assert (space.figures / f"{name}_curves.png").is_file()
+    assert (space.reports / "leaderboard.md").is_file()
+    assert {p.name[:3] for p in space.figures.glob("0*.png")} == {"00_", "06_"}
+    for name in STEPS:
+        assert read_json(space.executed / f"{name}.json")["key"]
+        for cell in nbformat.read(space.executed / f"{name}.ipynb", 4).cells:
+            assert cell.cell_type != "code" or cell.execution_count
+    assert leftovers(finished.root) == []
+
+
+@pytest.mark.slow
+def test_second_run_finds_everything_done(finished):
+    before = times(finished.root)
+    lines = [line for line in finished.run() if line.startswith("[")]
+    assert lines == [f"[{k:2d}/4] {name}: unchanged" for k, name in enumerate(STEPS, start=1)]
+    assert times(finished.root) == before
+
+
+@pytest.mark.slow
+def test_missing_table_is_made_again_from_the_checkpoint(finished):
+    """Nothing that the other steps depend on has changed, so they stay as they are; training is not repeated."""
+    path = finished.space.metrics / "mk6_0_1.json"
+    before, record = times(finished.root), read_json(path)
+    path.unlink()
+    lines = [line for line in finished.run() if line.startswith("[")]
+    finished_anew = [line.split(": done in")[0] for line in lines if ": done in" in line]
+    assert finished_anew == [f"[ 3/4] {STEPS[2]}"]
+    assert sum("unchanged" in line for line in lines) == 3
+    assert read_json(path) == record
+    after = times(finished.root)
+    written = {name for name in after if after[name] != before[name]}
+    assert {Path(name).stem.removesuffix("_samples").removesuffix("_curves") for name in written} == {
+        "mk6_0_1",
+        STEPS[2],
+    }
+    assert not [name for name in written if name.endswith(".pt")]
+
+
+@pytest.mark.slow
+def test_one_patient_is_prepared_and_then_clearly_too_few(tmp_path, monkeypatch):
+    for name in ROOTS:
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    write_patient(tmp_path / "one" / "1BA001", seed=1)
+    said: list[str] = []
+    with pytest.raises(MrictError, match=r"one: too few usable patients .* the rest needs at least 3$") as caught:
+        suite.run_suite("smoke", str(tmp_path / "one"), variants="mk1", say=said.append)
+    assert "\n" not in str(caught.value)
+    space = workspace("smoke", tmp_path / "one")
+    assert (space.executed / f"{PREPROCESS}.ipynb").is_file()
+    assert (space.figures / "00_pairs.png").is_file()
+    assert not any("02_pix2pix" in line for line in said)
+    cells = nbformat.read(space.executed / f"{PREPROCESS}.ipynb", 4).cells
+    printed = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    assert any("no split: 1 usable patient(s) of 3 needed" in text for text in printed)
