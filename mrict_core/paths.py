@@ -20,6 +20,13 @@ def _root(variable: str, folder: str) -> Path:
     return Path(os.environ.get(variable) or ROOT / folder).expanduser().resolve()
 
 
+def pin_roots() -> None:
+    """Make relative folders in the environment absolute, so that processes started elsewhere mean the same."""
+    for variable in ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS", "MRICT_WEIGHTS"):
+        if os.environ.get(variable):
+            os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
+
+
 def data_root() -> Path:
     """Folder of slice stores and phantoms (`MRICT_DATA`, else `data/`)."""
     return _root("MRICT_DATA", "data")

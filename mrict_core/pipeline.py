@@ -111,7 +111,8 @@ def prepare_data(
         split = split_store(store, space, seed, split_kind, report)
     else:
         problem = f"{len(store.patients)} usable patient(s) of {PATIENTS_MIN} needed to train, validate and test"
-        space.split_file.unlink(missing_ok=True)
+        if space.split_file.is_file() and not is_own(space.split_file):
+            space.split_file.unlink()
     return Prepared(space, profile, discovery, store, split, problem)
 
 

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import filelock
@@ -16,7 +18,7 @@ import pytest
 import torch
 from conftest import write_patient
 
-from mrict_core import runtime
+from mrict_core import runtime, suite
 from mrict_core.data import preprocess as preprocessing
 from mrict_core.data.intensity import check_hu
 from mrict_core.data.masks import check_mask_fits
@@ -25,9 +27,10 @@ from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
-from mrict_core.paths import Workspace, workspace
+from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.pipeline import evaluate_variant, open_data, prepare_data
 from mrict_core.profiles import get_profile
+from mrict_core.suite import run_suite
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import SEED_MAX, TrainSettings
@@ -311,6 +314,12 @@ def test_a_full_disk_is_said_by_checkpoints_too(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_equal_checkpoints_are_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        save_checkpoint(tmp_path / name, {"networks": {"G": {"w": torch.ones(3)}}})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
 def test_two_trainings_of_a_variant_do_not_mix(own: Workspace, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "LOCK_WAIT_S", 0.05)
     before = (trained / "best.pt").read_bytes()
@@ -323,3 +332,37 @@ def test_leftovers_of_a_killed_training_are_swept(own: Workspace, trained: Path)
     (trained / ".last.pt.killed.pt").write_bytes(b"half")
     train(MK1, SMOKE, own, CPU, report=lambda line: None)
     assert sorted(p.name for p in trained.iterdir()) == [".lock", "best.pt", "history.csv", "last.pt"]
+
+
+def test_a_suite_runs_once_at_a_time_and_mends_damaged_stamps(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "LOCK_WAIT_S", 0.05)
+    own.executed.mkdir(parents=True)
+    with filelock.FileLock(own.executed / ".lock"), pytest.raises(MrictError, match="another process runs the"):
+        run_suite("smoke", str(own.data_dir), variants="mk1", only="00", say=lambda line: None)
+    stamp = own.executed / "00_preprocess_and_mask.json"
+    stamp.write_text("[ damaged")
+    executed = []
+    monkeypatch.setattr(suite, "execute", lambda step, *rest: executed.append(step.name))
+    run_suite("smoke", str(own.data_dir), variants="mk1", only="00", say=lambda line: None)
+    assert executed == ["00_preprocess_and_mask"]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mrict_core", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_an_empty_data_option_is_not_the_phantoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRICT_DATA", str(tmp_path))
+    done = command("preprocess", "--profile", "smoke", "--data", "")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --data is empty")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_two_lines_stays_one_line_of_error() -> None:
+    done = command("preprocess", "--profile", "smoke", "--data", "a\nb")
+    assert done.returncode == 1
+    assert done.stderr == "error: a b: no such folder; give a folder of patients with mr, ct and mask files\n"

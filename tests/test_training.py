@@ -452,3 +452,20 @@ def test_schedules_step_per_epoch(schedule, watched, rates):
         found.append(optimizer.param_groups[0]["lr"])
     rates = [1.0 if schedule.kind == "cosine" and abs(rate) < 1e-12 else rate for rate in rates]  # warm restart
     assert found == pytest.approx(rates)
+
+
+def test_a_single_validation_slice_is_refused_before_the_first_step(fresh_space, monkeypatch):
+    from mrict_core.data.pairs import PairedSlices
+    from mrict_core.training.run import Run
+
+    plain = Run.validation_sets
+
+    def one_slice(self):
+        first: PairedSlices = plain(self)[0]
+        first.index = first.index[:1]
+        return [first]
+
+    monkeypatch.setattr(Run, "validation_sets", one_slice)
+    with pytest.raises(MrictError, match=r"split\.json: 1 validation slice.*at least 2"):
+        train(get("mk1"), SMOKE, fresh_space, FEW, **QUIET)
+    assert not fresh_space.checkpoints.exists()

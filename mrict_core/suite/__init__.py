@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from mrict_core.errors import MrictError
-from mrict_core.paths import Workspace, shown, workspace
+from mrict_core.paths import Workspace, pin_roots, shown, workspace
 from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
@@ -43,6 +43,7 @@ def run_suite(
     jobs: notebooks at a time; 0: the profile's, at most one per CPU core. A failing notebook raises MrictError with its
     name, cell and error.
     """
+    pin_roots()  # the kernels start in the repository's root
     chosen, scale = select(variants), get_profile(profile)
     space = workspace(profile, data_dir, region, protocol)
     data_dir = "" if space.embedded else str(space.data_dir)
@@ -82,8 +83,7 @@ def _run_step(step: Step, key: str, space: Workspace, force: bool, mark: str, sa
     if done and not force:
         say(f"{mark} {step.name}: unchanged")
         return
-    write_json(stamp, {"key": None})  # a folder that cannot be written shows here, before anything is computed
-    stamp.unlink()
+    stamp.unlink(missing_ok=True)
     say(f"{mark} {step.name} …")
     started = time.perf_counter()
     execute(step, space.executed / f"{step.name}.ipynb", force, say)

@@ -34,7 +34,8 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     """Write `payload` (tensors and plain values only) atomically."""
     with atomic_path(path) as temporary:
         try:
-            torch.save({"format": FORMAT, **payload}, temporary)
+            with open(temporary, "wb") as file:  # given a path, torch writes its (random) name into the file
+                torch.save({"format": FORMAT, **payload}, file)
         except RuntimeError as error:  # what torch's own writer makes of a full disk
             reason = str(error).splitlines()[0][:120]
             raise MrictError(

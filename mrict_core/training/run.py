@@ -119,8 +119,6 @@ class Run:
         by_slice = self._predecessor_slices("val")
         if by_slice is not None:
             return [PairedSlices(self.store, [p], {p: positions}) for p, positions in by_slice.items()]
-        if not self.split.val:
-            raise MrictError(f"{shown(self.workspace.split_file)}: no validation patient; add one")
         return [PairedSlices(self.store, [p]) for p in self.split.val]
 
     def batches(self, generators: dict[str, torch.Generator], paired: bool) -> Iterator[Batch]:
@@ -173,6 +171,11 @@ def prepare_run(variant: Variant, profile: Profile, workspace: Workspace, settin
             )
         parent_hash = parent["key"]
     run = Run(variant, profile, workspace, settings, store, split, parent_hash)
+    if (slices := sum(map(len, run.validation_sets()))) < 2:
+        raise MrictError(
+            f"{shown(workspace.split_file)}: {slices} validation slice; the validation scores need at least 2; "
+            "add patients or give more of them to validation"
+        )
     for patient in sorted({patient for patient, _ in run.dataset.index}):
         store.slices(patient)
         store.check_unchanged(patient)
