@@ -34,14 +34,17 @@ install_requirements() {
     echo "Python 3.11 or newer is needed, found: $(python3 --version 2>/dev/null || echo none). Install it, or name one: MRICT_PYTHON=/path/to/python3" >&2
     exit 1
   fi
-  if [ ! -x .venv/bin/python ]; then
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # absent, or left unfinished
     free_kb=$(df -Pk . | awk 'NR == 2 {print $4}')
     if [ "$free_kb" -lt $((NEED_GB * 1024 * 1024)) ]; then
       echo "The disk is too small: $((free_kb / 1024 / 1024)) GB free here, about ${NEED_GB} GB are needed for .venv. Free some, or clone onto a larger disk." >&2
       exit 1
     fi
     echo "Making .venv with $("$python" --version) …"
-    "$python" -m venv .venv
+    if ! "$python" -m venv --clear .venv; then
+      echo "Making .venv failed (see above); on Debian and Ubuntu install the package python3-venv, then run this command again." >&2
+      exit 1
+    fi
   fi
   echo "Installing requirements.txt (several GB the first time) …"
   if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; then

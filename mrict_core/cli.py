@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +36,7 @@ Region = Annotated[str, typer.Option("--region", help="brain or pelvis")]
 Protocol = Annotated[
     str, typer.Option("--protocol", help="patient, or predecessor (union mask, per-slice MR, split by slice)")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="of the split and of training")]
+Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and training")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 Force = Annotated[bool, typer.Option("--force", help="do it again even when nothing changed")]
 
@@ -97,7 +96,7 @@ def phantom(profile: Profile = "demo", region: Region = "brain", seed: Seed = 42
 
     space = workspace(profile, "", region)
     with _bar("phantom") as bar:
-        make_phantoms(space, get_profile(profile), region, seed, bar)
+        make_phantoms(space, get_profile(profile), seed, bar)
     print(f"phantom patients: {shown(space.data_dir)}")
 
 
@@ -155,7 +154,7 @@ def train(
     from mrict_core.pipeline import open_data, train_variant
     from mrict_core.training.run import TrainSettings
 
-    open_data(space)
+    open_data(space, seed)
     settings = TrainSettings(seed=seed, device=device, max_pairs=max_pairs or None)
     result = train_variant(variant, chosen, space, settings, ancestors=lineage, force=force, progress=_batches)
     print(f"best checkpoint: {shown(result.best)}")
@@ -192,7 +191,13 @@ def suite(
     profile: Profile = "demo",
     data: Data = "",
     region: Region = "brain",
-    variants: Annotated[str, typer.Option("--variants", help="readme, all, or names separated by commas")] = "readme",
+    variants: Annotated[
+        str,
+        typer.Option(
+            "--variants",
+            help="readme (the predecessor's README, 17 and what they start from), all, or names separated by commas",
+        ),
+    ] = "readme",
     protocol: Protocol = "patient",
     only: Annotated[str, typer.Option("--only", help="numbers or names of notebooks to run, separated by commas")] = "",
     jobs: Annotated[int, typer.Option("--jobs", min=0, help="notebooks at a time; 0: the profile's choice")] = 0,
@@ -211,7 +216,7 @@ def suite(
         only=only,
         jobs=jobs,
         force=force,
-        say=lambda line: print(line, flush=True),
+        say=_say,
     )
     for what, path in (
         ("leaderboard", space.reports / "leaderboard.md"),
@@ -219,8 +224,14 @@ def suite(
         ("figures", space.figures),
         ("notebooks", space.executed),
     ):
-        if Path(path).exists():
+        if path.exists():
             print(f"{what + ':':12s} {shown(path)}")
+
+
+def _say(line: str) -> None:
+    """Print a line in one piece: several notebooks may speak at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 class _bar:

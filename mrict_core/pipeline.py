@@ -11,6 +11,8 @@ import numpy as np
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.preprocess import in_plane_shapes, preprocess
 from mrict_core.data.splits import (
+    PREDECESSOR_KIND,
+    PREDECESSOR_SEED,
     PREDECESSOR_SETS,
     Split,
     is_own,
@@ -35,7 +37,7 @@ from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.paths import Workspace, shown, workspace
 from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import code_hash, hash_file, hash_of, versions
-from mrict_core.training.checkpoint import checkpoint_path
+from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
 from mrict_core.training.loop import Progress, Report, TrainResult, train
 from mrict_core.training.run import TrainSettings
 from mrict_core.variant import Variant
@@ -57,10 +59,9 @@ class Prepared:
     problem: str
 
 
-def make_phantoms(
-    space: Workspace, profile: Profile, region: str, seed: int, progress: CountProgress | None = None
-) -> None:
+def make_phantoms(space: Workspace, profile: Profile, seed: int, progress: CountProgress | None = None) -> None:
     """Write the embedded patients of a profile as NIfTI in SynthRAD layout, unless they are there already."""
+    region = space.region
     if region not in profile.phantom_in_plane_mm:
         raise unknown_name("region", region, profile.phantom_in_plane_mm)
     spec = PhantomSpec(
@@ -92,7 +93,7 @@ def prepare_data(
     """
     profile, space = get_profile(profile_name), workspace(profile_name, data_dir, region, protocol)
     if space.embedded:
-        make_phantoms(space, profile, region, seed, progress)
+        make_phantoms(space, profile, seed, progress)
     discovery = discover(space.data_dir, region, strict=strict)
     if force and (space.store / INDEX).is_file():
         for patient in SliceStore(space.store).patients:
@@ -138,7 +139,7 @@ def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, repor
         which = next((w for w, ids in PREDECESSOR_SETS.items() if set(ids) <= set(counts)), "any")
         old = predecessor_split(counts, which)
         train_ids, test_ids = tuple(sorted(old.learning)), tuple(sorted(old.test))
-        split = Split(train=train_ids, val=(), test=test_ids, kind=f"predecessor_{which}", seed=42)
+        split = Split(train=train_ids, val=(), test=test_ids, kind=PREDECESSOR_KIND + which, seed=PREDECESSOR_SEED)
     else:
         split = make_split({p: store.centre(p) for p in store.patients}, seed, kind)
     if before is not None and before.hash != split.hash:
@@ -163,7 +164,7 @@ def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
     if not space.split_file.is_file():
         raise MrictError(
             f"{shown(space.split_file)}: no split: {len(store.patients)} usable patient(s) in {shown(space.data_dir)}, "
-            "at least 3 are needed to train, validate and test; add patients"
+            f"at least {PATIENTS_MIN} are needed to train, validate and test; add patients"
         )
     return store, load_split(space.split_file)
 
@@ -226,7 +227,7 @@ def evaluate_variant(
             f"are profile {profile.name} and slices {store.key} (data, settings or code changed); "
             f"train {variant.name} again"
         )
-    final = load_final_facts(space, variant)
+    final = load_checkpoint(checkpoint_path(space, variant.name, "last"), variant.name)  # epochs done, why it stopped
     unfinished = f"training not finished: epoch {final['epoch']} of {final['epochs']}"
     context = _context(profile, space, store, split) | {
         "checkpoint_hash": hash_file(path),
@@ -243,11 +244,6 @@ def evaluate_variant(
     record = metrics_record(variant.name, frame, kind="variant", label=profile.label, context=context)
     write_metrics(space.metrics, record)
     return record, synthesizer
-
-
-def load_final_facts(space: Workspace, variant: Variant) -> dict:
-    """Return what the last checkpoint says of the whole run: epochs done and why it stopped."""
-    return load_synthesizer(checkpoint_path(space, variant.name, "last"), variant.name, "cpu").facts
 
 
 def evaluate_baselines(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:

@@ -13,10 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "nibabel", "SimpleITK", "opencv-python")
 LOCK_WAIT_S = 1.0
@@ -56,6 +59,11 @@ def set_threads(count: int | None) -> int:
     if count:
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+def cpu_count() -> int:
+    """Return how many CPUs this process may use (on macOS: how many there are)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
@@ -125,15 +133,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, work: str) -> Iterator[None]:
-    """Hold `folder` for this process; temporary files that killed writers left in it are removed.
+def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
+    """Hold `folder` for this process; the operating system frees the lock when a process dies.
 
-    The operating system frees the lock when a process dies.
+    A folder that another process still holds after `wait_s` seconds is an error: "another process `work`".
     """
     import filelock
 
     folder = Path(folder)
-    lock = filelock.FileLock(folder / ".lock", timeout=LOCK_WAIT_S)
+    lock = filelock.FileLock(folder / ".lock", timeout=wait_s)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -143,18 +151,32 @@ def sole_writer(folder: Path, work: str) -> Iterator[None]:
         reason = error.strerror or error
         raise MrictError(f"{shown(folder)}: cannot be written ({reason}); make it writable or choose another") from None
     try:
-        for leftover in folder.glob(".*.*"):
-            if leftover.is_file() and leftover.name != ".lock":
-                leftover.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, work: str) -> Iterator[None]:
+    """Hold a folder that nobody writes to without holding it: temporary files of killed writers are removed."""
+    with held(folder, work, LOCK_WAIT_S):
+        for leftover in Path(folder).glob(".*.*"):
+            if leftover.is_file() and leftover.name != ".lock":
+                leftover.unlink(missing_ok=True)
+        yield
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write `text` atomically; return the path."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> Path:
+    """Write a table atomically, without its index; floats unrounded unless `float_format` says otherwise."""
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format=float_format)
     return Path(path)
 
 

@@ -18,7 +18,7 @@ from mrict_core.runtime import read_json
 from mrict_core.variant import FIELDS
 from mrict_core.variants import all_variants
 
-# Typed from the first of the Decisions in the record of the predecessor.
+# Typed by hand from the record of the predecessor, not from the code.
 # fmt: off
 NAMES = [
     "cyclegan_mk1", "cyclegan_mk2", "mk1", "mk2", "mk3_0", "mk3", "mk3_1", "mk3_1_1", "mk3_1_2", "mk3_1_2_copy1",

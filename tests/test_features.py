@@ -12,7 +12,7 @@ import torch
 
 from mrict_core.errors import MrictError
 from mrict_core.networks import build_features, weights
-from mrict_core.networks.features import FEATURES, FeatureNetwork, resize_224
+from mrict_core.networks.features import FEATURES, FeatureNetwork
 from mrict_core.paths import ROOT
 
 DEMO_HASH = "fc4c01526ef556c67dbeb6473800e54153f9f0800b33469c1e9ff178f34c0f16"
@@ -158,14 +158,6 @@ def test_grey_is_repeated_and_two_channels_are_refused(network):
 def test_unknown_feature_network_suggests_the_nearest():
     with pytest.raises(MrictError, match="unknown feature network 'vgg19_pool_5': did you mean 'vgg19_pool5'"):
         build_features("vgg19_pool_5")
-
-
-def test_resize_224_keeps_a_constant_and_smooths_a_checkerboard():
-    assert torch.allclose(resize_224(torch.full((1, 1, 256, 256), 0.3)), torch.tensor(0.3))
-    board = (torch.arange(448)[:, None] + torch.arange(448)[None]) % 2 * 2.0 - 1
-    small = resize_224(board[None, None])
-    assert small.shape == (1, 1, 224, 224)
-    assert small.abs().mean() < 0.1  # without antialias half of the pixels would stay at +-1
 
 
 # --- VGG ---

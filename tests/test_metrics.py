@@ -212,9 +212,15 @@ class MeanFeatures(torch.nn.Module):
         return torch.cat([pooled, images.flatten(1).std(dim=1, keepdim=True)], dim=1)
 
 
+def frechet(real: np.ndarray, fake: np.ndarray, features, batch_size: int = 32) -> float:
+    distance = metrics.FrechetDistance(features, batch_size=batch_size)
+    distance.update(real, fake)
+    return distance.compute()
+
+
 def test_frechet_distance_equals_the_formula():
     real, fake = (metrics.to_unit(slices_hu(count=12, seed=seed)) for seed in (3, 4))
-    found = metrics.predecessor_fid(real, fake, MeanFeatures(), batch_size=5)
+    found = frechet(real, fake, MeanFeatures(), batch_size=5)
     clouds = []
     for stack in (real, fake):
         seen = torch.from_numpy(np.clip(stack * 255, 0, 255).astype(np.uint8))[:, None].repeat(1, 3, 1, 1)
@@ -222,7 +228,7 @@ def test_frechet_distance_equals_the_formula():
     (m1, m2), (s1, s2) = [c.mean(0) for c in clouds], [np.cov(c.T) for c in clouds]
     root = np.sqrt(np.linalg.eigvals(s1 @ s2).astype(complex)).real.sum()
     assert found == pytest.approx(((m1 - m2) ** 2).sum() + np.trace(s1) + np.trace(s2) - 2 * root, rel=1e-5)
-    assert metrics.predecessor_fid(real, real, MeanFeatures()) == pytest.approx(0.0, abs=1e-3)
+    assert frechet(real, real, MeanFeatures()) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_frechet_distance_does_not_depend_on_the_parts_and_sees_the_predecessors_images():
@@ -230,15 +236,15 @@ def test_frechet_distance_does_not_depend_on_the_parts_and_sees_the_predecessors
     distance = metrics.FrechetDistance(MeanFeatures())
     for part in (slice(0, 1), slice(1, 9)):
         distance.update(real[part], fake[part])
-    assert distance.compute() == pytest.approx(metrics.predecessor_fid(real, fake, MeanFeatures()), rel=1e-6)
+    assert distance.compute() == pytest.approx(frechet(real, fake, MeanFeatures()), rel=1e-6)
 
     seen = []
     grey = metrics.to_unit(np.stack([np.full((16, 16), hu, np.float32) for hu in (-1000, 0, 500, 1000)]))
-    metrics.predecessor_fid(grey, grey, lambda images: (seen.append(images), images.float().flatten(1)[:, :2])[1])
+    frechet(grey, grey, lambda images: (seen.append(images), images.float().flatten(1)[:, :2])[1])
     assert seen[-1].dtype == torch.uint8
     assert seen[-1][:, 2, 5, 5].tolist() == [0, 0, 127, 255]
     with pytest.raises(MrictError, match="at least 2 slices, 1 was given"):
-        metrics.predecessor_fid(real[:1], fake[:1], MeanFeatures())
+        frechet(real[:1], fake[:1], MeanFeatures())
 
 
 def test_frechet_distance_bounds_what_the_network_gets_at_a_time():
@@ -248,13 +254,13 @@ def test_frechet_distance_bounds_what_the_network_gets_at_a_time():
     stack = np.random.default_rng(0).uniform(-1, 1, (11, 16, 16)).astype(np.float32)
     distance.update(stack, -stack)
     assert max(seen) == 4
-    assert distance.compute() == pytest.approx(metrics.predecessor_fid(stack, -stack, features), rel=1e-6)
+    assert distance.compute() == pytest.approx(frechet(stack, -stack, features), rel=1e-6)
 
 
 def test_frechet_distance_sees_nothing_below_water():
     real = np.full((4, 16, 16), -500.0, np.float32)
     unit = [metrics.to_unit(a) for a in (real, real - 300)]
-    assert metrics.predecessor_fid(*unit, MeanFeatures()) == 0.0
+    assert frechet(*unit, MeanFeatures()) == 0.0
 
 
 def test_feature_error_is_the_mean_over_slices_whatever_the_batch():
@@ -267,6 +273,16 @@ def test_feature_error_is_the_mean_over_slices_whatever_the_batch():
     seen = []
     metrics.predecessor_vgg(real, fake, lambda images: (seen.append(tuple(images.shape)), images)[1])
     assert seen[0] == (5, 3, 224, 224)
+
+
+def test_the_resize_for_vgg_keeps_a_constant_and_smooths_a_checkerboard():
+    seen = []
+    board = (np.arange(448)[:, None] + np.arange(448)) % 2 * 2.0 - 1
+    stack = np.stack([np.full_like(board, 0.3), board])
+    metrics.predecessor_vgg(stack, stack, lambda images: (seen.append(images), images)[1])
+    constant, smooth = seen[0]
+    assert torch.allclose(constant, torch.tensor(0.3))
+    assert smooth.abs().mean() < 0.1  # without antialias half of the pixels would stay at +-1
 
 
 @pytest.mark.parametrize(
@@ -289,6 +305,5 @@ def test_every_number_has_a_full_card():
         assert card.name == name
         assert all(card.as_dict().values())
         assert json.loads(json.dumps(card.as_dict())) == card.as_dict()
-    assert metrics.card("predecessor_fid", weights="demo_features 1a2b").weights == "demo_features 1a2b"
     with pytest.raises(MrictError, match="did you mean 'mae_hu'"):
         metrics.card("mae_h")

@@ -14,7 +14,7 @@ from mrict_core.data import splits
 from mrict_core.data.splits import SETS, Split, make_split
 from mrict_core.errors import MrictError
 
-# Slices of each patient of centre A that the predecessor used (lineage 1.2), as number:slices.
+# Slices of each patient of centre A that the predecessor used, as number:slices.
 COUNTED = """
 103:210 185:196 131:207 085:207 058:197 105:201 075:207 206:186 001:204 022:211 175:189 100:189 116:198 032:177 082:219
 005:206 151:217 012:197 201:224 014:174 189:209 143:214 164:207 076:197 141:190 111:220 158:229 040:189 125:200 054:224

@@ -52,13 +52,13 @@ def test_there_are_48_axis_codes() -> None:
 def test_axial_order_shows_patients_alike_and_inverts(code: str) -> None:
     affine = affine_of(code, (0.7, 1.1, 3.0))
     position = world_position(affine, (3, 4, 5))
-    right_left, back_front, up = (volumes.to_slices(position[..., k], affine)[0] for k in range(3))
+    order = volumes.SliceOrder.axial(affine)
+    right_left, back_front, up = (order.to_slices(position[..., k]) for k in range(3))
     assert (np.diff(up, axis=0) > 0).all()  # inferior -> superior
     assert (np.diff(back_front, axis=1) < 0).all()  # rows: anterior -> posterior
     assert (np.diff(right_left, axis=2) < 0).all()  # columns: the patient's right -> left
     array = np.arange(60).reshape(3, 4, 5)
-    slices, order = volumes.to_slices(array, affine)
-    np.testing.assert_array_equal(volumes.to_array(slices, order), array)
+    np.testing.assert_array_equal(order.to_array(order.to_slices(array)), array)
     steps_mm = [abs(np.diff(v, axis=a)).max() for a, v in enumerate((up, back_front, right_left))]
     np.testing.assert_allclose(order.spacing_mm(affine), steps_mm)
 

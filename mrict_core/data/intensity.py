@@ -68,13 +68,8 @@ def normalise_mr(mr: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(unit, -1.0, 1.0).astype(np.float32)
 
 
-def denormalise_mr(unit: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map [-1, 1] back to MR units: the inverse of `normalise_mr` inside [low, high]."""
-    return (np.asarray(unit, np.float32) + 1.0) * np.float32((high - low) / 2.0) + np.float32(low)
-
-
 def minmax_slice(mr_slice: np.ndarray, eps: float = 1e-5) -> np.ndarray:
-    """Map one slice to [0, 1] by its own minimum and maximum, as the predecessor did (lineage 1.4)."""
+    """Map one slice to [0, 1] by its own minimum and maximum, as the predecessor did."""
     values = np.asarray(mr_slice, np.float64)
     low = values.min()
     return ((values - low) / (values.max() - low + eps)).astype(np.float32)

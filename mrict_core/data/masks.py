@@ -124,7 +124,7 @@ def _otsu(volume: np.ndarray) -> np.ndarray:
 
 
 def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:
-    """Return the predecessor's mask (bool), lineage 1.3: Otsu of MR and of CT, holes filled, specks removed, united.
+    """Return the predecessor's mask (bool): Otsu of MR and of CT, holes filled, specks removed, united.
 
     It sees the CT, so it must not be used on a network's input outside the `predecessor` protocol.
     """

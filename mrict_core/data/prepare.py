@@ -79,7 +79,7 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
 
 
 def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
-    """Return the same of protocol `predecessor` (lineage 1.3 and 1.4): union mask, every slice along axis 2,
+    """Return the same of protocol `predecessor`: union mask, every slice along axis 2,
     per-slice min-max, masked to 0, centre crop."""
     order, window = SliceOrder.raw(), intensity.WINDOWS["predecessor"]
     stack = order.to_slices(mr.array)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +10,6 @@ from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 
-import filelock
 import numpy as np
 
 from mrict_core.data import intensity, masks
@@ -25,18 +22,17 @@ from mrict_core.data.store import (
     prepared_patients,
     remove_patient,
     sweep,
-    unwritable,
     write_patient,
 )
 from mrict_core.data.synthrad import Discovery, discover
 from mrict_core.data.volumes import SliceOrder, load_volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
-from mrict_core.runtime import read_json, write_json
+from mrict_core.runtime import cpu_count, held, read_json, write_json
 
 PARALLEL_VOXELS = 50_000_000  # below this, starting processes costs more than it saves
 WORKERS_MAX = 8
-LOCK_WAIT_S = 5.0
+LOCK_WAIT_S = 5.0  # notebooks started together may wait for the one that prepares
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
 
 
@@ -115,25 +111,7 @@ def _workers(jobs: list[Job], workers: int | None) -> int:
     if workers is not None:
         return workers
     voxels = sum(prod(j.files.shape) for j in jobs)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, WORKERS_MAX) if voxels > PARALLEL_VOXELS else 1
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the operating system frees the lock when a process dies."""
-    lock = filelock.FileLock(folder / ".lock", timeout=LOCK_WAIT_S)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise MrictError(f"{shown(folder)}: another process is preparing it; wait until it ends, run again") from None
-    except OSError as error:
-        raise StoreWriteError(unwritable(folder, error)) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return min(cpu_count(), WORKERS_MAX) if voxels > PARALLEL_VOXELS else 1
 
 
 def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
@@ -191,7 +169,7 @@ def preprocess(
     if not plan.todo and make_index(discovery, plan, settings) == read_index(folder):
         _refuse(plan, discovery, strict)
         return SliceStore(folder)
-    with _locked(folder):
+    with held(folder, "is preparing it", LOCK_WAIT_S):
         plan = make_plan(discovery, folder, settings)
         sweep(folder)
         _execute(plan, folder, strict, progress, workers)

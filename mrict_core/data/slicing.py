@@ -51,7 +51,7 @@ class CropPad:
 
 
 def predecessor_crop(rows: int, cols: int, size: int) -> CropPad:
-    """Return the predecessor's centred canvas (lineage 1.4).
+    """Return the predecessor's centred canvas.
 
     Odd differences: a crop takes the extra row from the top and the extra column from the right; padding adds the
     extra row on top and the extra column on the right.
@@ -73,12 +73,6 @@ def centred_crop(body: np.ndarray, size: int) -> CropPad:
         first, last = (int(used[0]), int(used[-1])) if used.size else (0, length - 1)
         corner.append((first + last + 1 - size) // 2)
     return CropPad(size, rows, cols, top=corner[0], left=corner[1])
-
-
-def crop_pad(stack: np.ndarray, size: int, fill: float) -> tuple[np.ndarray, CropPad]:
-    """Crop and pad slices (N, H, W) around their centre by the predecessor's rule: (N, size, size) and the inverse."""
-    crop = predecessor_crop(stack.shape[1], stack.shape[2], size)
-    return crop.apply(stack, fill), crop
 
 
 def restore_volume(

@@ -17,6 +17,7 @@ from mrict_core.runtime import hash_of, read_json, write_json
 
 SETS = ("train", "val", "test")
 LEAVE_OUT = "leave_out_"
+PREDECESSOR_KIND = "predecessor_"  # start of the kind of a split by slices
 PREDECESSOR_SEED = 42
 PREDECESSOR_NUMBERS = """
 001 005 012 014 022 032 040 054 058 075 076 082 085 091 097 100 103 105
@@ -206,7 +207,7 @@ def _shuffled_tenth(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predecessor_split(counts: dict[str, int], which: str) -> PredecessorSplit:
-    """Return the predecessor's split (lineage 1.2) of `{patient: number of slices}`.
+    """Return the predecessor's split of `{patient: number of slices}`.
 
     `which`: "36" or "10", its two lists of patients; "any" applies the same rule to all the patients given. Its train
     and val slices come from the same patients: kept to reproduce its numbers, never the default.

@@ -164,13 +164,6 @@ class SliceStore:
         return ct, check_mask(mask.array, mask.path), mr
 
 
-def unwritable(path: Path, error: OSError) -> str:
-    """Return the message for an output path that cannot be written."""
-    return (
-        f"{shown(path)}: cannot be written ({error.strerror or error}); free space, make it writable or choose another"
-    )
-
-
 def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write one patient's arrays and meta into a temporary folder, then move it into place as a whole."""
     try:
@@ -185,7 +178,10 @@ def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], met
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise StoreWriteError(unwritable(folder / patient, error)) from None
+        raise StoreWriteError(
+            f"{shown(folder / patient)}: cannot be written ({error.strerror or error}); "
+            "free space, make it writable or choose another"
+        ) from None
 
 
 def remove_patient(folder: Path, patient: str) -> None:

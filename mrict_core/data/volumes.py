@@ -238,14 +238,3 @@ class SliceOrder:
         """Return the distance of slices, rows and columns in mm."""
         spacing = spacing_of(affine)
         return tuple(spacing[a] for a in self.axes)
-
-
-def to_slices(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, SliceOrder]:
-    """Return (slices (N, rows, cols) in the patient's axial order, their order for `to_array`)."""
-    order = SliceOrder.axial(affine)
-    return order.to_slices(array), order
-
-
-def to_array(slices: np.ndarray, order: SliceOrder) -> np.ndarray:
-    """Return the array in file order of slices from `to_slices`; exact."""
-    return order.to_array(slices)

@@ -14,7 +14,7 @@ from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.scores import COLUMNS, METRICS
 from mrict_core.paths import shown
-from mrict_core.runtime import atomic_path, read_json, write_json
+from mrict_core.runtime import read_json, write_csv, write_json
 
 KINDS = ("variant", "baseline")
 REQUIRED = ("name", "kind", "label", "summary", "patients", "cards", "context")
@@ -73,9 +73,8 @@ def metrics_record(
 
 def write_metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Path, Path]:
     """Write `record` to folder/<name>.json and its per-patient rows to folder/<name>.csv, each atomically."""
-    csv = Path(folder) / f"{record['name']}.csv"
-    with atomic_path(csv) as temporary:
-        pd.DataFrame(record["patients"], columns=list(COLUMNS)).to_csv(temporary, index=False, float_format="%.6f")
+    frame = pd.DataFrame(record["patients"], columns=list(COLUMNS))
+    csv = write_csv(Path(folder) / f"{record['name']}.csv", frame, float_format="%.6f")
     return write_json(Path(folder) / f"{record['name']}.json", dict(record)), csv
 
 

@@ -19,9 +19,7 @@ LEVELS = (0.45, 0.6, 0.75)  # of the slices from inferior to superior
 PATIENTS = 3
 
 
-def sample_rows(
-    store: SliceStore, patients: Sequence[str], predict: Predict | None = None, levels: Sequence[float] = LEVELS
-) -> list[dict[str, Any]]:
+def sample_rows(store: SliceStore, patients: Sequence[str], predict: Predict | None = None) -> list[dict[str, Any]]:
     """Return one row per level: patient, z, mr, ct, body, mask and, with `predict`, sct; images (S, S).
 
     The first patient of each centre in turn, up to three, shows one level each; fewer patients show several. `mr` is
@@ -29,11 +27,11 @@ def sample_rows(
     """
     chosen = in_turns(patients, store)[:PATIENTS]
     rows = []
-    for k, level in enumerate(levels):
+    for k, level in enumerate(LEVELS):
         patient = chosen[k % len(chosen)]
         slices = store.slices(patient)
         position = min(len(slices.z) - 1, round(level * (len(slices.z) - 1)))
-        row = {"patient": patient, "z": int(slices.z[position]), "position": position}
+        row = {"patient": patient, "z": int(slices.z[position])}
         for role in ("mr", "ct", "body", "mask"):
             row[role] = np.asarray(getattr(slices, role)[position], np.float32)
         if predict is not None:

@@ -74,12 +74,12 @@ class Method(ABC):
         for name, network in self.networks.items():
             network.train(generators or name.startswith("D"))
 
-    def perceptual(self, fake: Tensor, real_features: Tensor | list[Tensor]) -> Tensor:
+    def perceptual(self, fake: Tensor, real_features: Tensor) -> Tensor:
         """Distance between the features of `fake` and features computed once for the real images."""
         return self.feature_distance(self.features(fake), real_features)
 
     @torch.no_grad()
-    def features_of(self, real: Tensor) -> Tensor | list[Tensor]:
+    def features_of(self, real: Tensor) -> Tensor:
         """Features of real images; they do not change while the generator takes its steps."""
         return self.features(real)
 

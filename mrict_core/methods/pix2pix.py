@@ -68,9 +68,7 @@ class Pix2Pix(Method):
         descend(self.optimizers["D"], loss_D)
         return terms
 
-    def step_generator(
-        self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, real_features: Tensor | list[Tensor] | None
-    ) -> Terms:
+    def step_generator(self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, real_features: Tensor | None) -> Terms:
         v = self.variant
         loss_gan = bce_generator(self.D(self.seen_by_D(real_A, fake_B)), v.real_label)
         loss_G, terms = v.lambda_gan * loss_gan, {"loss_g_gan": loss_gan.detach()}

@@ -2,9 +2,7 @@
 
 from mrict_core.metrics.cards import CARDS, MetricCard, card
 from mrict_core.metrics.predecessor import (
-    FID_MIN_SLICES,
     FrechetDistance,
-    predecessor_fid,
     predecessor_mse,
     predecessor_scores,
     predecessor_ssim,
@@ -15,13 +13,11 @@ from mrict_core.metrics.synthrad import SsimScore, mae_hu, psnr_db, ssim
 
 __all__ = [
     "CARDS",
-    "FID_MIN_SLICES",
     "FrechetDistance",
     "MetricCard",
     "SsimScore",
     "card",
     "mae_hu",
-    "predecessor_fid",
     "predecessor_mse",
     "predecessor_scores",
     "predecessor_ssim",

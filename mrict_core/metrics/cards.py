@@ -132,9 +132,8 @@ CARDS: dict[str, MetricCard] = {
 }
 
 
-def card(name: str, *, weights: str | None = None) -> MetricCard:
-    """Return the card of a column; `weights` names the feature network where the metric has one."""
+def card(name: str) -> MetricCard:
+    """Return the card of a column; an unknown name is an error with the nearest one."""
     if name not in CARDS:
         raise unknown_name("metric", name, CARDS)
-    found = CARDS[name]
-    return found if weights is None else dataclasses.replace(found, weights=weights)
+    return CARDS[name]

@@ -20,7 +20,6 @@ HU_LOW = -1000.0
 HU_HIGH = 1000.0
 SSIM_WINDOW = 7
 VGG_SIDE = 224  # pixels, the side the predecessor resized to before VGG16
-FID_MIN_SLICES = 2048  # below it the 2048-d Fréchet distance is dominated by its bias
 
 Features = Callable[["torch.Tensor"], "torch.Tensor"]  # (B, 3, H, W) => (B, ...)
 
@@ -87,30 +86,12 @@ def predecessor_vgg(
     return total / len(real_unit)
 
 
-def predecessor_fid(
-    real_unit: np.ndarray,
-    fake_unit: np.ndarray,
-    features: Features,
-    *,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
-) -> float:
-    """Return the Fréchet distance between the feature clouds of two stacks of slices, each (N, H, W) in [-1, 1].
-
-    `features` maps uint8 images (B, 3, H, W) on `device` to vectors (B, D). The images are made as the predecessor
-    made them, clamp(255 x, 0, 255), so only 0 to 1000 HU is seen. It needs two slices of each kind; below 2048 slices
-    the value is biased upwards (`FID_MIN_SLICES`) and must be shown with N.
-    """
-    _check_stacks(real_unit, fake_unit)
-    distance = FrechetDistance(features, device, batch_size)
-    distance.update(real_unit, fake_unit)
-    return distance.compute()
-
-
 class FrechetDistance:
-    """`predecessor_fid` fed part by part, so that no more than a part of the slices is in memory.
+    """The Fréchet distance between the feature clouds of real and synthetic slices, fed part by part.
 
-    `features` gets at most `batch_size` images at a time, however many slices a part has.
+    `features` maps uint8 images (B, 3, H, W) on `device` to vectors (B, D), at most `batch_size` at a time. The images
+    are made as the predecessor made them, clamp(255 x, 0, 255), so only 0 to 1000 HU is seen. It needs two slices of
+    each kind; below 2048 slices the value is biased upwards and must be shown with N.
     """
 
     def __init__(self, features: Features, device: torch.device | str = "cpu", batch_size: int = 32) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.networks.demo_pyramid import DemoPyramid
@@ -74,11 +73,6 @@ class FeatureNetwork(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Return one vector per image, the mean of the features over space.  # (B, 1 or 3, H, W) => (B, dimension)"""
         return self.forward(x).mean(dim=(2, 3))
-
-
-def resize_224(x: Tensor) -> Tensor:
-    """Return `x` resized as in the predecessor's VGG metric, with antialias.  # (B, C, H, W) => (B, C, 224, 224)"""
-    return F.interpolate(x, size=(224, 224), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _vgg(name: str, weights: str, depth: int | None, dimension: int, imagenet_normalisation: bool) -> FeatureNetwork:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from mrict_core.data.splits import SETS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard
 from mrict_core.reporting import style
@@ -207,7 +208,7 @@ def histogram_figure(store: SliceStore, *, label: str, bins: int = 64) -> Figure
 @style.styled
 def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) -> Figure:
     """Return the patients by centre with their number of slices, coloured by the set they belong to."""
-    sets = {patient: part for part in ("train", "val", "test") for patient in getattr(split, part, ())}
+    sets = {patient: part for part in SETS for patient in getattr(split, part, ())}
     centres = sorted({store.centre(patient) for patient in store.patients})
     groups = {c: [p for p in store.patients if store.centre(p) == c] for c in centres}
     longest, counts = max(len(group) for group in groups.values()), store.counts()
@@ -226,7 +227,7 @@ def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) 
         axis.spines["left"].set_visible(False)
         axis.margins(x=0.18)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    present = [part for part in ("train", "val", "test") if part in sets.values()]
+    present = [part for part in SETS if part in sets.values()]
     handles = [Patch(color=SET_COLOURS[part], label=part) for part in present]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

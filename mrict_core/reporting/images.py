@@ -39,7 +39,7 @@ def sample_figure(
     axes = figure.subplots(len(rows), 4, squeeze=False)
     for line, row, box in zip(axes, rows, boxes, strict=True):
         mask = row["mask"][box] > 0
-        _mr(line[0], row["mr"][box], mask, orientation)
+        _mr(line[0], row["mr"][box], orientation)
         line[0].set_ylabel(f"{row['patient']}\nslice {row['z']}")
         sct = _hu(line[1], row["sct"][box], window)
         _hu(line[2], row["ct"][box], window)
@@ -85,7 +85,7 @@ def comparison_figure(
     axes = figure.subplots(2 * bands, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    _mr(axes[0, 0], mr[box], inside, orientation)
+    _mr(axes[0, 0], mr[box], orientation)
     axes[0, 0].set_title("MR")
     hu = _hu(axes[0, 1], ct[box], window)
     _outline(axes[0, 1], inside, style.MASK_COLOUR)
@@ -117,7 +117,7 @@ def pairs_figure(
     figure = style.new_figure(len(rows) * panel + 0.9, 2 * tall + 0.5, title=title, label=label)
     axes = figure.subplots(2, len(rows), squeeze=False)
     for (upper, lower), row, box in zip(axes.T, rows, boxes, strict=True):
-        _mr(upper, row["mr"][box], row["body"][box] > 0, orientation)
+        _mr(upper, row["mr"][box], orientation)
         _outline(upper, row["body"][box] > 0, style.BODY_COLOUR)
         upper.set_title(f"{row['patient']}, slice {row['z']}")
         hu = _hu(lower, row["ct"][box], window)
@@ -135,7 +135,7 @@ def _bare(axis: Axes) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _mr(axis: Axes, mr: np.ndarray, body: np.ndarray, orientation: bool) -> None:
+def _mr(axis: Axes, mr: np.ndarray, orientation: bool) -> None:
     _bare(axis)
     axis.imshow(np.asarray(mr, np.float32), vmin=-1, vmax=1)
     if not orientation:

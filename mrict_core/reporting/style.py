@@ -26,7 +26,6 @@ PALETTE = {
     "yellow": "#F0E442",
     "black": "#000000",
 }
-COLOURS = tuple(PALETTE.values())
 CENTRE_COLOURS = {"A": PALETTE["blue"], "B": PALETTE["vermilion"], "C": PALETTE["green"], "?": "#777777"}
 INK, FAINT = "#222222", "#8A8A8A"
 WINDOWS_HU = {  # display only: (low, high)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.runtime import atomic_path, write_text
+from mrict_core.runtime import write_csv, write_text
 
 DIGITS = {"mae_hu": 1, "psnr_db": 2, "ssim": 4, "predecessor_mse": 4, "predecessor_ssim": 4}
 HEADINGS = {
@@ -49,16 +49,9 @@ def _markdown(cell: str) -> str:
     return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
-def write_table(path: Path, frame: pd.DataFrame) -> Path:
-    """Write a table as csv, unrounded; return the path."""
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False)
-    return path
-
-
 def write_leaderboard(folder: Path, frame: pd.DataFrame, label: str) -> tuple[Path, Path]:
     """Write folder/leaderboard.csv (unrounded) and folder/leaderboard.md with the metrics' definitions; return both."""
-    csv = write_table(Path(folder) / "leaderboard.csv", frame)
+    csv = write_csv(Path(folder) / "leaderboard.csv", frame)
     shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
     parts = [
         f"# Leaderboard ({label})",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
 from mrict_core.profiles import get_profile
-from mrict_core.runtime import read_json, sole_writer, write_json
+from mrict_core.runtime import cpu_count, read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
 from mrict_core.suite.plan import (
     PREPROCESS,
@@ -52,7 +51,7 @@ def run_suite(
     for notebook in {step.notebook for step in steps}:
         check_parameters(notebook, next(s.parameters for s in steps if s.notebook == notebook))
     wanted = only_steps(steps, only)
-    jobs = jobs or min(scale.jobs, len(os.sched_getaffinity(0)))
+    jobs = jobs or min(scale.jobs, cpu_count())
     started = time.perf_counter()
     say(f"MRICT suite: profile {profile}, {len(chosen)} variants, {len(wanted)} notebook runs, {jobs} at a time")
     say(f"data: {'embedded phantom patients' if space.embedded else shown(space.data_dir)}")

@@ -74,7 +74,7 @@ def load_parameters(profile: str) -> dict[str, Any]:
 
 
 def data_fingerprint(folder: Path) -> str:
-    """Return a hash of names, sizes and times of the input files; "" for phantoms, which the code decides."""
+    """Return a hash of names, sizes and times of the input files."""
     # The depths of the three layouts that `discover` knows; rglob would not enter folders that are links.
     found = (p for depth in ("*/*", "*/*/*", "*/*/*/*") for p in folder.glob(depth))
     files = sorted(p for p in found if p.is_file() and not p.name.startswith("."))
@@ -102,7 +102,8 @@ def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
             hash_file(NOTEBOOKS / f"{step.notebook}.ipynb"),
             code_hash(),
             [keys[name] for name in step.needs],
-            "" if space.embedded else data_fingerprint(space.data_dir) if step.notebook == PREPROCESS else "",
+            # The code decides what phantoms are.
+            data_fingerprint(space.data_dir) if step.notebook == PREPROCESS and not space.embedded else "",
         ]
     )
 

@@ -16,7 +16,7 @@ import torch
 from mrict_core.methods import Method, build_method
 from mrict_core.paths import Workspace, shown
 from mrict_core.profiles import Profile
-from mrict_core.runtime import atomic_path, pick_device, seed_everything, set_threads, sole_writer, versions
+from mrict_core.runtime import pick_device, seed_everything, set_threads, sole_writer, versions, write_csv
 from mrict_core.training.checkpoint import (
     check_resumable,
     checkpoint_path,
@@ -239,7 +239,7 @@ def _save(run: Run, state: State, is_best: bool) -> None:
     if is_best:
         save_checkpoint(checkpoint_path(run.workspace, run.variant.name, "best"), payload)
     if state.history:
-        _write_history(run.folder / "history.csv", state.history)
+        write_csv(run.folder / "history.csv", pd.DataFrame(state.history))
     save_checkpoint(checkpoint_path(run.workspace, run.variant.name, "last"), payload | resume)
 
 
@@ -279,11 +279,6 @@ def _collapse(run: Run, state: State, reason: str, report: Report) -> TrainResul
     save_checkpoint(path, payload)
     report(f"{run.variant.name}: {reason}; stopped, the checkpoint of epoch {payload['epoch']} is kept")
     return _result(run, state.history, payload["epoch"], True, reason)
-
-
-def _write_history(path: Path, history: list[dict]) -> None:
-    with atomic_path(path) as temporary:
-        pd.DataFrame(history).to_csv(temporary, index=False)
 
 
 def _result(run: Run, history: list, epoch: int, complete: bool, stopped: str, reused: bool = False) -> TrainResult:

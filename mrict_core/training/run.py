@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mrict_core.data.pairs import Batch, PairedSlices, in_turns, paired_batches, unpaired_batches
-from mrict_core.data.splits import Split, limit_pairs, load_split, predecessor_split
+from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.data.store import SliceStore
 from mrict_core.data.transforms import AugmentSettings, JointTransform
 from mrict_core.errors import MrictError
@@ -31,7 +31,6 @@ CODE = (
     *("variant", "profiles", "data/pairs", "data/splits", "data/transforms", "networks", "losses"),
     *("metrics/predecessor", "methods", "training"),
 )
-PREDECESSOR = "predecessor_"  # start of the kind of a split by slices
 PROSE = ("why", "parent", "family", "dataset", "epochs", "epochs_planned")  # fields of a variant that change no weight
 
 SEED_MAX = 2**62  # torch takes 64 bits
@@ -110,9 +109,9 @@ class Run:
 
     def _predecessor_slices(self, which: str) -> dict[str, np.ndarray] | None:
         """The predecessor's split by slices ("train" or "val"), None where the split is by patient."""
-        if not self.split.kind.startswith(PREDECESSOR):
+        if not self.split.kind.startswith(PREDECESSOR_KIND):
             return None
-        return predecessor_split(self.store.counts(), self.split.kind.removeprefix(PREDECESSOR)).by_patient(which)
+        return predecessor_split(self.store.counts(), self.split.kind.removeprefix(PREDECESSOR_KIND)).by_patient(which)
 
     def validation_sets(self) -> list[PairedSlices]:
         """One data set per validation patient."""
@@ -158,7 +157,7 @@ def prepare_run(variant: Variant, profile: Profile, workspace: Workspace, settin
     store = SliceStore(workspace.store)
     split = load_split(workspace.split_file)
     for name, patients in (("training", split.train), ("validation", split.val), ("test", split.test)):
-        if not patients and not (name == "validation" and split.kind.startswith(PREDECESSOR)):
+        if not patients and not (name == "validation" and split.kind.startswith(PREDECESSOR_KIND)):
             raise MrictError(f"{shown(workspace.split_file)}: no {name} patient; give each set at least one")
     parent_hash = None
     if variant.init_from:
