@@ -186,6 +186,70 @@ def evaluate(
     print(f"tables: {shown(space.metrics)}")
 
 
+@app.command("leave-one-centre-out")
+def leave_one_centre_out(
+    name: Annotated[str, typer.Argument(help="a variant; see `variants`")],
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    seed: Seed = 42,
+    device: Device = "auto",
+) -> None:
+    """Train a variant once per centre without that centre, and score it there."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.profiles import get_profile
+    from mrict_core.variants import get
+
+    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    from mrict_core import pipeline
+    from mrict_core.pipeline.folds import FOLDS_FILE
+    from mrict_core.reporting.tables import text_table
+    from mrict_core.training.run import TrainSettings
+
+    settings = TrainSettings(seed=seed, device=device)
+    frame = pipeline.leave_one_centre_out(variant, chosen, space, settings, progress=_batches)
+    print(text_table(frame))
+    print(f"table: {shown(space.reports / FOLDS_FILE)}")
+
+
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(help="a folder of reports, such as reports or reports/runs/<name>")],
+    run_b: Annotated[str, typer.Argument(help="another one")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="a metric to compare; may be repeated; default: the main five")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="everything, machine-readable")] = False,
+) -> None:
+    """Say what changed from run A to run B, with intervals and paired tests."""
+    from mrict_core.evaluation.runs import DEFAULT, compare_runs
+    from mrict_core.reporting.tables import comparison_text
+
+    comparison = compare_runs(run_a, run_b, tuple(metric or DEFAULT))
+    print(comparison.as_json() if json else comparison_text(comparison))
+
+
+@app.command()
+def report(
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    variants: Annotated[str, typer.Option("--variants", help="names separated by commas; none: all scored ones")] = "",
+    device: Device = "auto",
+) -> None:
+    """Write index.html, summary.md and summary.csv of what was trained and scored."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.profiles import get_profile
+
+    chosen, space = get_profile(profile), workspace(profile, data, region, protocol)
+    from mrict_core.pipeline.report import write_report
+
+    for path in write_report(chosen, space, variants, device=device).values():
+        print(shown(path))
+
+
 @app.command()
 def suite(
     profile: Profile = "demo",
@@ -219,6 +283,7 @@ def suite(
         say=_say,
     )
     for what, path in (
+        ("report", space.reports / "index.html"),
         ("leaderboard", space.reports / "leaderboard.md"),
         ("metrics", space.metrics),
         ("figures", space.figures),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PHANTOM = "phantom"
 REGIONS = ("brain", "pelvis", "HN", "TH", "AB")  # of SynthRAD; phantoms exist of the first two
 PROTOCOLS = ("patient", "predecessor")
+DEFAULT_RUN = "demo-phantom-brain"
 
 
 def _root(variable: str, folder: str) -> Path:
@@ -64,6 +66,11 @@ class Workspace:
     protocol: str
     data_dir: Path  # the input: a folder of patients in SynthRAD layout
     embedded: bool  # True: `data_dir` holds phantoms that the suite makes itself
+    fold: str = ""  # the kind of another split of the same slices, leave_out_A say, with results of its own
+
+    def of_fold(self, kind: str) -> Workspace:
+        """Return the workspace of another split of the same slices."""
+        return dataclasses.replace(self, fold=kind)
 
     @property
     def store(self) -> Path:
@@ -71,17 +78,22 @@ class Workspace:
 
     @property
     def split_file(self) -> Path:
-        return self.store / "split.json"
+        return self.store / (f"split-{self.fold}.json" if self.fold else "split.json")
+
+    @property
+    def results(self) -> str:
+        """The name under which checkpoints and reports lie."""
+        return f"{self.name}-{self.fold}" if self.fold else self.name
 
     @property
     def checkpoints(self) -> Path:
-        return checkpoints_root() / self.name
+        return checkpoints_root() / self.results
 
     @property
     def reports(self) -> Path:
         """The default run reports straight into `reports/`; every other one into a folder of its own."""
-        default = self.name == "demo-phantom-brain"
-        return reports_root() if default else reports_root() / "runs" / self.name
+        default = self.results == DEFAULT_RUN
+        return reports_root() if default else reports_root() / "runs" / self.results
 
     @property
     def metrics(self) -> Path:

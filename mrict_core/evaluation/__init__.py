@@ -1,25 +1,21 @@
 """Evaluation: per-patient scores, trivial baselines, and the records that tables and figures are made from."""
 
 from mrict_core.evaluation.baselines import baseline_predictors
-from mrict_core.evaluation.records import (
-    centre_table,
-    leaderboard,
-    metrics_record,
-    read_metrics,
-    read_record,
-    summarise,
-    write_metrics,
-)
-from mrict_core.evaluation.scores import COLUMNS, METRICS, Predict, score_patients
+from mrict_core.evaluation.records import metrics_record, read_metrics, read_record, summarise, write_metrics
+from mrict_core.evaluation.scores import COLUMNS, METRICS, Predict, Scores, score_patients
+from mrict_core.evaluation.tables import centre_table, leaderboard, leave_out_table, pairwise_table
 
 __all__ = [
     "COLUMNS",
     "METRICS",
     "Predict",
+    "Scores",
     "baseline_predictors",
     "centre_table",
     "leaderboard",
+    "leave_out_table",
     "metrics_record",
+    "pairwise_table",
     "read_metrics",
     "read_record",
     "score_patients",

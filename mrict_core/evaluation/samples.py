@@ -20,10 +20,10 @@ PATIENTS = 3
 
 
 def sample_rows(store: SliceStore, patients: Sequence[str], predict: Predict | None = None) -> list[dict[str, Any]]:
-    """Return one row per level: patient, z, mr, ct, body, mask and, with `predict`, sct; images (S, S).
+    """Return one row per level: patient, z, spacing_mm (rows, columns), mr, ct, body, mask and, with `predict`, sct.
 
-    The first patient of each centre in turn, up to three, shows one level each; fewer patients show several. `mr` is
-    in [-1, 1], `ct` and `sct` in HU.
+    The first patient of each centre in turn, up to three, shows one level each; fewer patients show several. Images
+    are (S, S), `mr` in [-1, 1], `ct` and `sct` in HU.
     """
     chosen = in_turns(patients, store)[:PATIENTS]
     rows = []
@@ -31,7 +31,11 @@ def sample_rows(store: SliceStore, patients: Sequence[str], predict: Predict | N
         patient = chosen[k % len(chosen)]
         slices = store.slices(patient)
         position = min(len(slices.z) - 1, round(level * (len(slices.z) - 1)))
-        row = {"patient": patient, "z": int(slices.z[position])}
+        row = {
+            "patient": patient,
+            "z": int(slices.z[position]),
+            "spacing_mm": tuple(store.meta(patient)["spacing_mm"][1:]),
+        }
         for role in ("mr", "ct", "body", "mask"):
             row[role] = np.asarray(getattr(slices, role)[position], np.float32)
         if predict is not None:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.data.plausible import sct_remarks
 from mrict_core.errors import MrictError
 
 if TYPE_CHECKING:
@@ -19,19 +21,29 @@ if TYPE_CHECKING:
 
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
-METRICS = ("mae_hu", "psnr_db", "ssim", "predecessor_mse", "predecessor_ssim")
-COLUMNS = (
-    "patient",
-    "centre",
-    "n_slices",
-    "n_voxels",
-    "mae_hu",
-    "psnr_db",
-    "ssim",
-    "ssim_dimensionality",
-    "predecessor_mse",
-    "predecessor_ssim",
+
+MAIN = ("mae_hu", "psnr_db", "ssim")  # SynthRAD2023
+PREDECESSOR = ("predecessor_mse", "predecessor_ssim", "corrected_mse", "corrected_ssim")
+TISSUES = ("air", "soft", "bone")
+CLINICAL = (
+    "me_hu",
+    *(f"{what}_{tissue}_hu" for tissue in TISSUES for what in ("mae", "me")),
+    *(f"dice_bone_{threshold}" for threshold in (150, 250, 350, 500)),
+    *("wepl_mae_mm", "wepl_max_mm", "wepl_me_mm"),
+    *("continuity", "continuity_bone_edge"),
+    *("mae_core_hu", "mae_shift_hu", "shift_mm"),
 )
+METRICS = (*MAIN, *CLINICAL, *PREDECESSOR)
+COUNTS = tuple(f"n_{tissue}" for tissue in TISSUES)
+COLUMNS = ("patient", "centre", "n_slices", "n_voxels", *METRICS, *COUNTS, "ssim_dimensionality", "flags")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`frame`: one row per patient with the columns `COLUMNS`; `details`: curves behind the numbers, ready for json."""
+
+    frame: pd.DataFrame
+    details: dict[str, Any]
 
 
 def score_patients(
@@ -39,21 +51,23 @@ def score_patients(
     patients: Sequence[str],
     predict: Predict,
     progress: Progress | None = None,
-) -> pd.DataFrame:
-    """Return one row per patient with the columns `COLUMNS`.
+) -> Scores:
+    """Score `predict` on every patient.
 
     `predict` gives the patient's synthetic CT slices in HU on the store's canvas. Volumes are held one patient at a
     time.
     """
-    rows = []
+    rows, details = [], []
     for patient in patients:
-        rows.append(_score(store, patient, predict))
+        row, own = _score(store, patient, predict)
+        rows.append(row)
+        details.append({"patient": patient, **own})
         if progress:
             progress(len(rows), len(patients), patient)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return Scores(pd.DataFrame(rows, columns=list(COLUMNS)), _by_kind(details))
 
 
-def _score(store: SliceStore, patient: str, predict: Predict) -> dict[str, Any]:
+def _score(store: SliceStore, patient: str, predict: Predict) -> tuple[dict[str, Any], dict[str, Any]]:
     slices = store.slices(patient)
     fake = np.asarray(predict(store, patient), dtype=np.float32)
     if fake.shape != slices.ct.shape:
@@ -62,17 +76,43 @@ def _score(store: SliceStore, patient: str, predict: Predict) -> dict[str, Any]:
         raise MrictError(f"patient {patient}: the synthetic CT holds NaN or infinite values; the model has diverged")
     real, mask, _ = store.reference(patient)
     volume = store.to_volume(patient, fake)
-    ssim = metrics.ssim(real.array, volume, mask)
-    old = metrics.predecessor_scores(np.asarray(slices.ct, dtype=np.float32), fake)
-    return {
+    through_plane = store.meta(patient)["order"]["axes"][0]
+    scalars, details = metrics.clinical_panel(real.array, volume, mask, real.affine, through_plane)
+    row = {
         "patient": patient,
         "centre": store.centre(patient),
         "n_slices": len(fake),
         "n_voxels": int(np.count_nonzero(mask)),
-        "mae_hu": metrics.mae_hu(real.array, volume, mask),
-        "psnr_db": metrics.psnr_db(real.array, volume, mask),
-        "ssim": ssim.value,
-        "ssim_dimensionality": ssim.dimensionality,
+        **metrics.score_case(real.array, volume, mask),
+        **scalars,
+        **_slice_scores(np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0),
+        "flags": "; ".join(sct_remarks(volume, mask)),
+    }
+    return row, details
+
+
+def _slice_scores(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Return the predecessor's two numbers and their corrected twins, from slices on the canvas."""
+    old = metrics.predecessor_scores(real_hu, fake_hu)
+    return {
         "predecessor_mse": old["mse"],
         "predecessor_ssim": old["ssim"],
+        "corrected_mse": metrics.corrected_mse(real_hu, fake_hu, mask),
+        "corrected_ssim": metrics.corrected_ssim(real_hu, fake_hu, mask),
+    }
+
+
+def _by_kind(details: list[dict[str, Any]]) -> dict[str, Any]:
+    """Turn one record per patient into one per kind of curve: what patients share stands once, before their list."""
+    if not details:
+        return {}
+    shared = {"calibration": "edges_hu", "wepl": "angles_deg"}
+    return {
+        kind: {
+            axis: details[0][kind][axis],
+            "patients": [
+                {"patient": one["patient"], **{k: v for k, v in one[kind].items() if k != axis}} for one in details
+            ],
+        }
+        for kind, axis in shared.items()
     }

@@ -1,6 +1,7 @@
 """Image metrics, numpy in and floats out, each with the card that defines it."""
 
-from mrict_core.metrics.cards import CARDS, MetricCard, card
+from mrict_core.metrics.cards import MetricCard
+from mrict_core.metrics.definitions import CARDS, card
 from mrict_core.metrics.predecessor import (
     FrechetDistance,
     predecessor_mse,
@@ -9,20 +10,35 @@ from mrict_core.metrics.predecessor import (
     predecessor_vgg,
     to_unit,
 )
-from mrict_core.metrics.synthrad import SsimScore, mae_hu, psnr_db, ssim
+from mrict_core.metrics.synthrad import (
+    PROTOCOLS,
+    RANGES,
+    HuRange,
+    SsimScore,
+    mae_hu,
+    ms_ssim,
+    psnr_db,
+    score_case,
+    ssim,
+)
 
 __all__ = [
     "CARDS",
+    "PROTOCOLS",
+    "RANGES",
     "FrechetDistance",
+    "HuRange",
     "MetricCard",
     "SsimScore",
     "card",
     "mae_hu",
+    "ms_ssim",
     "predecessor_mse",
     "predecessor_scores",
     "predecessor_ssim",
     "predecessor_vgg",
     "psnr_db",
+    "score_case",
     "ssim",
     "to_unit",
 ]

@@ -7,11 +7,15 @@ from mrict_core.reporting.charts import (
     joint_histogram_figure,
     leaderboard_figure,
 )
+from mrict_core.reporting.clinical_charts import calibration_figure, centres_figure, clinical_figure
 from mrict_core.reporting.images import comparison_figure, pairs_figure, sample_figure
 from mrict_core.reporting.lineage_figure import lineage_figure
 from mrict_core.reporting.style import save
 
 __all__ = [
+    "calibration_figure",
+    "centres_figure",
+    "clinical_figure",
     "cohort_figure",
     "comparison_figure",
     "curves_figure",

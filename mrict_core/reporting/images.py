@@ -15,11 +15,14 @@ from matplotlib.patheffects import withStroke
 from mrict_core.errors import MrictError
 from mrict_core.reporting import style
 
-Row = Mapping[str, Any]  # patient, z and 2-D arrays of one shape: mr in [-1, 1]; sct, ct in HU; mask, body
+# patient, z, spacing_mm (rows, columns) and 2-D arrays of one shape: mr in [-1, 1]; sct, ct in HU; mask, body
+Row = Mapping[str, Any]
 HU_LABEL = "HU"
 ERROR_LABEL = "sCT − CT (HU)"
 _MARGIN_PX = 4
 _COLUMNS = 6  # of the comparison, MR and CT included
+_BAR_MM = (100, 50, 20, 10, 5)  # lengths a scale bar may have
+_BAR_SHARE = 0.4  # of the panel's width, at most
 
 
 @style.styled
@@ -28,8 +31,8 @@ def sample_figure(
 ) -> Figure:
     """Return MR | sCT | CT | signed HU error, one line per row.
 
-    `rows` hold patient, z, mr, sct, ct, mask. The error is shown inside the mask, on the same ±500 HU in every figure.
-    `orientation=False` leaves the R/L/A/P marks out, for slices that were never reoriented.
+    `rows` hold patient, z, spacing_mm, mr, sct, ct, mask. The error is shown inside the mask, on the same ±500 HU in
+    every figure. `orientation=False` leaves the R/L/A/P marks out, for slices that were never reoriented.
     """
     _check(rows, ("mr", "sct", "ct", "mask"))
     boxes = _boxes([row["mask"] for row in rows])
@@ -39,12 +42,12 @@ def sample_figure(
     axes = figure.subplots(len(rows), 4, squeeze=False)
     for line, row, box in zip(axes, rows, boxes, strict=True):
         mask = row["mask"][box] > 0
-        _mr(line[0], row["mr"][box], orientation)
+        _mr(line[0], row["mr"][box], orientation, row["spacing_mm"])
         line[0].set_ylabel(f"{row['patient']}\nslice {row['z']}")
-        sct = _hu(line[1], row["sct"][box], window)
-        _hu(line[2], row["ct"][box], window)
+        sct = _hu(line[1], row["sct"][box], window, row["spacing_mm"])
+        _hu(line[2], row["ct"][box], window, row["spacing_mm"])
         _outline(line[2], mask, style.MASK_COLOUR)
-        error = _error(line[3], row["sct"][box], row["ct"][box], mask)
+        error = _error(line[3], row["sct"][box], row["ct"][box], mask, row["spacing_mm"])
         line[3].set_xlabel(_mae_text(row["sct"], row["ct"], row["mask"]), labelpad=2)
     for axis, name in zip(axes[0], ("MR", "synthetic CT", "CT (scoring mask outlined)", "signed error"), strict=True):
         axis.set_title(name)
@@ -62,13 +65,15 @@ def comparison_figure(
     *,
     patient: str,
     z: int,
+    spacing_mm: tuple[float, float],
     label: str,
     window: str = "wide",
     orientation: bool = True,
 ) -> Figure:
     """Return one slice across variants: every synthetic CT above its signed error, beside MR and CT.
 
-    `scts`: {variant: HU (S, S)} in the order to show; `mr` in [-1, 1], `ct` in HU, `mask` all (S, S).
+    `scts`: {variant: HU (S, S)} in the order to show; `mr` in [-1, 1], `ct` in HU, `mask` all (S, S); `spacing_mm` of
+    rows and columns.
     """
     if not scts:
         raise MrictError("the comparison needs at least one variant's synthetic CT")
@@ -85,17 +90,17 @@ def comparison_figure(
     axes = figure.subplots(2 * bands, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    _mr(axes[0, 0], mr[box], orientation)
+    _mr(axes[0, 0], mr[box], orientation, spacing_mm)
     axes[0, 0].set_title("MR")
-    hu = _hu(axes[0, 1], ct[box], window)
+    hu = _hu(axes[0, 1], ct[box], window, spacing_mm)
     _outline(axes[0, 1], inside, style.MASK_COLOUR)
     axes[0, 1].set_title("CT")
     for place, (name, sct) in enumerate(scts.items(), start=2):
         band, column = divmod(place, columns)
         upper, lower = axes[2 * band, column], axes[2 * band + 1, column]
-        _hu(upper, sct[box], window)
+        _hu(upper, sct[box], window, spacing_mm)
         upper.set_title(name)
-        error = _error(lower, sct[box], ct[box], inside)
+        error = _error(lower, sct[box], ct[box], inside, spacing_mm)
         lower.set_xlabel(_mae_text(sct, ct, mask), labelpad=2)
     _inset_bar(figure, hu, axes[1, 0], HU_LABEL)
     _inset_bar(figure, error, axes[1, 1], ERROR_LABEL)
@@ -108,7 +113,7 @@ def pairs_figure(
 ) -> Figure:
     """Return training pairs: MR with the outline of the body mask above CT with the outline of the scoring mask.
 
-    `rows` hold patient, z, mr, ct, body, mask; one column per row.
+    `rows` hold patient, z, spacing_mm, mr, ct, body, mask; one column per row.
     """
     _check(rows, ("mr", "ct", "body", "mask"))
     boxes = _boxes([(row["mask"] > 0) | (row["body"] > 0) for row in rows])
@@ -117,10 +122,10 @@ def pairs_figure(
     figure = style.new_figure(len(rows) * panel + 0.9, 2 * tall + 0.5, title=title, label=label)
     axes = figure.subplots(2, len(rows), squeeze=False)
     for (upper, lower), row, box in zip(axes.T, rows, boxes, strict=True):
-        _mr(upper, row["mr"][box], orientation)
+        _mr(upper, row["mr"][box], orientation, row["spacing_mm"])
         _outline(upper, row["body"][box] > 0, style.BODY_COLOUR)
         upper.set_title(f"{row['patient']}, slice {row['z']}")
-        hu = _hu(lower, row["ct"][box], window)
+        hu = _hu(lower, row["ct"][box], window, row["spacing_mm"])
         _outline(lower, row["mask"][box] > 0, style.MASK_COLOUR)
     axes[0, 0].set_ylabel("MR, body mask outlined")
     axes[1, 0].set_ylabel("CT, scoring mask outlined")
@@ -135,9 +140,10 @@ def _bare(axis: Axes) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _mr(axis: Axes, mr: np.ndarray, orientation: bool) -> None:
+def _mr(axis: Axes, mr: np.ndarray, orientation: bool, spacing_mm: tuple[float, float]) -> None:
     _bare(axis)
-    axis.imshow(np.asarray(mr, np.float32), vmin=-1, vmax=1)
+    axis.imshow(np.asarray(mr, np.float32), vmin=-1, vmax=1, aspect=spacing_mm[0] / spacing_mm[1])
+    _scale_bar(axis, mr.shape, spacing_mm)
     if not orientation:
         return
     marks = {"R": (0.02, 0.5, "left", "center"), "L": (0.98, 0.5, "right", "center")}
@@ -147,17 +153,29 @@ def _mr(axis: Axes, mr: np.ndarray, orientation: bool) -> None:
         text.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
 
 
-def _hu(axis: Axes, hu: np.ndarray, window: str) -> AxesImage:
+def _scale_bar(axis: Axes, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> None:
+    """Draw a bar of a round length in the lower left corner."""
+    width_mm = shape[1] * spacing_mm[1]
+    length = next((mm for mm in _BAR_MM if mm <= _BAR_SHARE * width_mm), _BAR_MM[-1])
+    left, down = 0.04 * shape[1], 0.94 * shape[0]
+    ends = [left - 0.5, left - 0.5 + length / spacing_mm[1]]
+    outline = withStroke(linewidth=2.6, foreground="black")
+    axis.plot(ends, [down] * 2, color="white", linewidth=1.4, solid_capstyle="butt", path_effects=[outline])
+    text = axis.text(ends[0], down - 0.025 * shape[0], f"{length} mm", color="white", fontsize=6, va="bottom")
+    text.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
+
+
+def _hu(axis: Axes, hu: np.ndarray, window: str, spacing_mm: tuple[float, float]) -> AxesImage:
     _bare(axis)
     low, high = style.window_hu(window)
-    return axis.imshow(np.asarray(hu, np.float32), vmin=low, vmax=high)
+    return axis.imshow(np.asarray(hu, np.float32), vmin=low, vmax=high, aspect=spacing_mm[0] / spacing_mm[1])
 
 
-def _error(axis: Axes, sct: np.ndarray, ct: np.ndarray, mask: np.ndarray) -> AxesImage:
+def _error(axis: Axes, sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float]) -> AxesImage:
     _bare(axis)
     error = np.where(mask, np.asarray(sct, np.float32) - np.asarray(ct, np.float32), np.nan)
-    limit = style.ERROR_LIMIT_HU
-    image = axis.imshow(error, cmap=style.ERROR_MAP, vmin=-limit, vmax=limit)
+    limit, aspect = style.ERROR_LIMIT_HU, spacing_mm[0] / spacing_mm[1]
+    image = axis.imshow(error, cmap=style.ERROR_MAP, vmin=-limit, vmax=limit, aspect=aspect)
     _outline(axis, mask, style.FAINT)
     return image
 

@@ -15,8 +15,8 @@ from mrict_core.variants import diff, lineage
 
 
 def show(figure: Figure, path: Path, width: int = 900) -> Image:
-    """Save a figure as png (200 dpi) and return it for display, at most `width` pixels wide."""
-    saved = style.save(figure, path)
+    """Save a figure as png (200 dpi) and pdf and return it for display, at most `width` pixels wide."""
+    saved = style.save(figure, path, pdf=True)
     return Image(filename=str(saved), width=min(width, int(figure.get_figwidth() * 110)))
 
 

@@ -4,31 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.runtime import write_csv, write_text
 
-DIGITS = {"mae_hu": 1, "psnr_db": 2, "ssim": 4, "predecessor_mse": 4, "predecessor_ssim": 4}
+if TYPE_CHECKING:
+    from mrict_core.evaluation.runs import RunComparison
+
+DIGITS = {
+    **dict.fromkeys(("mae_hu", "me_hu", "mae_core_hu", "mae_shift_hu", "shift_mm"), 1),
+    **{f"{what}_{tissue}_hu": 1 for what in ("mae", "me") for tissue in ("air", "soft", "bone")},
+    **dict.fromkeys(("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu"), 1),
+    **dict.fromkeys(("wepl_mae_mm", "wepl_max_mm", "wepl_me_mm", "continuity", "continuity_bone_edge", "psnr_db"), 2),
+    **dict.fromkeys(("dice_bone_150", "dice_bone_250", "dice_bone_350", "dice_bone_500"), 3),
+    **dict.fromkeys(("ssim", "predecessor_mse", "predecessor_ssim", "corrected_mse", "corrected_ssim"), 4),
+}
 HEADINGS = {
     "mae_hu": "MAE (HU)",
     "psnr_db": "PSNR (dB)",
     "ssim": "SSIM",
     "ssim_2d": "SSIM",
     "ssim_dimensionality": "SSIM in",
+    "me_hu": "bias (HU)",
+    "mae_bone_hu": "bone MAE (HU)",
+    "dice_bone_250": "bone Dice",
+    "wepl_mae_mm": "WEPL error (mm)",
+    "continuity": "continuity",
     "predecessor_mse": "pred. MSE",
     "predecessor_ssim": "pred. SSIM",
     "beats_baselines": "beats baselines",
     "n_slices": "slices",
     "n_voxels": "voxels",
+    "mean_hu": "MAE (HU)",
+    "low_hu": "95 % from",
+    "high_hu": "to",
+    "left_out": "without centre",
+    "mean_difference_hu": "a − b (HU)",
+    "p_holm": "p (Holm)",
+    "best_baseline_hu": "best baseline (HU)",
 }
 NOTHING = "–"
 
 
 def text_table(frame: pd.DataFrame) -> str:
-    """Return `frame` as aligned text; a column `x_sd` joins its column `x` as "mean ± SD"."""
+    """Return `frame` as aligned text; columns `x_sd`, `x_low`, `x_high` join `x` as "mean ± SD [low, high]"."""
     headings, rows, numeric = _cells(frame)
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
     lines = [headings, ["-" * width for width in widths], *rows]
@@ -45,7 +67,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 
 def _markdown(cell: str) -> str:
-    """Escape a cell; a mean and its spread stay on one line."""
+    """Escape a cell; a mean, its spread and its interval stay on one line each."""
     return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
@@ -55,13 +77,43 @@ def write_leaderboard(folder: Path, frame: pd.DataFrame, label: str) -> tuple[Pa
     shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
     parts = [
         f"# Leaderboard ({label})",
-        "Held-out patients; mean ± SD over patients; ranked by masked MAE. Rows of kind *baseline* are the trivial "
-        "predictors that a model must beat.",
+        "Held-out patients; mean ± SD over patients, of the MAE also the 95 % patient bootstrap of the mean; ranked by "
+        "masked MAE. Rows of kind *baseline* are the trivial predictors that a model must beat.",
         markdown_table(shown),
         "## How the numbers are defined",
         definitions(_metrics_of(frame)),
     ]
     return csv, write_text(Path(folder) / "leaderboard.md", "\n\n".join(parts) + "\n")
+
+
+def comparison_text(comparison: RunComparison) -> str:
+    """Return what changed between two runs as text: facts first, then numbers, then what only one of them has."""
+    facts = comparison.context
+    parts = ["What differs in how the numbers came about:"]
+    parts += [text_table(facts) if len(facts) else "nothing that the records hold"]
+    changes = comparison.changes.copy()
+    for column in ("mean_a", "mean_b", "difference"):
+        changes[column] = _each_in_its_digits(changes, column)
+    low, high = (_each_in_its_digits(changes, bound) for bound in ("low", "high"))
+    changes["95 % interval"] = [
+        NOTHING if NOTHING in pair else f"[{', '.join(pair)}]" for pair in zip(low, high, strict=True)
+    ]
+    changes["n"] = [f"{a}" if a == b else f"{a} / {b}" for a, b in zip(changes["n_a"], changes["n_b"], strict=True)]
+    changes["metric"] = [HEADINGS.get(name, name) for name in changes["metric"]]
+    shown = ["name", "metric", "n", "mean_a", "mean_b", "difference", "95 % interval", "p_holm", "verdict"]
+    parts += [
+        "",
+        "What changed (difference b − a, mean over patients, 95 % patient bootstrap):",
+        text_table(changes[shown]),
+    ]
+    for which, names in (("a", comparison.only_a), ("b", comparison.only_b)):
+        if names:
+            parts += ["", f"Only in {which}: {', '.join(names)}"]
+    return "\n".join(parts)
+
+
+def _each_in_its_digits(changes: pd.DataFrame, column: str) -> list[str]:
+    return [_text(value, metric) for value, metric in zip(changes[column], changes["metric"], strict=True)]
 
 
 def _metrics_of(frame: pd.DataFrame) -> list[str]:
@@ -88,13 +140,16 @@ def definitions(columns: Sequence[str]) -> str:
 
 def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
     """Return headings, rows of text, and which columns are numbers (set to the right)."""
-    columns = [c for c in frame.columns if not (str(c).endswith("_sd") and str(c)[:-3] in frame.columns)]
-    spreads = {c: frame[f"{c}_sd"] for c in columns if f"{c}_sd" in frame.columns}
+    joined = {f"{c}{end}" for c in frame.columns for end in ("_sd", "_low", "_high")}
+    columns = [c for c in frame.columns if c not in joined]
     texts = []
     for column in columns:
         values = [_text(value, column) for value in frame[column]]
-        if column in spreads:
-            values = [_with_spread(v, s, column) for v, s in zip(values, spreads[column], strict=True)]
+        if f"{column}_sd" in frame:
+            values = [_with_spread(v, s, column) for v, s in zip(values, frame[f"{column}_sd"], strict=True)]
+        if {f"{column}_low", f"{column}_high"} <= set(frame.columns):
+            bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], strict=True)
+            values = [_with_interval(v, low, high, column) for v, low, high in bounds]
         texts.append(values)
     headings = [HEADINGS.get(str(column), str(column)) for column in columns]
     numeric = [pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c]) for c in columns]
@@ -109,6 +164,12 @@ def _text(value: Any, column: str) -> str:
     if pd.api.types.is_float(value):
         return f"{value:.{DIGITS[column]}f}" if column in DIGITS else f"{value:.4g}"
     return " ".join(str(value).split())
+
+
+def _with_interval(mean: str, low: Any, high: Any, column: str) -> str:
+    return (
+        mean if pd.isna(low) or pd.isna(high) else f"{mean} [{_text(float(low), column)}, {_text(float(high), column)}]"
+    )
 
 
 def _with_spread(mean: str, spread: Any, column: str) -> str:

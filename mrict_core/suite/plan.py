@@ -15,7 +15,7 @@ from mrict_core.runtime import code_hash, hash_file, hash_of
 from mrict_core.variant import Variant
 
 NOTEBOOKS = ROOT / "notebooks"
-PREPROCESS, EVALUATION = "00_preprocess_and_mask", "06_evaluation"
+PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
 NOTEBOOK_OF = {  # family of a variant => the notebook that tells its story
     "cyclegan": "01_cyclegan_baseline",
     "practice": "02_pix2pix_mk1",
@@ -39,7 +39,7 @@ class Step:
 
 
 def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any]) -> list[Step]:
-    """Return the steps in order: data, every variant after the one it starts from, evaluation over all."""
+    """Return the steps in order: data, every variant after the one it starts from, evaluation over all, the report."""
     steps = [Step(PREPROCESS, PREPROCESS, dict(parameters), (), (space.store / "index.json",))]
     step_of: dict[str, str] = {}
     cycle = [v.name for v in variants if v.family == "cyclegan"]
@@ -56,6 +56,7 @@ def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any]) 
     listed = parameters | {"variants": ",".join(v.name for v in variants)}
     everything = tuple(s.name for s in steps)
     steps.append(Step(EVALUATION, EVALUATION, listed, everything, (space.reports / "leaderboard.csv",)))
+    steps.append(Step(REPORT, REPORT, listed, (EVALUATION,), (space.reports / "index.html",)))
     return steps
 
 

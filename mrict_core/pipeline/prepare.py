@@ -1,12 +1,9 @@
-"""The steps of the suite, as the notebooks and the command line call them: one implementation for both."""
+"""From folders of patients to trained variants."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.preprocess import in_plane_shapes, preprocess
@@ -24,24 +21,12 @@ from mrict_core.data.splits import (
 from mrict_core.data.store import INDEX, SliceStore, remove_patient
 from mrict_core.data.synthrad import Discovery, discover
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.evaluation import (
-    baseline_predictors,
-    metrics_record,
-    read_metrics,
-    read_record,
-    score_patients,
-    write_metrics,
-)
-from mrict_core.evaluation.samples import sample_rows
-from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.paths import Workspace, shown, workspace
 from mrict_core.profiles import Profile, get_profile
-from mrict_core.runtime import code_hash, hash_file, hash_of, versions
-from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
 from mrict_core.training.loop import Progress, Report, TrainResult, train
 from mrict_core.training.run import TrainSettings
 from mrict_core.variant import Variant
-from mrict_core.variants import get, lineage
+from mrict_core.variants import lineage
 
 PATIENTS_MIN = 3  # one each to train, validate and test
 CountProgress = Callable[[int, int, str], None]  # done, total, name
@@ -188,110 +173,3 @@ def train_variant(
         for parent in lineage(variant.name)[:-1]:
             train(parent, profile, space, settings, report=report, progress=progress)
     return train(variant, profile, space, settings, report=report, progress=progress, force=force)
-
-
-def _context(profile: Profile, space: Workspace, store: SliceStore, split: Split) -> dict:
-    return {
-        "profile": profile.name,
-        "data": "embedded phantoms" if space.embedded else space.data_dir.name,
-        "region": store.region,
-        "protocol": store.protocol,
-        "canvas_px": store.size,
-        "split": split.kind,
-        "split_hash": split.hash,
-        "store_key": store.key,
-        "train_patients": len(split.train),
-        "val_patients": len(split.val),
-        "test_patients": len(split.test),
-        "code_hash": code_hash(),
-        "versions": versions(),
-    }
-
-
-def evaluate_variant(
-    variant: Variant, profile: Profile, space: Workspace, *, device: str = "auto", progress: CountProgress | None = None
-) -> tuple[dict, Synthesizer]:
-    """Score the variant's best checkpoint on the held-out test patients; write json and csv; return both."""
-    store, split = open_data(space)
-    path = checkpoint_path(space, variant.name, "best")
-    synthesizer = load_synthesizer(path, expect_variant=variant.name, device=device)
-    facts = synthesizer.facts
-    if facts["split_hash"] != split.hash:
-        raise MrictError(
-            f"{shown(path)}: trained on split {facts['split_hash']}, the data now have split {split.hash}; "
-            f"its test patients may have been trained on; train {variant.name} again"
-        )
-    if facts["store_key"] != store.key or facts["profile"]["name"] != profile.name:
-        raise MrictError(
-            f"{shown(path)}: trained with profile {facts['profile']['name']} on slices {facts['store_key']}, asked for "
-            f"are profile {profile.name} and slices {store.key} (data, settings or code changed); "
-            f"train {variant.name} again"
-        )
-    final = load_checkpoint(checkpoint_path(space, variant.name, "last"), variant.name)  # epochs done, why it stopped
-    unfinished = f"training not finished: epoch {final['epoch']} of {final['epochs']}"
-    context = _context(profile, space, store, split) | {
-        "checkpoint_hash": hash_file(path),
-        "checkpoint_epoch": facts["epoch"],
-        "epochs": final["epoch"],
-        "stopped": final["stopped"] or ("" if final["complete"] else unfinished),
-        "feature_network": facts["features"]["name"] if facts["features"] else "none",
-        "feature_hash": facts["features"]["hash"] if facts["features"] else "",
-        "parent": facts["parent"],
-        "training_pairs": facts["training_pairs"],
-        "seed": facts["seed"],
-    }
-    frame = score_patients(store, split.test, synthesizer, progress=progress)
-    record = metrics_record(variant.name, frame, kind="variant", label=profile.label, context=context)
-    write_metrics(space.metrics, record)
-    return record, synthesizer
-
-
-def evaluate_baselines(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
-    """Score the trivial baselines on the test patients, or return the records when they are there and unchanged."""
-    store, split = open_data(space)
-    key = hash_of([store.key, split.hash, code_hash("data", "metrics", "evaluation")])
-    records = []
-    for name, predict in baseline_predictors(store, split.train).items():
-        record = read_record(space.metrics, name)
-        if record is None or record["context"].get("key") != key:
-            frame = score_patients(store, split.test, predict, progress=progress)
-            context = _context(profile, space, store, split) | {"key": key}
-            record = metrics_record(name, frame, kind="baseline", label=profile.label, context=context)
-            write_metrics(space.metrics, record)
-        records.append(record)
-    return records
-
-
-def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict[str, str]]:
-    """Return the records that belong to the workspace's store and split, and {name: why} of those that are missing.
-
-    names: variants separated by commas; "" takes every record there is. A record of other data is not used.
-    """
-    store, split = open_data(space)
-    wanted = [get(name.strip()).name for name in names.split(",") if name.strip()]
-    found = {r["name"]: r for r in read_metrics(space.metrics) if r["kind"] == "variant"}
-    records, missing = [], {}
-    for name in wanted or list(found):
-        record = found.get(name)
-        if record is None:
-            missing[name] = "not evaluated"
-        elif (record["context"]["store_key"], record["context"]["split_hash"]) != (store.key, split.hash):
-            missing[name] = "evaluated on other data or another split; evaluate it again"
-        else:
-            records.append(record)
-    if not records:
-        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-05 first")
-    return records, missing
-
-
-def compare_on_samples(
-    space: Workspace, names: list[str], device: str = "auto"
-) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """Return the figure slices of the test patients, each with every variant's synthetic CT, {name: (S, S) HU}."""
-    store, split = open_data(space)
-    result = [(row, {}) for row in sample_rows(store, split.test)]
-    for name in names:
-        synthesizer = load_synthesizer(checkpoint_path(space, name, "best"), name, device)
-        for (_, scts), own in zip(result, sample_rows(store, split.test, synthesizer), strict=True):
-            scts[name] = own["sct"]
-    return result

@@ -1,0 +1,71 @@
+"""How things are measured: plain and lean in turns, medians, peak memory in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mrict_core.runtime import cpu_count, versions
+
+
+def alternating(plain: Callable[[], Any], lean: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """Return the seconds of both forms, taken in turns after one warm-up each, their medians and the ratio."""
+    seconds: dict[str, list[float]] = {"plain": [], "lean": []}
+    for number in range(repeats + 1):
+        for name, call in (("plain", plain), ("lean", lean)):
+            started = time.perf_counter()
+            call()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "plain_s": medians["plain"],
+        "lean_s": medians["lean"],
+        "times_faster": medians["plain"] / medians["lean"],
+        "all_plain_s": seconds["plain"],
+        "all_lean_s": seconds["lean"],
+    }
+
+
+def peak_growth_mib(target: Callable[..., Any], *arguments: Any) -> float:
+    """Return by how many MiB the peak memory of a fresh process grows while it runs `target(prepare(...))`.
+
+    `target` returns the call to measure; what it prepares before that does not count.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak, args=(queue, target, arguments))
+    process.start()
+    grown = queue.get()
+    process.join()
+    return grown
+
+
+def _peak(queue: Any, target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    call = target(*arguments)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now (Linux)
+    before = _resident_kib("VmHWM")
+    call()
+    queue.put((_resident_kib("VmHWM") - before) / 1024)
+
+
+def _resident_kib(name: str) -> int:
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(f"{name}:"))
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were taken on."""
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    cpu = names[0] if names else platform.processor() or "unknown"
+    return {"cpu": cpu, "cores": cpu_count(), "system": platform.platform(), "versions": versions()}
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

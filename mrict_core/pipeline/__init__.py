@@ -1,0 +1,38 @@
+"""The steps of the suite, as the notebooks and the command line call them: one implementation for both."""
+
+from mrict_core.pipeline.evaluate import (
+    compare_on_samples,
+    current_records,
+    evaluate_baselines,
+    evaluate_controls,
+    evaluate_variant,
+)
+from mrict_core.pipeline.folds import leave_one_centre_out, read_folds
+from mrict_core.pipeline.prepare import (
+    PATIENTS_MIN,
+    CountProgress,
+    Prepared,
+    make_phantoms,
+    open_data,
+    prepare_data,
+    split_store,
+    train_variant,
+)
+
+__all__ = [
+    "PATIENTS_MIN",
+    "CountProgress",
+    "Prepared",
+    "compare_on_samples",
+    "current_records",
+    "evaluate_baselines",
+    "evaluate_controls",
+    "evaluate_variant",
+    "leave_one_centre_out",
+    "make_phantoms",
+    "open_data",
+    "prepare_data",
+    "read_folds",
+    "split_store",
+    "train_variant",
+]

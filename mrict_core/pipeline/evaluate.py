@@ -1,0 +1,226 @@
+"""From trained variants to records: held-out scores, baselines, controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mrict_core.data.splits import Split
+from mrict_core.data.store import SliceStore
+from mrict_core.errors import MrictError
+from mrict_core.evaluation import (
+    Predict,
+    baseline_predictors,
+    metrics_record,
+    read_metrics,
+    read_record,
+    score_patients,
+    write_metrics,
+)
+from mrict_core.evaluation.controls import control_predictors
+from mrict_core.evaluation.predecessor import control_translation, predecessor_validation, synthesizer_translation
+from mrict_core.evaluation.samples import sample_rows
+from mrict_core.inference import Synthesizer, load_synthesizer
+from mrict_core.metrics.features import feature_scores
+from mrict_core.networks import build_features
+from mrict_core.paths import Workspace, shown
+from mrict_core.pipeline.prepare import CountProgress, open_data
+from mrict_core.profiles import Profile
+from mrict_core.runtime import code_hash, hash_file, hash_of, pick_device, versions
+from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
+from mrict_core.training.run import fid_features
+from mrict_core.variant import Variant
+from mrict_core.variants import get
+
+
+def _context(profile: Profile, space: Workspace, store: SliceStore, split: Split) -> dict:
+    return {
+        "profile": profile.name,
+        "data": "embedded phantoms" if space.embedded else space.data_dir.name,
+        "region": store.region,
+        "protocol": store.protocol,
+        "canvas_px": store.size,
+        "split": split.kind,
+        "split_hash": split.hash,
+        "store_key": store.key,
+        "test_data_hash": hash_of({p: store.meta(p)["sources"]["ct"]["hash"] for p in split.test}),
+        "train_patients": len(split.train),
+        "val_patients": len(split.val),
+        "test_patients": len(split.test),
+        "code_hash": code_hash(),
+        "versions": versions(),
+    }
+
+
+def evaluate_variant(
+    variant: Variant, profile: Profile, space: Workspace, *, device: str = "auto", progress: CountProgress | None = None
+) -> tuple[dict, Synthesizer]:
+    """Score the variant's best checkpoint on the held-out test patients; write json and csv; return both."""
+    store, split = open_data(space)
+    path = checkpoint_path(space, variant.name, "best")
+    synthesizer = load_synthesizer(path, expect_variant=variant.name, device=device)
+    facts = synthesizer.facts
+    if facts["split_hash"] != split.hash:
+        raise MrictError(
+            f"{shown(path)}: trained on split {facts['split_hash']}, the data now have split {split.hash}; "
+            f"its test patients may have been trained on; train {variant.name} again"
+        )
+    if facts["store_key"] != store.key or facts["profile"]["name"] != profile.name:
+        raise MrictError(
+            f"{shown(path)}: trained with profile {facts['profile']['name']} on slices {facts['store_key']}, asked for "
+            f"are profile {profile.name} and slices {store.key} (data, settings or code changed); "
+            f"train {variant.name} again"
+        )
+    final = load_checkpoint(checkpoint_path(space, variant.name, "last"), variant.name)  # epochs done, why it stopped
+    unfinished = f"training not finished: epoch {final['epoch']} of {final['epochs']}"
+    context = _context(profile, space, store, split) | {
+        "checkpoint_hash": hash_file(path),
+        "checkpoint_epoch": facts["epoch"],
+        "epochs": final["epoch"],
+        "stopped": final["stopped"] or ("" if final["complete"] else unfinished),
+        "feature_network": facts["features"]["name"] if facts["features"] else "none",
+        "feature_hash": facts["features"]["hash"] if facts["features"] else "",
+        "parent": facts["parent"],
+        "training_pairs": facts["training_pairs"],
+        "seed": facts["seed"],
+    }
+    remembered = _remembering(synthesizer)
+    scores = score_patients(store, split.test, remembered, progress=progress)
+    more = {
+        "predecessor": _predecessor(
+            profile, store, split.test, synthesizer_translation(synthesizer), synthesizer.device
+        ),
+        "features": _features(profile, store, split.test, remembered, synthesizer.device),
+    }
+    record = metrics_record(variant.name, scores, kind="variant", label=profile.label, context=context, more=more)
+    write_metrics(space.metrics, record)
+    return record, synthesizer
+
+
+def _remembering(predict: Predict) -> Predict:
+    """Return `predict` that computes every patient once."""
+    found: dict[str, np.ndarray] = {}
+
+    def remembered(store: SliceStore, patient: str) -> np.ndarray:
+        if patient not in found:
+            found[patient] = np.asarray(predict(store, patient), np.float32)
+        return found[patient]
+
+    return remembered
+
+
+def _network(name: str, profile: Profile, device: Any, **options: Any) -> Any:
+    """Return a feature network on `device`, or the error that says why it cannot be had.
+
+    Only a profile that needs pretrained weights anyway downloads them; the others use what lies on this machine.
+    """
+    try:
+        return build_features(name, download=profile.feature_network is None, **options).to(device)
+    except MrictError as error:
+        return error
+
+
+def _predecessor(profile: Profile, store: SliceStore, patients: Sequence[str], translation: Any, device: Any) -> dict:
+    """Return the predecessor's four numbers by its own procedure; the demo looks through its stand-in network."""
+    own = profile.feature_network
+    fid, vgg = (_network(own or name, profile, device) for name in ("inception_fid", "vgg16_relu3_3"))
+    return predecessor_validation(
+        store,
+        patients,
+        translation,
+        seed=0,
+        fid_features=fid if isinstance(fid, MrictError) else fid_features(fid),
+        vgg_features=vgg,
+        device=device,
+    )
+
+
+def _features(
+    profile: Profile, store: SliceStore, patients: Sequence[str], predict: Predict, device: Any
+) -> list[dict[str, Any]]:
+    """Return FID, KID and LPIPS of the test slices, each with its weights, or with the reason why it is absent."""
+    inception = _network("inception_fid", profile, device)
+    networks = {"fid": inception, "kid": inception, "lpips": _network("lpips_squeeze", profile, device)}
+    slices = {patient: store.slices(patient) for patient in patients}
+    scores = feature_scores(
+        {p: np.asarray(s.ct, np.float32) for p, s in slices.items()},
+        {p: predict(store, p) for p in patients},
+        {p: np.asarray(s.mask) > 0 for p, s in slices.items()},
+        networks,
+        device=device,
+    )
+    return [score.as_dict() for score in scores]
+
+
+def evaluate_baselines(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
+    """Score the trivial baselines on the test patients, or return the records when they are there and unchanged."""
+    store, split = open_data(space)
+    return _evaluate_all("baseline", baseline_predictors(store, split.train), profile, space, progress)
+
+
+def evaluate_controls(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
+    """Score the control images (black, a copy of the MR, a bias, a shift), or return their unchanged records.
+
+    Controls show what a metric does not see. Some are made from the true CT, so none is ever ranked.
+    """
+    store, _ = open_data(space)
+    return _evaluate_all("control", control_predictors(store), profile, space, progress)
+
+
+def _evaluate_all(
+    kind: str, predictors: dict[str, Predict], profile: Profile, space: Workspace, progress: CountProgress | None
+) -> list[dict]:
+    store, split = open_data(space)
+    key = hash_of([store.key, split.hash, code_hash("data", "metrics", "evaluation", "networks", "pipeline")])
+    device, records = pick_device("cpu"), []
+    for name, predict in predictors.items():
+        record = read_record(space.metrics, name)
+        if record is None or record["context"].get("key") != key:
+            remembered = _remembering(predict)
+            scores = score_patients(store, split.test, remembered, progress=progress)
+            more: dict[str, Any] = {"features": _features(profile, store, split.test, remembered, device)}
+            if kind == "control":
+                translation = control_translation(name)
+                more["predecessor"] = _predecessor(profile, store, split.test, translation, device)
+            context = _context(profile, space, store, split) | {"key": key}
+            record = metrics_record(name, scores, kind=kind, label=profile.label, context=context, more=more)
+            write_metrics(space.metrics, record)
+        records.append(record)
+    return records
+
+
+def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict[str, str]]:
+    """Return the records that belong to the workspace's store and split, and {name: why} of those that are missing.
+
+    names: variants separated by commas; "" takes every record there is. A record of other data is not used.
+    """
+    store, split = open_data(space)
+    wanted = [get(name.strip()).name for name in names.split(",") if name.strip()]
+    found = {r["name"]: r for r in read_metrics(space.metrics) if r["kind"] == "variant"}
+    records, missing = [], {}
+    for name in wanted or list(found):
+        record = found.get(name)
+        if record is None:
+            missing[name] = "not evaluated"
+        elif (record["context"]["store_key"], record["context"]["split_hash"]) != (store.key, split.hash):
+            missing[name] = "evaluated on other data or another split; evaluate it again"
+        else:
+            records.append(record)
+    if not records:
+        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-05 first")
+    return records, missing
+
+
+def compare_on_samples(
+    space: Workspace, names: list[str], device: str = "auto"
+) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Return the figure slices of the test patients, each with every variant's synthetic CT, {name: (S, S) HU}."""
+    store, split = open_data(space)
+    result = [(row, {}) for row in sample_rows(store, split.test)]
+    for name in names:
+        synthesizer = load_synthesizer(checkpoint_path(space, name, "best"), name, device)
+        for (_, scts), own in zip(result, sample_rows(store, split.test, synthesizer), strict=True):
+            scts[name] = own["sct"]
+    return result

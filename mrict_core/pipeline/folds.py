@@ -1,0 +1,72 @@
+"""Leave one centre out: train without a centre, score on it. What a model does at a hospital it has never seen."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mrict_core.data.splits import make_split, save_split
+from mrict_core.errors import MrictError
+from mrict_core.paths import Workspace
+from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
+from mrict_core.pipeline.prepare import open_data, train_variant
+from mrict_core.profiles import Profile
+from mrict_core.runtime import write_csv
+from mrict_core.training.loop import Progress, Report
+from mrict_core.training.run import TrainSettings
+from mrict_core.variant import Variant
+
+FOLDS_FILE = "leave_one_centre_out.csv"
+COLUMNS = ("name", "left_out", "n", "mean_hu", "low_hu", "high_hu", "best_baseline_hu", "beats_baselines")
+
+
+def leave_one_centre_out(
+    variant: Variant,
+    profile: Profile,
+    space: Workspace,
+    settings: TrainSettings = TrainSettings(),
+    *,
+    report: Report = print,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Train `variant` (and what it starts from) once for every centre, without that centre, and score it there.
+
+    Returns one row per centre and writes reports/leave_one_centre_out.csv; the folds' own checkpoints and scores lie
+    beside the workspace's, under its name and `leave_out_<centre>`. What is there already and unchanged is reused.
+    """
+    store, split = open_data(space, settings.seed)
+    centres = {patient: store.centre(patient) for patient in store.patients}
+    if len(set(centres.values())) < 2:
+        raise MrictError(f"leaving one centre out needs two centres; the data have {', '.join(set(centres.values()))}")
+    rows = []
+    for centre in sorted(set(centres.values())):
+        kind = f"leave_out_{centre}"
+        fold = space.of_fold(kind)
+        save_split(fold.split_file, make_split(centres, split.seed, kind))
+        train_variant(variant, profile, fold, settings, ancestors=True, report=report, progress=progress)
+        record, _ = evaluate_variant(variant, profile, fold, device=settings.device)
+        baselines = [b["summary"]["all"]["mae_hu"]["mean"] for b in evaluate_baselines(profile, fold)]
+        mae = record["summary"]["all"]["mae_hu"]
+        row = {"name": variant.name, "left_out": centre, "n": mae["n"], "mean_hu": mae["mean"]}
+        row |= {"low_hu": mae["low"], "high_hu": mae["high"], "best_baseline_hu": min(baselines)}
+        rows.append(row | {"beats_baselines": mae["mean"] < min(baselines)})
+        report(f"{variant.name} without centre {centre}: MAE {mae['mean']:.1f} HU on its {mae['n']} patients")
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_csv(space.reports / FOLDS_FILE, _with_others(space, frame))
+    return frame
+
+
+def _with_others(space: Workspace, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the rows of other variants that were there before."""
+    before = read_folds(space)
+    return pd.concat([before[~before["name"].isin(frame["name"])], frame], ignore_index=True)
+
+
+def read_folds(space: Workspace) -> pd.DataFrame:
+    """Return the table of the folds that were run; empty where none was."""
+    path = space.reports / FOLDS_FILE
+    if not path.is_file():
+        return pd.DataFrame(columns=list(COLUMNS))
+    try:
+        return pd.read_csv(path, keep_default_na=True)[list(COLUMNS)]
+    except (KeyError, ValueError):
+        raise MrictError(f"{path}: not the table of left-out centres; delete it and run it again") from None

@@ -1,0 +1,208 @@
+"""From records to the report: tables, the page and the summary of one workspace."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mrict_core.data.pairs import in_turns
+from mrict_core.data.splits import Split
+from mrict_core.data.store import SliceStore
+from mrict_core.errors import MrictError
+from mrict_core.evaluation import centre_table, leaderboard, leave_out_table, pairwise_table
+from mrict_core.evaluation.controls import blindness
+from mrict_core.evaluation.predecessor import predecessor_table
+from mrict_core.evaluation.samples import PATIENTS
+from mrict_core.inference import load_synthesizer
+from mrict_core.paths import Workspace
+from mrict_core.pipeline.evaluate import current_records, evaluate_baselines, evaluate_controls
+from mrict_core.pipeline.folds import read_folds
+from mrict_core.pipeline.prepare import open_data
+from mrict_core.profiles import Profile
+from mrict_core.reporting.corrections import CORRECTIONS
+from mrict_core.reporting.page import BrowserPatient, PageData, write_page
+from mrict_core.reporting.summary import write_summary
+from mrict_core.reporting.tables import write_leaderboard
+from mrict_core.runtime import versions, write_csv
+from mrict_core.training.checkpoint import checkpoint_path
+from mrict_core.variant_tables import value_text
+from mrict_core.variants import all_variants, diff, get
+
+TITLE = "MRICT: synthetic CT from MRI"
+
+
+def write_report(profile: Profile, space: Workspace, names: str = "", *, device: str = "auto") -> dict[str, Path]:
+    """Write the report of a workspace; return {what: path}.
+
+    Tables (leaderboard, pairwise tests, centres, predecessor, controls) as csv, `summary.md` and `summary.csv` to
+    paste, and `index.html`. What is missing is said in the page, with its reason.
+    """
+    data, tables = collect(profile, space, names, device=device)
+    paths: dict[str, Path] = {}
+    paths["leaderboard_csv"], paths["leaderboard"] = write_leaderboard(space.reports, tables["board"], profile.label)
+    for name in ("comparisons", "centres", "leave_out", "predecessor", "controls"):
+        paths[name] = write_csv(space.reports / f"{name}.csv", tables[name])
+    every = [*data.records, *data.controls]
+    paths["summary"], paths["summary_csv"] = write_summary(
+        space.reports, TITLE, profile.label, _sections(data, tables), every
+    )
+    paths["page"] = write_page(data, space.reports / "index.html")
+    return paths
+
+
+def collect(
+    profile: Profile, space: Workspace, names: str = "", *, device: str = "auto"
+) -> tuple[PageData, dict[str, pd.DataFrame]]:
+    """Return everything that the page shows, and the tables behind it."""
+    store, split = open_data(space)
+    variants, missing = current_records(space, names)
+    baselines, controls = evaluate_baselines(profile, space), evaluate_controls(profile, space)
+    records = [*variants, *baselines]
+    board = leaderboard(records)
+    ranked = list(board.loc[board["kind"] == "variant", "name"])
+    tables = {
+        "board": board,
+        "comparisons": pairwise_table(records),
+        "centres": centre_table(records),
+        "leave_out": leave_out_table(records),
+        "predecessor": predecessor_table(variants),
+        "controls": blindness([*records, *controls]),
+    }
+    browser, note = _browser(store, split, space, ranked, device)
+    data = PageData(
+        title=TITLE,
+        label=profile.label,
+        intro=_intro(profile, space, store, split, len(variants)),
+        board=board,
+        records=sorted(records, key=lambda record: list(board["name"]).index(record["name"])),
+        controls=controls,
+        missing=missing,
+        histories=_histories(space, ranked),
+        variants=_variant_facts(profile),
+        comparisons=tables["comparisons"],
+        centres=tables["centres"],
+        leave_out=tables["leave_out"],
+        folds=read_folds(space),
+        predecessor=tables["predecessor"],
+        blindness=tables["controls"],
+        features=[{"variant": r["name"], **score} for r in (*records, *controls) for score in r.get("features", [])],
+        corrections=list(CORRECTIONS),
+        browser=browser,
+        browser_note=note,
+        provenance=_provenance(profile, space, variants),
+        figures=[],
+    )
+    return data, tables
+
+
+def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, count: int) -> str:
+    what = "digital phantom patients" if space.embedded else f"patients of {space.data_dir.name}"
+    centres = ", ".join(sorted({store.centre(patient) for patient in store.patients}))
+    return (
+        f"{count} variants and the trivial baselines, scored on {len(split.test)} held-out {what} "
+        f"({', '.join(split.test) if len(split.test) <= 12 else f'{len(split.test)} ids in the tables'}). Trained on "
+        f"{len(split.train)} patients, checkpoints chosen on {len(split.val)}; centres {centres}; profile "
+        f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless a card says otherwise a number is "
+        "taken in 3-D, in HU, inside the data set’s mask, per patient, and then averaged over patients."
+    )
+
+
+def _histories(space: Workspace, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    found = {name: space.checkpoints / name / "history.csv" for name in names}
+    return {name: pd.read_csv(path) for name, path in found.items() if path.is_file()}
+
+
+def _variant_facts(profile: Profile) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": v.name,
+            "family": v.family,
+            "parent": v.parent,
+            "init_from": v.init_from,
+            "why": v.why,
+            "changes": [(field, value_text(old), value_text(new)) for field, (old, new) in diff(v.name).items()],
+            "epochs": profile.epochs(v),
+        }
+        for v in all_variants()
+    ]
+
+
+def _browser(
+    store: SliceStore, split: Split, space: Workspace, names: Sequence[str], device: str
+) -> tuple[list[BrowserPatient], str]:
+    """Return the test patients that the page can leaf through, the first of each centre in turn, with every sCT."""
+    synthesizers, lost = {}, []
+    for name in names:
+        path = checkpoint_path(space, name, "best")
+        try:
+            synthesizers[name] = load_synthesizer(path, get(name).name, device)
+        except MrictError as error:
+            lost.append(f"{name}: {error}")
+    patients = in_turns(split.test, store)[:PATIENTS]
+    found = []
+    for patient in patients:
+        slices, spacing = store.slices(patient), store.meta(patient)["spacing_mm"]
+        found.append(
+            BrowserPatient(
+                patient=patient,
+                centre=store.centre(patient),
+                z=np.asarray(slices.z),
+                spacing_mm=(spacing[1], spacing[2]),
+                mr=np.asarray(slices.mr, np.float32),
+                ct=np.asarray(slices.ct, np.float32),
+                mask=np.asarray(slices.mask) > 0,
+                scts={name: synthesizer(store, patient) for name, synthesizer in synthesizers.items()},
+            )
+        )
+    notes = [f"{len(patients)} of {len(split.test)} test patients are shown"] if len(patients) < len(split.test) else []
+    return found, "; ".join([*notes, *lost])
+
+
+def _provenance(profile: Profile, space: Workspace, records: Sequence[dict]) -> dict[str, Any]:
+    context = records[0]["context"]
+    keys = ("data", "region", "protocol", "canvas_px", "split", "split_hash", "store_key", "test_data_hash")
+    return {
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "data": {key: context.get(key, "") for key in keys},
+        "run": {"profile": profile.name, "seed": context.get("seed", ""), "workspace": space.results},
+        "versions": versions(),
+        "checkpoints": {
+            r["name"]: {key: r["context"].get(key, "") for key in ("checkpoint_hash", "checkpoint_epoch", "code_hash")}
+            for r in records
+        },
+    }
+
+
+def _sections(data: PageData, tables: dict[str, pd.DataFrame]) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return the tables of summary.md, each with the sentence that says how to read it."""
+    best = data.records[0]["name"]
+    comparisons = tables["comparisons"]
+    against_best = comparisons[(comparisons["a"] == best) | (comparisons["b"] == best)]
+    return {
+        "Leaderboard": (data.intro, tables["board"].drop(columns="label")),
+        f"Is {best} better than the others?": (
+            f"Paired per patient; p of the Wilcoxon signed-rank test, Holm-adjusted for all {len(comparisons)} pairs "
+            "(comparisons.csv has them all).",
+            against_best,
+        ),
+        "By centre": ("Mean masked MAE and its 95 % patient bootstrap within each centre.", tables["centres"]),
+        "Scoring without one centre": (
+            "How far a mean hangs on one centre: the same models, scored on the patients of the others.",
+            tables["leave_out"],
+        ),
+        "Training without one centre": (
+            "Trained without a centre and scored there; made by `python -m mrict_core leave-one-centre-out NAME`.",
+            data.folds,
+        ),
+        "The predecessor’s table": ("Printed, ours by its procedure, ours corrected.", tables["predecessor"]),
+        "Controls": ("Images that no model made: what each metric does not see.", tables["controls"]),
+        "What was corrected": (
+            "docs/lineage.md says it in full.",
+            pd.DataFrame(data.corrections, columns=["the predecessor", "here"]),
+        ),
+    }

@@ -1,0 +1,178 @@
+"""Figures of the clinical panel: HU calibration, tissues, bone, path length, continuity, centres."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mrict_core.errors import MrictError
+from mrict_core.evaluation import leaderboard
+from mrict_core.reporting import style
+
+Record = Mapping[str, Any]
+SHOWN = 5  # variants in a figure, best first; the best baseline comes on top
+COLOURS = tuple(style.PALETTE[c] for c in ("blue", "vermilion", "green", "orange", "purple"))
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))  # a second mark beside colour
+HU_SHOWN = (-1000.0, 1600.0)
+
+
+def leading(records: Sequence[Record], count: int = SHOWN) -> list[Record]:
+    """Return the best `count` variants by masked MAE and after them the best baseline."""
+    by_name = {record["name"]: record for record in records}
+    board = leaderboard(records)
+    board = board[board["mae_hu"].notna()]
+    chosen = [by_name[name] for name in board.loc[board["kind"] == "variant", "name"][:count]]
+    chosen += [by_name[name] for name in board.loc[board["kind"] == "baseline", "name"][:1]]
+    if not chosen:
+        raise MrictError("there are no metrics to show; evaluate a variant first")
+    return chosen
+
+
+def _looks(records: Sequence[Record]) -> list[dict[str, Any]]:
+    looks = []
+    for place, record in enumerate(records):
+        baseline = record["kind"] != "variant"
+        looks.append(
+            {
+                "color": style.FAINT if baseline else COLOURS[place % len(COLOURS)],
+                "linestyle": "-" if baseline else LINES[place % len(LINES)],
+                "label": record["name"],
+            }
+        )
+    return looks
+
+
+@style.styled
+def calibration_figure(records: Sequence[Record], *, label: str) -> Figure:
+    """Return the HU calibration of the leading variants: mean sCT at each CT value, with its spread.
+
+    Line: the mean over patients of the bins' means; band: ± the mean SD within a bin; dots: single patients. On the
+    dashed diagonal the HU are right on average.
+    """
+    chosen = [record for record in leading(records) if record.get("details", {}).get("calibration")]
+    if not chosen:
+        raise MrictError("no record holds calibration curves; evaluate the variants again")
+    columns = min(3, len(chosen))
+    lines = math.ceil(len(chosen) / columns)
+    figure = style.new_figure(2.3 * columns + 0.3, 2.25 * lines + 0.35, title="HU calibration", label=label)
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axis, record, look in zip(axes.flat, chosen, _looks(chosen), strict=False):
+        _calibration(axis, record, look["color"])
+    for axis in axes.flat[len(chosen) :]:
+        axis.remove()
+    figure.supxlabel("CT (HU)", fontsize=8)
+    figure.supylabel("synthetic CT (HU), mean ± SD within a bin", fontsize=8)
+    return figure
+
+
+def _calibration(axis: Axes, record: Record, colour: str) -> None:
+    found = record["details"]["calibration"]
+    edges = np.asarray(found["edges_hu"], float)
+    centres = (edges[:-1] + edges[1:]) / 2
+    means, spreads = (
+        np.array([[np.nan if v is None else v for v in one[key]] for one in found["patients"]], float)
+        for key in ("mean_hu", "sd_hu")
+    )
+    known = np.isfinite(means).any(axis=0)
+    mean, spread = (np.nanmean(part[:, known], axis=0) for part in (means, spreads))
+    axis.plot(HU_SHOWN, HU_SHOWN, color=style.FAINT, linestyle="--", linewidth=0.8, zorder=1)
+    axis.fill_between(centres[known], mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+    axis.plot(centres[known], mean, color=colour)
+    axis.plot(centres, means.T, linestyle="none", marker=".", markersize=2, color=style.INK, alpha=0.5)
+    axis.set(title=record["name"], xlim=HU_SHOWN, ylim=HU_SHOWN)
+    axis.set_aspect("equal")
+    axis.grid()
+
+
+@style.styled
+def clinical_figure(records: Sequence[Record], *, label: str) -> Figure:
+    """Return the clinical panel of the leading variants: tissue MAE, bone Dice sweep, path length, continuity."""
+    chosen = leading(records)
+    looks = _looks(chosen)
+    figure = style.new_figure(7.0, 5.2, title="Clinical panel", label=label)
+    (tissues, bone), (paths, continuity) = figure.subplots(2, 2)
+    _tissues(tissues, chosen, looks)
+    _dice(bone, chosen, looks)
+    _dots(paths, chosen, looks, "wepl_mae_mm")
+    paths.set(title="water-equivalent path length", xlabel="mean |error| over beams (mm); a surrogate for dose")
+    _dots(continuity, chosen, looks, "continuity")
+    continuity.axvline(1, color=style.FAINT, linestyle="--", linewidth=0.9)
+    continuity.set(title="through-plane continuity", xlabel="|d/dz sCT| / |d/dz CT|; above 1: slices jump")
+    figure.legend(*bone.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, Any]]) -> None:
+    width = 0.8 / len(records)
+    for place, (record, look) in enumerate(zip(records, looks, strict=True)):
+        for group, tissue in enumerate(("air", "soft", "bone")):
+            s = record["summary"]["all"][f"mae_{tissue}_hu"]
+            if s["mean"] is None:
+                continue
+            x = group - 0.4 + (place + 0.5) * width
+            axis.bar(x, s["mean"], width * 0.9, color=look["color"])
+            if s["low"] is not None:
+                axis.plot([x, x], [s["low"], s["high"]], color=style.INK, linewidth=0.9)
+    axis.set_xticks(range(3), ["air\n< −200 HU", "soft\n−200…250", "bone\n> 250"])
+    axis.set(title="MAE by tissue of the CT", ylabel="HU; line: 95 % of patients’ mean")
+    axis.grid(axis="y")
+
+
+def _dice(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, Any]]) -> None:
+    thresholds = (150, 250, 350, 500)
+    for record, look in zip(records, looks, strict=True):
+        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in thresholds]
+        axis.plot(thresholds, [np.nan if m is None else m for m in means], marker="o", markersize=3, **look)
+    axis.set(title="bone Dice", xlabel="threshold (HU)", ylabel="Dice inside the mask", ylim=(0, 1))
+    axis.set_xticks(thresholds)
+    axis.grid(axis="y")
+
+
+def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, Any]], metric: str) -> None:
+    for place, (record, look) in enumerate(zip(records, looks, strict=True)):
+        values = [p[metric] for p in record["patients"] if p.get(metric) is not None]
+        axis.scatter(values, [place] * len(values), color=look["color"], s=14, alpha=0.8, linewidths=0, zorder=3)
+        if values:
+            axis.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=style.INK, linewidth=1.6, zorder=4)
+    axis.set_yticks(range(len(records)), [record["name"] for record in records])
+    axis.set(ylim=(len(records) - 0.5, -0.5), xlim=(0, None))
+    axis.grid(axis="x")
+
+
+@style.styled
+def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
+    """Return the masked MAE by centre of the leading variants: one box per centre, every patient a dot."""
+    chosen = leading(records)
+    centres = sorted({p["centre"] for record in chosen for p in record["patients"]})
+    figure = style.new_figure(6.6, 2.9, title="Masked MAE by centre", label=label)
+    axis = figure.subplots()
+    width = 0.8 / len(centres)
+    for place, record in enumerate(chosen):
+        for number, centre in enumerate(centres):
+            values = [p["mae_hu"] for p in record["patients"] if p["centre"] == centre and p["mae_hu"] is not None]
+            if not values:
+                continue
+            x = place - 0.4 + (number + 0.5) * width
+            colour = style.CENTRE_COLOURS[centre]
+            look = {"color": colour, "linewidth": 0.9}
+            axis.boxplot(
+                [values],
+                positions=[x],
+                widths=width * 0.7,
+                showfliers=False,
+                manage_ticks=False,
+                **dict.fromkeys(("boxprops", "whiskerprops", "capprops", "medianprops"), look),
+            )
+            axis.scatter([x] * len(values), values, color=colour, s=9, alpha=0.7, linewidths=0, zorder=3)
+    for centre in centres:
+        axis.plot([], [], color=style.CENTRE_COLOURS[centre], label=f"centre {centre}")
+    axis.set_xticks(range(len(chosen)), [record["name"] for record in chosen], fontsize=6.5)
+    axis.set(ylabel="MAE inside the scoring mask (HU)", ylim=(0, None))
+    axis.grid(axis="y")
+    axis.legend(loc="upper left", ncols=len(centres))
+    return figure

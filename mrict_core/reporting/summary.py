@@ -1,0 +1,77 @@
+"""What people paste: the tables of a run as markdown and csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mrict_core import metrics
+from mrict_core.evaluation.scores import CLINICAL, MAIN, METRICS, PREDECESSOR
+from mrict_core.reporting.tables import definitions, markdown_table
+from mrict_core.runtime import write_csv, write_text
+
+Record = Mapping[str, Any]
+GROUPS = (
+    ("SynthRAD2023", MAIN),
+    ("Clinical panel", CLINICAL),
+    ("The predecessor’s numbers and their twins", PREDECESSOR),
+)
+CARD_FIELDS = ("unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note")
+
+
+def summary_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row per record and metric: mean, SD, median, 95 % interval, n, and the whole card of the number."""
+    rows = []
+    for record in records:
+        for metric in METRICS:
+            statistics = record["summary"]["all"][metric]
+            card = record["cards"].get(metric, metrics.card(metric).as_dict())
+            row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": metric}
+            provenance = {key: value for key, value in card.items() if key not in (*CARD_FIELDS, "name", "n")}
+            rows.append(row | statistics | {key: card[key] for key in CARD_FIELDS} | provenance)
+        rows += [_feature_row(record, score) for score in record.get("features", [])]
+    return pd.DataFrame(rows)
+
+
+def panel_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the clinical panel: one row per record, best masked MAE first, the mean of every metric over patients;
+    `n_bone` is the number of bone voxels of the reference over all patients."""
+    rows = []
+    for record in records:
+        means = {metric: record["summary"]["all"][metric]["mean"] for metric in ("mae_hu", *CLINICAL)}
+        bone = sum(patient.get("n_bone") or 0 for patient in record["patients"])
+        rows.append({"name": record["name"], "kind": record["kind"], **means, "n_bone": bone})
+    columns = ["name", "kind", "mae_hu", *CLINICAL, "n_bone"]
+    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("mae_hu", *CLINICAL), float))
+    return frame.sort_values(["mae_hu", "name"], na_position="last", ignore_index=True)
+
+
+def _feature_row(record: Record, score: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a feature metric; an absent one keeps its reason."""
+    card = metrics.card(score["name"]).as_dict()
+    row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": score["name"]}
+    row |= {"mean": score["value"], "low": score["low"], "high": score["high"], "n": score["n"]}
+    row |= {key: card[key] for key in CARD_FIELDS}
+    weights = f"{score['weights']} {score['weights_hash'][:12]}".strip() or card["weights"]
+    remark = "; ".join(part for part in (score.get("reason"), score.get("warning"), card["note"]) if part)
+    return row | {"weights": weights, "note": remark}
+
+
+def write_summary(
+    folder: Path, title: str, label: str, tables: Mapping[str, tuple[str, pd.DataFrame]], records: Sequence[Record]
+) -> tuple[Path, Path]:
+    """Write folder/summary.md (rounded tables with a sentence each) and folder/summary.csv (unrounded); return both.
+
+    tables: {heading: (sentence, table)} in order; an empty table is said to be missing, with its sentence.
+    """
+    parts = [f"# {title} ({label})"]
+    for heading, (sentence, table) in tables.items():
+        parts += [f"## {heading}", sentence, markdown_table(table) if len(table) else "*missing*"]
+    parts.append("## How the numbers are defined")
+    for heading, names in GROUPS:
+        parts += [f"### {heading}", definitions(names)]
+    csv = write_csv(Path(folder) / "summary.csv", summary_table(records))
+    return write_text(Path(folder) / "summary.md", "\n\n".join(parts) + "\n"), csv
