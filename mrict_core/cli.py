@@ -186,6 +186,49 @@ def evaluate(
     print(f"tables: {shown(space.metrics)}")
 
 
+@app.command()
+def score(
+    ct: Annotated[str, typer.Option("--ct", help="the true CT in HU (NIfTI, MHA, NRRD), or a folder of cases")],
+    sct: Annotated[str, typer.Option("--sct", help="the synthetic CT, or a folder of cases")],
+    mask: Annotated[str, typer.Option("--mask", help="the body; of folders: where not beside the CTs")] = "",
+    protocol: Annotated[str, typer.Option("--protocol", help="synthrad2023 or synthrad2025")] = "synthrad2023",
+    hu_range: Annotated[
+        str, typer.Option("--range", help="another HU range: synthrad2023, synthrad2025, synthrad2025_metrics")
+    ] = "",
+    luminance: Annotated[
+        str, typer.Option("--luminance", help="MS-SSIM: every_scale (as the challenge runs it) or last_scale")
+    ] = "every_scale",
+    exponents: Annotated[
+        str, typer.Option("--exponents", help="MS-SSIM: per_voxel (as the challenge runs it) or per_scale")
+    ] = "per_voxel",
+    clinical: Annotated[bool, typer.Option("--clinical", help="the clinical panel too")] = False,
+    resample: Annotated[bool, typer.Option("--resample", help="bring sCT and mask to the CT's grid")] = False,
+    as_is: Annotated[bool, typer.Option("--as-is", help="score what looks wrong, with a warning")] = False,
+    json: Annotated[bool, typer.Option("--json", help="everything, with metric cards, machine-readable")] = False,
+    csv: Annotated[str, typer.Option("--csv", help="where the cases go; of folders scores.csv by default")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing csv")] = False,
+) -> None:
+    """Score a synthetic CT, or two folders of them, by the SynthRAD definitions."""
+    from pathlib import Path
+
+    from mrict_core.evaluation.files import ScoreOptions
+    from mrict_core.reporting.scores import score_folders, score_one
+
+    options = ScoreOptions(protocol, hu_range, luminance, exponents, clinical, resample, as_is)
+    folders = Path(ct).expanduser().is_dir() or Path(sct).expanduser().is_dir()
+    target = csv or ("scores.csv" if folders else "")
+    if target and Path(target).exists() and not overwrite:
+        raise MrictError(f"{target}: exists already; give another --csv, or --overwrite to replace it")
+    if folders:
+        with _bar("score", "case") as bar:
+            text, failed = score_folders(ct, sct, mask or None, options, Path(target), json=json, progress=bar)
+    else:
+        text, failed = score_one(ct, sct, mask, options, Path(target) if target else None, json=json), 0
+    print(text)
+    if failed:
+        raise typer.Exit(1)
+
+
 @app.command("leave-one-centre-out")
 def leave_one_centre_out(
     name: Annotated[str, typer.Argument(help="a variant; see `variants`")],
@@ -302,8 +345,8 @@ def _say(line: str) -> None:
 class _bar:
     """A tqdm bar as the `progress(done, total, name)` callback of the data and evaluation steps."""
 
-    def __init__(self, title: str) -> None:
-        self.title, self.bar = title, None
+    def __init__(self, title: str, unit: str = "patient") -> None:
+        self.title, self.unit, self.bar = title, unit, None
 
     def __enter__(self) -> _bar:
         return self
@@ -313,7 +356,7 @@ class _bar:
 
         if self.bar is None or self.bar.total != total:
             self.__exit__()
-            self.bar = tqdm(total=total, desc=self.title, unit="patient", dynamic_ncols=True)
+            self.bar = tqdm(total=total, desc=self.title, unit=self.unit, dynamic_ncols=True)
         self.bar.set_postfix_str(name)
         self.bar.update(done - self.bar.n)
 

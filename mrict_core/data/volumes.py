@@ -179,19 +179,24 @@ def save_nifti(
     return Path(path)
 
 
+def corner_gap_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Return how far apart, in mm along an axis, two affines put the corner voxels of a volume at most."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    return float(np.abs((np.asarray(affine) - other) @ corners).max())
+
+
 def check_same_grid(grids: dict[str, tuple[tuple[int, ...], np.ndarray, Path]]) -> None:
     """Raise `MrictError` unless all `{role: (shape, affine, path)}` share one grid.
 
     Affines are compared where it matters: at the corners of the volume, to 0.001 mm.
     """
     (role, (shape, affine, path)), *others = grids.items()
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
-    corners = np.vstack([corners, np.ones(corners.shape[1])])
     for other, (other_shape, other_affine, other_path) in others:
         if tuple(other_shape) != tuple(shape):
             shapes = f"{other} has shape {tuple(other_shape)}, {role} ({path.name}) has {tuple(shape)}"
             raise MrictError(f"{shown(other_path)}: {shapes}; expected one grid; resample one onto the other's")
-        gap_mm = float(np.abs((np.asarray(other_affine) - affine) @ corners).max())
+        gap_mm = corner_gap_mm(other_affine, affine, shape)
         if gap_mm > GRID_TOLERANCE_MM:
             gap = f"affines of {other} and {role} ({path.name}) put a voxel up to {gap_mm:.3g} mm apart"
             raise MrictError(f"{shown(other_path)}: {gap}; expected one grid; resample one onto the other's")

@@ -61,7 +61,7 @@ def metrics_record(
     summary = summarise(frame)
     names = [*METRICS, *(["ssim_2d"] if (frame["ssim_dimensionality"] == "2D").any() else [])]
     counts = {metric: summary["all"].get(metric, summary["all"]["ssim"])["n"] for metric in names}
-    return _plain(
+    return plain(
         {
             "name": name,
             "kind": kind,
@@ -129,14 +129,14 @@ def _read(path: Path, complete: bool = True) -> dict[str, Any]:
     return record
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return `value` as valid json: numpy scalars and arrays become Python's, numbers that are not finite null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.data.plausible import sct_remarks
+from mrict_core.data.plausible import MIN_MASK_VOXELS, sct_remarks
 from mrict_core.errors import MrictError
 
 if TYPE_CHECKING:
@@ -77,16 +77,19 @@ def _score(store: SliceStore, patient: str, predict: Predict) -> tuple[dict[str,
     real, mask, _ = store.reference(patient)
     volume = store.to_volume(patient, fake)
     through_plane = store.meta(patient)["order"]["axes"][0]
+    remarks = sct_remarks(volume, mask)
+    if (voxels := int(np.count_nonzero(mask))) < MIN_MASK_VOXELS:
+        remarks.append(f"{patient}: the mask holds {voxels} voxels only")
     scalars, details = metrics.clinical_panel(real.array, volume, mask, real.affine, through_plane)
     row = {
         "patient": patient,
         "centre": store.centre(patient),
         "n_slices": len(fake),
-        "n_voxels": int(np.count_nonzero(mask)),
+        "n_voxels": voxels,
         **metrics.score_case(real.array, volume, mask),
         **scalars,
         **_slice_scores(np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0),
-        "flags": "; ".join(sct_remarks(volume, mask)),
+        "flags": "; ".join(remarks),
     }
     return row, details
 

@@ -1,7 +1,8 @@
 """Image metrics, numpy in and floats out, each with the card that defines it."""
 
 from mrict_core.metrics.cards import MetricCard
-from mrict_core.metrics.definitions import CARDS, card
+from mrict_core.metrics.clinical import clinical_panel
+from mrict_core.metrics.definitions import CARDS, card, card_in_range
 from mrict_core.metrics.predecessor import (
     FrechetDistance,
     predecessor_mse,
@@ -31,6 +32,8 @@ __all__ = [
     "MetricCard",
     "SsimScore",
     "card",
+    "card_in_range",
+    "clinical_panel",
     "mae_hu",
     "ms_ssim",
     "predecessor_mse",

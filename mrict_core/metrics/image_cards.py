@@ -58,6 +58,18 @@ IMAGE_CARDS = (
         "thin axis, same constants; not a SynthRAD number",
     ),
     MetricCard(
+        name="ms_ssim",
+        unit="1",
+        better="higher",
+        range="both clipped to [-1024, 3071] HU, -1024 outside the mask; data_range 4095",
+        mask=f"{_SCORING_MASK}; map averaged inside it at every scale after cropping 3 voxels from every face",
+        dimensionality="3D",
+        aggregation=_CASES,
+        weights="none",
+        note="five scales, uniform 7x7x7 window, sample covariance, K1 0.01, K2 0.03; SynthRAD2025 definition as its "
+        "code runs: luminance at every scale, exponents voxel by voxel",
+    ),
+    MetricCard(
         name="predecessor_mse",
         unit="1",
         better="lower",

@@ -1,0 +1,289 @@
+"""Scores of any image files: one case, or two folders of cases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mrict_core import __version__, metrics
+from mrict_core.data.intensity import check_hu
+from mrict_core.data.plausible import MIN_MASK_VOXELS, check_sct, sct_remarks
+from mrict_core.data.resample import grid_text, resample_to, same_grid
+from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, load_volume
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.metrics.clinical_cards import CLINICAL_CARDS
+from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE
+from mrict_core.metrics.synthrad import range_of
+from mrict_core.paths import shown
+from mrict_core.runtime import hash_file
+
+ROLES = {  # role => names of its file in a case's folder, and endings of its file's name
+    "ct": ("ct",),
+    "sct": ("sct", "synthetic_ct", "synthetic-ct", "fake_b"),
+    "mask": ("mask", "body"),
+}
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The three files of a case."""
+
+    name: str
+    ct: Path
+    sct: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How cases are scored; see `metrics.score_case` for the first four."""
+
+    protocol: str = "synthrad2023"
+    hu_range: str = ""
+    luminance: str = "every_scale"
+    exponents: str = "per_voxel"
+    clinical: bool = False  # the clinical panel too
+    resample: bool = False  # bring sCT and mask to the CT's grid where they differ
+    as_is: bool = False  # score what looks wrong, with a warning
+
+    def __post_init__(self) -> None:
+        choices = {"protocol": metrics.PROTOCOLS, "luminance": LUMINANCE, "exponents": EXPONENTS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise unknown_name(name, getattr(self, name), allowed)
+        range_of(self.hu_range or self.protocol)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        panel = tuple(c.name for c in CLINICAL_CARDS) if self.clinical else ()
+        return (*metrics.PROTOCOLS[self.protocol], *panel)
+
+
+def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict[str, Any]:
+    """Return the scores of one case with all that is needed to cite them.
+
+    Keys: case, every metric's name, n_voxels, grid, warnings (list), files {role: {name, hash}}, protocol, hu_range,
+    luminance, exponents, cards {metric: card}, code_version. Raises MrictError for what cannot or must not be scored:
+    grids that differ (unless `resample`), files that are not what they should be (unless `as_is`).
+    """
+    warnings: list[str] = []
+    ct, sct, mask = (load_volume(path) for path in (case.ct, case.sct, case.mask))
+    _refuse_same_file(case, options, warnings)
+    sct = _on_grid(sct, ct, "sCT", options, warnings)
+    mask = _on_grid(mask, ct, "mask", options, warnings)
+    inside = _inside(mask, options, warnings)
+    _checked(lambda: check_hu(ct.array, ct.path, inside), options, warnings)
+    _checked(lambda: check_sct(sct.array, ct.array, inside, sct.path), options, warnings)
+    warnings += sct_remarks(sct.array, inside)
+    scores = metrics.score_case(
+        ct.array,
+        sct.array,
+        inside,
+        options.protocol,
+        hu_range=options.hu_range,
+        luminance=options.luminance,
+        exponents=options.exponents,
+    )
+    if options.clinical:
+        axis = SliceOrder.axial(ct.affine).axes[0]
+        scores |= metrics.clinical_panel(ct.array, sct.array, inside, ct.affine, axis)[0]
+    files = {role: {"name": path.name, "hash": hash_file(path)} for role, path in _paths(case)}
+    return {
+        "case": case.name,
+        **scores,
+        "n_voxels": int(np.count_nonzero(inside)),
+        "grid": grid_text(ct),
+        "warnings": warnings,
+        "files": files,
+        **settings(options),
+        "cards": cards_of(options, str(scores.get("ssim_dimensionality", "3D"))),
+    }
+
+
+def settings(options: ScoreOptions) -> dict[str, Any]:
+    """Return what a score depends on beside the files."""
+    chosen = range_of(options.hu_range or options.protocol)
+    found: dict[str, Any] = {
+        "protocol": options.protocol,
+        "hu_range": f"{chosen.name} [{chosen.low:g}, {chosen.high:g}]",
+    }
+    if "ms_ssim" in metrics.PROTOCOLS[options.protocol]:
+        found |= {"luminance": options.luminance, "exponents": options.exponents}
+    return found | {"code_version": __version__}
+
+
+def cards_of(options: ScoreOptions, ssim_dimensionality: str = "3D") -> dict[str, dict[str, str]]:
+    """Return {metric: its card} as taken with these options."""
+    chosen, found = range_of(options.hu_range or options.protocol), {}
+    for name in options.metric_names:
+        if name not in metrics.PROTOCOLS[options.protocol]:
+            found[name] = metrics.card(name).as_dict()
+            continue
+        flat = name == "ssim" and ssim_dimensionality == "2D"
+        note = "" if options.protocol == "synthrad2023" else "SynthRAD2025 definition"
+        if name == "ms_ssim":
+            luminance, exponents = (text.replace("_", " ") for text in (options.luminance, options.exponents))
+            note = f"five scales, 7x7x7 window; SynthRAD2025 with luminance at {luminance}, exponents {exponents}"
+        found[name] = metrics.card_in_range("ssim_2d" if flat else name, chosen, note).as_dict()
+    return found
+
+
+def _paths(case: CaseFiles) -> Iterator[tuple[str, Path]]:
+    return ((role, getattr(case, role)) for role in ROLES)
+
+
+def _checked(check: Callable[[], None], options: ScoreOptions, warnings: list[str]) -> None:
+    try:
+        check()
+    except MrictError as error:
+        if not options.as_is:
+            raise MrictError(f"{error} (--as-is scores it nevertheless)") from None
+        warnings.append(str(error))
+
+
+def _refuse_same_file(case: CaseFiles, options: ScoreOptions, warnings: list[str]) -> None:
+    def check() -> None:
+        if case.ct.resolve() == case.sct.resolve():
+            raise MrictError(f"{shown(case.sct)}: CT and sCT are the same file; expected two; give the sCT's path")
+
+    _checked(check, options, warnings)
+
+
+def _on_grid(volume: Volume, ct: Volume, role: str, options: ScoreOptions, warnings: list[str]) -> Volume:
+    if same_grid(volume, ct):
+        return volume
+    if not options.resample:
+        raise MrictError(
+            f"{shown(volume.path)}: the {role} has {grid_text(volume)}, the CT {shown(ct.path)} has {grid_text(ct)}; "
+            "expected one grid; bring it to the CT's, or let --resample do it"
+        )
+    warnings.append(f"{role} resampled from {grid_text(volume)}")
+    is_mask = role == "mask"
+    return resample_to(volume, ct, nearest=is_mask, **({"fill": 0.0} if is_mask else {}))
+
+
+def _inside(mask: Volume, options: ScoreOptions, warnings: list[str]) -> np.ndarray:
+    """Return the scoring mask, mask > 0."""
+    values = np.unique(mask.array)
+    inside = mask.array > 0
+    count = int(np.count_nonzero(inside))
+    if not count:
+        raise MrictError(f"{shown(mask.path)}: mask is empty on the CT's grid; expected the body; check the file")
+
+    def check() -> None:
+        if values.size > 2 or values[0] < 0:
+            raise MrictError(f"{shown(mask.path)}: mask holds {values.size} values; expected 0 and 1; binarise it")
+        if count < MIN_MASK_VOXELS:
+            raise MrictError(
+                f"{shown(mask.path)}: mask holds {count} voxels; expected at least {MIN_MASK_VOXELS} for a number that "
+                "means something; check the file"
+            )
+
+    _checked(check, options, warnings)
+    if inside.all():
+        warnings.append("mask covers every voxel: air around the body counts")
+    return inside
+
+
+def find_cases(
+    ct: Path | str, sct: Path | str, mask: Path | str | None = None
+) -> tuple[list[CaseFiles], dict[str, str]]:
+    """Return (cases, {case: why it cannot be scored}) of folders; without `mask` the masks lie beside the CTs.
+
+    A case is a file `<case>.nii.gz` (also `<case>_sct.mha` …) or a folder `<case>/` that holds a file of the role's
+    name (ct; sct, synthetic_ct, synthetic-ct, fake_B; mask, body), in the folder itself or in its Task1/<region>/.
+    """
+    roots = {"ct": Path(ct), "sct": Path(sct), "mask": Path(mask if mask is not None else ct)}
+    found, problems = {}, {}
+    for role, root in roots.items():
+        if not root.is_dir():
+            raise MrictError(f"{shown(root)}: no such folder; --ct, --sct and --mask are three files or three folders")
+        found[role] = _role_files(root, role, problems, inside_only=role == "mask" and mask is None)
+    if not found["ct"] and not found["sct"]:
+        raise MrictError(
+            f"{shown(roots['ct'])} and {shown(roots['sct'])}: no case found; looked for {', '.join(SUFFIXES)}"
+        )
+    cases = []
+    for name in sorted(found["ct"].keys() | found["sct"].keys()):
+        lacking = [role for role in ROLES if name not in found[role]]
+        if name in problems:
+            continue
+        if lacking:
+            places = " and ".join(f"no {role} in {shown(roots[role])}" for role in lacking)
+            problems[name] = f"{places}; add it or remove the case"
+        else:
+            cases.append(CaseFiles(name, *(found[role][name] for role in ROLES)))
+    return cases, problems
+
+
+def _role_files(root: Path, role: str, problems: dict[str, str], inside_only: bool) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for parent in (root, *sorted(root.glob("Task1/*"))):
+        for entry in sorted(parent.iterdir()):
+            for name, path in _entry(entry, role, inside_only):
+                if name in found:
+                    problems[name] = f"{shown(path)} and {shown(found[name])}: two files for one {role}; remove one"
+                found[name] = path
+    return found
+
+
+def _entry(entry: Path, role: str, inside_only: bool) -> Iterator[tuple[str, Path]]:
+    """Yield (case, file) of the role that an entry of a folder holds."""
+    if entry.name.startswith("."):
+        return
+    if entry.is_dir():
+        for file in sorted(entry.iterdir()):
+            if _stem(file).lower() in ROLES[role] and file.is_file():
+                yield entry.name, file
+    elif not inside_only and (stem := _stem(entry)):
+        endings = "|".join(map(re.escape, ROLES[role]))
+        yield re.sub(rf"[_-]({endings})$", "", stem, flags=re.IGNORECASE), entry
+
+
+def _stem(file: Path) -> str:
+    """Return the name without its image suffix; "" for other files."""
+    suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), None)
+    return file.name[: -len(suffix)] if suffix else ""
+
+
+def score_cases(
+    cases: list[CaseFiles],
+    problems: dict[str, str],
+    options: ScoreOptions = ScoreOptions(),
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Return one row per case, also for those that could not be scored: status "scored" or "failed", and the reason."""
+    rows = [{"case": name, "status": "failed", "reason": reason} for name, reason in problems.items()]
+    for done, case in enumerate(cases, start=1):
+        try:
+            found = score_files(case, options)
+            row = {key: value for key, value in found.items() if key not in ("cards", "files", "warnings")}
+            row |= {f"{role}_hash": file["hash"] for role, file in found["files"].items()}
+            rows.append(row | {"status": "scored", "reason": "", "warnings": "; ".join(found["warnings"])})
+        except MrictError as error:
+            rows.append({"case": case.name, "status": "failed", "reason": str(error)})
+        if progress:
+            progress(done, len(cases), case.name)
+    first = ["case", "status", "reason", "warnings", *options.metric_names]
+    frame = pd.DataFrame(rows)
+    frame = frame.reindex(columns=[*first, *(c for c in frame.columns if c not in first)])
+    return frame.sort_values("case", ignore_index=True)
+
+
+def summary_of(frame: pd.DataFrame, options: ScoreOptions = ScoreOptions()) -> pd.DataFrame:
+    """Return mean, SD (ddof 1), median and n of every metric over the scored cases."""
+    rows = []
+    for name in options.metric_names:
+        values = frame[name].to_numpy(float)
+        values = values[np.isfinite(values)]
+        sd = float(values.std(ddof=1)) if values.size > 1 else float("nan")
+        mean, median = (float(f(values)) if values.size else float("nan") for f in (np.mean, np.median))
+        rows.append({"metric": name, "mean": mean, "sd": sd, "median": median, "n": int(values.size)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,95 @@
+"""What the command `score` prints and writes."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mrict_core.errors import MrictError
+from mrict_core.evaluation.files import (
+    CaseFiles,
+    Progress,
+    ScoreOptions,
+    cards_of,
+    find_cases,
+    score_cases,
+    score_files,
+    settings,
+    summary_of,
+)
+from mrict_core.evaluation.records import plain
+from mrict_core.paths import shown
+from mrict_core.reporting.tables import DIGITS, HEADINGS, text_table
+from mrict_core.runtime import write_csv
+
+
+def score_one(ct: str, sct: str, mask: str, options: ScoreOptions, csv: Path | None, *, json: bool) -> str:
+    """Return the scores of one case as text or json; write them as csv where asked."""
+    if not mask:
+        raise MrictError("--mask is missing: a score needs the body's outline; give the mask's file")
+    paths = (Path(path).expanduser() for path in (ct, sct, mask))
+    found = score_files(CaseFiles(Path(sct).name, *paths), options)
+    if csv:
+        row = {key: value for key, value in found.items() if key not in ("cards", "files")}
+        write_csv(csv, pd.DataFrame([row | {"warnings": "; ".join(found["warnings"])}]))
+    if json:
+        return jsonlib.dumps(plain(found), indent=2, ensure_ascii=False)
+    rows = [_line(name, found[name], card) for name, card in found["cards"].items()]
+    head = f"{found['case']}: {found['n_voxels']} voxels inside the mask; {found['grid']}; {_how(options)}"
+    return "\n".join([head, "", text_table(pd.DataFrame(rows)), *(f"warning: {w}" for w in found["warnings"])])
+
+
+def _line(name: str, value: Any, card: dict[str, str]) -> dict[str, str]:
+    digits = DIGITS.get(name, 4)
+    return {
+        "metric": HEADINGS.get(name, name),
+        "value": f"{value:.{digits}f}",
+        "unit": card["unit"],
+        "in": card["dimensionality"],
+        "range": card["range"],
+        "mask": card["mask"].split(";")[0],
+    }
+
+
+def _how(options: ScoreOptions) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings(options).items())
+
+
+def score_folders(
+    ct: str, sct: str, mask: str | None, options: ScoreOptions, csv: Path, *, json: bool, progress: Progress | None
+) -> tuple[str, int]:
+    """Score two folders, write one row per case; return (text or json, number of cases that were not scored)."""
+    places = [None if place is None else Path(place).expanduser() for place in (ct, sct, mask)]
+    cases, problems = find_cases(*places)
+    frame = score_cases(cases, problems, options, progress)
+    write_csv(csv, frame)
+    failed = frame[frame["status"] == "failed"]
+    summary = summary_of(frame, options)
+    if json:
+        parts = {"cases": frame.to_dict(orient="records"), "summary": summary.to_dict(orient="records")}
+        whole = parts | settings(options) | {"cards": cards_of(options), "csv": str(csv)}
+        return jsonlib.dumps(plain(whole), indent=2, ensure_ascii=False), len(failed)
+    scored = frame[frame["status"] == "scored"]
+    shown_metrics = [*options.metric_names[:3], *(["me_hu", "mae_bone_hu"] if options.clinical else [])]
+    lines = [_how(options), ""]
+    lines += (
+        [text_table(scored[["case", *shown_metrics, "warnings"]].replace({"warnings": ""}, None))]
+        if len(scored)
+        else []
+    )
+    lines += ["", f"over {len(scored)} of {len(frame)} cases (SD with ddof 1):", _summary_text(summary)]
+    lines += ["", *(f"not scored: {row.case}: {row.reason}" for row in failed.itertuples())] if len(failed) else []
+    return "\n".join([*lines, f"cases: {shown(csv)}"]), len(failed)
+
+
+def _summary_text(summary: pd.DataFrame) -> str:
+    rows = []
+    for row in summary.itertuples():
+        digits = DIGITS.get(row.metric, 4)
+        spread = f"{row.mean:.{digits}f} ± {row.sd:.{digits}f}" if row.n > 1 else f"{row.mean:.{digits}f}"
+        name = HEADINGS.get(row.metric, row.metric)
+        rows.append({"metric": name, "mean ± SD": spread, "median": f"{row.median:.{digits}f}", "n": row.n})
+    return text_table(pd.DataFrame(rows))
