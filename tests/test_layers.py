@@ -11,7 +11,7 @@ import mrict_core
 
 PACKAGE = Path(mrict_core.__file__).parent
 ROOMS = (
-    *("errors", "paths", "variant", "variants", "variant_tables", "profiles", "runtime"),
+    *("errors", "paths", "variant", "variants", "published", "variant_tables", "profiles", "runtime"),
     *("data", "networks", "losses", "metrics", "methods", "training", "inference", "evaluation", "reporting"),
     *("pipeline", "suite", "cli", "__main__"),
 )

@@ -22,6 +22,7 @@ from mrict_core.metrics.synthrad import (
     score_case,
     ssim,
 )
+from mrict_core.metrics.twins import corrected_mse, corrected_ssim
 
 __all__ = [
     "CARDS",
@@ -34,6 +35,8 @@ __all__ = [
     "card",
     "card_in_range",
     "clinical_panel",
+    "corrected_mse",
+    "corrected_ssim",
     "mae_hu",
     "ms_ssim",
     "predecessor_mse",

@@ -38,7 +38,7 @@ def predecessor_scores(real_hu: np.ndarray, fake_hu: np.ndarray) -> dict[str, fl
 
 def predecessor_mse(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
     """Return the mean squared error of every slice, (N, H, W) in [-1, 1] twice => (N,) float64; 1 unit is 1000 HU."""
-    _check_stacks(real_unit, fake_unit)
+    check_stacks(real_unit, fake_unit)
     return np.square(real_unit.astype(np.float64) - fake_unit).mean(axis=(1, 2))
 
 
@@ -50,7 +50,7 @@ def predecessor_ssim(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray
     """
     from skimage.metrics import structural_similarity
 
-    _check_stacks(real_unit, fake_unit)
+    check_stacks(real_unit, fake_unit)
     return np.array(
         [
             structural_similarity(real, fake, win_size=SSIM_WINDOW, data_range=float(np.ptp(real)) or 2.0)
@@ -76,7 +76,7 @@ def predecessor_vgg(
     """
     import torch
 
-    _check_stacks(real_unit, fake_unit)
+    check_stacks(real_unit, fake_unit)
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(real_unit), batch_size):
@@ -154,7 +154,8 @@ def _resized(images: torch.Tensor, side: int | None) -> torch.Tensor:
     return torch.nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _check_stacks(real: np.ndarray, fake: np.ndarray) -> None:
+def check_stacks(real: np.ndarray, fake: np.ndarray) -> None:
+    """Raise MrictError unless both are finite stacks (N, H, W) of one shape, large enough for SSIM's window."""
     if real.ndim != 3 or real.shape != fake.shape or not len(real):
         raise MrictError(f"slice stacks must be (N, H, W) of one shape: real has {real.shape}, fake {fake.shape}")
     if min(real.shape[1:]) < SSIM_WINDOW:

@@ -1,0 +1,155 @@
+"""The predecessor's validation, exactly as it computed it, and its printed table read beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mrict_core import metrics
+from mrict_core.data.intensity import WINDOWS, HuWindow
+from mrict_core.errors import MrictError
+from mrict_core.inference import Synthesizer
+from mrict_core.methods import translate
+from mrict_core.metrics.predecessor import VGG_SIDE, Features
+from mrict_core.published import PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
+
+if TYPE_CHECKING:
+    from mrict_core.data.store import SliceStore
+
+BATCH = 32
+ROTATION_DEGREES = 10.0
+UNIT = WINDOWS["predecessor"]  # its [-1, 1] is [-1000, 1000] HU
+Translation = Callable[[Tensor, Tensor], Tensor]
+# (real_A, real_B in the predecessor's unit), (B, 1, H, W) each => fake_B in the predecessor's unit
+Look = tuple[str, Features] | MrictError  # the name of a feature network and its features, or why it cannot be had
+
+
+def synthesizer_translation(synthesizer: Synthesizer, window: HuWindow) -> Translation:
+    """Return what a trained generator makes of a batch; `window` is the HU range of its own [-1, 1]."""
+
+    def run(real_A: Tensor, _: Tensor) -> Tensor:
+        fake = translate(synthesizer.generator, real_A.to(synthesizer.device), synthesizer.variant.channels)
+        return UNIT.to_unit(window.to_hu(fake.float().cpu()))
+
+    return run
+
+
+@torch.inference_mode()
+def predecessor_validation(
+    store: SliceStore,
+    patients: Sequence[str],
+    translation: Translation,
+    *,
+    seed: int,
+    fid: Look,
+    vgg: Look,
+    device: torch.device | str = "cpu",
+    batch_size: int = BATCH,
+) -> dict[str, Any]:
+    """Return {mse, ssim, fid, vgg} of the patients' slices by the predecessor's own procedure.
+
+    Its loader's random flips and rotation, the same on MR and CT, also here, in evaluation; whole slices in [-1, 1] of
+    [-1000, 1000] HU; SSIM in the range of each real slice; the mean of batch means, whatever a batch's size; FID over
+    all slices, clamped below 0 HU. Networks that cannot be had leave their number None and say why in `reasons`.
+    Also `networks`, `n_slices` and `seed`.
+    """
+    means: dict[str, list[float]] = {"mse": [], "ssim": [], "vgg": []}
+    frechet = None if isinstance(fid, MrictError) else metrics.FrechetDistance(fid[1], device)
+    count = 0
+    generator = torch.Generator().manual_seed(seed)
+    for real_A, real_B in _batches(store, patients, batch_size):
+        real_A, real_B = augment(real_A, real_B, generator)
+        real, fake = (part[:, 0].numpy() for part in (real_B, translation(real_A, real_B)))
+        means["mse"].append(float(metrics.predecessor_mse(real, fake).mean()))
+        means["ssim"].append(float(metrics.predecessor_ssim(real, fake).mean()))
+        if not isinstance(vgg, MrictError):
+            side = VGG_SIDE if vgg[0].startswith("vgg16") else None  # the resize to 224 belongs to VGG16
+            means["vgg"].append(metrics.predecessor_vgg(real, fake, vgg[1], side=side, device=device))
+        if frechet:
+            frechet.update(real, fake)
+        count += len(real)
+    looks = {"fid": fid, "vgg": vgg}
+    return {
+        **{name: float(np.mean(values)) if values else None for name, values in means.items()},
+        "fid": frechet.compute() if frechet else None,
+        "networks": {name: look[0] for name, look in looks.items() if not isinstance(look, MrictError)},
+        "reasons": {name: str(look) for name, look in looks.items() if isinstance(look, MrictError)},
+        "n_slices": count,
+        "seed": seed,
+    }
+
+
+def _batches(store: SliceStore, patients: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the patients' slices in order, (B, 1, S, S) twice: MR, and CT in the predecessor's unit."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for patient in patients:
+        slices = store.slices(patient)
+        for mr, ct in zip(slices.mr, slices.ct, strict=True):
+            unit = torch.from_numpy(UNIT.to_unit(np.asarray(ct, np.float32)))
+            parts.append((torch.from_numpy(np.asarray(mr, np.float32))[None], unit[None]))
+            if len(parts) == batch_size:
+                yield tuple(torch.stack(column) for column in zip(*parts, strict=True))
+                parts = []
+    if parts:
+        yield tuple(torch.stack(column) for column in zip(*parts, strict=True))
+
+
+def augment(real_A: Tensor, real_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return a batch after the predecessor's loader: for every pair one horizontal and one vertical flip, each with
+    probability 0.5, and a rotation by up to 10 degrees, nearest neighbour, what moves in is -1 (0 in its [0, 1])."""
+    from torchvision.transforms import functional as F
+
+    pairs = []
+    for pair in torch.stack([real_A, real_B], dim=1):  # (2, 1, H, W): one transform for both
+        flip_h, flip_v, turn = torch.rand(3, generator=generator).tolist()
+        pair = F.hflip(pair) if flip_h < 0.5 else pair
+        pair = F.vflip(pair) if flip_v < 0.5 else pair
+        angle = (2 * turn - 1) * ROTATION_DEGREES
+        pairs.append(F.rotate(pair, angle, interpolation=F.InterpolationMode.NEAREST, fill=[-1.0]))
+    both = torch.stack(pairs)
+    return both[:, 0], both[:, 1]
+
+
+def predecessor_table(records: Sequence[Mapping[str, Any]], printed: Sequence[Printed] = PRINTED) -> pd.DataFrame:
+    """Return one row per printed variant: the predecessor's four numbers, ours by its procedure, ours corrected, why.
+
+    Columns variant, readme; mse, ssim, fid, vgg with the prefixes printed_ and ours_; corrected_mse, corrected_ssim,
+    mae_hu; why. A variant without a record keeps its printed values, and says so.
+    """
+    by_name = {record["name"]: record for record in records}
+    rows = []
+    for row in printed:
+        record = by_name.get(row.variant)
+        found: dict[str, Any] = {"variant": row.variant, "readme": row.readme_name or "not in it"}
+        found |= {f"printed_{name}": getattr(row, name) for name in ("mse", "ssim", "fid", "vgg")}
+        old = (record or {}).get("predecessor", {})
+        found |= {f"ours_{name}": old.get(name) for name in ("mse", "ssim", "fid", "vgg")}
+        summary = record["summary"]["all"] if record else {}
+        for name in ("corrected_mse", "corrected_ssim", "mae_hu"):
+            found[name] = summary[name]["mean"] if record else None
+        rows.append(found | {"why": _why(row, record)})
+    numbers = [column for column in rows[0] if column not in ("variant", "readme", "why")]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
+
+
+def _why(row: Printed, record: Mapping[str, Any] | None) -> str:
+    """Say why printed and ours differ, from what the record knows."""
+    if record is None:
+        return f"not run here; printed: {row.where}"
+    context, old = record["context"], record.get("predecessor", {})
+    theirs = TRAINING_SLICES.get(row.variant, TRAINING_SLICES_MOST)
+    parts = [
+        f"printed on validation slices of training patients ({row.where}), ours on held-out patients",
+        f"trained on {context.get('training_pairs', '?')} slices of {context.get('data', '?')} (theirs {theirs}), "
+        f"profile {context.get('profile', '?')}, {context.get('epochs', '?')} epochs",
+    ]
+    for name, network in old.get("networks", {}).items():
+        if network not in ("inception_fid", "vgg16_relu3_3"):
+            parts.append(f"{name.upper()} through {network}: another scale, not comparable")
+    parts += [f"{name.upper()} absent: {reason}" for name, reason in old.get("reasons", {}).items()]
+    return "; ".join(parts)
