@@ -251,7 +251,8 @@ def test_absent_weights_are_an_error_and_never_random(name, folder):
     with pytest.raises(MrictError) as caught:
         build_features(name)
     message = str(caught.value)
-    file = weights.FILES["vgg19_normalised" if "normalised" in name else name.split("_relu")[0].split("_pool")[0]]
+    known = {"vgg19_normalised_relu3_1": "vgg19_normalised", "lpips_squeeze": "squeezenet1_1"}
+    file = weights.FILES[known.get(name, name.split("_relu")[0].split("_pool")[0])]
     assert file.name in message
     assert str(folder) in message
     assert weights.FOLDER in message
@@ -264,12 +265,13 @@ def test_absent_weights_are_an_error_and_never_random(name, folder):
 
 def test_addresses_are_those_of_the_packages(monkeypatch):
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-    from torchvision.models import VGG16_Weights, VGG19_Weights
+    from torchvision.models import SqueezeNet1_1_Weights, VGG16_Weights, VGG19_Weights
 
     monkeypatch.delenv(weights.MIRROR, raising=False)
     assert weights.FILES["vgg19"].url == VGG19_Weights.IMAGENET1K_V1.url
     assert weights.FILES["vgg16"].url == VGG16_Weights.IMAGENET1K_V1.url
     assert weights.FILES["inception_fid"].url == URL_INCEPTION_V3
+    assert weights.FILES["squeezenet1_1"].url == SqueezeNet1_1_Weights.IMAGENET1K_V1.url
     prefixes = {name: weights.FILES[name].sha256_prefix for name in ("vgg19", "vgg16", "inception_fid")}
     assert prefixes == {"vgg19": "dcbb9e9d", "vgg16": "397923af", "inception_fid": "6726825d"}
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.networks.demo_pyramid import DemoPyramid
-from mrict_core.networks.weights import load_into
+from mrict_core.networks.lpips import LpipsSqueeze
+from mrict_core.networks.weights import load_into, local_only
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -188,18 +189,22 @@ FEATURES: dict[str, Callable[..., nn.Module]] = {
     "vgg16_relu3_3": partial(_vgg, "vgg16_relu3_3", "vgg16", 16, 256),
     "vgg19_normalised_relu3_1": _vgg19_normalised,
     "inception_fid": InceptionFid,
+    "lpips_squeeze": LpipsSqueeze,
 }
 IMAGENET_TWINS = ("vgg19_pool5", "vgg19_relu3_3", "vgg16_relu3_3")  # can be had with ImageNet normalisation
 
 
-def build_features(name: str, *, imagenet_normalisation: bool = False) -> nn.Module:
-    """Return the frozen feature network `name`.
+def build_features(name: str, *, imagenet_normalisation: bool = False, download: bool = True) -> nn.Module:
+    """Return the frozen feature network `name`; with `download=False` only from weights that are on this machine.
 
     `imagenet_normalisation` (VGG only) maps [-1, 1] to the range the weights were trained on; the predecessor did not.
     Raises MrictError for an unknown name and for weights that cannot be had: values are never made up.
     """
     if name not in FEATURES:
         raise unknown_name("feature network", name, FEATURES)
+    if not download:
+        with local_only():
+            return build_features(name, imagenet_normalisation=imagenet_normalisation)
     if name in IMAGENET_TWINS:
         return FEATURES[name](imagenet_normalisation)
     if imagenet_normalisation:

@@ -14,6 +14,7 @@ import os
 import pickle
 import socket
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mrict_core.paths import shown
 
 FOLDER = "MRICT_WEIGHTS"
 MIRROR = "MRICT_WEIGHTS_URL"
+_downloads: ContextVar[bool] = ContextVar("downloads", default=True)
 TIMEOUT_S = 30.0  # behind a firewall a connection would otherwise hang for minutes
 
 
@@ -34,6 +36,7 @@ class WeightsFile:
 
     name: str
     address: str | None  # folder it is published in; None: not to be downloaded
+    alternate: str = ""  # another name it may have in the user's folder: the same weights without the classifier
 
     @property
     def sha256_prefix(self) -> str:
@@ -54,8 +57,21 @@ FILES = {
         "weights-inception-2015-12-05-6726825d.pth",
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0",
     ),
+    "squeezenet1_1": WeightsFile(
+        "squeezenet1_1-b8a52dc0.pth", "https://download.pytorch.org/models", alternate="squeezenet1_1_features.pth"
+    ),
     "vgg19_normalised": WeightsFile("vgg19_normalised_conv1_1_to_conv3_1.pth", None),
 }
+
+
+@contextlib.contextmanager
+def local_only() -> Iterator[None]:
+    """Inside this block nothing is downloaded: weights that are not on this machine are absent."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
 
 
 def load_state(name: str) -> tuple[dict[str, Tensor], str]:
@@ -103,14 +119,20 @@ def _find(name: str) -> tuple[Path, str]:
         local = Path(folder).expanduser()
         if not local.is_dir():
             raise MrictError(f"{FOLDER}={folder}: no such folder; set it to the folder that holds {file.name}")
-        if (local / file.name).is_file():
-            return local / file.name, _sha256(local / file.name)
+        for candidate in filter(None, (file.name, file.alternate)):
+            if (local / candidate).is_file():
+                return local / candidate, _sha256(local / candidate)
     if file.url is None:
         raise MrictError(
             f"weights '{name}': {file.name} is not in {folder or 'a local folder'} and is not published for download; "
             f"put the file into a folder and set {FOLDER} to it"
         )
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file.name
+    if not cached.is_file() and not _downloads.get():
+        raise MrictError(
+            f"weights '{name}': {file.name} is not on this machine and this profile downloads nothing; "
+            f"put the file into a folder and set {FOLDER} to it"
+        )
     if not cached.is_file():
         _download(name, file, cached)
     digest = _sha256(cached)

@@ -125,24 +125,19 @@ def _network(name: str, profile: Profile, device: Any, **options: Any) -> Any:
 def _predecessor(profile: Profile, store: SliceStore, patients: Sequence[str], translation: Any, device: Any) -> dict:
     """Return the predecessor's four numbers by its own procedure; the demo looks through its stand-in network."""
     own = profile.feature_network
-    fid, vgg = (_network(own or name, profile, device) for name in ("inception_fid", "vgg16_relu3_3"))
-    return predecessor_validation(
-        store,
-        patients,
-        translation,
-        seed=0,
-        fid_features=fid if isinstance(fid, MrictError) else fid_features(fid),
-        vgg_features=vgg,
-        device=device,
-    )
+    networks = [_network(own or name, profile, device) for name in ("inception_fid", "vgg16_relu3_3")]
+    fid, vgg = (network if isinstance(network, MrictError) else (network.name, network) for network in networks)
+    if not isinstance(fid, MrictError):
+        fid = (fid[0], fid_features(fid[1]))
+    return predecessor_validation(store, patients, translation, seed=0, fid=fid, vgg=vgg, device=device)
 
 
 def _features(
     profile: Profile, store: SliceStore, patients: Sequence[str], predict: Predict, device: Any
 ) -> list[dict[str, Any]]:
     """Return FID, KID and LPIPS of the test slices, each with its weights, or with the reason why it is absent."""
-    inception = _network("inception_fid", profile, device)
-    networks = {"fid": inception, "kid": inception, "lpips": _network("lpips_squeeze", profile, device)}
+    names = {"inception": "inception_fid", "lpips": "lpips_squeeze"}
+    networks = {role: _network(name, profile, device) for role, name in names.items()}
     slices = {patient: store.slices(patient) for patient in patients}
     scores = feature_scores(
         {p: np.asarray(s.ct, np.float32) for p, s in slices.items()},
@@ -182,7 +177,7 @@ def _evaluate_all(
             scores = score_patients(store, split.test, remembered, progress=progress)
             more: dict[str, Any] = {"features": _features(profile, store, split.test, remembered, device)}
             if kind == "control":
-                translation = control_translation(name)
+                translation = control_translation(name, store.window)
                 more["predecessor"] = _predecessor(profile, store, split.test, translation, device)
             context = _context(profile, space, store, split) | {"key": key}
             record = metrics_record(name, scores, kind=kind, label=profile.label, context=context, more=more)

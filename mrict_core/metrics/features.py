@@ -1,0 +1,208 @@
+"""Feature metrics of sets of slices: FID, KID with a patient bootstrap, LPIPS. Networks are given, never made here.
+
+Images are what a reader sees of the body: HU clipped to the whole window, air outside the scoring mask, no
+augmentation. What cannot be computed honestly is absent, and says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrict_core.errors import MrictError
+
+if TYPE_CHECKING:
+    import torch
+
+HU_LOW, HU_HIGH = -1024.0, 3000.0
+FID_MIN_SLICES = 2048  # dimensions of the Inception features: below it the covariance is singular
+KID_MIN_SLICES = 10
+KID_FEW_SLICES = 100
+LPIPS_SIDE_MIN = 64  # pixels; smaller slices are padded with air
+RESAMPLES = 1000
+LEVEL = (2.5, 97.5)  # per cent
+BATCH = 32
+Embedding = Callable[["torch.Tensor"], "torch.Tensor"]  # (B, 3, H, W) uint8 => (B, D)
+
+
+@dataclass(frozen=True)
+class FeatureScore:
+    """One feature metric of one model. `value` None: absent, for `reason`."""
+
+    name: str
+    value: float | None = None
+    low: float | None = None  # 95 % patient bootstrap
+    high: float | None = None
+    n: int = 0  # slices
+    patients: int = 0
+    weights: str = ""
+    weights_hash: str = ""
+    reason: str = ""
+    warning: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the score as plain json values."""
+        return dataclasses.asdict(self)
+
+
+def to_unit_range(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return slices for a network: [-1024, 3000] HU to [-1, 1], -1 outside the mask.  # (N, H, W) => float32"""
+    unit = (np.clip(np.asarray(hu, np.float32), HU_LOW, HU_HIGH) - HU_LOW) * np.float32(2 / (HU_HIGH - HU_LOW)) - 1
+    return np.where(mask, unit, np.float32(-1))
+
+
+def to_uint8(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return slices as grey values: [-1024, 3000] HU to 0…255, 0 outside the mask.  # (N, H, W) => uint8"""
+    return np.rint((to_unit_range(hu, mask) + 1) * 127.5).astype(np.uint8)
+
+
+def embed(images: np.ndarray, features: Embedding, device: torch.device | str = "cpu") -> np.ndarray:
+    """Return the features of grey images, three equal channels.  # (N, H, W) uint8 => (N, D) float64"""
+    import torch
+
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), BATCH):
+            part = torch.from_numpy(images[start : start + BATCH])[:, None].repeat(1, 3, 1, 1).to(device)
+            parts.append(features(part).double().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Return the Fréchet distance of two clouds of features, (N, D) and (M, D), by torchmetrics."""
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Given(torch.nn.Module):
+        num_features = real.shape[1]
+
+        def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+            return vectors
+
+    metric = FrechetInceptionDistance(feature=Given()).set_dtype(torch.float64)
+    for cloud, is_real in ((real, True), (fake, False)):
+        metric.update(torch.from_numpy(np.asarray(cloud, np.float64)), real=is_real)
+    return max(0.0, float(metric.compute()))  # rounding can leave equal clouds just below zero
+
+
+def kid(
+    real: np.ndarray, fake: np.ndarray, groups: Sequence[int], *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return (KID, low, high): the unbiased squared MMD with the cubic kernel, and its 95 % patient bootstrap.
+
+    real, fake: (N, D) features of the same slices; groups: (N,) the patient of each. Binkowski et al. 2018, on all
+    slices at once. The bootstrap draws patients; a slice drawn twice is never paired with itself. One patient gives no
+    interval (NaN).
+    """
+    import torch
+    from torchmetrics.image.kid import poly_kernel
+
+    x, y = (torch.from_numpy(np.asarray(cloud, np.float64)) for cloud in (real, fake))
+    kernels = [poly_kernel(a, b).numpy() for a, b in ((x, x), (y, y), (x, y))]
+    labels, which = np.unique(groups, return_inverse=True)
+    ones = np.ones((1, len(which)))
+    value = float(_mmd(*kernels, ones)[0])
+    if len(labels) < 2:
+        return value, float("nan"), float("nan")
+    draws = np.random.default_rng(seed).integers(len(labels), size=(resamples, len(labels)))
+    times = (draws[:, :, None] == np.arange(len(labels))).sum(axis=1)  # how often each patient was drawn
+    times = times[(times > 0).sum(axis=1) > 1]  # one patient alone, drawn again and again, is no sample of patients
+    low, high = np.percentile(_mmd(*kernels, times[:, which].astype(float)), LEVEL)
+    return value, float(low), float(high)
+
+
+def _mmd(k_xx: np.ndarray, k_yy: np.ndarray, k_xy: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the unbiased squared MMD of slices weighted by how often they were drawn, weights (B, N) => (B,).
+
+    Sums run over pairs of different slices; with all weights 1 this is the usual estimator.
+    """
+    total, squares = weights.sum(axis=1), np.square(weights)
+    within = sum(((weights @ k) * weights).sum(axis=1) - squares @ np.diag(k) for k in (k_xx, k_yy))
+    pairs = total**2 - squares.sum(axis=1)
+    between = ((weights @ k_xy) * weights).sum(axis=1)
+    return within / pairs - 2 * between / total**2
+
+
+def lpips(
+    real_unit: np.ndarray, fake_unit: np.ndarray, network: Callable, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Return the perceptual distance of every pair of slices, (N, H, W) in [-1, 1] twice => (N,) float64."""
+    import torch
+
+    gaps = [max(0, LPIPS_SIDE_MIN - n) for n in real_unit.shape[1:]]
+    padding = [(0, 0), *((g // 2, g - g // 2) for g in gaps)]
+    stacks = [np.pad(stack, padding, constant_values=-1.0) for stack in (real_unit, fake_unit)]
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(real_unit), BATCH):
+            pair = (torch.from_numpy(np.ascontiguousarray(s[start : start + BATCH], np.float32)) for s in stacks)
+            parts.append(network(*(p[:, None].repeat(1, 3, 1, 1).to(device) for p in pair)).double().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def feature_scores(
+    real_hu: Mapping[str, np.ndarray],
+    fake_hu: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
+    networks: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+) -> list[FeatureScore]:
+    """Return FID, KID and LPIPS of a set of patients, {patient: (N, S, S)} each.
+
+    networks: {"inception": …, "lpips": …}, modules with `name` and `weights_hash`, or the MrictError that says why one
+    cannot be had; its metrics are then absent for that reason.
+    """
+    patients = list(real_hu)
+    groups = np.repeat(np.arange(len(patients)), [len(real_hu[p]) for p in patients])
+    base = {"n": int(groups.size), "patients": len(patients)}
+    inception, perceptual = networks["inception"], networks["lpips"]
+    if isinstance(inception, MrictError):
+        found = [FeatureScore(name, reason=str(inception), **base) for name in ("fid", "kid")]
+    else:
+        clouds = [
+            embed(np.concatenate([to_uint8(hu[p], masks[p]) for p in patients]), inception, device)
+            for hu in (real_hu, fake_hu)
+        ]
+        named = base | {"weights": inception.name, "weights_hash": inception.weights_hash}
+        found = [_fid_score(*clouds, named), _kid_score(*clouds, groups, named)]
+    if isinstance(perceptual, MrictError):
+        return [*found, FeatureScore("lpips", reason=str(perceptual), **base)]
+    means = [
+        float(lpips(*(to_unit_range(hu[p], masks[p]) for hu in (real_hu, fake_hu)), perceptual, device).mean())
+        for p in patients
+    ]
+    return [*found, _lpips_score(means, base | {"weights": perceptual.name, "weights_hash": perceptual.weights_hash})]
+
+
+def _fid_score(real: np.ndarray, fake: np.ndarray, named: Mapping[str, Any]) -> FeatureScore:
+    if len(real) < 2:
+        return FeatureScore("fid", reason="needs at least 2 slices", **named)
+    warning = ""
+    if len(real) < FID_MIN_SLICES:
+        warning = f"{len(real)} slices of at least {FID_MIN_SLICES}: biased upwards, never ranked by"
+    return FeatureScore("fid", frechet_distance(real, fake), warning=warning, **named)
+
+
+def _kid_score(real: np.ndarray, fake: np.ndarray, groups: np.ndarray, named: Mapping[str, Any]) -> FeatureScore:
+    if len(real) < KID_MIN_SLICES:
+        return FeatureScore("kid", reason=f"{len(real)} slices of at least {KID_MIN_SLICES}", **named)
+    value, low, high = kid(real, fake, groups)
+    remarks = []
+    if len(real) < KID_FEW_SLICES:
+        remarks.append(f"{len(real)} slices: unbiased, but far from certain")
+    if np.isnan(low):
+        return FeatureScore("kid", value, warning="; ".join([*remarks, "one patient: no interval"]), **named)
+    return FeatureScore("kid", value, low, high, warning="; ".join(remarks), **named)
+
+
+def _lpips_score(means: Sequence[float], named: Mapping[str, Any]) -> FeatureScore:
+    from mrict_core.metrics.statistics import bootstrap_mean
+
+    low, high = (float(bound) for bound in bootstrap_mean(np.array(means)))
+    if np.isnan(low):
+        return FeatureScore("lpips", float(np.mean(means)), warning="one patient: no interval", **named)
+    return FeatureScore("lpips", float(np.mean(means)), low, high, **named)

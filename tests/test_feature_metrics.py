@@ -1,0 +1,211 @@
+"""FID, KID and LPIPS: closed formulas, brute force, documented values, and absence with a reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mrict_core.errors import MrictError
+from mrict_core.metrics import card
+from mrict_core.metrics import features as fm
+from mrict_core.networks import build_features, weights
+from mrict_core.paths import ROOT
+
+REAL_WEIGHTS = ROOT.parent / "shared" / "weights"
+needs_weights = pytest.mark.skipif(
+    not REAL_WEIGHTS.is_dir(), reason="the pretrained weights are not beside this checkout"
+)
+
+
+class Pooled(torch.nn.Module):
+    """Mean and quadrant means of an image: features that cost nothing."""
+
+    name, weights_hash = "pooled", "0" * 64
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.float() / 255
+        return torch.nn.functional.adaptive_avg_pool2d(images[:, :1], 2).flatten(1)
+
+
+class Distance(torch.nn.Module):
+    """Mean absolute difference of two images."""
+
+    name, weights_hash = "distance", "1" * 64
+
+    def forward(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        assert real.shape[1] == 3
+        return (real - fake).abs().flatten(1).mean(dim=1)
+
+
+def test_images_show_the_whole_window_and_nothing_outside_the_mask():
+    hu = np.array([[[-3000.0, -1024, 992, 3000, 9000, 500]]])
+    mask = np.array([[[1, 1, 1, 1, 1, 0]]], bool)
+    assert fm.to_uint8(hu, mask).tolist() == [[[0, 0, 128, 255, 255, 0]]]
+    assert fm.to_unit_range(hu, mask)[0, 0].tolist() == pytest.approx([-1, -1, 0, 1, 1, -1], abs=0.01)
+
+
+def test_frechet_distance_of_gaussians():
+    rng = np.random.default_rng(0)
+    mean, spread = np.array([3.0, 0.0, -1.0]), np.array([1.0, 2.0, 0.5])
+    real, fake = rng.normal(size=(20_000, 3)), rng.normal(size=(20_000, 3)) * spread + mean
+    expected = (mean**2).sum() + ((spread - 1) ** 2).sum()  # for diagonal covariances
+    assert fm.frechet_distance(real, fake) == pytest.approx(expected, rel=0.03)
+    (m1, m2), (s1, s2) = [c.mean(0) for c in (real, fake)], [np.cov(c.T) for c in (real, fake)]
+    root = np.sqrt(np.linalg.eigvals(s1 @ s2).astype(complex)).real.sum()
+    assert fm.frechet_distance(real, fake) == pytest.approx(
+        ((m1 - m2) ** 2).sum() + np.trace(s1) + np.trace(s2) - 2 * root, rel=1e-9
+    )
+
+
+def test_frechet_distance_is_biased_upwards_for_few_samples_and_kid_is_not():
+    rng = np.random.default_rng(1)
+    found = {"fid": [], "kid": []}
+    for _ in range(40):
+        real, fake = rng.normal(size=(2, 30, 16))
+        found["fid"].append(fm.frechet_distance(real, fake))
+        found["kid"].append(fm.kid(real, fake, np.zeros(30))[0])
+    assert min(found["fid"]) > 1  # of the same distribution
+    assert np.mean(found["kid"]) == pytest.approx(0, abs=3 * np.std(found["kid"]) / np.sqrt(40))
+    shifted = fm.kid(real, fake + 1, np.zeros(30))[0]
+    assert shifted > 10 * np.std(found["kid"])
+
+
+def brute_kid(x: np.ndarray, y: np.ndarray) -> float:
+    n, d = x.shape
+
+    def kernel(a, b):
+        return (a @ b / d + 1) ** 3
+
+    same = sum(kernel(c[i], c[j]) for c in (x, y) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return same - 2 * np.mean([kernel(a, b) for a in x for b in y])
+
+
+def test_kid_equals_the_double_sum_and_torchmetrics():
+    from torchmetrics.image.kid import poly_mmd
+
+    x, y = np.random.default_rng(2).normal(size=(2, 12, 5))
+    value = fm.kid(x, y, np.arange(12) // 4)[0]
+    assert value == pytest.approx(brute_kid(x, y), rel=1e-9)
+    assert value == pytest.approx(float(poly_mmd(torch.from_numpy(x), torch.from_numpy(y))), rel=1e-9)
+
+
+def test_the_bootstrap_draws_patients_and_never_pairs_a_slice_with_itself():
+    x, y = np.random.default_rng(3).normal(size=(2, 6, 4))
+    kernels = [(a @ b.T / 4 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+    weights_ = np.array([[2.0, 2, 0, 0, 1, 1]])  # the first patient twice, the third once
+    drawn = [0, 1, 0, 1, 4, 5]
+    pairs = [(i, j) for i in range(6) for j in range(6) if drawn[i] != drawn[j]]
+    within = sum(np.mean([k[drawn[i], drawn[j]] for i, j in pairs]) for k in kernels[:2])
+    between = np.mean([kernels[2][i, j] for i in drawn for j in drawn])
+    assert fm._mmd(*kernels, weights_)[0] == pytest.approx(within - 2 * between, rel=1e-9)
+    value, low, high = fm.kid(x, y, [0, 0, 1, 1, 2, 2])
+    assert low < high
+    assert fm.kid(x, y, [0, 0, 1, 1, 2, 2]) == (value, low, high)  # seeded
+    assert np.isnan(fm.kid(x, y, [0] * 6)[1:]).all()
+
+
+def patients(count: int, slices: int, shift: float = 0.0) -> tuple[dict, dict, dict]:
+    rng = np.random.default_rng(4)
+    real = {f"p{k}": rng.normal(0, 300, (slices, 16, 16)) for k in range(count)}
+    fake = {p: hu + shift + rng.normal(0, 50, hu.shape) for p, hu in real.items()}
+    return real, fake, {p: np.ones(hu.shape, bool) for p, hu in real.items()}
+
+
+def test_scores_carry_n_weights_and_warnings():
+    fid, kid, lpips = fm.feature_scores(*patients(3, 5), {"inception": Pooled(), "lpips": Distance()})
+    assert [s.name for s in (fid, kid, lpips)] == ["fid", "kid", "lpips"]
+    assert all((s.n, s.patients, s.reason) == (15, 3, "") for s in (fid, kid, lpips))
+    assert (fid.weights, lpips.weights_hash) == ("pooled", "1" * 64)
+    assert "15 slices of at least 2048: biased upwards" in fid.warning
+    assert "15 slices" in kid.warning
+    assert kid.low < kid.value < kid.high or kid.low <= kid.high
+    assert lpips.low < lpips.value < lpips.high
+    assert all(card(s.name).name == s.name for s in (fid, kid, lpips))
+
+
+def test_too_little_is_absent_or_said():
+    fid, kid, lpips = fm.feature_scores(*patients(1, 4), {"inception": Pooled(), "lpips": Distance()})
+    assert fid.value is not None
+    assert (kid.value, kid.reason) == (None, "4 slices of at least 10")
+    assert (lpips.low, lpips.warning) == (None, "one patient: no interval")
+    one = fm.feature_scores(*patients(1, 1), {"inception": Pooled(), "lpips": Distance()})
+    assert one[0].reason == "needs at least 2 slices"
+    twelve = fm.feature_scores(*patients(1, 12), {"inception": Pooled(), "lpips": Distance()})[1]
+    assert twelve.value is not None
+    assert twelve.warning.endswith("one patient: no interval")
+
+
+def test_absent_weights_are_absent_numbers_with_their_reason():
+    why = MrictError("weights 'x': not here; put the file into a folder")
+    scores = fm.feature_scores(*patients(2, 6), {"inception": why, "lpips": why})
+    assert [s.value for s in scores] == [None] * 3
+    assert {s.reason for s in scores} == {str(why)}
+
+
+def test_lpips_pads_small_slices_with_air_and_goes_in_batches():
+    real = np.random.default_rng(5).uniform(-1, 1, (fm.BATCH + 3, 20, 30)).astype(np.float32)
+    seen = []
+
+    def network(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(a.shape))
+        assert float(a[0, 0, 0, 0]) == -1.0
+        return (a - b).abs().amax(dim=(1, 2, 3))
+
+    found = fm.lpips(real, real * 0.5, network)
+    assert seen == [(fm.BATCH, 3, 64, 64), (3, 3, 64, 64)]
+    assert found == pytest.approx(np.abs(real * 0.5).max(axis=(1, 2)), rel=1e-6)
+
+
+@pytest.fixture
+def nothing_here(tmp_path, monkeypatch):
+    """No weights anywhere, and an address where nobody listens."""
+    monkeypatch.setenv(weights.FOLDER, str(tmp_path))
+    monkeypatch.setenv(weights.MIRROR, "http://127.0.0.1:9")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["lpips_squeeze", "inception_fid", "vgg16_relu3_3"])
+def test_without_download_absent_weights_are_one_line(nothing_here, name):
+    with pytest.raises(
+        MrictError, match=r"not on this machine and this profile downloads nothing; put the file"
+    ) as error:
+        build_features(name, download=False)
+    assert "\n" not in str(error.value)
+    with pytest.raises(MrictError, match="download from"):  # allowed, it is tried
+        build_features(name)
+
+
+@needs_weights
+def test_lpips_squeeze_gives_the_documented_values(monkeypatch):
+    """torchmetrics documents tensor([0.1024, 0.0938]) for these images."""
+    monkeypatch.setenv(weights.FOLDER, str(REAL_WEIGHTS))
+    before = torch.get_rng_state()
+    network = build_features("lpips_squeeze", download=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    generator = torch.Generator().manual_seed(42)
+    real, fake = ((torch.rand(2, 3, 100, 100, generator=generator) * 2) - 1 for _ in range(2))
+    assert network(real, fake).tolist() == pytest.approx([0.1024, 0.0938], abs=5e-5)
+    assert network(real, real).tolist() == [0.0, 0.0]
+    assert not any(p.requires_grad for p in network.parameters())
+    assert not network.train().training
+    assert network.weights_hash.startswith("435cedb3")
+    with pytest.raises(MrictError, match="repeat grey images"):
+        network(real[:, :1], fake[:, :1])
+
+
+@needs_weights
+def test_the_head_beside_the_weights_is_the_one_that_is_used():
+    import hashlib
+
+    from mrict_core.networks.lpips import HEAD_SHA256
+
+    digest = hashlib.sha256((REAL_WEIGHTS / "lpips_v0.1_squeeze_head.pth").read_bytes()).hexdigest()
+    assert digest == HEAD_SHA256
+
+
+def test_a_backbone_of_another_shape_is_named(nothing_here):
+    torch.save({"0.weight": torch.zeros(3, 3)}, nothing_here / weights.FILES["squeezenet1_1"].name)
+    with pytest.raises(MrictError, match=r"squeezenet1_1-b8a52dc0\.pth: '0\.weight' has shape \(3, 3\)"):
+        build_features("lpips_squeeze")
