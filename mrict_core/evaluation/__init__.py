@@ -1,7 +1,14 @@
 """Evaluation: per-patient scores, trivial baselines, and the records that tables and figures are made from."""
 
 from mrict_core.evaluation.baselines import baseline_predictors
-from mrict_core.evaluation.records import metrics_record, read_metrics, read_record, summarise, write_metrics
+from mrict_core.evaluation.records import (
+    is_current,
+    metrics_record,
+    read_metrics,
+    read_record,
+    summarise,
+    write_metrics,
+)
 from mrict_core.evaluation.scores import COLUMNS, METRICS, Predict, Scores, score_patients
 from mrict_core.evaluation.tables import centre_table, leaderboard, leave_out_table, pairwise_table
 
@@ -12,6 +19,7 @@ __all__ = [
     "Scores",
     "baseline_predictors",
     "centre_table",
+    "is_current",
     "leaderboard",
     "leave_out_table",
     "metrics_record",

@@ -100,12 +100,17 @@ def write_metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Path, Path]:
     return write_json(folder / f"{record['name']}.json", dict(record)), csv
 
 
-def read_metrics(folder: Path, *, complete: bool = True) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return every record of a folder in the order of names; an empty list where nothing was evaluated yet.
 
-    `complete=False` also takes records of earlier versions, which lack some of today's metrics.
+    Those of an earlier version may lack some of today's metrics; see `is_current`.
     """
-    return [_read(path, complete) for path in sorted(Path(folder).glob("*.json"))]
+    return [_read(path) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def is_current(record: Mapping[str, Any]) -> bool:
+    """Return whether a record holds all of today's metrics."""
+    return set(METRICS) <= set(record["summary"].get("all", {}))
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
@@ -114,18 +119,13 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
     return _read(path) if path.is_file() else None
 
 
-def _read(path: Path, complete: bool = True) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     record = read_json(path)
     missing = set(REQUIRED) - set(record if isinstance(record, dict) else ())
     if not missing and not (isinstance(record["context"], dict) and isinstance(record["summary"], dict)):
         missing = {"context or summary"}
-    if complete and not missing and not set(METRICS) <= set(record["summary"].get("all", {})):
-        missing = {"some of today's metrics"}
     if missing:
-        raise MrictError(
-            f"{shown(path)}: no metrics record of this version, {', '.join(sorted(missing))} missing; delete the file "
-            "and evaluate again"
-        )
+        raise MrictError(f"{shown(path)}: no metrics record, {', '.join(sorted(missing))} missing; delete the file")
     return record
 
 

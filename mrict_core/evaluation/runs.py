@@ -51,7 +51,7 @@ def read_run(folder: Path | str) -> dict[str, Record]:
     inside = folder / "metrics" if (folder / "metrics").is_dir() else folder
     if not inside.is_dir():
         raise MrictError(f"{shown(folder)}: no such folder; give a folder of reports, the one that holds metrics/")
-    records = {record["name"]: record for record in read_metrics(inside, complete=False)}
+    records = {record["name"]: record for record in read_metrics(inside)}
     if not records:
         raise MrictError(f"{shown(inside)}: holds no metrics (*.json); give a folder of reports of an evaluated run")
     return records

@@ -13,14 +13,15 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
     Predict,
     baseline_predictors,
+    is_current,
     metrics_record,
     read_metrics,
     read_record,
     score_patients,
     write_metrics,
 )
-from mrict_core.evaluation.controls import control_predictors
-from mrict_core.evaluation.predecessor import control_translation, predecessor_validation, synthesizer_translation
+from mrict_core.evaluation.controls import control_predictors, control_translation
+from mrict_core.evaluation.predecessor import predecessor_validation, synthesizer_translation
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.metrics.features import feature_scores
@@ -172,7 +173,7 @@ def _evaluate_all(
     device, records = pick_device("cpu"), []
     for name, predict in predictors.items():
         record = read_record(space.metrics, name)
-        if record is None or record["context"].get("key") != key:
+        if record is None or not is_current(record) or record["context"].get("key") != key:
             remembered = _remembering(predict)
             scores = score_patients(store, split.test, remembered, progress=progress)
             more: dict[str, Any] = {"features": _features(profile, store, split.test, remembered, device)}
@@ -201,6 +202,8 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
             missing[name] = "not evaluated"
         elif (record["context"]["store_key"], record["context"]["split_hash"]) != (store.key, split.hash):
             missing[name] = "evaluated on other data or another split; evaluate it again"
+        elif not is_current(record):
+            missing[name] = "evaluated by an earlier version, without some of today's metrics; evaluate it again"
         else:
             records.append(record)
     if not records:
