@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "nibabel", "SimpleITK", "opencv-python")
 LOCK_WAIT_S = 1.0
+CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
 
 
 def seed_everything(seed: int) -> None:
@@ -98,7 +99,8 @@ def code_hash(*rooms: str) -> str:
     files: list[Path] = []
     for room in rooms or (".",):
         place = package / room
-        files += sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        inside = sorted(p for p in place.rglob("*") if p.suffix in CODE_SUFFIXES)
+        files += inside if place.is_dir() else [place.with_suffix(".py")]
     return hash_of([(str(f.relative_to(package)), hash_file(f)) for f in files])
 
 

@@ -64,7 +64,7 @@ def biased(store: SliceStore, patient: str) -> np.ndarray:
 
 
 def test_a_perfect_prediction_scores_perfectly(store):
-    frame = evaluation.score_patients(store, TEST, perfect)
+    frame = evaluation.score_patients(store, TEST, perfect).frame
     assert tuple(frame.columns) == evaluation.COLUMNS
     assert frame["patient"].tolist() == TEST
     assert frame["centre"].tolist() == ["A", "C"]
@@ -80,7 +80,7 @@ def test_a_perfect_prediction_scores_perfectly(store):
 
 
 def test_a_bias_of_150_hu_shows_as_150(store):
-    frame = evaluation.score_patients(store, TEST, biased)
+    frame = evaluation.score_patients(store, TEST, biased).frame
     assert frame["mae_hu"].to_numpy() == pytest.approx(150.0, abs=1e-3)
     assert (frame["psnr_db"].to_numpy() > 28).all()
     assert frame["psnr_db"].to_numpy() == pytest.approx(20 * np.log10(4024 / 150), abs=0.01)
@@ -89,7 +89,7 @@ def test_a_bias_of_150_hu_shows_as_150(store):
 def test_voxels_left_off_the_canvas_count_as_air(tmp_path):
     write_patient(tmp_path / "in" / "1BA001", 0)
     cropped = preprocess(tmp_path / "in", tmp_path / "store", region="brain", size=24, strict=True, workers=1)
-    frame = evaluation.score_patients(cropped, ["1BA001"], perfect)
+    frame = evaluation.score_patients(cropped, ["1BA001"], perfect).frame
     ct, mask, _ = cropped.reference("1BA001")
     seen = cropped.to_volume("1BA001", np.ones_like(cropped.slices("1BA001").ct)) == 1
     expected = np.abs(ct.array - AIR_HU)[mask & ~seen].sum() / mask.sum()
@@ -98,10 +98,12 @@ def test_voxels_left_off_the_canvas_count_as_air(tmp_path):
 
 
 def test_single_slice_volumes_are_scored_in_2d_and_say_so(thin_store):
-    frame = evaluation.score_patients(thin_store, thin_store.patients, biased)
-    assert frame["ssim_dimensionality"].tolist() == ["2D", "2D"]
-    record = evaluation.metrics_record("thin", frame, label="demo", context={})
+    scores = evaluation.score_patients(thin_store, thin_store.patients, biased)
+    assert scores.frame["ssim_dimensionality"].tolist() == ["2D", "2D"]
+    record = evaluation.metrics_record("thin", scores, label="demo", context={})
     assert record["cards"]["ssim_2d"]["dimensionality"] == "2D"
+    assert record["cards"]["ssim_2d"]["n"] == 2
+    assert record["summary"]["all"]["continuity"]["mean"] is None  # one slice has no neighbour
     predictors = evaluation.baseline_predictors(thin_store, ["1BA001"])
     assert all(np.isfinite(p(thin_store, "1BB001")).all() for p in predictors.values())
 
@@ -167,31 +169,35 @@ def test_baselines_need_training_patients(store):
 
 
 def rows(mae: dict[str, float], **others: float) -> pd.DataFrame:
-    base = {"n_slices": 9, "n_voxels": 100, "psnr_db": 30.0, "ssim": 0.9, "ssim_dimensionality": "3D"}
-    base |= {"predecessor_mse": 0.01, "predecessor_ssim": 0.9} | others
-    table = [{"patient": p, "centre": p[2], "mae_hu": value, **base} for p, value in mae.items()]
+    base = dict.fromkeys(evaluation.METRICS, 0.5) | {"n_slices": 9, "n_voxels": 100, "psnr_db": 30.0, "ssim": 0.9}
+    base |= {"n_air": 1, "n_soft": 1, "n_bone": 1, "ssim_dimensionality": "3D", "flags": ""} | others
+    table = [{"patient": p, "centre": p[2], **base, "mae_hu": value} for p, value in mae.items()]
     return pd.DataFrame(table, columns=list(evaluation.COLUMNS))
 
 
 def test_summary_by_hand():
     summary = evaluation.summarise(rows({"1BA001": 80.0, "1BA002": 100.0, "1BB001": 150.0}))
-    assert summary["all"]["mae_hu"] == {"mean": 110.0, "sd": pytest.approx(36.0555, abs=1e-4), "median": 100.0, "n": 3}
+    found = summary["all"]["mae_hu"]
+    assert (found["mean"], found["median"], found["n"]) == (110.0, 100.0, 3)
+    assert found["sd"] == pytest.approx(36.0555, abs=1e-4)
+    assert 80 <= found["low"] < 110 < found["high"] <= 150
     assert summary["centres"]["A"]["mae_hu"]["mean"] == 90.0
-    assert summary["centres"]["B"]["mae_hu"] == {"mean": 150.0, "sd": None, "median": 150.0, "n": 1}
+    nothing = dict.fromkeys(("sd", "low", "high"))
+    assert summary["centres"]["B"]["mae_hu"] == {"mean": 150.0, "median": 150.0, "n": 1} | nothing
     empty = evaluation.summarise(rows({"1BA001": 80.0}, psnr_db=float("inf")))
-    assert empty["all"]["psnr_db"] == {"mean": None, "sd": None, "median": None, "n": 0}
+    assert empty["all"]["psnr_db"] == {"mean": None, "median": None, "n": 0} | nothing
 
 
 def record(name: str, values: list[float], kind: str = "variant", **context: object) -> dict:
     frame = rows({f"1BA{index:03d}": value for index, value in enumerate(values)})
-    return evaluation.metrics_record(name, frame, label="demo", kind=kind, context=context)
+    return evaluation.metrics_record(name, evaluation.Scores(frame, {}), label="demo", kind=kind, context=context)
 
 
 def test_a_record_survives_its_files(tmp_path, store):
-    frame = evaluation.score_patients(store, TEST, perfect)
+    scores = evaluation.score_patients(store, TEST, perfect)
     versions = {"numpy": np.__version__}
     context = {"seed": np.int64(3), "split_hash": "ab", "stopped": "collapsed at epoch 2", "versions": versions}
-    made = evaluation.metrics_record("mk1", frame, label="demo", context=context)
+    made = evaluation.metrics_record("mk1", scores, label="demo", context=context, more={"features": [{"name": "fid"}]})
     json_path, csv_path = evaluation.write_metrics(tmp_path / "metrics", made)
     assert (json_path.name, csv_path.name) == ("mk1.json", "mk1.csv")
     assert "Infinity" not in json_path.read_text()
@@ -203,7 +209,18 @@ def test_a_record_survives_its_files(tmp_path, store):
     table = pd.read_csv(csv_path)
     assert table["patient"].tolist() == TEST
     assert table["mae_hu"].tolist() == [0.0, 0.0]
+    assert table["split_hash"].tolist() == ["ab", "ab"]  # every row says where it comes from
+    assert table["cards"].nunique() == 1
+    definitions = pd.read_csv(tmp_path / "metrics" / "cards.csv").set_index("name")
+    assert set(evaluation.METRICS) <= set(definitions.index)
+    assert not definitions.isna().any().any()
     assert set(made["cards"]) == set(evaluation.METRICS)
+    assert made["cards"]["mae_hu"]["n"] == 2
+    assert made["cards"]["mae_hu"]["split_hash"] == "ab"
+    assert made["cards"]["psnr_db"]["n"] == 0  # infinite for both
+    assert made["features"] == [{"name": "fid"}]
+    assert len(made["details"]["calibration"]["patients"]) == 2
+    assert made["details"]["calibration"]["patients"][0]["patient"] == TEST[0]
 
 
 def test_damaged_and_foreign_files_are_named(tmp_path):
@@ -214,7 +231,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     (tmp_path / "odd.json").write_text("{")
     with pytest.raises(MrictError, match=r"odd\.json: not valid json"):
         evaluation.read_metrics(tmp_path)
-    with pytest.raises(MrictError, match="allowed: variant, baseline"):
+    with pytest.raises(MrictError, match="allowed: variant, baseline, control"):
         record("mk1", [1.0], kind="model")
 
 

@@ -31,6 +31,7 @@ def make_row(seed: int = 0, size: int = 48) -> dict:
     return {
         "patient": f"1BA{seed:03d}",
         "z": 10 + seed,
+        "spacing_mm": (1.0, 1.0),
         "mr": np.where(radius < 18, 0.3, -1.0).astype(np.float16),
         "ct": ct.astype(np.int16),
         "sct": (ct + 100).astype(np.float32) + rng.normal(0, 0.1, ct.shape).astype(np.float32),
@@ -67,14 +68,25 @@ def make_history(epochs: int = 6, **absent: float) -> pd.DataFrame:
 
 def make_records() -> list[dict]:
     def record(name: str, values: list[float], kind: str = "variant", dimensionality: str = "3D") -> dict:
-        constant = dict.fromkeys(("psnr_db", "ssim", "predecessor_mse", "predecessor_ssim"), 0.51239)
-        constant["ssim_dimensionality"] = dimensionality
         rows = [
-            {"patient": p, "centre": p[2], "n_slices": 3, "n_voxels": 9, "mae_hu": v}
+            dict.fromkeys(evaluation.METRICS, 0.51239)
+            | {"patient": p, "centre": p[2], "n_slices": 3, "n_voxels": 9, "mae_hu": v, "flags": ""}
+            | {"n_air": 1, "n_soft": 2, "n_bone": 3, "ssim_dimensionality": dimensionality}
             for p, v in zip(Store.patients, values, strict=True)
         ]
-        frame = pd.DataFrame([row | constant for row in rows], columns=list(evaluation.COLUMNS))
-        return evaluation.metrics_record(name, frame, label="demo", kind=kind, context={"stopped": "a|b"})
+        edges = [-1000.0, 0.0, 1000.0, 2000.0]
+        curves = [
+            {"patient": p, "count": [1, 1, 0], "mean_hu": [-900.0, 50, None], "sd_hu": [9.0, 9, None]}
+            for p in Store.patients
+        ]
+        beams = [{"patient": p, "ct_mm": [180.0, 150.0], "error_mm": [2.0, -1.0]} for p in Store.patients]
+        details = {
+            "calibration": {"edges_hu": edges, "patients": curves},
+            "wepl": {"angles_deg": [0.0, 90.0], "patients": beams},
+        }
+        frame = pd.DataFrame(rows, columns=list(evaluation.COLUMNS))
+        scores = evaluation.Scores(frame, details)
+        return evaluation.metrics_record(name, scores, label="demo", kind=kind, context={"stopped": "a|b"})
 
     missing = float("nan")
     return [
@@ -88,7 +100,9 @@ def make_records() -> list[dict]:
 def make_comparison(count: int = 3) -> Figure:
     row = make_row()
     scts = {f"variant_{i}": row["sct"] + 10 * i for i in range(count)}
-    return figures.comparison_figure(row["mr"], row["ct"], scts, row["mask"], patient="1BA000", z=10, label="demo")
+    return figures.comparison_figure(
+        row["mr"], row["ct"], scts, row["mask"], patient="1BA000", z=10, spacing_mm=(1.0, 1.0), label="demo"
+    )
 
 
 MAKERS = {
@@ -97,6 +111,9 @@ MAKERS = {
     "pairs": lambda: figures.pairs_figure([make_row(i) for i in range(3)], title="Three pairs", label="demo"),
     "curves": lambda: figures.curves_figure(make_history(), "mk1", label="demo"),
     "leaderboard": lambda: figures.leaderboard_figure(make_records(), label="demo"),
+    "calibration": lambda: figures.calibration_figure(make_records(), label="demo"),
+    "clinical": lambda: figures.clinical_figure(make_records(), label="demo"),
+    "centres": lambda: figures.centres_figure(make_records(), label="demo"),
     "histogram": lambda: figures.histogram_figure(Store(), label="demo"),
     "cohort": lambda: figures.cohort_figure(
         Store(), SimpleNamespace(train=("1BA001", "1BB001"), val=("1BA002",), test=("1BC001",)), label="demo"
@@ -138,7 +155,7 @@ def test_the_error_panel_is_signed_in_hu_on_a_fixed_scale_and_only_inside_the_ma
     row = make_row()
     figure = figures.sample_figure([row], title="t", label="demo")
     found = texts(figure)
-    assert {"sCT − CT (HU)", "HU", "slice MAE 100 HU", "1BA000\nslice 10", "R", "L", "A", "P"} <= set(found)
+    assert {"sCT − CT (HU)", "HU", "slice MAE 100 HU", "1BA000\nslice 10", "R", "L", "A", "P", "10 mm"} <= set(found)
     errors = [image for axis in figure.axes for image in axis.get_images() if image.cmap.name == style.ERROR_MAP]
     assert len(errors) == 1
     assert errors[0].get_clim() == (-500.0, 500.0)
@@ -221,7 +238,7 @@ def test_tables_round_every_metric_in_its_own_way():
     lines = tables.text_table(board).splitlines()
     assert "MAE (HU)" in lines[0]
     assert "mae_hu_sd" not in lines[0]
-    assert "75.0 ± 12.9" in lines[2]
+    assert "75.0 ± 12.9 [65.0, 85.0]" in lines[2]
     assert "0.51 ± 0.00" in lines[2]
     assert "0.5124 ± 0.0000" in lines[2]
     assert [line.split()[1] for line in lines[2:]] == ["mk6_3_4", "baseline_water_body", "mk1", "mk2"]
@@ -248,5 +265,5 @@ def test_the_written_leaderboard_holds_numbers_and_their_definitions(tmp_path):
     text = Path(markdown).read_text()
     assert text.startswith("# Leaderboard (demo)")
     assert "a\\|b" in text
-    for name in ("mae_hu", "psnr_db", "ssim", "ssim_2d", "predecessor_mse", "predecessor_ssim"):
+    for name in ("mae_hu", "psnr_db", "ssim", "ssim_2d", "me_hu", "mae_bone_hu", "wepl_mae_mm", "continuity"):
         assert metrics.card(name).range in text

@@ -9,12 +9,14 @@ from mrict_core.evaluation.records import (
     summarise,
     write_metrics,
 )
-from mrict_core.evaluation.scores import COLUMNS, METRICS, Predict, Scores, score_patients
-from mrict_core.evaluation.tables import centre_table, leaderboard, leave_out_table, pairwise_table
+from mrict_core.evaluation.scores import COLUMNS, MAIN, METRICS, Predict, Scores, score_patients
+from mrict_core.evaluation.tables import PANEL, centre_table, leaderboard, leave_out_table, pairwise_table
 
 __all__ = [
     "COLUMNS",
+    "MAIN",
     "METRICS",
+    "PANEL",
     "Predict",
     "Scores",
     "baseline_predictors",

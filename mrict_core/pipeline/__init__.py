@@ -18,11 +18,13 @@ from mrict_core.pipeline.prepare import (
     split_store,
     train_variant,
 )
+from mrict_core.training.run import TrainSettings
 
 __all__ = [
     "PATIENTS_MIN",
     "CountProgress",
     "Prepared",
+    "TrainSettings",
     "compare_on_samples",
     "current_records",
     "evaluate_baselines",

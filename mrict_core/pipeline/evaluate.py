@@ -89,10 +89,9 @@ def evaluate_variant(
     }
     remembered = _remembering(synthesizer)
     scores = score_patients(store, split.test, remembered, progress=progress)
+    translation = synthesizer_translation(synthesizer, store.window)
     more = {
-        "predecessor": _predecessor(
-            profile, store, split.test, synthesizer_translation(synthesizer), synthesizer.device
-        ),
+        "predecessor": _predecessor(profile, store, split.test, translation, synthesizer.device),
         "features": _features(profile, store, split.test, remembered, synthesizer.device),
     }
     record = metrics_record(variant.name, scores, kind="variant", label=profile.label, context=context, more=more)

@@ -1,0 +1,241 @@
+"""The page's charts, as plotly figures in plain json. Colours of text and grid come from the page's theme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, PALETTE
+
+Record = Mapping[str, Any]
+COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky"))
+DASHES = ("solid", "dash", "dot", "dashdot")
+SHOWN = 6  # models in a chart, best first
+THRESHOLDS = (150, 250, 350, 500)
+
+
+def leading(records: Sequence[Record]) -> list[Record]:
+    """Return the best variants and the best baseline."""
+    scored = [r for r in records if r["summary"]["all"]["mae_hu"]["mean"] is not None]
+    variants = [r for r in scored if r["kind"] == "variant"][:SHOWN]
+    return [*variants, *[r for r in scored if r["kind"] == "baseline"][:1]]
+
+
+def _line(place: int, record: Record) -> dict[str, Any]:
+    if record["kind"] != "variant":
+        return {"color": FAINT, "dash": "solid"}
+    return {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place % len(DASHES)]}
+
+
+def _finished(figure: go.Figure, height: int, x: str, y: str, **layout: Any) -> dict[str, Any]:
+    figure.update_layout(
+        height=height,
+        margin={"l": 60, "r": 20, "t": 16, "b": 48},
+        template="none",
+        xaxis_title=x,
+        yaxis_title=y,
+        legend={"orientation": "h", "y": -0.2, "x": 0},
+        hoverlabel={"font": {"size": 12}},
+        **layout,
+    )
+    return figure.to_plotly_json()
+
+
+def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
+    """Every patient's masked MAE by model, by centre, and the mean with its interval."""
+    figure = go.Figure()
+    scored = [r for r in records if r["summary"]["all"]["mae_hu"]["mean"] is not None]
+    for centre in sorted({p["centre"] for r in scored for p in r["patients"]}):
+        points = [(r["name"], p) for r in scored for p in r["patients"] if p["centre"] == centre]
+        figure.add_scatter(
+            x=[p["mae_hu"] for _, p in points],
+            y=[name for name, _ in points],
+            mode="markers",
+            name=f"centre {centre}",
+            marker={"color": CENTRE_COLOURS.get(centre, FAINT), "size": 7, "opacity": 0.75},
+            text=[p["patient"] for _, p in points],
+            hovertemplate="%{y}<br>%{text}: %{x:.1f} HU<extra></extra>",
+        )
+    all_ = [r["summary"]["all"]["mae_hu"] for r in scored]
+    means = [s["mean"] for s in all_]
+    figure.add_scatter(
+        x=means,
+        y=[r["name"] for r in scored],
+        mode="markers",
+        name="mean, 95 % interval",
+        marker={"symbol": "line-ns-open", "size": 14, "color": FAINT, "line": {"width": 2}},
+        error_x={
+            "type": "data",
+            "array": [(s["high"] if s["high"] is not None else s["mean"]) - s["mean"] for s in all_],
+            "arrayminus": [s["mean"] - (s["low"] if s["low"] is not None else s["mean"]) for s in all_],
+            "color": FAINT,
+            "thickness": 1.4,
+        },
+        hovertemplate="%{y}<br>mean %{x:.1f} HU<extra></extra>",
+    )
+    height = 24 * len(scored) + 130
+    order = [r["name"] for r in scored]
+    found = _finished(figure, height, "MAE inside the mask (HU)", "", yaxis={"categoryorder": "array"})
+    found["layout"]["yaxis"] |= {"categoryarray": order, "autorange": "reversed", "automargin": True}
+    found["layout"]["xaxis"] |= {"rangemode": "tozero"}
+    found["layout"]["legend"] |= {"y": -80 / height}
+    return found
+
+
+def centres(records: Sequence[Record]) -> dict[str, Any]:
+    """Box plots of the masked MAE by centre for the leading models; every patient a point."""
+    figure, chosen = go.Figure(), leading(records)
+    for centre in sorted({p["centre"] for r in chosen for p in r["patients"]}):
+        points = [(r["name"], p) for r in chosen for p in r["patients"] if p["centre"] == centre]
+        figure.add_box(
+            x=[name for name, _ in points],
+            y=[p["mae_hu"] for _, p in points],
+            name=f"centre {centre}",
+            boxpoints="all",
+            jitter=0.4,
+            pointpos=0,
+            marker={"color": CENTRE_COLOURS.get(centre, FAINT), "size": 5},
+            line={"width": 1.2},
+            text=[p["patient"] for _, p in points],
+            hovertemplate="%{x}<br>%{text}: %{y:.1f} HU<extra></extra>",
+        )
+    found = _finished(figure, 380, "", "MAE inside the mask (HU)", boxmode="group")
+    found["layout"]["yaxis"] |= {"rangemode": "tozero"}
+    return found
+
+
+def calibration(records: Sequence[Record]) -> dict[str, Any] | None:
+    """The mean sCT at each CT value, averaged over patients, for the leading models."""
+    figure = go.Figure()
+    span = [-1000, 1600]
+    figure.add_scatter(x=span, y=span, mode="lines", name="right on average", line={"color": FAINT, "dash": "dot"})
+    drawn = 0
+    for place, record in enumerate(leading(records)):
+        curve = record.get("details", {}).get("calibration")
+        if not curve:
+            continue
+        edges = np.asarray(curve["edges_hu"], float)
+        means = pd.DataFrame([p["mean_hu"] for p in curve["patients"]], dtype=float)
+        spreads = pd.DataFrame([p["sd_hu"] for p in curve["patients"]], dtype=float)
+        known = means.notna().any(axis=0).to_numpy()
+        figure.add_scatter(
+            x=((edges[:-1] + edges[1:]) / 2)[known].tolist(),
+            y=means.mean(axis=0)[known].round(1).tolist(),
+            customdata=spreads.mean(axis=0)[known].round(0).tolist(),
+            mode="lines",
+            name=record["name"],
+            line=_line(place, record) | {"width": 2},
+            visible=True if place < 2 or record["kind"] != "variant" else "legendonly",
+            hovertemplate=f"{record['name']}<br>CT %{{x:.0f}} → sCT %{{y:.0f}} ± %{{customdata:.0f}} HU<extra></extra>",
+        )
+        drawn += 1
+    if not drawn:
+        return None
+    return _finished(figure, 460, "CT (HU)", "mean synthetic CT (HU)", xaxis={"range": span}, yaxis={"range": span})
+
+
+def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
+    """The masked MAE on the validation patients, epoch by epoch."""
+    figure = go.Figure()
+    for place, (name, history) in enumerate(histories.items()):
+        if "val_mae_hu" not in history or history["val_mae_hu"].isna().all():
+            continue
+        best = history["is_best"].astype(bool) if "is_best" in history else pd.Series(False, index=history.index)
+        chosen = best[best].index[-1:] if best.any() else []
+        figure.add_scatter(
+            x=history["epoch"].tolist(),
+            y=history["val_mae_hu"].round(1).tolist(),
+            mode="lines+markers",
+            name=name,
+            line={"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place // len(COLOURS) % len(DASHES)]},
+            marker={"size": [10 if i in chosen else 4 for i in history.index], "symbol": "diamond"},
+            visible=True if place < SHOWN else "legendonly",
+            hovertemplate=f"{name}<br>epoch %{{x}}: %{{y:.1f}} HU<extra></extra>",
+        )
+    if not figure.data:
+        return None
+    found = _finished(figure, 420, "epoch", "MAE on validation patients (HU)")
+    found["layout"]["xaxis"] |= {"dtick": 1} if max(len(h) for h in histories.values()) <= 15 else {}
+    return found
+
+
+def tissues(records: Sequence[Record]) -> dict[str, Any]:
+    """MAE by tissue of the reference CT for the leading models, with the interval of the mean."""
+    return _bars(
+        records,
+        [("air, below −200", "mae_air_hu"), ("soft, −200…250", "mae_soft_hu"), ("bone, above 250", "mae_bone_hu")],
+        "MAE (HU)",
+    )
+
+
+def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) -> dict[str, Any]:
+    figure = go.Figure()
+    for place, record in enumerate(leading(records)):
+        found = [record["summary"]["all"][metric] for _, metric in groups]
+        means = [s["mean"] for s in found]
+        ends = [[(s[k] if s[k] is not None else s["mean"]) for s in found] for k in ("high", "low")]
+        gap = [[None if m is None else abs(e - m) for e, m in zip(end, means, strict=True)] for end in ends]
+        figure.add_bar(
+            x=[name for name, _ in groups],
+            y=means,
+            name=record["name"],
+            marker={"color": _line(place, record)["color"]},
+            error_y={"type": "data", "array": gap[0], "arrayminus": gap[1], "color": FAINT, "thickness": 1.2},
+            hovertemplate=f"{record['name']}<br>%{{x}}: %{{y:.1f}}<extra></extra>",
+        )
+    return _finished(figure, 360, "", y, barmode="group")
+
+
+def dice(records: Sequence[Record]) -> dict[str, Any]:
+    """Bone Dice against the threshold for the leading models."""
+    figure = go.Figure()
+    for place, record in enumerate(leading(records)):
+        figure.add_scatter(
+            x=list(THRESHOLDS),
+            y=[record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in THRESHOLDS],
+            mode="lines+markers",
+            name=record["name"],
+            line=_line(place, record),
+            hovertemplate=f"{record['name']}<br>above %{{x}} HU: %{{y:.3f}}<extra></extra>",
+        )
+    return _finished(figure, 360, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis={"tickvals": THRESHOLDS})
+
+
+def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
+    """The mean absolute WEPL error of every beam direction, drawn around the body."""
+    figure = go.Figure()
+    for place, record in enumerate(leading(records)):
+        curve = record.get("details", {}).get("wepl")
+        if not curve:
+            continue
+        errors = np.abs(np.array([p["error_mm"] for p in curve["patients"]], float)).mean(axis=0)
+        angles = np.asarray(curve["angles_deg"], float)
+        around = np.concatenate([angles, angles + 180, angles[:1]])  # a beam is the same from either side
+        figure.add_scatterpolar(
+            theta=around.tolist(),
+            r=np.concatenate([errors, errors, errors[:1]]).round(2).tolist(),
+            mode="lines",
+            name=record["name"],
+            line=_line(place, record),
+            visible=True if place < 3 or record["kind"] != "variant" else "legendonly",
+            hovertemplate=f"{record['name']}<br>%{{theta:.0f}}°: %{{r:.1f}} mm<extra></extra>",
+        )
+    if not figure.data:
+        return None
+    polar = {"angularaxis": {"dtick": 45}, "radialaxis": {"ticksuffix": " mm", "angle": 22, "rangemode": "tozero"}}
+    return _finished(figure, 420, "", "", polar=polar)
+
+
+CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
+    "leaderboard": ("Masked MAE of every held-out patient by model; the table below holds the means.", leaderboard),
+    "centres": ("Box plots of the masked MAE by centre; the table below holds the numbers.", centres),
+    "calibration": ("Mean synthetic CT at each CT value; the closer to the diagonal, the better.", calibration),
+    "tissues": ("MAE in air, soft tissue and bone; the clinical table holds the numbers.", tissues),
+    "dice": ("Bone Dice at thresholds of 150, 250, 350 and 500 HU; the clinical table holds the numbers.", dice),
+    "path_length": ("Mean absolute path-length error by beam direction, in mm.", path_length),
+    "training": ("MAE on the validation patients by epoch; a diamond marks the checkpoint that is scored.", training),
+}

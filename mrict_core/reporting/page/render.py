@@ -1,0 +1,83 @@
+"""From data to html: jinja2 templates, one file with everything in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jinja2
+from matplotlib import colormaps
+
+from mrict_core import __version__
+from mrict_core.reporting import style
+from mrict_core.reporting.page import plots, sections
+from mrict_core.reporting.page.data import PageData
+from mrict_core.reporting.tables import HEADINGS
+
+
+def render(data: PageData) -> str:
+    """Return the page as html text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mrict_core.reporting.page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = environment.loader.get_source
+    found = sections.build(data)
+    return environment.get_template("page.html.j2").render(
+        data=data,
+        sections=found,
+        absent=[section for section in found if section.missing],
+        charts=_charts(data, found),
+        css=source(environment, "page.css")[0],
+        js=source(environment, "page.js")[0],
+        plotly=_plotly(),
+        cards=_cards(data),
+        colours=_colours(),
+        version=__version__,
+    )
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs().replace("</script", "<\\/script")
+
+
+def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str, Any]]:
+    """Return {chart: figure} of those that the sections show and that have something to draw."""
+    wanted = [name for section in found for name in section.content.get("charts", [])]
+    charts = {}
+    for name in wanted:
+        alternative, make = plots.CHARTS[name]
+        figure = make(data.histories if name == "training" else data.records)
+        if figure is not None:
+            plain = json.loads(json.dumps(figure, default=lambda value: value.tolist()))  # plotly keeps numpy arrays
+            charts[name] = {"figure": plain, "alternative": alternative}
+    return charts
+
+
+def _cards(data: PageData) -> dict[str, Any]:
+    """Return {metric: {definition, heading, numbers {record: its own part of the card}}} for the dialog."""
+    shared = ("name", "unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note")
+    cards: dict[str, Any] = {}
+    for record in (*data.records, *data.controls):
+        for metric, card in record["cards"].items():
+            entry = cards.setdefault(
+                metric, {key: card[key] for key in shared} | {"heading": HEADINGS.get(metric, metric), "numbers": {}}
+            )
+            own = {key: value for key, value in card.items() if key not in shared}
+            statistics = record["summary"]["all"].get(metric, {})
+            entry["numbers"][record["name"]] = own | {"mean": statistics.get("mean"), "label": record["label"]}
+    return cards
+
+
+def _colours() -> dict[str, Any]:
+    table = colormaps[style.ERROR_MAP]
+    return {
+        "error": [[round(255 * channel) for channel in table(k / 255)[:3]] for k in range(256)],
+        "errorLimit": style.ERROR_LIMIT_HU,
+        "windows": style.WINDOWS_HU,
+    }
