@@ -85,7 +85,8 @@ def blindness(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             row[control["name"]] = value
             beaten = sum(worth(value) > worth(model) for model in models) if value is not None else 0
             if models and beaten > len(models) / 2:
-                misses.append(f"{control['name'].removeprefix('control_')} beats {beaten} of {len(models)} variants")
+                short = control["name"].removeprefix("control_").replace("_", " ")
+                misses.append(f"{short} beats {beaten} of {len(models)} variants")
         rows.append(row | {"misses": "; ".join(misses)})
     frame = pd.DataFrame(rows, columns=["metric", "best variant", *(c["name"] for c in controls), "misses"])
     return frame.astype(dict.fromkeys(frame.columns[1:-1], float))

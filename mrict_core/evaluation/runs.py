@@ -107,7 +107,7 @@ def _values(record: Record, metric: str) -> dict[str, float]:
 
 def _same_data(a: Record, b: Record) -> bool:
     """Return whether equal patient names mean the same patients: phantoms and folders have names of their own."""
-    return all(a["context"].get(key) == b["context"].get(key) for key in ("data", "region", "profile"))
+    return all(a["context"].get(key) == b["context"].get(key) for key in ("data", "region", "test_data_hash"))
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,176 @@
+"""Tables of intervals and tests, and two runs side by side."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from mrict_core import evaluation
+from mrict_core.cli import app
+from mrict_core.errors import MrictError
+from mrict_core.evaluation.runs import compare_runs, read_run
+from mrict_core.metrics import statistics
+
+CONTEXT = {
+    "data": "here",
+    "region": "brain",
+    "profile": "demo",
+    "test_data_hash": "t1",
+    "code_hash": "c1",
+    "versions": {"torch": "2"},
+}
+
+
+def record(name: str, values: list[float], kind: str = "variant", **context: object) -> dict:
+    rows = [
+        dict.fromkeys(evaluation.METRICS, 0.5)
+        | {"patient": f"1B{'ABC'[k % 3]}{k:03d}", "centre": "ABC"[k % 3], "n_slices": 9, "n_voxels": 5000, "mae_hu": v}
+        | {"n_air": 1, "n_soft": 1, "n_bone": 1, "ssim_dimensionality": "3D", "flags": ""}
+        for k, v in enumerate(values)
+    ]
+    scores = evaluation.Scores(pd.DataFrame(rows, columns=list(evaluation.COLUMNS)), {})
+    return evaluation.metrics_record(name, scores, label="demo", kind=kind, context=CONTEXT | context)
+
+
+def test_pairs_by_hand():
+    good = [70.0, 80, 90, 100, 110, 120, 130, 140, 150]
+    worse = [v + 10 + k for k, v in enumerate(good)]
+    table = evaluation.pairwise_table([record("bad", worse), record("good", good), record("same", good[::-1])])
+    assert list(zip(table["a"], table["b"], strict=True)) == [("good", "same"), ("good", "bad"), ("same", "bad")]
+    first = table.iloc[1]
+    assert first["mean_difference_hu"] == pytest.approx(-14.0)
+    assert first["low_hu"] < -14 < first["high_hu"] < 0
+    assert first["p"] == statistics.smallest_p(9)
+    assert table["p_holm"].tolist() == pytest.approx(statistics.holm(table["p"].to_numpy()).tolist())
+    assert first["verdict"] == "different"
+    assert table.iloc[0]["verdict"] == "not told apart"
+    assert (table["n"] == 9).all()
+
+
+def test_few_patients_cannot_tell_and_the_table_says_so():
+    table = evaluation.pairwise_table(
+        [record("a", [1.0, 2, 3]), record("b", [101.0, 103, 105]), record("c", [7.0, 9, 8, 4])]
+    )
+    assert len(table) == 1  # c was scored on other patients
+    assert table["p"][0] == 0.25
+    assert table["verdict"][0] == "cannot be told: 3 patients and 1 comparisons reach p 0.25 at best"
+    assert evaluation.pairwise_table([record("a", [1.0])]).empty
+
+
+def test_centres_and_leaving_one_out_of_the_scoring():
+    table = evaluation.centre_table([record("x", [10.0, 20, 30, 14])])
+    assert table["centre"].tolist() == ["A", "B", "C"]
+    assert table["mean_hu"].tolist() == [12.0, 20.0, 30.0]
+    assert table["n"].tolist() == [2, 1, 1]
+    assert np.isnan(table["low_hu"][1])
+    assert 10 <= table["low_hu"][0] <= 12 <= table["high_hu"][0] <= 14
+    out = evaluation.leave_out_table([record("x", [10.0, 20, 30, 14]), record("y", [90.0, 1, 1, 90])])
+    found = out.set_index(["left_out", "name"])
+    assert found.loc[("A", "x"), "mean_hu"] == 25.0
+    assert found.loc[("A", "y"), "rank"] == 1
+    assert found.loc[("B", "x"), "rank"] == 1
+    assert found.loc[("C", "y"), "n"] == 3
+
+
+def test_the_leaderboard_carries_interval_panel_and_flags():
+    flagged = record("x", [10.0, 20, 30])
+    flagged["patients"][1]["flags"] = "sCT is all air inside the mask"
+    board = evaluation.leaderboard([flagged])
+    assert board["mae_hu_low"][0] < 20 < board["mae_hu_high"][0]
+    assert "all air" in board["note"][0]
+    assert set(evaluation.PANEL) <= set(board.columns)
+
+
+def write(folder, *records: dict) -> None:
+    for one in records:
+        evaluation.write_metrics(folder / "metrics", one)
+
+
+def test_two_runs_on_the_same_patients_are_compared_in_pairs(tmp_path):
+    values = [70.0, 80, 90, 100, 110, 120, 130, 140, 150]
+    write(tmp_path / "a", record("mk1", values), record("mk2", values), record("old", values))
+    better = [v - 12 - k % 2 for k, v in enumerate(values)]
+    write(
+        tmp_path / "b",
+        record("mk1", better, code_hash="c2"),
+        record("mk2", values, code_hash="c2"),
+        record("new", values),
+    )
+    found = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu", "psnr_db"))
+    changes = found.changes.set_index(["name", "metric"])
+    row = changes.loc[("mk1", "mae_hu")]
+    assert row["difference"] == pytest.approx(np.mean(better) - np.mean(values))
+    assert row["low"] <= row["difference"] <= row["high"] < 0
+    assert row["paired"]
+    assert row["p"] == statistics.smallest_p(9)
+    assert row["verdict"] == "b is better"
+    assert changes.loc[("mk2", "mae_hu"), "verdict"] == "the same"
+    assert (found.only_a, found.only_b) == (("old",), ("new",))
+    assert found.context.to_dict(orient="records") == [{"name": "all", "fact": "code_hash", "a": "c1", "b": "c2"}]
+
+
+def test_other_patients_are_compared_as_groups_without_a_test(tmp_path):
+    rng = np.random.default_rng(0)
+    write(tmp_path / "a", record("mk1", list(rng.normal(100, 5, 12))))
+    write(tmp_path / "b", record("mk1", list(rng.normal(140, 5, 15)), test_data_hash="t2"))
+    row = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",)).changes.iloc[0]
+    assert not row["paired"]
+    assert np.isnan(row["p"])
+    assert 30 < row["low"] < row["difference"] < row["high"] < 50
+    assert row["verdict"] == "b is worse"
+    assert (row["n_a"], row["n_b"]) == (12, 15)
+
+
+def test_three_patients_are_told_apart_by_the_interval_alone(tmp_path):
+    write(tmp_path / "a", record("mk1", [100.0, 110, 120]))
+    write(tmp_path / "b", record("mk1", [90.0, 101, 108]))
+    row = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",)).changes.iloc[0]
+    assert row["verdict"] == "b is better by the interval; too few patients for the test"
+
+
+def test_the_command_prints_text_and_json(tmp_path):
+    write(tmp_path / "a", record("mk1", [100.0, 110, 120]), record("x", [1.0, 2, 3]))
+    write(tmp_path / "b", record("mk1", [90.0, 101, 108], code_hash="c2"))
+    words = ["compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    for part in ("code_hash", "MAE (HU)", "-10.3", "b is better by the interval", "Only in a: x"):
+        assert part in done.output
+    found = json.loads(CliRunner().invoke(app, [*words, "--json", "--metric", "mae_hu"]).output)
+    assert [row["metric"] for row in found["changes"]] == ["mae_hu"]
+    assert found["only_a"] == ["x"]
+    assert found["changes"][0]["difference"] == pytest.approx(-31 / 3)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda root: None, "b: no such folder"),
+        (lambda root: (root / "b").mkdir(), "holds no metrics"),
+        (lambda root: write(root / "b", record("other", [1.0])), "no variant in common: mk1 against other"),
+    ],
+)
+def test_what_cannot_be_compared(tmp_path, prepare, message):
+    write(tmp_path / "a", record("mk1", [1.0, 2]))
+    prepare(tmp_path)
+    with pytest.raises(MrictError, match=message):
+        compare_runs(tmp_path / "a", tmp_path / "b")
+
+
+def test_an_unknown_metric_and_an_older_record(tmp_path):
+    older = record("mk1", [1.0, 2])
+    for patient in older["patients"]:
+        patient.pop("wepl_mae_mm")
+    write(tmp_path / "a", record("mk1", [1.0, 2]))
+    path = tmp_path / "b" / "metrics" / "mk1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(older))
+    assert list(read_run(tmp_path / "b" / "metrics")) == ["mk1"]  # the metrics folder itself will do
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert "wepl_mae_mm" not in set(found.changes["metric"])
+    with pytest.raises(MrictError, match="did you mean 'mae_hu'"):
+        compare_runs(tmp_path / "a", tmp_path / "b", ("mae",))
