@@ -10,7 +10,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from mrict_core import metrics
+from mrict_core import evaluation, metrics
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import metrics_record, score_patients
@@ -201,10 +201,23 @@ def test_controls_expose_what_a_metric_does_not_see(records):
     assert by_name["control_shift_1"]["mae_shift_hu"] < 0.2 * by_name["control_shift_1"]["mae_hu"]
     assert by_name["control_black"]["dice_bone_250"] == 0.0
     table = blindness(records).set_index("metric")
-    assert table.loc["continuity", "misses"].startswith("bias 150 beats 1 of 1")
-    assert "black" not in table.loc["mae_hu", "misses"]
+    assert table.loc["continuity", "does not see"].startswith("150 HU of bias (0 % of a black image's error)")
+    assert "a shift by one pixel" in table.loc["mae_shift_hu", "does not see"]
+    assert table.loc["mae_hu", "does not see"] == ""
     assert table.loc["mae_hu", "control_bias_150"] == pytest.approx(150, abs=1e-3)
     assert table.loc["mae_hu", "best variant"] == by_name["mk1"]["mae_hu"]
+
+
+def test_a_metric_that_rewards_black_is_told_on():
+    def fake(name: str, kind: str, value: float) -> dict:
+        return {"name": name, "kind": kind, "summary": {"all": {m: {"mean": value} for m in evaluation.METRICS}}}
+
+    names = ("control_copy_of_mr", "control_bias_150", "control_shift_1")
+    records = [fake("control_black", "control", 0.69), *(fake(n, "control", 0.5) for n in names)]
+    records += [fake(f"mk{k}", "variant", v) for k, v in enumerate((0.3, 0.6, 0.7))]
+    table = blindness(records).set_index("metric")
+    assert table.loc["predecessor_ssim", "does not see"] == "rewards a black image: better than 2 of 3 variants"
+    assert "rewards a black image" not in table.loc["mae_hu", "does not see"]  # lower is better: 1 of 3
 
 
 def test_the_table_reads_printed_and_ours_side_by_side(records):

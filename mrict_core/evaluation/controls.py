@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BLACK_HU = -1000.0
 BIAS_HU = 150.0
+UNSEEN = 0.05  # of a black image's error
 JUDGED = (  # what the blindness table looks at, in order
     *("mae_hu", "psnr_db", "ssim", "predecessor_mse", "predecessor_ssim", "corrected_mse", "corrected_ssim"),
     *("me_hu", "mae_bone_hu", "dice_bone_250", "wepl_mae_mm", "continuity", "mae_shift_hu"),
@@ -67,36 +68,61 @@ def control_translation(name: str, window: HuWindow) -> Translation:
 
 
 def blindness(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per metric: what each control scores, what the best variant scores, and what the metric misses.
+    """Return one row per metric: what the best variant and each control score, and what the metric does not see.
 
-    `misses` follows from the numbers: the controls that score better than more than half of the variants, with how many
-    they beat.
+    A fault is `unseen` where the control's distance from the perfect value is below 5 % of a black image's (of squared
+    metrics the root is compared); black and the copy of the MR are `rewarded` where they score better than more than
+    half of the variants. Both follow from the numbers.
     """
     variants = [r for r in records if r["kind"] == "variant"]
-    controls = [r for r in records if r["kind"] == "control"]
+    controls = {r["name"]: r for r in records if r["kind"] == "control"}
     rows = []
     for metric in JUDGED:
-        worth = _worth(metric)
-        models = [v for r in variants if (v := r["summary"]["all"][metric]["mean"]) is not None]
-        row: dict[str, Any] = {"metric": metric, "best variant": max(models, key=worth) if models else None}
-        misses = []
-        for control in controls:
-            value = control["summary"]["all"][metric]["mean"]
-            row[control["name"]] = value
-            beaten = sum(worth(value) > worth(model) for model in models) if value is not None else 0
-            if models and beaten > len(models) / 2:
-                short = control["name"].removeprefix("control_").replace("_", " ")
-                misses.append(f"{short} beats {beaten} of {len(models)} variants")
-        rows.append(row | {"misses": "; ".join(misses)})
-    frame = pd.DataFrame(rows, columns=["metric", "best variant", *(c["name"] for c in controls), "misses"])
+        far = _distance(metric)
+        values = {name: _mean(record, metric) for name, record in controls.items()}
+        models = [v for r in variants if (v := _mean(r, metric)) is not None]
+        row: dict[str, Any] = {"metric": metric, "best variant": min(models, key=far) if models else None, **values}
+        rows.append(row | {"does not see": "; ".join(_remarks(values, models, far))})
+    frame = pd.DataFrame(rows, columns=["metric", "best variant", *controls, "does not see"])
     return frame.astype(dict.fromkeys(frame.columns[1:-1], float))
 
 
-def _worth(metric: str) -> Callable[[float], float]:
-    """Return a function that is larger the better a value is."""
+def _mean(record: Mapping[str, Any], metric: str) -> float | None:
+    return record["summary"]["all"][metric]["mean"]
+
+
+def _remarks(values: Mapping[str, float | None], models: Sequence[float], far: Callable[[float], float]) -> list[str]:
+    remarks, black = [], values.get("control_black")
+    for name in ("control_bias_150", "control_shift_1"):
+        value = values.get(name)
+        if value is not None and black is not None and far(value) < UNSEEN * far(black):
+            remarks.append(f"{_short(name)} ({100 * far(value) / far(black):.0f} % of a black image's error)")
+    for name in ("control_black", "control_copy_of_mr"):
+        value = values.get(name)
+        beaten = sum(far(value) < far(model) for model in models) if value is not None else 0
+        if models and beaten > len(models) / 2:
+            remarks.append(f"rewards {_short(name)}: better than {beaten} of {len(models)} variants")
+    return remarks
+
+
+def _short(name: str) -> str:
     return {
-        "lower": lambda value: -value,
-        "higher": lambda value: value,
-        "zero": lambda value: -abs(value),
-        "one": lambda value: -abs(value - 1),
+        "control_black": "a black image",
+        "control_copy_of_mr": "a copy of the MR",
+        "control_bias_150": "150 HU of bias",
+        "control_shift_1": "a shift by one pixel",
+    }[name]
+
+
+def _distance(metric: str) -> Callable[[float], float]:
+    """Return how far a value is from perfect, growing with the error itself: roots of what is squared."""
+    if metric == "psnr_db":
+        return lambda value: 10 ** (-value / 20)
+    if metric.endswith("_mse"):
+        return lambda value: value**0.5
+    return {
+        "lower": lambda value: value,
+        "higher": lambda value: 1 - value,  # SSIM, Dice
+        "zero": abs,
+        "one": lambda value: abs(value - 1),
     }[metrics.card(metric).better]

@@ -148,5 +148,5 @@ def verdict(p_holm: float, n: int, comparisons: int) -> str:
     if p_holm < ALPHA:
         return "different"
     if smallest >= ALPHA:
-        return f"cannot be told: {n} patients and {comparisons} comparisons reach p {smallest:.2g} at best"
+        return f"cannot be told with {n} patients and {comparisons} comparisons"
     return "not told apart"

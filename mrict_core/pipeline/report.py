@@ -95,7 +95,6 @@ def collect(
         browser=browser,
         browser_note=note,
         provenance=_provenance(profile, space, variants),
-        figures=[],
     )
     return data, tables
 

@@ -38,7 +38,7 @@ def _finished(figure: go.Figure, height: int, x: str, y: str, **layout: Any) -> 
         template="none",
         xaxis_title=x,
         yaxis_title=y,
-        legend={"orientation": "h", "y": -0.2, "x": 0},
+        legend={"orientation": "h", "y": -70 / (height - 64), "x": 0, "yanchor": "top"},
         hoverlabel={"font": {"size": 12}},
         **layout,
     )
@@ -82,7 +82,6 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
     found = _finished(figure, height, "MAE inside the mask (HU)", "", yaxis={"categoryorder": "array"})
     found["layout"]["yaxis"] |= {"categoryarray": order, "autorange": "reversed", "automargin": True}
     found["layout"]["xaxis"] |= {"rangemode": "tozero"}
-    found["layout"]["legend"] |= {"y": -80 / height}
     return found
 
 
@@ -187,7 +186,7 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
             error_y={"type": "data", "array": gap[0], "arrayminus": gap[1], "color": FAINT, "thickness": 1.2},
             hovertemplate=f"{record['name']}<br>%{{x}}: %{{y:.1f}}<extra></extra>",
         )
-    return _finished(figure, 360, "", y, barmode="group")
+    return _finished(figure, 460, "", y, barmode="group")
 
 
 def dice(records: Sequence[Record]) -> dict[str, Any]:
@@ -202,7 +201,7 @@ def dice(records: Sequence[Record]) -> dict[str, Any]:
             line=_line(place, record),
             hovertemplate=f"{record['name']}<br>above %{{x}} HU: %{{y:.3f}}<extra></extra>",
         )
-    return _finished(figure, 360, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis={"tickvals": THRESHOLDS})
+    return _finished(figure, 460, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis={"tickvals": THRESHOLDS})
 
 
 def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
@@ -226,8 +225,10 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
         )
     if not figure.data:
         return None
-    polar = {"angularaxis": {"dtick": 45}, "radialaxis": {"ticksuffix": " mm", "angle": 22, "rangemode": "tozero"}}
-    return _finished(figure, 420, "", "", polar=polar)
+    polar = {"angularaxis": {"dtick": 45}, "radialaxis": {"angle": 22, "rangemode": "tozero", "nticks": 4}}
+    found = _finished(figure, 460, "", "", polar=polar)
+    found["layout"]["margin"] |= {"t": 40}
+    return found
 
 
 CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
@@ -236,6 +237,9 @@ CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
     "calibration": ("Mean synthetic CT at each CT value; the closer to the diagonal, the better.", calibration),
     "tissues": ("MAE in air, soft tissue and bone; the clinical table holds the numbers.", tissues),
     "dice": ("Bone Dice at thresholds of 150, 250, 350 and 500 HU; the clinical table holds the numbers.", dice),
-    "path_length": ("Mean absolute path-length error by beam direction, in mm.", path_length),
+    "path_length": (
+        "Mean absolute path-length error (mm) by the beam's direction; 0° runs from right to left.",
+        path_length,
+    ),
     "training": ("MAE on the validation patients by epoch; a diamond marks the checkpoint that is scored.", training),
 }

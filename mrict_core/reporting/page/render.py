@@ -24,6 +24,7 @@ def render(data: PageData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # best models stay first
     source = environment.loader.get_source
     found = sections.build(data)
     return environment.get_template("page.html.j2").render(
@@ -48,7 +49,7 @@ def _plotly() -> str:
 
 def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str, Any]]:
     """Return {chart: figure} of those that the sections show and that have something to draw."""
-    wanted = [name for section in found for name in section.content.get("charts", [])]
+    wanted = [name for s in found for key in ("charts", "charts_after") for name in s.content.get(key, [])]
     charts = {}
     for name in wanted:
         alternative, make = plots.CHARTS[name]

@@ -14,6 +14,13 @@ from mrict_core.reporting.page import plots, slices
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.tables import DIGITS, HEADINGS, NOTHING
 
+MINUS = "−"
+CONTROL_HEADINGS = {
+    "control_black": "black",
+    "control_copy_of_mr": "copy of the MR",
+    "control_bias_150": "CT + 150 HU",
+    "control_shift_1": "CT 1 px aside",
+}
 TESTED_SHOWN = 40  # pairs in the table of comparisons; the csv has them all
 
 
@@ -58,7 +65,7 @@ def number(value: Any, metric: str) -> str:
     """Return a number with its metric's digits, a dash for none."""
     if value is None or pd.isna(value):
         return NOTHING
-    return f"{float(value):.{DIGITS.get(metric, 3)}f}"
+    return f"{float(value):.{DIGITS.get(metric, 3)}f}".replace("-", MINUS)
 
 
 def spread(statistics: Mapping[str, Any], metric: str, *, interval: bool = False) -> str:
@@ -119,12 +126,16 @@ def _summary_table(data: PageData, names: Sequence[str], caption: str, extra: bo
         ]
         for metric in names:
             found = statistics[metric]
-            text = spread(found, metric, interval=metric == "mae_hu" and extra)
+            full = not extra or metric in MAIN
+            text = (
+                spread(found, metric, interval=metric == "mae_hu" and extra) if full else number(found["mean"], metric)
+            )
             row.append(Cell(text, found["mean"], metric, record["name"]))
         if extra:
             beats = own["beats_baselines"]
             word = NOTHING if pd.isna(beats) else "yes" if beats else "no"
-            row += [Cell(word, word, kind=f"beats-{word}"), Cell(str(own["note"]), str(own["note"]), kind="note")]
+            note = "; ".join(part for part in str(own["note"]).split("; ") if part and "trivial baselines" not in part)
+            row += [Cell(word, word, kind=f"beats-{word}"), Cell(note, note)]
         rows.append(row)
         kinds.append(record["kind"])
     return Table(caption, headings, cards, rows, kinds)
@@ -134,8 +145,11 @@ def _leaderboard(data: PageData) -> dict[str, Any]:
     if not len(data.board):
         raise Missing("nothing was evaluated yet; run the notebooks")
     names = (*MAIN, "me_hu", "mae_bone_hu", "dice_bone_250", "wepl_mae_mm", "continuity")
-    caption = "Mean ± SD over held-out patients; of the MAE also the 95 % patient bootstrap of the mean."
-    return {"charts": ["leaderboard"], "tables": [_summary_table(data, names, caption, extra=True)]}
+    caption = (
+        "Mean ± SD over held-out patients, of the MAE also the 95 % patient bootstrap of the mean; from the bias on "
+        "columns are means, the clinical panel has their SD. Click a heading to sort, a number or an i for its card."
+    )
+    return {"tables": [_summary_table(data, names, caption, extra=True)], "charts_after": ["leaderboard"]}
 
 
 def _slices(data: PageData) -> dict[str, Any]:
@@ -166,12 +180,10 @@ def _comparisons(data: PageData) -> dict[str, Any]:
 def _centres(data: PageData) -> dict[str, Any]:
     if not len(data.centres):
         raise Missing("no patient's centre is known")
-    one = {"name": "name", "centre": "centre", "n": "patients", "mean_hu": "MAE (HU)", "low_hu": "95 % from"}
-    tables = [table_of(data.centres, "Masked MAE within each centre.", one | {"high_hu": "to"})]
+    tables = [_by_centre(data.centres, "centre", "centre", "Masked MAE (HU) within each centre [95 % interval].")]
     if len(data.leave_out):
-        without = {"name": "name", "left_out": "without centre", "n": "patients", "mean_hu": "MAE (HU)", "rank": "rank"}
-        caption = "The same models scored without one centre's patients: how far a mean hangs on one centre."
-        tables.append(table_of(data.leave_out, caption, without))
+        caption = "Masked MAE (HU) scored without one centre's patients: how far a mean hangs on one centre."
+        tables.append(_by_centre(data.leave_out, "left_out", "without", caption))
     if len(data.folds):
         folds = {"name": "name", "left_out": "trained without", "n": "patients", "mean_hu": "MAE there (HU)"}
         folds |= {"low_hu": "95 % from", "high_hu": "to", "best_baseline_hu": "best baseline (HU)"}
@@ -183,6 +195,27 @@ def _centres(data: PageData) -> dict[str, Any]:
         else ("Training without one centre was not run; python -m mrict_core leave-one-centre-out NAME does it.")
     )
     return {"charts": ["centres"], "tables": tables, "notes": [note] if note else []}
+
+
+def _by_centre(frame: pd.DataFrame, column: str, word: str, caption: str) -> Table:
+    """Return one row per model, in the frame's order of names, and one column per centre."""
+    centres = sorted(frame[column].unique())
+    counts = frame.groupby(column)["n"].max()
+    rows = []
+    for name in dict.fromkeys(frame["name"]):
+        cells = [Cell(name, name)]
+        for centre in centres:
+            found = frame[(frame["name"] == name) & (frame[column] == centre)].to_dict(orient="records")
+            if not found:
+                cells.append(Cell(NOTHING))
+                continue
+            text, bounds = number(found[0]["mean_hu"], "mae_hu"), (found[0].get("low_hu"), found[0].get("high_hu"))
+            if not any(pd.isna(bound) for bound in bounds):
+                text += f" [{number(bounds[0], 'mae_hu')}, {number(bounds[1], 'mae_hu')}]"
+            cells.append(Cell(text, found[0]["mean_hu"]))
+        rows.append(cells)
+    headings = ["name", *(f"{word} {centre} (n = {counts[centre]})" for centre in centres)]
+    return Table(caption, headings, [""] * len(headings), rows, [""] * len(rows))
 
 
 def _clinical(data: PageData) -> dict[str, Any]:
@@ -202,12 +235,12 @@ def _controls(data: PageData) -> dict[str, Any]:
     rows = []
     for record in frame.to_dict(orient="records"):
         metric = record.pop("metric")
-        misses = record.pop("misses")
+        unseen = record.pop("does not see")
         cells = [Cell(number(value, metric), value) for value in record.values()]
-        rows.append([Cell(heading(metric), heading(metric), metric), *cells, Cell(misses or NOTHING, misses)])
-    middle = [name.removeprefix("control_").replace("_", " ") for name in frame.columns[1:-1]]
-    headings = ["metric", *middle, "what it misses"]
-    caption = "A control that beats more than half of the variants is a fault the metric does not see."
+        rows.append([Cell(heading(metric), heading(metric), metric), *cells, Cell(unseen or NOTHING, unseen)])
+    middle = [CONTROL_HEADINGS.get(name, name) for name in frame.columns[1:-1]]
+    headings = ["metric", *middle, "does not see"]
+    caption = "Not seen: less than 5 % of what the metric says of a black image."
     return {"tables": [Table(caption, headings, [""] * len(headings), rows, ["control"] * len(rows))]}
 
 
@@ -221,8 +254,11 @@ def _predecessor(data: PageData) -> dict[str, Any]:
     }
     columns |= {"corrected_mse": "corrected MSE", "corrected_ssim": "corrected SSIM", "mae_hu": "MAE (HU)"}
     caption = "Printed: the predecessor's README. Ours: the same procedure on our held-out patients. Then the twins."
-    tables = [table_of(frame, caption, columns | {"why": "why they differ"}, metric="predecessor_mse")]
-    return {"tables": [*tables, _summary_table(data, PREDECESSOR, "The same four numbers without augmentation.")]}
+    tables = [table_of(frame, caption, columns, metric="predecessor_mse")]
+    tables.append(table_of(frame, "Why they differ.", {"variant": "variant", "why": "why"}))
+    return {
+        "tables": [*tables, _summary_table(data, PREDECESSOR, "The same numbers and their twins without augmentation.")]
+    }
 
 
 def _features(data: PageData) -> dict[str, Any]:

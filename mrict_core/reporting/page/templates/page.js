@@ -224,18 +224,22 @@
   };
 
   // ---------------------------------------------------------------- print, links into closed parts, place in the page
-  const open = (id) => { const node = document.getElementById(id); if (node && node.tagName === "DETAILS") { node.open = true; node.scrollIntoView(); } };
+  const open = (id) => { const node = document.getElementById(id); if (node && node.tagName === "DETAILS") { node.open = true; node.scrollIntoView({ behavior: "instant" }); } };
   addEventListener("hashchange", () => open(decodeURIComponent(location.hash.slice(1))));
   let closed = [];
-  addEventListener("beforeprint", () => { closed = $$("details:not([open])"); closed.forEach((d) => { d.open = true; }); });
+  addEventListener("beforeprint", () => {
+    closed = $$("details:not([open]):not(.model)"); // a model's part prints where the reader has opened it
+    closed.forEach((d) => { d.open = true; });
+  });
   addEventListener("afterprint", () => closed.forEach((d) => { d.open = false; }));
   const links = new Map($$("nav a").map((a) => [a.getAttribute("href").slice(1), a]));
-  const watcher = new IntersectionObserver((entries) => entries.forEach((entry) => {
-    if (!entry.isIntersecting) return;
-    links.forEach((a) => a.classList.remove("here"));
-    links.get(entry.target.id)?.classList.add("here");
-  }), { rootMargin: "-10% 0px -75% 0px" });
-  $$("main section[id]").forEach((section) => watcher.observe(section));
+  const parts = $$("main section[id]");
+  const mark = () => {
+    const here = parts.filter((part) => part.getBoundingClientRect().top < innerHeight * 0.3).pop();
+    links.forEach((a, id) => a.classList.toggle("here", Boolean(here) && id === here.id));
+  };
+  addEventListener("scroll", mark, { passive: true });
+  mark();
 
   Promise.all([...$$(".plot").map(draw), browser()]).then(() => {
     if (location.hash) open(decodeURIComponent(location.hash.slice(1)));
