@@ -146,9 +146,15 @@ def definitions(columns: Sequence[str]) -> str:
     return "\n".join(
         f"- **{HEADINGS.get(card.name, card.name)}** ({card.dimensionality}, {card.better} is better). "
         f"Range: {card.range}. Mask: {card.mask}. Aggregation: {card.aggregation}. "
-        f"{card.note[0].upper()}{card.note[1:]}."
+        f"{_sentence(card.note)}"
         for card in cards
     )
+
+
+def _sentence(note: str) -> str:
+    """Begin a note with a capital, unless its first word is a column's name."""
+    first = note if "_" in note.split()[0] else note[0].upper() + note[1:]
+    return f"{first}."
 
 
 def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:

@@ -37,6 +37,7 @@ class Cell:
     metric: str = ""
     name: str = ""  # of the record the number belongs to
     kind: str = ""  # a class for its look
+    small: str = ""  # a second line
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,29 @@ def number(value: Any, metric: str) -> str:
     return f"{float(value):.{DIGITS.get(metric, 3)}f}".replace("-", MINUS)
 
 
-def spread(statistics: Mapping[str, Any], metric: str, *, interval: bool = False) -> str:
-    """Return "mean ± SD", with `interval` also "[low, high]"."""
+def spread(statistics: Mapping[str, Any], metric: str) -> str:
+    """Return "mean ± SD"."""
     text = number(statistics["mean"], metric)
-    if statistics["sd"] is not None:
-        text += f" ± {number(statistics['sd'], metric)}"
-    if interval and statistics["low"] is not None:
-        text += f" [{number(statistics['low'], metric)}, {number(statistics['high'], metric)}]"
-    return text
+    return text if statistics["sd"] is None else f"{text} ± {number(statistics['sd'], metric)}"
+
+
+def interval(statistics: Mapping[str, Any], metric: str) -> str:
+    """Return "[low, high]", a dash where there is none."""
+    if statistics["low"] is None:
+        return NOTHING
+    return f"[{number(statistics['low'], metric)}, {number(statistics['high'], metric)}]"
+
+
+def _whole(statistics: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    return spread(statistics, metric), ""
+
+
+def _brief(statistics: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    """Return what the leaderboard has room for: of the MAE all, of PSNR and SSIM the SD below, else the mean."""
+    if metric == "mae_hu":
+        return spread(statistics, metric), interval(statistics, metric).replace(NOTHING, "")
+    mean, *rest = spread(statistics, metric).split(" ± ")
+    return mean, f"± {rest[0]}" if rest and metric in MAIN else ""
 
 
 def heading(metric: str) -> str:
@@ -126,11 +142,8 @@ def _summary_table(data: PageData, names: Sequence[str], caption: str, extra: bo
         ]
         for metric in names:
             found = statistics[metric]
-            full = not extra or metric in MAIN
-            text = (
-                spread(found, metric, interval=metric == "mae_hu" and extra) if full else number(found["mean"], metric)
-            )
-            row.append(Cell(text, found["mean"], metric, record["name"]))
+            text, small = (_brief if extra else _whole)(found, metric)
+            row.append(Cell(text, found["mean"], metric, record["name"], small=small))
         if extra:
             beats = own["beats_baselines"]
             word = NOTHING if pd.isna(beats) else "yes" if beats else "no"
@@ -270,13 +283,13 @@ def _features(data: PageData) -> dict[str, Any]:
     for score in data.features:
         if score["value"] is None:
             continue
-        interval = NOTHING if score["low"] is None else f"[{score['low']:.4f}, {score['high']:.4f}]"
+        bounds = NOTHING if score["low"] is None else f"[{score['low']:.4f}, {score['high']:.4f}]"
         rows.append(
             [
                 Cell(score["variant"], score["variant"]),
                 Cell(score["name"].upper(), score["name"], score["name"]),
                 Cell(f"{score['value']:.4f}", score["value"]),
-                Cell(interval, score["low"]),
+                Cell(bounds, score["low"]),
                 Cell(f"{score['n']} of {score['patients']} patients", score["n"]),
                 Cell(f"{score['weights']} {score['weights_hash'][:12]}", score["weights"]),
                 Cell(score["warning"] or NOTHING, score["warning"]),
@@ -314,14 +327,13 @@ def _model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[s
     rows = []
     for metric in METRICS:
         s = statistics[metric]
-        interval = NOTHING if s["low"] is None else f"[{number(s['low'], metric)}, {number(s['high'], metric)}]"
         card = record["cards"].get(metric) or metrics.card(metric).as_dict()
         cells = [
             Cell(heading(metric), heading(metric), metric, record["name"]),
             Cell(number(s["mean"], metric), s["mean"]),
         ]
         cells += [Cell(number(s["sd"], metric), s["sd"]), Cell(number(s["median"], metric), s["median"])]
-        cells += [Cell(interval, s["low"]), Cell(str(s["n"]), s["n"]), Cell(card["unit"], card["unit"])]
+        cells += [Cell(interval(s, metric), s["low"]), Cell(str(s["n"]), s["n"]), Cell(card["unit"], card["unit"])]
         rows.append(cells)
     summary = Table(
         "", ["metric", "mean", "SD", "median", "95 % interval", "n", "unit"], [""] * 7, rows, [""] * len(rows)

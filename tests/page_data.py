@@ -1,0 +1,106 @@
+"""A report's data of the size of the default suite, made up: for the tests of the page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mrict_core import evaluation
+from mrict_core.evaluation.controls import blindness
+from mrict_core.metrics.features import FeatureScore
+from mrict_core.reporting.page import BrowserPatient, PageData
+
+PATIENTS = ("1BA004", "1BB005", "1BC003")
+CONTEXT = {
+    "profile": "demo",
+    "protocol": "patient",
+    "split_hash": "5b11",
+    "checkpoint_hash": "c0de",
+    "code_hash": "fade",
+}
+
+
+def record(name: str, mae: float, kind: str = "variant", **changed: object) -> dict:
+    rng = np.random.default_rng(abs(hash(name)) % 2**32 if not name.isascii() else sum(map(ord, name)))
+    rows = []
+    for number, patient in enumerate(PATIENTS):
+        row = {metric: float(rng.uniform(0.2, 0.9)) for metric in evaluation.METRICS}
+        row |= {"patient": patient, "centre": patient[2], "n_slices": 28, "n_voxels": 50_000, "flags": ""}
+        row |= {"mae_hu": mae + 5 * number, "ssim_dimensionality": "3D", "n_air": 1, "n_soft": 2, "n_bone": 3}
+        rows.append(row | changed)
+    edges = [float(e) for e in range(-1000, 1700, 100)]
+    centres = (np.array(edges[:-1]) + 50).tolist()
+    curves = [
+        {"patient": p, "count": [1] * len(centres), "mean_hu": centres, "sd_hu": [50.0] * len(centres)}
+        for p in PATIENTS
+    ]
+    angles = [float(a) for a in range(0, 180, 15)]
+    beams = [{"patient": p, "ct_mm": [180.0] * 12, "error_mm": rng.normal(0, 3, 12).tolist()} for p in PATIENTS]
+    details = {
+        "calibration": {"edges_hu": edges, "patients": curves},
+        "wepl": {"angles_deg": angles, "patients": beams},
+    }
+    scores = evaluation.Scores(pd.DataFrame(rows, columns=list(evaluation.COLUMNS)), details)
+    context = CONTEXT | {"stopped": ""}
+    features = [FeatureScore("lpips", 0.2, 0.1, 0.3, 84, 3, "lpips_squeeze_v0.1", "435c", "", "").as_dict()]
+    features.append(FeatureScore("fid", reason="no weights here").as_dict())
+    return evaluation.metrics_record(
+        name, scores, label="demo", kind=kind, context=context, more={"features": features}
+    )
+
+
+def browser_patient(patient: str, variants: list[str], count: int = 28, side: int = 64) -> BrowserPatient:
+    rng = np.random.default_rng(sum(map(ord, patient)))
+    y, x = np.mgrid[:side, :side] - side / 2
+    radius = np.hypot(y / 0.42, x / 0.36)[None] / side + np.linspace(-0.1, 0.1, count)[:, None, None]
+    ct = np.select([radius < 0.85, radius < 1], [40.0, 900.0], -1024.0) + (radius < 1) * rng.normal(0, 10, radius.shape)
+    return BrowserPatient(
+        patient=patient,
+        centre=patient[2],
+        z=np.arange(count) + 3,
+        spacing_mm=(3.6, 3.6),
+        mr=np.where(radius < 1, rng.uniform(-0.2, 0.9, radius.shape), -1.0),
+        ct=ct,
+        mask=radius < 1.05,
+        scts={name: ct + rng.normal(20, 80, radius.shape) for name in variants},
+    )
+
+
+def page_data(count: int = 19, slices: int = 28, side: int = 64) -> PageData:
+    names = [f"mk{k}" for k in range(count)]
+    variants = [record(name, 100.0 + 12 * k) for k, name in enumerate(names)]
+    baselines = [record(f"baseline_{k}", 190.0 + 9 * k, "baseline") for k in range(3)]
+    controls = [record(f"control_{k}", 150.0, "control") for k in ("black", "copy_of_mr", "bias_150", "shift_1")]
+    records = sorted([*variants, *baselines], key=lambda r: r["summary"]["all"]["mae_hu"]["mean"])
+    epochs = pd.DataFrame({"epoch": [1, 2, 3], "val_mae_hu": [300.0, 200.0, 210.0], "is_best": [True, True, False]})
+    facts = [
+        {"name": n, "family": "mk", "parent": names[k - 1] if k else None, "init_from": None, "why": f"why {n}?"}
+        | {"changes": [("lr", "1", "2")], "epochs": 3}
+        for k, n in enumerate(names)
+    ]
+    return PageData(
+        title="MRICT: a test",
+        label="demo",
+        intro="Some phantom patients.",
+        board=evaluation.leaderboard(records),
+        records=records,
+        controls=controls,
+        missing={"mk99": "not evaluated"},
+        histories=dict.fromkeys(names, epochs),
+        variants=facts,
+        comparisons=evaluation.pairwise_table(records),
+        centres=evaluation.centre_table(records),
+        leave_out=evaluation.leave_out_table(records),
+        predecessor=pd.DataFrame(
+            [
+                {"variant": "mk1", "readme": "1", "why": "another split"}
+                | {f"{w}_{m}": 0.5 for w in ("printed", "ours") for m in ("mse", "ssim", "fid", "vgg")}
+                | {"corrected_mse": 0.1, "corrected_ssim": 0.7, "mae_hu": 120.0}
+            ]
+        ),
+        blindness=blindness([*records, *controls]),
+        features=[{"variant": r["name"], **score} for r in records for score in r["features"]],
+        corrections=[("by slice", "by patient")],
+        browser=[browser_patient(p, names, slices, side) for p in PATIENTS],
+        provenance={"made": "today", "versions": {"torch": "2"}},
+    )

@@ -1,0 +1,212 @@
+"""The report page in a real browser: it opens, sorts, slides, prints, and asks the network for nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from page_data import page_data
+
+from mrict_core.reporting.page import write_page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = os.environ.get("MRICT_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium found; install the package chromium, or set MRICT_BROWSER to its path"
+)
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> str:
+    return write_page(page_data(count=9, side=40), tmp_path_factory.mktemp("page") / "index.html").as_uri()
+
+
+@pytest.fixture
+def page(browser, address):
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    opened = context.new_page()
+    opened.heard, opened.asked = [], []
+    opened.on("console", lambda message: opened.heard.append(message.text))
+    opened.on("pageerror", lambda error: opened.heard.append(str(error)))
+    opened.on("request", lambda request: opened.asked.append(request.url))
+    opened.goto(address)
+    opened.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    yield opened
+    assert opened.heard == []
+    assert [url for url in opened.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    context.close()
+
+
+def picture(page, name: str) -> str:
+    return page.evaluate(f"document.getElementById('b-{name}').toDataURL()")
+
+
+def column(page, place: int) -> list[str]:
+    return page.eval_on_selector_all(
+        "#leaderboard table tbody tr", f"rows => rows.map(r => r.cells[{place}].textContent.trim())"
+    )
+
+
+def test_it_opens_and_draws_every_chart(page):
+    assert page.title() == "MRICT: a test (demo)"
+    assert page.locator(".plot").count() == 7
+    assert page.locator(".plot .main-svg").count() >= 7
+    assert page.locator("nav a").count() == 14
+    assert page.locator(".banner").inner_text().startswith("demo: small networks")
+
+
+def test_every_column_sorts_both_ways(page):
+    heads = page.locator("#leaderboard table thead button.sort")
+    for place in range(heads.count()):
+        keys = "rows => rows.map(r => r.cells[%d].dataset.sort ?? r.cells[%d].textContent.trim())" % (place, place)  # noqa: UP031
+        heads.nth(place).click()
+        upwards = page.eval_on_selector_all("#leaderboard table tbody tr", keys)
+        assert page.locator("#leaderboard th").nth(place).get_attribute("aria-sort") == "ascending"
+        heads.nth(place).click()
+        downwards = page.eval_on_selector_all("#leaderboard table tbody tr", keys)
+        assert page.locator("#leaderboard th").nth(place).get_attribute("aria-sort") == "descending"
+        try:
+            values = [float(k) for k in upwards if k not in ("", "–")]
+            assert values == sorted(values), place
+            back = [float(k) for k in downwards if k not in ("", "–")]
+            assert back == sorted(values, reverse=True), place
+        except ValueError:  # words
+            assert sorted(upwards) == sorted(downwards)
+            if len(set(upwards)) == len(upwards):
+                assert downwards == upwards[::-1], place
+    assert page.locator("#leaderboard th[aria-sort=descending]").count() == 1
+
+
+def test_the_slider_the_keys_and_the_wheel_change_the_slice(page):
+    slider, where = page.locator("#b-slice"), page.locator("#b-where")
+    before = {name: picture(page, name) for name in ("mr", "ct", "sct-a", "error-a")}
+    assert where.inner_text() == "15 of 28 (slice 17 of the volume)"
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert where.inner_text().startswith("16 of 28")
+    assert all(picture(page, name) != shown for name, shown in before.items())
+    page.keyboard.press("Home")
+    assert where.inner_text().startswith("1 of 28")
+    page.locator("#b-ct").hover()
+    page.mouse.wheel(0, 100)
+    assert where.inner_text().startswith("2 of 28")
+    assert "HU" in page.locator("#b-read").inner_text()
+
+
+def test_windows_change_the_grey_levels_and_not_the_error(page):
+    shown, error = picture(page, "ct"), picture(page, "error-a")
+    page.get_by_role("button", name="brain").click()
+    assert picture(page, "ct") != shown
+    assert picture(page, "error-a") == error
+    assert (page.input_value("#b-level"), page.input_value("#b-width")) == ("40", "80")
+    assert page.locator("button.window[aria-pressed=true]").inner_text() == "brain"
+    page.fill("#b-width", "2000")
+    assert page.locator("button.window[aria-pressed=true]").count() == 0
+    assert page.locator("#b-grey-low").inner_text() == "-960"
+
+
+def test_pictures_show_the_values_they_claim(page):
+    """Bone of 900 HU on the wide window [-1000, 1500] is grey 194; the centre of the head, 40 HU, is 106."""
+    page.get_by_role("button", name="wide").click()
+    grey = page.evaluate(
+        "() => { const c = document.getElementById('b-ct'), d = c.getContext('2d')"
+        ".getImageData(c.width >> 1, c.height >> 1, 1, 1).data; return [...d]; }"
+    )
+    assert grey[0] == grey[1] == grey[2]
+    assert abs(grey[0] - 255 * (40 + 1000) / 2500) <= 6  # noise of 10 HU
+
+
+def test_patients_and_models_can_be_chosen(page):
+    first = picture(page, "ct")
+    page.select_option("#b-patient", "1")
+    page.wait_for_function(f"document.getElementById('b-ct').toDataURL() !== {first!r}")
+    before = picture(page, "sct-a")
+    page.select_option("#b-a", "mk7")
+    page.wait_for_function(f"document.getElementById('b-sct-a').toDataURL() !== {before!r}")
+    assert "mk7" in page.locator("#b-panels").inner_text()
+    page.select_option("#b-b", "")
+    page.wait_for_selector("#b-sct-b", state="detached")
+    assert page.locator(".panel").count() == 4
+
+
+def test_cards_open_from_headings_and_numbers_and_close_with_escape(page):
+    page.locator("#leaderboard button.card").first.focus()
+    page.keyboard.press("Enter")
+    card = page.locator("dialog#card")
+    assert card.is_visible()
+    for part in ("MAE (HU) (mae_hu)", "no clipping", "patients (N)", "5b11", "c0de"):
+        assert part in card.inner_text()
+    page.keyboard.press("Escape")
+    assert not card.is_visible()
+    page.locator("#leaderboard td[data-metric=ssim][data-name=mk3]").click()
+    assert page.input_value("#card-name") == "mk3"
+    assert "data_range 4024" in card.inner_text()
+    page.locator("dialog button").click()
+    assert not card.is_visible()
+
+
+def test_the_theme_goes_round_and_charts_follow(page):
+    def paper() -> str:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    def ink() -> str:
+        return page.evaluate("getComputedStyle(document.querySelector('#plot-dice .xtick text')).fill")
+
+    light, dark_on_light = paper(), ink()
+    for name in ("light", "dark"):
+        page.locator("#theme").click()
+        assert page.locator("#theme").inner_text() == f"Theme: {name}"
+    assert paper() != light
+    page.wait_for_function(
+        f"getComputedStyle(document.querySelector('#plot-dice .xtick text')).fill !== {dark_on_light!r}"
+    )
+    page.locator("#theme").click()
+    assert paper() == light
+
+
+def test_links_open_a_models_part_and_print_shows_every_section(page):
+    page.locator("#leaderboard td.name a", has_text="mk5").first.click()
+    assert page.locator("#model-mk5").get_attribute("open") is not None
+    assert page.locator("#model-mk5 table").count() >= 3
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden()
+    assert page.locator("main > section[id]").count() == 14
+    assert all(section.is_visible() for section in page.locator("main > section[id]").all())
+    assert len(page.pdf(format="A4", landscape=True)) > 100_000
+
+
+def test_every_control_can_be_reached_by_keyboard(page):
+    seen = set()
+    page.locator("body").focus()
+    for _ in range(160):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
+        if "b-slice" in seen:
+            break
+    assert {"skip", "theme", "sort", "card", "b-patient", "b-a", "b-b", "window", "b-level", "b-width", "b-slice"} <= {
+        word for name in seen for word in [name, *name.split()]
+    }
+
+
+def test_it_reads_on_a_narrow_screen(browser, address):
+    context = browser.new_context(viewport={"width": 600, "height": 900})
+    opened = context.new_page()
+    opened.goto(address)
+    opened.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 600
+    context.close()
