@@ -102,6 +102,7 @@ def clinical_figure(records: Sequence[Record], *, label: str) -> Figure:
     paths.set(title="water-equivalent path length", xlabel="mean |error| over beams (mm); a surrogate for dose")
     _dots(continuity, chosen, looks, "continuity")
     continuity.axvline(1, color=style.FAINT, linestyle="--", linewidth=0.9)
+    continuity.set_xlim(right=max(1.1, continuity.get_xlim()[1]))  # what is right stays in sight
     continuity.set(title="through-plane continuity", xlabel="|d/dz sCT| / |d/dz CT|; above 1: slices jump")
     figure.legend(*bone.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -119,7 +120,7 @@ def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str,
             if s["low"] is not None:
                 axis.plot([x, x], [s["low"], s["high"]], color=style.INK, linewidth=0.9)
     axis.set_xticks(range(3), ["air\n< −200 HU", "soft\n−200…250", "bone\n> 250"])
-    axis.set(title="MAE by tissue of the CT", ylabel="HU; line: 95 % of patients’ mean")
+    axis.set(title="MAE by tissue of the CT", ylabel="HU; line: 95 % interval of the mean")
     axis.grid(axis="y")
 
 
@@ -174,5 +175,5 @@ def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
     axis.set_xticks(range(len(chosen)), [record["name"] for record in chosen], fontsize=6.5)
     axis.set(ylabel="MAE inside the scoring mask (HU)", ylim=(0, None))
     axis.grid(axis="y")
-    axis.legend(loc="upper left", ncols=len(centres))
+    figure.legend(loc="outside lower center", ncols=len(centres))
     return figure

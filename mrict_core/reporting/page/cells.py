@@ -1,0 +1,201 @@
+"""Tables of the page: cells that know what they sort by and whose card they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from mrict_core import metrics
+from mrict_core.evaluation.scores import MAIN, METRICS
+from mrict_core.reporting.page.data import PageData
+from mrict_core.reporting.tables import DIGITS, HEADINGS, NOTHING
+
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what is shown, what it sorts by, and whose card it has."""
+
+    text: str
+    sort: float | str | None = None
+    metric: str = ""
+    name: str = ""  # of the record the number belongs to
+    kind: str = ""  # a class for its look
+    small: str = ""  # a second line
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sortable table. `metrics` names the card behind each column, "" where there is none."""
+
+    caption: str
+    headings: list[str]
+    metrics: list[str]
+    rows: list[list[Cell]]
+    kinds: list[str]  # of each row: variant, baseline, control or ""
+
+
+def number(value: Any, metric: str) -> str:
+    """Return a number with its metric's digits, a dash for none."""
+    if value is None or pd.isna(value):
+        return NOTHING
+    return f"{float(value):.{DIGITS.get(metric, 3)}f}".replace("-", MINUS)
+
+
+def spread(statistics: Mapping[str, Any], metric: str) -> str:
+    """Return "mean ± SD"."""
+    text = number(statistics["mean"], metric)
+    return text if statistics["sd"] is None else f"{text} ± {number(statistics['sd'], metric)}"
+
+
+def interval(statistics: Mapping[str, Any], metric: str) -> str:
+    """Return "[low, high]", a dash where there is none."""
+    if statistics["low"] is None:
+        return NOTHING
+    return f"[{number(statistics['low'], metric)}, {number(statistics['high'], metric)}]"
+
+
+def _whole(statistics: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    return spread(statistics, metric), ""
+
+
+def _brief(statistics: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    """Return what the leaderboard has room for: of the MAE all, of PSNR and SSIM the SD below, else the mean."""
+    if metric == "mae_hu":
+        return spread(statistics, metric), interval(statistics, metric).replace(NOTHING, "")
+    mean, *rest = spread(statistics, metric).split(" ± ")
+    return mean, f"± {rest[0]}" if rest and metric in MAIN else ""
+
+
+def heading(metric: str) -> str:
+    """Return a column's heading; metrics without one of their own are named as in the csv."""
+    return HEADINGS.get(metric, metric)
+
+
+def table_of(frame: pd.DataFrame, caption: str, columns: Mapping[str, str], *, metric: str = "") -> Table:
+    """Return a table of a frame: {column: heading}; numbers get the digits of `metric` or of their own column."""
+    rows = []
+    for record in frame[list(columns)].to_dict(orient="records"):
+        cells = []
+        for column, value in record.items():
+            numeric = pd.api.types.is_number(value) and not isinstance(value, bool)
+            if not numeric or pd.isna(value):
+                text = NOTHING if value is None or value is pd.NA or value != value else _word(value)
+                cells.append(Cell(text, text))
+            elif pd.api.types.is_integer(value):
+                cells.append(Cell(str(value), float(value)))
+            else:
+                own = column if column in DIGITS else metric
+                cells.append(Cell(number(value, own), float(value)))
+        rows.append(cells)
+    kinds = [str(kind) for kind in frame["kind"]] if "kind" in frame else [""] * len(frame)
+    return Table(caption, list(columns.values()), [""] * len(columns), rows, kinds)
+
+
+def _word(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def summary_table(data: PageData, names: Sequence[str], caption: str, extra: bool = False) -> Table:
+    """Return one row per record, one column per metric: mean ± SD, every number with its card."""
+    board = data.board.set_index("name")
+    headings, cards = ["rank", "name"], ["", ""]
+    headings += [heading(name) for name in names]
+    cards += list(names)
+    noted = extra and any(own_note(board.loc[record["name"]]) for record in data.records)
+    if extra:
+        headings += ["beats baselines", *(["note"] if noted else [])]
+        cards += ["", *([""] if noted else [])]
+    rows, kinds = [], []
+    for record in data.records:
+        own, statistics = board.loc[record["name"]], record["summary"]["all"]
+        rank = None if pd.isna(own["rank"]) else float(own["rank"])
+        row = [
+            Cell(NOTHING if rank is None else f"{rank:.0f}", rank),
+            Cell(record["name"], record["name"], kind="name"),
+        ]
+        for metric in names:
+            found = statistics[metric]
+            text, small = (_brief if extra else _whole)(found, metric)
+            row.append(Cell(text, found["mean"], metric, record["name"], small=small))
+        if extra:
+            beats = own["beats_baselines"]
+            word = NOTHING if pd.isna(beats) else "yes" if beats else "no"
+            row.append(Cell(word, word, kind=f"beats-{word}"))
+            row += [Cell(own_note(own), own_note(own))] if noted else []
+        rows.append(row)
+        kinds.append(record["kind"])
+    return Table(caption, headings, cards, rows, kinds)
+
+
+def own_note(row: pd.Series) -> str:
+    """Return a model's note without what the column beside it says already."""
+    return "; ".join(part for part in str(row["note"]).split("; ") if part and "trivial baselines" not in part)
+
+
+def by_centre(frame: pd.DataFrame, column: str, word: str, caption: str) -> Table:
+    """Return one row per model, in the frame's order of names, and one column per centre."""
+    centres = sorted(frame[column].unique())
+    counts = frame.groupby(column)["n"].max()
+    rows = []
+    for name in dict.fromkeys(frame["name"]):
+        cells = [Cell(name, name)]
+        for centre in centres:
+            found = frame[(frame["name"] == name) & (frame[column] == centre)].to_dict(orient="records")
+            if not found:
+                cells.append(Cell(NOTHING))
+                continue
+            text, bounds = number(found[0]["mean_hu"], "mae_hu"), (found[0].get("low_hu"), found[0].get("high_hu"))
+            if not any(pd.isna(bound) for bound in bounds):
+                text += f" [{number(bounds[0], 'mae_hu')}, {number(bounds[1], 'mae_hu')}]"
+            cells.append(Cell(text, found[0]["mean_hu"]))
+        rows.append(cells)
+    headings = ["name", *(f"{word} {centre} (n = {counts[centre]})" for centre in centres)]
+    return Table(caption, headings, [""] * len(headings), rows, [""] * len(rows))
+
+
+def model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a model's own part: all its numbers, over patients and patient by patient, and where they come from."""
+    statistics = record["summary"]["all"]
+    rows = []
+    for metric in METRICS:
+        s = statistics[metric]
+        card = record["cards"].get(metric) or metrics.card(metric).as_dict()
+        cells = [
+            Cell(heading(metric), heading(metric), metric, record["name"]),
+            Cell(number(s["mean"], metric), s["mean"]),
+        ]
+        cells += [Cell(number(s["sd"], metric), s["sd"]), Cell(number(s["median"], metric), s["median"])]
+        cells += [Cell(interval(s, metric), s["low"]), Cell(str(s["n"]), s["n"]), Cell(card["unit"], card["unit"])]
+        rows.append(cells)
+    summary = Table(
+        "", ["metric", "mean", "SD", "median", "95 % interval", "n", "unit"], [""] * 7, rows, [""] * len(rows)
+    )
+    shown = ("mae_hu", "psnr_db", "ssim", "me_hu", "mae_bone_hu", "dice_bone_250", "wepl_mae_mm", "continuity")
+    patients = [
+        [
+            Cell(p["patient"], p["patient"]),
+            Cell(p["centre"], p["centre"]),
+            Cell(str(p["n_slices"]), p["n_slices"]),
+            *(Cell(number(p.get(m), m), p.get(m), m, record["name"]) for m in shown),
+            Cell(p.get("flags") or NOTHING, p.get("flags")),
+        ]
+        for p in record["patients"]
+    ]
+    headings = ["patient", "centre", "slices", *map(heading, shown), "flags"]
+    one = Table("", headings, ["", "", "", *shown, ""], patients, [""] * len(patients))
+    context = {k: v for k, v in record["context"].items() if not isinstance(v, Mapping) and v not in ("", None)}
+    return {
+        "name": record["name"],
+        "kind": record["kind"],
+        "note": record.get("note") or "",
+        "mae": spread(statistics["mae_hu"], "mae_hu"),
+        "facts": facts,
+        "summary": summary,
+        "patients": one,
+        "context": context,
+    }
