@@ -140,15 +140,15 @@ def test_keys_change_with_notebook_parameters_and_code(copied, monkeypatch):
 
     with (copied / "04_pix2pix_mk3.ipynb").open("a") as file:
         file.write("\n")
-    assert changed(before, keys_of(steps, space)) == {"04", "05", "06"}
+    assert changed(before, keys_of(steps, space)) == {"04", "05", "06", "07"}
 
     before = keys_of(steps, space)
     steps[1].parameters["seed"] = 43
-    assert changed(before, keys_of(steps, space)) == {"02", "06"}
+    assert changed(before, keys_of(steps, space)) == {"02", "06", "07"}
 
     before = keys_of(steps, space)
     monkeypatch.setattr(plan, "code_hash", lambda: "other code")
-    assert changed(before, keys_of(steps, space)) == {"00", "02", "04", "05", "06"}
+    assert changed(before, keys_of(steps, space)) == {"00", "02", "04", "05", "06", "07"}
 
 
 @pytest.mark.parametrize("change", ["voxels", "another patient", "one patient less"])
@@ -173,7 +173,7 @@ def test_keys_change_with_the_data(cohort, tmp_path, change, linked):
     else:
         place = folder / patients[0].name
         place.unlink() if linked else shutil.rmtree(place)
-    assert changed(before, keys_of(steps, space)) == {"00", "02", "06"}
+    assert changed(before, keys_of(steps, space)) == {"00", "02", "06", "07"}
 
 
 def test_misspelt_parameter_is_refused():
@@ -431,7 +431,7 @@ def test_ctrl_c_leaves_nothing_half_written(finished):
 @pytest.mark.slow
 def test_the_run_after_it_completes(finished):
     space = finished.space
-    steps = [re.sub(r"^\[ ?\d+/4\] ", "", line) for line in finished.lines if line.startswith("[")]
+    steps = [re.sub(r"^\[ ?\d+/5\] ", "", line) for line in finished.lines if line.startswith("[")]
     assert steps[0] == f"{PREPROCESS}: unchanged"
     assert [line.split(":")[0] for line in steps if ": done in" in line] == list(STEPS[1:])
     board = pd.read_csv(space.reports / "leaderboard.csv")
@@ -447,7 +447,14 @@ def test_the_run_after_it_completes(finished):
         assert (space.figures / f"{name}_samples.png").stat().st_size > 10_000
         assert (space.figures / f"{name}_curves.png").is_file()
     assert (space.reports / "leaderboard.md").is_file()
-    assert {p.name[:3] for p in space.figures.glob("0*.png")} == {"00_", "06_"}
+    assert {p.name[:3] for p in space.figures.glob("0*.png")} == {"00_", "06_", "07_"}
+    assert '<section id="leaderboard"' in (space.reports / "index.html").read_text(encoding="utf-8")
+    assert {p.stem for p in space.figures.glob("*.pdf")} == {p.stem for p in space.figures.glob("*.png")}
+    tables = ("summary", "comparisons", "centres", "leave_out", "predecessor", "controls")
+    assert all(len(pd.read_csv(space.reports / f"{name}.csv")) for name in tables)
+    record = read_json(space.metrics / "mk6_0_1.json")
+    assert record["predecessor"]["networks"] == {"fid": "demo_features", "vgg": "demo_features"}
+    assert all(score["value"] is None and "downloads nothing" in score["reason"] for score in record["features"])
     for name in STEPS:
         assert read_json(space.executed / f"{name}.json")["key"]
         for cell in nbformat.read(space.executed / f"{name}.ipynb", 4).cells:
@@ -459,7 +466,7 @@ def test_the_run_after_it_completes(finished):
 def test_second_run_finds_everything_done(finished):
     before = times(finished.root)
     lines = [line for line in finished.run() if line.startswith("[")]
-    assert lines == [f"[{k:2d}/4] {name}: unchanged" for k, name in enumerate(STEPS, start=1)]
+    assert lines == [f"[{k:2d}/5] {name}: unchanged" for k, name in enumerate(STEPS, start=1)]
     assert times(finished.root) == before
 
 
@@ -471,8 +478,8 @@ def test_missing_table_is_made_again_from_the_checkpoint(finished):
     path.unlink()
     lines = [line for line in finished.run() if line.startswith("[")]
     finished_anew = [line.split(": done in")[0] for line in lines if ": done in" in line]
-    assert finished_anew == [f"[ 3/4] {STEPS[2]}"]
-    assert sum("unchanged" in line for line in lines) == 3
+    assert finished_anew == [f"[ 3/5] {STEPS[2]}"]
+    assert sum("unchanged" in line for line in lines) == 4
     assert read_json(path) == record
     after = times(finished.root)
     written = {name for name in after if after[name] != before[name]}

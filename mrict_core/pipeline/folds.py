@@ -6,7 +6,7 @@ import pandas as pd
 
 from mrict_core.data.splits import make_split, save_split
 from mrict_core.errors import MrictError
-from mrict_core.paths import Workspace
+from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
 from mrict_core.pipeline.prepare import open_data, train_variant
 from mrict_core.profiles import Profile
@@ -69,4 +69,4 @@ def read_folds(space: Workspace) -> pd.DataFrame:
     try:
         return pd.read_csv(path, keep_default_na=True)[list(COLUMNS)]
     except (KeyError, ValueError):
-        raise MrictError(f"{path}: not the table of left-out centres; delete it and run it again") from None
+        raise MrictError(f"{shown(path)}: not the table of left-out centres; delete it and run it again") from None
