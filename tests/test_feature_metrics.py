@@ -38,6 +38,9 @@ class Distance(torch.nn.Module):
         return (real - fake).abs().flatten(1).mean(dim=1)
 
 
+NETWORKS = {"inception": Pooled(), "lpips": Distance(), "vgg": Pooled()}
+
+
 def test_images_show_the_whole_window_and_nothing_outside_the_mask():
     hu = np.array([[[-3000.0, -1024, 992, 3000, 9000, 500]]])
     mask = np.array([[[1, 1, 1, 1, 1, 0]]], bool)
@@ -113,33 +116,34 @@ def patients(count: int, slices: int, shift: float = 0.0) -> tuple[dict, dict, d
 
 
 def test_scores_carry_n_weights_and_warnings():
-    fid, kid, lpips = fm.feature_scores(*patients(3, 5), {"inception": Pooled(), "lpips": Distance()})
-    assert [s.name for s in (fid, kid, lpips)] == ["fid", "kid", "lpips"]
-    assert all((s.n, s.patients, s.reason) == (15, 3, "") for s in (fid, kid, lpips))
+    fid, kid, lpips, vgg = fm.feature_scores(*patients(3, 5), NETWORKS)
+    assert [s.name for s in (fid, kid, lpips, vgg)] == ["fid", "kid", "lpips", "corrected_vgg"]
+    assert vgg.low <= vgg.value <= vgg.high
+    assert all((s.n, s.patients, s.reason) == (15, 3, "") for s in (fid, kid, lpips, vgg))
     assert (fid.weights, lpips.weights_hash) == ("pooled", "1" * 64)
     assert "15 slices of at least 2048: biased upwards" in fid.warning
     assert "15 slices" in kid.warning
     assert kid.low < kid.value < kid.high or kid.low <= kid.high
     assert lpips.low < lpips.value < lpips.high
-    assert all(card(s.name).name == s.name for s in (fid, kid, lpips))
+    assert all(card(s.name).name == s.name for s in (fid, kid, lpips, vgg))
 
 
 def test_too_little_is_absent_or_said():
-    fid, kid, lpips = fm.feature_scores(*patients(1, 4), {"inception": Pooled(), "lpips": Distance()})
+    fid, kid, lpips, _ = fm.feature_scores(*patients(1, 4), NETWORKS)
     assert fid.value is not None
     assert (kid.value, kid.reason) == (None, "4 slices of at least 10")
     assert (lpips.low, lpips.warning) == (None, "one patient: no interval")
-    one = fm.feature_scores(*patients(1, 1), {"inception": Pooled(), "lpips": Distance()})
+    one = fm.feature_scores(*patients(1, 1), NETWORKS)
     assert one[0].reason == "needs at least 2 slices"
-    twelve = fm.feature_scores(*patients(1, 12), {"inception": Pooled(), "lpips": Distance()})[1]
+    twelve = fm.feature_scores(*patients(1, 12), NETWORKS)[1]
     assert twelve.value is not None
     assert twelve.warning.endswith("one patient: no interval")
 
 
 def test_absent_weights_are_absent_numbers_with_their_reason():
     why = MrictError("weights 'x': not here; put the file into a folder")
-    scores = fm.feature_scores(*patients(2, 6), {"inception": why, "lpips": why})
-    assert [s.value for s in scores] == [None] * 3
+    scores = fm.feature_scores(*patients(2, 6), {"inception": why, "lpips": why, "vgg": why})
+    assert [s.value for s in scores] == [None] * 4
     assert {s.reason for s in scores} == {str(why)}
 
 
@@ -209,3 +213,49 @@ def test_a_backbone_of_another_shape_is_named(nothing_here):
     torch.save({"0.weight": torch.zeros(3, 3)}, nothing_here / weights.FILES["squeezenet1_1"].name)
     with pytest.raises(MrictError, match=r"squeezenet1_1-b8a52dc0\.pth: '0\.weight' has shape \(3, 3\)"):
         build_features("lpips_squeeze")
+
+
+def test_the_vgg_twin_is_the_distance_at_224_averaged_over_slices():
+    real, fake, masks = patients(1, 3)
+    pair = [fm.to_unit_range(hu["p0"], masks["p0"]) for hu in (real, fake)]
+    seen = []
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape))
+        return images.mean(dim=(2, 3))
+
+    expected = np.mean([(r.mean() - f.mean()) ** 2 for r, f in zip(*pair, strict=True)])
+    assert fm.vgg_error(*pair, network) == pytest.approx(expected, rel=0.05, abs=1e-6)
+    assert seen == [(3, 3, 224, 224)] * 2
+
+
+def test_inception_and_vgg_from_files_of_the_right_shape(nothing_here):
+    """Made-up values in files of the real names: the whole way from file to score, with the file's hash on it."""
+    import hashlib
+
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torchvision import models
+
+    class Empty(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *args, **kwargs):
+            return None
+
+    path = nothing_here / "empty.pt"
+    torch.save({}, path)
+    torch.manual_seed(0)
+    inception = Empty("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    torch.save(inception.state_dict(), nothing_here / weights.FILES["inception_fid"].name)
+    torch.save(models.vgg16(weights=None).features.state_dict(), nothing_here / weights.FILES["vgg16"].name)
+    networks = {
+        "inception": build_features("inception_fid", download=False),
+        "vgg": build_features("vgg16_relu3_3", imagenet_normalisation=True, download=False),
+        "lpips": MrictError("not here"),
+    }
+    fid, kid, lpips, vgg = fm.feature_scores(*patients(2, 6), networks)
+    for score, file in ((fid, "inception_fid"), (kid, "inception_fid"), (vgg, "vgg16")):
+        content = (nothing_here / weights.FILES[file].name).read_bytes()
+        assert score.weights_hash == hashlib.sha256(content).hexdigest()
+        assert np.isfinite(score.value)
+    assert vgg.weights == "vgg16_relu3_3+imagenet_normalisation"
+    assert lpips.reason == "not here"
+    assert "12 slices of at least 2048" in fid.warning

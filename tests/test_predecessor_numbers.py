@@ -224,6 +224,7 @@ def test_the_table_reads_printed_and_ours_side_by_side(records):
     record = records[0] | {
         "name": "mk6_3_4",
         "context": {"data": "phantoms", "profile": "demo", "training_pairs": 288, "epochs": 3},
+        "features": [{"name": "fid", "value": 80.0}, {"name": "corrected_vgg", "value": None}],
         "predecessor": {
             "mse": 0.5,
             "ssim": 0.25,
@@ -238,6 +239,8 @@ def test_the_table_reads_printed_and_ours_side_by_side(records):
     own = table.loc["mk6_3_4"]
     assert (own["printed_ssim"], own["ours_ssim"], own["readme"]) == (0.917649, 0.25, "MK6.4.3_CP3")
     assert np.isnan(own["ours_fid"])
+    assert own["corrected_fid"] == 80.0
+    assert np.isnan(own["corrected_vgg"])
     assert own["corrected_mse"] == record["summary"]["all"]["corrected_mse"]["mean"]
     for part in (
         "288 slices of phantoms (theirs 5849)",

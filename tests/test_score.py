@@ -312,6 +312,9 @@ def test_folders_are_scored_case_by_case(folders, tmp_path):
     assert "no sct in" in table["reason"][1]
     assert "cannot be read" in table["reason"][2]
     assert "no ct in" in table["reason"][3]
+    cards = pd.read_csv(tmp_path / "scores.cards.csv").set_index("name")
+    assert list(cards.index) == ["mae_hu", "psnr_db", "ssim"]
+    assert not cards.isna().any().any()
     for part in ("over 1 of 4 cases", "not scored: p2", "not scored: p3", "not scored: p4", "cases: "):
         assert part in done.stdout
     before = (tmp_path / "scores.csv").read_bytes()

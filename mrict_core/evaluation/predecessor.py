@@ -118,8 +118,7 @@ def augment(real_A: Tensor, real_B: Tensor, generator: torch.Generator) -> tuple
 def predecessor_table(records: Sequence[Mapping[str, Any]], printed: Sequence[Printed] = PRINTED) -> pd.DataFrame:
     """Return one row per printed variant: the predecessor's four numbers, ours by its procedure, ours corrected, why.
 
-    Columns variant, readme; mse, ssim, fid, vgg with the prefixes printed_ and ours_; corrected_mse, corrected_ssim,
-    mae_hu; why. A variant without a record keeps its printed values, and says so.
+    Columns variant, readme; mse, ssim, fid, vgg with the prefixes printed_, ours_ and corrected_; mae_hu; why. A variant without a record keeps its printed values, and says so.
     """
     by_name = {record["name"]: record for record in records}
     rows = []
@@ -130,8 +129,10 @@ def predecessor_table(records: Sequence[Mapping[str, Any]], printed: Sequence[Pr
         old = (record or {}).get("predecessor", {})
         found |= {f"ours_{name}": old.get(name) for name in ("mse", "ssim", "fid", "vgg")}
         summary = record["summary"]["all"] if record else {}
-        for name in ("corrected_mse", "corrected_ssim", "mae_hu"):
-            found[name] = summary[name]["mean"] if record else None
+        twins = {score["name"]: score["value"] for score in (record or {}).get("features", [])}
+        found |= {name: summary[name]["mean"] if record else None for name in ("corrected_mse", "corrected_ssim")}
+        found |= {"corrected_fid": twins.get("fid"), "corrected_vgg": twins.get("corrected_vgg")}
+        found["mae_hu"] = summary["mae_hu"]["mean"] if record else None
         rows.append(found | {"why": _why(row, record)})
     numbers = [column for column in rows[0] if column not in ("variant", "readme", "why")]
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))

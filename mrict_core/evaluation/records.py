@@ -89,8 +89,7 @@ def write_metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Path, Path]:
     Every row of the csv carries its provenance, so that it can be pasted anywhere; folder/cards.csv defines the
     columns of all of them, and `cards` is its hash.
     """
-    folder = Path(folder)
-    definitions = pd.DataFrame([metrics.card(metric).as_dict() for metric in (*METRICS, "ssim_2d")])
+    folder, definitions = Path(folder), cards_table()
     write_csv(folder / CARDS_FILE, definitions)
     frame = pd.DataFrame(record["patients"], columns=list(COLUMNS))
     for key in PROVENANCE:
@@ -98,6 +97,11 @@ def write_metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Path, Path]:
     frame["cards"] = hash_of(definitions.to_dict(orient="records"))
     csv = write_csv(folder / f"{record['name']}.csv", frame, float_format="%.6f")
     return write_json(folder / f"{record['name']}.json", dict(record)), csv
+
+
+def cards_table() -> pd.DataFrame:
+    """Return every metric card as a row."""
+    return pd.DataFrame([card.as_dict() for card in metrics.CARDS.values()])
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -44,4 +44,16 @@ FEATURE_CARDS = (
         note="learned perceptual distance by torchmetrics; three equal channels; slices below 64 pixels padded with "
         "air; trained on photographs, not on CT",
     ),
+    MetricCard(
+        name="corrected_vgg",
+        unit="1",
+        better="lower",
+        range=f"{_RANGE}, to [-1, 1], then ImageNet's mean and spread",
+        mask=_MASK,
+        dimensionality="2D",
+        aggregation="mean over the slices of a patient, then over patients; 95 % bootstrap over patients",
+        weights="VGG16 of torchvision up to relu3_3; its file's hash stands with each value",
+        note="mean squared difference of features at 224 x 224: predecessor_vgg with ImageNet normalisation, the whole "
+        "window, inside the mask, without augmentation",
+    ),
 )

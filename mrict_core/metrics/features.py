@@ -1,4 +1,4 @@
-"""Feature metrics of sets of slices: FID, KID with a patient bootstrap, LPIPS. Networks are given, never made here.
+"""Feature metrics of slices: FID, KID with a patient bootstrap, LPIPS, VGG. Networks are given, never made here.
 
 Images are what a reader sees of the body: HU clipped to the whole window, air outside the scoring mask, no
 augmentation. What cannot be computed honestly is absent, and says why.
@@ -144,6 +144,19 @@ def lpips(
     return np.concatenate(parts)
 
 
+def vgg_error(
+    real_unit: np.ndarray, fake_unit: np.ndarray, network: Callable, device: torch.device | str = "cpu"
+) -> float:
+    """Return the mean squared difference of VGG16 features at 224 x 224, averaged over slices, (N, H, W) in [-1, 1].
+
+    The corrected twin of the predecessor's: the network scales its input as ImageNet's was, the images show the whole
+    window and nothing outside the mask.
+    """
+    from mrict_core.metrics.predecessor import predecessor_vgg
+
+    return predecessor_vgg(real_unit, fake_unit, network, device=device)
+
+
 def feature_scores(
     real_hu: Mapping[str, np.ndarray],
     fake_hu: Mapping[str, np.ndarray],
@@ -151,15 +164,15 @@ def feature_scores(
     networks: Mapping[str, Any],
     device: torch.device | str = "cpu",
 ) -> list[FeatureScore]:
-    """Return FID, KID and LPIPS of a set of patients, {patient: (N, S, S)} each.
+    """Return FID, KID, LPIPS and the corrected VGG distance of a set of patients, {patient: (N, S, S)} each.
 
-    networks: {"inception": …, "lpips": …}, modules with `name` and `weights_hash`, or the MrictError that says why one
-    cannot be had; its metrics are then absent for that reason.
+    networks: {"inception": …, "lpips": …, "vgg": …}, modules with `name` and `weights_hash`, or the MrictError that
+    says why one cannot be had; its metrics are then absent for that reason.
     """
     patients = list(real_hu)
     groups = np.repeat(np.arange(len(patients)), [len(real_hu[p]) for p in patients])
     base = {"n": int(groups.size), "patients": len(patients)}
-    inception, perceptual = networks["inception"], networks["lpips"]
+    inception = networks["inception"]
     if isinstance(inception, MrictError):
         found = [FeatureScore(name, reason=str(inception), **base) for name in ("fid", "kid")]
     else:
@@ -169,13 +182,20 @@ def feature_scores(
         ]
         named = base | {"weights": inception.name, "weights_hash": inception.weights_hash}
         found = [_fid_score(*clouds, named), _kid_score(*clouds, groups, named)]
-    if isinstance(perceptual, MrictError):
-        return [*found, FeatureScore("lpips", reason=str(perceptual), **base)]
-    means = [
-        float(lpips(*(to_unit_range(hu[p], masks[p]) for hu in (real_hu, fake_hu)), perceptual, device).mean())
-        for p in patients
-    ]
-    return [*found, _lpips_score(means, base | {"weights": perceptual.name, "weights_hash": perceptual.weights_hash})]
+    units = {p: [to_unit_range(hu[p], masks[p]) for hu in (real_hu, fake_hu)] for p in patients}
+    distances = {
+        "lpips": lambda network, pair: float(lpips(*pair, network, device).mean()),
+        "corrected_vgg": lambda network, pair: vgg_error(*pair, network, device),
+    }
+    for (name, distance), role in zip(distances.items(), ("lpips", "vgg"), strict=True):
+        network = networks[role]
+        if isinstance(network, MrictError):
+            found.append(FeatureScore(name, reason=str(network), **base))
+            continue
+        means = [distance(network, units[p]) for p in patients]
+        named = base | {"weights": network.name, "weights_hash": network.weights_hash}
+        found.append(_mean_score(name, means, named))
+    return found
 
 
 def _fid_score(real: np.ndarray, fake: np.ndarray, named: Mapping[str, Any]) -> FeatureScore:
@@ -199,10 +219,10 @@ def _kid_score(real: np.ndarray, fake: np.ndarray, groups: np.ndarray, named: Ma
     return FeatureScore("kid", value, low, high, warning="; ".join(remarks), **named)
 
 
-def _lpips_score(means: Sequence[float], named: Mapping[str, Any]) -> FeatureScore:
+def _mean_score(name: str, means: Sequence[float], named: Mapping[str, Any]) -> FeatureScore:
     from mrict_core.metrics.statistics import bootstrap_mean
 
     low, high = (float(bound) for bound in bootstrap_mean(np.array(means)))
     if np.isnan(low):
-        return FeatureScore("lpips", float(np.mean(means)), warning="one patient: no interval", **named)
-    return FeatureScore("lpips", float(np.mean(means)), low, high, **named)
+        return FeatureScore(name, float(np.mean(means)), warning="one patient: no interval", **named)
+    return FeatureScore(name, float(np.mean(means)), low, high, **named)

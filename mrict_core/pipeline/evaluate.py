@@ -135,9 +135,12 @@ def _predecessor(profile: Profile, store: SliceStore, patients: Sequence[str], t
 def _features(
     profile: Profile, store: SliceStore, patients: Sequence[str], predict: Predict, device: Any
 ) -> list[dict[str, Any]]:
-    """Return FID, KID and LPIPS of the test slices, each with its weights, or with the reason why it is absent."""
-    names = {"inception": "inception_fid", "lpips": "lpips_squeeze"}
-    networks = {role: _network(name, profile, device) for role, name in names.items()}
+    """Return the feature metrics of the test slices, each with its weights, or with the reason why it is absent."""
+    networks = {
+        "inception": _network("inception_fid", profile, device),
+        "lpips": _network("lpips_squeeze", profile, device),
+        "vgg": _network("vgg16_relu3_3", profile, device, imagenet_normalisation=True),
+    }
     slices = {patient: store.slices(patient) for patient in patients}
     scores = feature_scores(
         {p: np.asarray(s.ct, np.float32) for p, s in slices.items()},

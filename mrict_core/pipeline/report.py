@@ -17,6 +17,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation import centre_table, leaderboard, leave_out_table, pairwise_table
 from mrict_core.evaluation.controls import blindness
 from mrict_core.evaluation.predecessor import predecessor_table
+from mrict_core.evaluation.records import CARDS_FILE, cards_table
 from mrict_core.evaluation.samples import PATIENTS
 from mrict_core.inference import load_synthesizer
 from mrict_core.paths import Workspace
@@ -27,7 +28,7 @@ from mrict_core.profiles import Profile
 from mrict_core.reporting.corrections import CORRECTIONS
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
-from mrict_core.reporting.tables import write_leaderboard
+from mrict_core.reporting.tables import with_provenance, write_leaderboard
 from mrict_core.runtime import versions, write_csv
 from mrict_core.training.checkpoint import checkpoint_path
 from mrict_core.variant_tables import value_text
@@ -44,9 +45,13 @@ def write_report(profile: Profile, space: Workspace, names: str = "", *, device:
     """
     data, tables = collect(profile, space, names, device=device)
     paths: dict[str, Path] = {}
-    paths["leaderboard_csv"], paths["leaderboard"] = write_leaderboard(space.reports, tables["board"], profile.label)
+    context = data.records[0]["context"]
+    paths["leaderboard_csv"], paths["leaderboard"] = write_leaderboard(
+        space.reports, tables["board"], profile.label, context
+    )
     for name in ("comparisons", "centres", "leave_out", "predecessor", "controls"):
-        paths[name] = write_csv(space.reports / f"{name}.csv", tables[name])
+        paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(tables[name], context))
+    paths["cards"] = write_csv(space.reports / CARDS_FILE, cards_table())
     every = [*data.records, *data.controls]
     paths["summary"], paths["summary_csv"] = write_summary(
         space.reports, TITLE, profile.label, _sections(data, tables), every

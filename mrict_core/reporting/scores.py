@@ -35,11 +35,17 @@ def score_one(ct: str, sct: str, mask: str, options: ScoreOptions, csv: Path | N
     if csv:
         row = {key: value for key, value in found.items() if key not in ("cards", "files")}
         write_csv(csv, pd.DataFrame([row | {"warnings": "; ".join(found["warnings"])}]))
+        _write_cards(csv, found["cards"])
     if json:
         return jsonlib.dumps(plain(found), indent=2, ensure_ascii=False)
     rows = [_line(name, found[name], card) for name, card in found["cards"].items()]
     head = f"{found['case']}: {found['n_voxels']} voxels inside the mask; {found['grid']}; {_how(options)}"
     return "\n".join([head, "", text_table(pd.DataFrame(rows)), *(f"warning: {w}" for w in found["warnings"])])
+
+
+def _write_cards(csv: Path, cards: dict[str, dict[str, str]]) -> None:
+    """Write what the columns mean beside a csv: scores.csv gets scores.cards.csv."""
+    write_csv(csv.with_suffix(".cards.csv"), pd.DataFrame(cards.values()))
 
 
 def _line(name: str, value: Any, card: dict[str, str]) -> dict[str, str]:
@@ -66,6 +72,7 @@ def score_folders(
     cases, problems = find_cases(*places)
     frame = score_cases(cases, problems, options, progress)
     write_csv(csv, frame)
+    _write_cards(csv, cards_of(options))
     failed = frame[frame["status"] == "failed"]
     summary = summary_of(frame, options)
     if json:

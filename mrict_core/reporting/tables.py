@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.evaluation.records import PROVENANCE
 from mrict_core.runtime import write_csv, write_text
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ DIGITS = {
     **dict.fromkeys(("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu"), 1),
     **dict.fromkeys(("wepl_mae_mm", "wepl_max_mm", "wepl_me_mm", "continuity", "continuity_bone_edge", "psnr_db"), 2),
     **dict.fromkeys(("dice_bone_150", "dice_bone_250", "dice_bone_350", "dice_bone_500"), 3),
-    **dict.fromkeys(("printed_fid", "ours_fid", "predecessor_fid"), 1),
-    **dict.fromkeys(("printed_vgg", "ours_vgg", "predecessor_vgg"), 3),
+    **dict.fromkeys(("printed_fid", "ours_fid", "corrected_fid", "predecessor_fid"), 1),
+    **dict.fromkeys(("printed_vgg", "ours_vgg", "corrected_vgg", "predecessor_vgg"), 3),
     **dict.fromkeys(("ssim", "ms_ssim", "predecessor_mse", "predecessor_ssim", "corrected_mse", "corrected_ssim"), 4),
 }
 HEADINGS = {
@@ -84,9 +85,14 @@ def _markdown(cell: str) -> str:
     return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
-def write_leaderboard(folder: Path, frame: pd.DataFrame, label: str) -> tuple[Path, Path]:
-    """Write folder/leaderboard.csv (unrounded) and folder/leaderboard.md with the metrics' definitions; return both."""
-    csv = write_csv(Path(folder) / "leaderboard.csv", frame)
+def write_leaderboard(
+    folder: Path, frame: pd.DataFrame, label: str, context: Mapping[str, Any] | None = None
+) -> tuple[Path, Path]:
+    """Write folder/leaderboard.csv (unrounded) and folder/leaderboard.md with the metrics' definitions; return both.
+
+    `context` (of a record of the table) adds the columns that say where the numbers come from.
+    """
+    csv = write_csv(Path(folder) / "leaderboard.csv", with_provenance(frame, context or {}))
     shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
     parts = [
         f"# Leaderboard ({label})",
@@ -127,6 +133,15 @@ def comparison_text(comparison: RunComparison) -> str:
 
 def _each_in_its_digits(changes: pd.DataFrame, column: str) -> list[str]:
     return [_text(value, metric) for value, metric in zip(changes[column], changes["metric"], strict=True)]
+
+
+def with_provenance(frame: pd.DataFrame, context: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a table with profile, protocol, split and code in every row: a pasted row still says where it is from.
+
+    What its columns mean stands in cards.csv and summary.csv beside it.
+    """
+    keys = [key for key in PROVENANCE if key != "checkpoint_hash" and key in context and key not in frame]
+    return frame.assign(**{key: context[key] for key in keys})
 
 
 def _metrics_of(frame: pd.DataFrame) -> list[str]:

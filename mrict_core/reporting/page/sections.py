@@ -128,7 +128,10 @@ def _predecessor(data: PageData) -> dict[str, Any]:
         f"{who}_{m}": f"{who} {m.upper()}" for m in ("mse", "ssim", "fid", "vgg") for who in ("printed", "ours")
     }
     columns |= {"corrected_mse": "corrected MSE", "corrected_ssim": "corrected SSIM", "mae_hu": "MAE (HU)"}
-    caption = "Printed: the predecessor's README. Ours: the same procedure on our held-out patients. Then the twins."
+    caption = (
+        "Printed: the predecessor's README. Ours: the same procedure on our held-out patients. Corrected: inside the mask, "
+        "one fixed range, no augmentation; FID in the whole window, VGG with ImageNet's scaling."
+    )
     tables = [table_of(frame, caption, columns, metric="predecessor_mse")]
     tables.append(table_of(frame, "Why they differ.", {"variant": "variant", "why": "why"}))
     return {
@@ -260,7 +263,7 @@ EXPECTED: tuple[tuple[str, str, str, Callable[[PageData], dict[str, Any]]], ...]
     (
         "features",
         "Feature metrics",
-        "FID, KID and LPIPS: how like CT slices look to a network trained on photographs.",
+        "FID, KID, LPIPS and VGG: how like CT the slices look to a network trained on photographs.",
         _features,
     ),
     ("training", "Training", "The masked MAE on the validation patients, epoch by epoch.", _training),
