@@ -118,7 +118,8 @@ def augment(real_A: Tensor, real_B: Tensor, generator: torch.Generator) -> tuple
 def predecessor_table(records: Sequence[Mapping[str, Any]], printed: Sequence[Printed] = PRINTED) -> pd.DataFrame:
     """Return one row per printed variant: the predecessor's four numbers, ours by its procedure, ours corrected, why.
 
-    Columns variant, readme; mse, ssim, fid, vgg with the prefixes printed_, ours_ and corrected_; mae_hu; why. A variant without a record keeps its printed values, and says so.
+    Columns variant, readme; mse, ssim, fid, vgg with the prefixes printed_, ours_ and corrected_; mae_hu; why. A
+    variant without a record keeps its printed values, and says so.
     """
     by_name = {record["name"]: record for record in records}
     rows = []

@@ -124,13 +124,12 @@ def _predecessor(data: PageData) -> dict[str, Any]:
     if not len(frame):
         raise Missing("no variant with a printed value was scored")
     columns = {"variant": "variant", "readme": "its README"}
-    columns |= {
-        f"{who}_{m}": f"{who} {m.upper()}" for m in ("mse", "ssim", "fid", "vgg") for who in ("printed", "ours")
-    }
-    columns |= {"corrected_mse": "corrected MSE", "corrected_ssim": "corrected SSIM", "mae_hu": "MAE (HU)"}
+    for metric in ("mse", "ssim", "fid", "vgg"):
+        columns |= {f"{who}_{metric}": f"{metric.upper()} {who}" for who in ("printed", "ours", "corrected")}
+    columns["mae_hu"] = "MAE (HU)"
     caption = (
-        "Printed: the predecessor's README. Ours: the same procedure on our held-out patients. Corrected: inside the mask, "
-        "one fixed range, no augmentation; FID in the whole window, VGG with ImageNet's scaling."
+        "Printed: the predecessor's README. Ours: the same procedure on our held-out patients. Corrected: inside the "
+        "mask, one fixed range, no augmentation; FID in the whole window, VGG with ImageNet's scaling."
     )
     tables = [table_of(frame, caption, columns, metric="predecessor_mse")]
     tables.append(table_of(frame, "Why they differ.", {"variant": "variant", "why": "why"}))
