@@ -214,6 +214,9 @@ def score(
     from mrict_core.evaluation.files import ScoreOptions
     from mrict_core.reporting.scores import score_folders, score_one
 
+    for name, given in (("--ct", ct), ("--sct", sct)):
+        if not given:
+            raise MrictError(f"{name} is empty; give an image file or a folder of cases")
     options = ScoreOptions(protocol, hu_range, luminance, exponents, clinical, resample, as_is)
     folders = Path(ct).expanduser().is_dir() or Path(sct).expanduser().is_dir()
     target = csv or ("scores.csv" if folders else "")

@@ -14,6 +14,7 @@ from mrict_core.cli import app
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.runs import compare_runs, read_run
 from mrict_core.metrics import statistics
+from mrict_core.reporting.tables import comparison_text
 
 CONTEXT = {
     "data": "here",
@@ -130,6 +131,15 @@ def test_three_patients_are_told_apart_by_the_interval_alone(tmp_path):
     write(tmp_path / "b", record("mk1", [90.0, 101, 108]))
     row = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",)).changes.iloc[0]
     assert row["verdict"] == "b is better by the interval; too few patients for the test"
+
+
+def test_hashes_that_differ_everywhere_take_one_line(tmp_path):
+    for run in "ab":
+        write(tmp_path / run, *(record(f"mk{k}", [1.0, 2, 3], checkpoint_hash=f"{run}{k}") for k in range(5)))
+    found = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",))
+    assert len(found.context) == 5
+    text = comparison_text(found)
+    assert "5 records  checkpoint_hash  differ  differ" in text
 
 
 def test_the_command_prints_text_and_json(tmp_path):

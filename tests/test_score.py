@@ -86,7 +86,7 @@ def test_the_command_prints_the_direct_numbers_with_their_cards(case):
     for part in (
         f"{found['mae_hu']:.1f}",
         f"{found['psnr_db']:.2f}",
-        "24×26×14 voxels of 2×2×3 mm",
+        "24×26×14 voxels of 2×2×3 mm, axes LAS",
         "[-1024, 3000] HU",
     ):
         assert part in text
@@ -101,6 +101,7 @@ def test_the_2025_protocol_and_its_ranges(case):
     expected = metrics.ms_ssim(arrays["ct"], arrays["sct"], arrays["mask"])
     assert wide["ms_ssim"] == pytest.approx(expected, rel=1e-6)
     assert "ssim" not in wide
+    assert any("more padding than image" in warning for warning in wide["warnings"])
     assert "3071" in wide["cards"]["psnr_db"]["range"]
     assert "3000" in narrow["cards"]["ms_ssim"]["range"]
     assert wide["psnr_db"] - narrow["psnr_db"] == pytest.approx(20 * np.log10(4095 / 4024), rel=1e-4)
@@ -132,7 +133,15 @@ def test_another_grid_is_named_on_both_sides_and_resampled_on_request(case, tmp_
     other = CaseFiles("case", case.ct, tmp_path / "sct.mha", case.mask)
     with pytest.raises(MrictError) as error:
         score_files(other)
-    for part in ("sct.mha", "26×24×14", "24×26×14", "2×2×3 mm", "from (20, -25, 4)", "--resample"):
+    for part in (
+        "sct.mha",
+        "26×24×14",
+        "24×26×14",
+        "2×2×3 mm",
+        "axes ALS",
+        "axes LAS, from (20, -25, 4)",
+        "--resample",
+    ):
         assert part in str(error.value)
     found = score_files(other, ScoreOptions(resample=True))
     assert found["mae_hu"] == pytest.approx(score_files(case)["mae_hu"], rel=1e-5)
@@ -184,7 +193,7 @@ def test_resampling_keeps_an_equal_grid_and_fills_with_air():
     sheared[0, 1] = 0.3
     with pytest.raises(MrictError, match="right angles"):
         resample_to(volume(np.ones((5, 5, 5)), sheared), here)
-    assert grid_text(here) == "5×5×5 voxels of 1×1×1 mm from (0, 0, 0) mm"
+    assert grid_text(here) == "5×5×5 voxels of 1×1×1 mm, axes RAS, from (0, 0, 0) mm"
 
 
 def changed(what: str) -> dict[str, np.ndarray]:
@@ -366,6 +375,8 @@ def test_folders_with_nothing_or_too_much(tmp_path):
         (["--range", "wide"], "unknown HU range 'wide'"),
         (["--luminance", "none"], "unknown luminance"),
         (["--mask", ""], "--mask is missing"),
+        (["--ct", ""], "--ct is empty"),
+        (["--sct", "."], "a file; --ct, --sct and --mask are three files, or all folders"),
         (["--sct", "nowhere.nii.gz"], "nowhere.nii.gz: no such file"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import nibabel as nib
 import numpy as np
 
 from mrict_core.data.intensity import AIR_HU
@@ -23,11 +24,12 @@ def same_grid(volume: Volume, like: Volume) -> bool:
 
 
 def grid_text(volume: Volume) -> str:
-    """Return a grid in words: shape, voxel size, where its first voxel lies."""
+    """Return a grid in words: shape, voxel size, where its axes point, where its first voxel lies."""
     shape = "×".join(map(str, volume.shape))
     spacing = "×".join(f"{v:.4g}" for v in volume.spacing_mm)
     origin = ", ".join(f"{v:.4g}" for v in volume.affine[:3, 3])
-    return f"{shape} voxels of {spacing} mm from ({origin}) mm"
+    axes = "".join(nib.orientations.aff2axcodes(volume.affine))
+    return f"{shape} voxels of {spacing} mm, axes {axes}, from ({origin}) mm"
 
 
 def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: float = AIR_HU) -> Volume:

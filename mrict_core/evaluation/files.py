@@ -18,7 +18,7 @@ from mrict_core.data.resample import grid_text, resample_to, same_grid
 from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, load_volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.metrics.clinical_cards import CLINICAL_CARDS
-from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE
+from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE, SIDE_MIN
 from mrict_core.metrics.synthrad import range_of
 from mrict_core.paths import shown
 from mrict_core.runtime import hash_file
@@ -82,6 +82,8 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     _checked(lambda: check_hu(ct.array, ct.path, inside), options, warnings)
     _checked(lambda: check_sct(sct.array, ct.array, inside, sct.path), options, warnings)
     warnings += sct_remarks(sct.array, inside)
+    if "ms_ssim" in metrics.PROTOCOLS[options.protocol] and 2 * min(ct.shape) < SIDE_MIN:
+        warnings.append(f"MS-SSIM pads every axis to {SIDE_MIN} voxels: here it sees more padding than image")
     scores = metrics.score_case(
         ct.array,
         sct.array,
@@ -204,7 +206,8 @@ def find_cases(
     found, problems = {}, {}
     for role, root in roots.items():
         if not root.is_dir():
-            raise MrictError(f"{shown(root)}: no such folder; --ct, --sct and --mask are three files or three folders")
+            what = "a file" if root.is_file() else "no such folder"
+            raise MrictError(f"{shown(root)}: {what}; --ct, --sct and --mask are three files, or all folders")
         found[role] = _role_files(root, role, problems, inside_only=role == "mask" and mask is None)
     if not found["ct"] and not found["sct"]:
         raise MrictError(

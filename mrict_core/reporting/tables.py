@@ -61,6 +61,7 @@ HEADINGS = {
     "best_baseline_hu": "best baseline (HU)",
 }
 NOTHING = "–"
+FACTS_SHOWN = 3  # records whose differing fact is spelt out
 
 
 def text_table(frame: pd.DataFrame) -> str:
@@ -107,7 +108,7 @@ def write_leaderboard(
 
 def comparison_text(comparison: RunComparison) -> str:
     """Return what changed between two runs as text: facts first, then numbers, then what only one of them has."""
-    facts = comparison.context
+    facts = _condensed(comparison.context)
     parts = ["What differs in how the numbers came about:"]
     parts += [text_table(facts) if len(facts) else "nothing that the records hold"]
     changes = comparison.changes.copy()
@@ -129,6 +130,14 @@ def comparison_text(comparison: RunComparison) -> str:
         if names:
             parts += ["", f"Only in {which}: {', '.join(names)}"]
     return "\n".join(parts)
+
+
+def _condensed(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for a fact that differs in many records, each in its own way (hashes do)."""
+    counts = facts.groupby("fact")["name"].transform("size")
+    many = facts[counts > FACTS_SHOWN].groupby("fact").size().reset_index(name="name")
+    many = many.assign(name=many["name"].map("{} records".format), a="differ", b="differ")
+    return pd.concat([facts[counts <= FACTS_SHOWN], many[facts.columns]], ignore_index=True)
 
 
 def _each_in_its_digits(changes: pd.DataFrame, column: str) -> list[str]:
