@@ -14,7 +14,7 @@ import numpy as np
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.metrics import windows
 from mrict_core.metrics.ms_ssim import masked_ms_ssim
-from mrict_core.metrics.windows import K1, K2, PAD, WINDOW
+from mrict_core.metrics.windows import PAD, WINDOW
 
 
 @dataclass(frozen=True)
@@ -166,17 +166,12 @@ def _ssim(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, hu_range: HuRange
         )
     if thin:
         ct, sct, inside = (np.moveaxis(volume, thin[0], 0) for volume in (ct, sct, inside))
-    c1, c2 = (K1 * hu_range.width) ** 2, (K2 * hu_range.width) ** 2
 
     def planes(real: np.ndarray, fake: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shifted = (np.where(mask, np.clip(p, hu_range.low, hu_range.high) - hu_range.low, 0.0) for p in (real, fake))
         return tuple(np.ascontiguousarray(plane, np.float64) for plane in shifted)
 
-    def values(ux: np.ndarray, uy: np.ndarray, variances: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-        product = ux * uy
-        return (2 * product + c1) * (2 * covariance + c2) / ((ux * ux + uy * uy + c1) * (variances + c2))
-
-    found = windows.map_mean(ct, sct, inside, values, planes, depth=1 if thin else WINDOW)
+    found = windows.map_mean(ct, sct, inside, windows.ssim_map(hu_range.width), planes, depth=1 if thin else WINDOW)
     if not found.count:
         raise MrictError(f"the mask lies within {PAD} voxels of the volume's faces, where SSIM has no value; pad it")
     return SsimScore(found.mean, "2D" if thin else "3D")

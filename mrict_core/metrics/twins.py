@@ -12,7 +12,6 @@ import numpy as np
 from mrict_core.errors import MrictError
 from mrict_core.metrics import windows
 from mrict_core.metrics.predecessor import check_stacks, to_unit
-from mrict_core.metrics.windows import K1, K2
 
 UNIT_RANGE = 2.0  # of [-1, 1]
 
@@ -30,16 +29,11 @@ def corrected_ssim(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -
     2. As in scikit-image's mean, the 3 pixels at the edges of a slice, which have no whole window, are left out.
     """
     real, fake, inside = _checked(real_hu, fake_hu, mask)
-    c1, c2 = (K1 * UNIT_RANGE) ** 2, (K2 * UNIT_RANGE) ** 2
 
     def planes(x: np.ndarray, y: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tuple(np.where(m, plane, -1.0).astype(np.float64) for plane in (x, y))
 
-    def values(ux: np.ndarray, uy: np.ndarray, variances: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-        product = ux * uy
-        return (2 * product + c1) * (2 * covariance + c2) / ((ux * ux + uy * uy + c1) * (variances + c2))
-
-    return windows.map_mean(real, fake, inside, values, planes, depth=1).mean
+    return windows.map_mean(real, fake, inside, windows.ssim_map(UNIT_RANGE), planes, depth=1).mean
 
 
 def _checked(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -36,6 +36,17 @@ class MapMean:
         return self.total / self.count if self.count else float("nan")
 
 
+def ssim_map(width: float) -> MapValues:
+    """Return the map of Wang et al. 2004 for intensities that span `width`: luminance times contrast-structure."""
+    c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2
+
+    def values(ux: np.ndarray, uy: np.ndarray, variances: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+        product = ux * uy
+        return (2 * product + c1) * (2 * covariance + c2) / ((ux * ux + uy * uy + c1) * (variances + c2))
+
+    return values
+
+
 def map_mean(
     real: np.ndarray, fake: np.ndarray, inside: np.ndarray, values: MapValues, planes: Planes, depth: int = WINDOW
 ) -> MapMean:
