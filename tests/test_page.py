@@ -133,9 +133,28 @@ def test_large_volumes_are_thinned_and_the_page_says_how():
     assert sum(map(len, encoded.blocks.values())) < 1.4 * 400_000
     assert encoded.patients[0]["count"] >= slices.SLICES_MIN
     assert max(encoded.patients[0]["rows"], encoded.patients[0]["columns"]) <= slices.SIDE_MAX
-    assert any("every 3. slice" in note for note in encoded.notes)
-    assert any("of 6 variants" in note for note in encoded.notes)
+    for part in ("every 3. slice", "pixels averaged 2 × 2", "of 6 variants"):
+        assert any(part in note for note in encoded.notes), part
     assert encoded.patients[0]["variants"] == names[: len(encoded.patients[0]["variants"])]  # the best stay
+
+
+def test_thinning_does_not_touch_the_error_that_is_told():
+    """A checkerboard of ± 300 HU averages away in the picture; its MAE must not."""
+    patient = browser_patient("1BA004", [], count=24, side=200)
+    board = np.where((np.arange(200)[:, None] + np.arange(200)) % 2, 300.0, -300.0)
+    patient = dataclasses.replace(patient, scts={"mk1": patient.ct + board})
+    encoded = slices.encode([patient], ["mk1"], max_bytes=50_000)
+    (facts,) = encoded.patients
+    assert any("averaged" in note for note in encoded.notes)
+    assert len(facts["mae"]["mk1"]) == facts["count"] == len(facts["z"])
+    assert facts["mae"]["mk1"] == [pytest.approx(300.0)] * facts["count"]
+
+
+def test_what_fits_is_not_thinned():
+    patient = browser_patient("1BA004", ["mk1"], count=1, side=240)
+    encoded = slices.encode([patient], ["mk1"])
+    assert encoded.notes == []
+    assert encoded.patients[0]["rows"] > slices.SIDE_MAX
 
 
 def test_the_summary_holds_every_number_with_its_card(data, tmp_path):

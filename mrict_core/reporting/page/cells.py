@@ -14,6 +14,7 @@ from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.tables import DIGITS, HEADINGS, NOTHING
 
 MINUS = "−"
+P_SHOWN = 0.001  # smaller ones are not told apart in print
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def table_of(frame: pd.DataFrame, caption: str, columns: Mapping[str, str], *, m
             if not numeric or pd.isna(value):
                 text = NOTHING if value is None or value is pd.NA or value != value else _word(value)
                 cells.append(Cell(text, text))
+            elif column in ("p", "p_holm") and value < P_SHOWN:
+                cells.append(Cell(f"< {P_SHOWN}", float(value)))
             elif pd.api.types.is_integer(value):
                 cells.append(Cell(str(value), float(value)))
             else:

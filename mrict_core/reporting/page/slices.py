@@ -37,13 +37,8 @@ class Encoded:
 def encode(patients: Sequence[BrowserPatient], variants: Sequence[str], max_bytes: int = MAX_BYTES) -> Encoded:
     """Return the blocks of every patient and of the variants, best first, within `max_bytes`."""
     notes: list[str] = []
-    cropped = [_cropped(patient) for patient in patients]
-    factor = max((math.ceil(max(p.ct.shape[1:]) / SIDE_MAX) for p in cropped), default=1)
-    if factor > 1:
-        cropped = [_averaged(patient, factor) for patient in cropped]
-        notes.append(f"pixels averaged {factor} × {factor}")
-    names = [name for name in variants if all(name in p.scts for p in cropped)]
-    cropped, names = _within(cropped, names, max_bytes, notes)
+    names = [name for name in variants if all(name in p.scts for p in patients)]
+    cropped, names = _within([_cropped(patient) for patient in patients], names, max_bytes, notes)
     blocks: dict[str, str] = {}
     facts = []
     for number, patient in enumerate(cropped):
@@ -64,31 +59,45 @@ def encode(patients: Sequence[BrowserPatient], variants: Sequence[str], max_byte
                 "z": [int(z) for z in patient.z],
                 "spacing": [float(s) for s in patient.spacing_mm],
                 "variants": names,
+                "mae": {name: _mae_hu(patients[number], patient.z, name) for name in names},
             }
         )
     return Encoded(blocks, facts, notes)
 
 
+def _mae_hu(patient: BrowserPatient, z: np.ndarray, name: str) -> list[float | None]:
+    """Return the masked MAE of the slices at `z`, from the values as they are; None where a slice has no mask."""
+    found: list[float | None] = []
+    for place in np.flatnonzero(np.isin(patient.z, z)):
+        inside = patient.mask[place]
+        error = np.abs(patient.scts[name][place] - patient.ct[place])[inside]
+        found.append(round(float(error.mean()), 1) if error.size else None)
+    return found
+
+
 def _within(
     patients: list[BrowserPatient], names: list[str], max_bytes: int, notes: list[str]
 ) -> tuple[list[BrowserPatient], list[str]]:
-    """Thin slices first (to no fewer than 12), then leave the last variants out, until the estimate fits."""
+    """Thin slices first (to no fewer than 12), then average pixels, then leave the last variants out, until it fits."""
     if not patients or not names:
         return patients, names
     trial = patients[0].scts[names[0]]
     per_voxel = len(_packed_hu(trial)) / trial.size
-    voxels = sum(p.ct.size for p in patients)
 
-    def estimate(kept: int, stride: int) -> float:
-        return voxels * per_voxel * (kept + 1.6) / stride  # CT, MR and mask together cost about 1.6 variants
+    def estimate(kept: int) -> float:
+        return sum(p.ct.size for p in patients) * per_voxel * (kept + 1.6)  # CT, MR and mask cost about 1.6 variants
 
-    stride = max(1, math.ceil(estimate(len(names), 1) / max_bytes))
+    stride = max(1, math.ceil(estimate(len(names)) / max_bytes))
     stride = min(stride, max(1, min(len(p.z) for p in patients) // SLICES_MIN))
     if stride > 1:
         patients = [_every(p, stride) for p in patients]
         notes.append(f"every {stride}. slice")
+    factor = math.ceil(max(max(p.ct.shape[1:]) for p in patients) / SIDE_MAX)
+    if factor > 1 and estimate(len(names)) > max_bytes:
+        patients = [_averaged(patient, factor) for patient in patients]
+        notes.append(f"pixels averaged {factor} × {factor}, which hides fine noise")
     kept = len(names)
-    while kept > 1 and estimate(kept, stride) > max_bytes:
+    while kept > 1 and estimate(kept) > max_bytes:
         kept -= 1
     if kept < len(names):
         notes.append(f"the best {kept} of {len(names)} variants")

@@ -181,14 +181,13 @@
       fill("ct", (i) => grey(ct[start + i]));
       for (const [side, { hu }] of Object.entries(scts)) {
         fill(`sct-${side}`, (i) => grey(hu[start + i]));
-        let sum = 0, count = 0;
         fill(`error-${side}`, (i) => {
           if (!mask[start + i]) return [0, 0, 0];
           const error = hu[start + i] - ct[start + i];
-          sum += Math.abs(error); count += 1;
           return colours.error[Math.max(0, Math.min(255, Math.round(127.5 + (127.5 * error) / colours.errorLimit)))];
         });
-        canvases[`error-${side}`].caption.textContent = count ? `error ${side.toUpperCase()}: MAE of this slice ${(sum / count).toFixed(0)} HU` : `error ${side.toUpperCase()}: no mask in this slice`;
+        const mae = p.mae[scts[side].name][k]; // of the values as they are, not as they are shown
+        canvases[`error-${side}`].caption.textContent = mae === null ? `error ${side.toUpperCase()}: no mask in this slice` : `error ${side.toUpperCase()}: MAE of this slice ${mae.toFixed(0)} HU`;
       }
       $("#b-where").textContent = `${k + 1} of ${p.count} (slice ${p.z[k]} of the volume)`;
       slider.setAttribute("aria-valuetext", `slice ${k + 1} of ${p.count}`);
