@@ -220,8 +220,9 @@ def score(
     options = ScoreOptions(protocol, hu_range, luminance, exponents, clinical, resample, as_is)
     folders = Path(ct).expanduser().is_dir() or Path(sct).expanduser().is_dir()
     target = csv or ("scores.csv" if folders else "")
-    if target and Path(target).exists() and not overwrite:
-        raise MrictError(f"{target}: exists already; give another --csv, or --overwrite to replace it")
+    for path in (Path(target), Path(target).with_suffix(".cards.csv")) if target else ():
+        if path.exists() and not overwrite:
+            raise MrictError(f"{path}: exists already; give another --csv, or --overwrite to replace it")
     if folders:
         with _bar("score", "case") as bar:
             text, failed = score_folders(ct, sct, mask or None, options, Path(target), json=json, progress=bar)

@@ -22,7 +22,7 @@ from mrict_core.evaluation.files import (
 )
 from mrict_core.evaluation.records import plain
 from mrict_core.paths import shown
-from mrict_core.reporting.tables import DIGITS, HEADINGS, text_table
+from mrict_core.reporting.tables import DIGITS, HEADINGS, NOTHING, text_table
 from mrict_core.runtime import write_csv
 
 
@@ -49,10 +49,9 @@ def _write_cards(csv: Path, cards: dict[str, dict[str, str]]) -> None:
 
 
 def _line(name: str, value: Any, card: dict[str, str]) -> dict[str, str]:
-    digits = DIGITS.get(name, 4)
     return {
         "metric": HEADINGS.get(name, name),
-        "value": f"{value:.{digits}f}",
+        "value": _number(value, name),
         "unit": card["unit"],
         "in": card["dimensionality"],
         "range": card["range"],
@@ -81,22 +80,23 @@ def score_folders(
         return jsonlib.dumps(plain(whole), indent=2, ensure_ascii=False), len(failed)
     scored = frame[frame["status"] == "scored"]
     shown_metrics = [*options.metric_names[:3], *(["me_hu", "mae_bone_hu"] if options.clinical else [])]
-    lines = [_how(options), ""]
-    lines += (
-        [text_table(scored[["case", *shown_metrics, "warnings"]].replace({"warnings": ""}, None))]
-        if len(scored)
-        else []
-    )
+    lines = [_how(options)]
+    if len(scored):
+        lines += ["", text_table(scored[["case", *shown_metrics, "warnings"]].replace({"warnings": ""}, None))]
     lines += ["", f"over {len(scored)} of {len(frame)} cases (SD with ddof 1):", _summary_text(summary)]
     lines += ["", *(f"not scored: {row.case}: {row.reason}" for row in failed.itertuples())] if len(failed) else []
     return "\n".join([*lines, f"cases: {shown(csv)}"]), len(failed)
 
 
+def _number(value: float, metric: str) -> str:
+    return NOTHING if pd.isna(value) else f"{value:.{DIGITS.get(metric, 4)}f}"
+
+
 def _summary_text(summary: pd.DataFrame) -> str:
     rows = []
     for row in summary.itertuples():
-        digits = DIGITS.get(row.metric, 4)
-        spread = f"{row.mean:.{digits}f} ± {row.sd:.{digits}f}" if row.n > 1 else f"{row.mean:.{digits}f}"
+        mean, sd, median = (_number(value, row.metric) for value in (row.mean, row.sd, row.median))
+        spread = mean if sd == NOTHING else f"{mean} ± {sd}"
         name = HEADINGS.get(row.metric, row.metric)
-        rows.append({"metric": name, "mean ± SD": spread, "median": f"{row.median:.{digits}f}", "n": row.n})
+        rows.append({"metric": name, "mean ± SD": spread, "median": median, "n": row.n})
     return text_table(pd.DataFrame(rows))
