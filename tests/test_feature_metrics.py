@@ -38,6 +38,14 @@ class Distance(torch.nn.Module):
         return (real - fake).abs().flatten(1).mean(dim=1)
 
 
+def collected(real: dict, fake: dict, masks: dict, networks: dict) -> list[fm.FeatureScore]:
+    """What the pipeline does: one patient after the other."""
+    collector = fm.FeatureCollector(networks)
+    for patient in real:
+        collector.add(real[patient], fake[patient], masks[patient])
+    return collector.scores()
+
+
 NETWORKS = {"inception": Pooled(), "lpips": Distance(), "vgg": Pooled()}
 
 
@@ -116,7 +124,7 @@ def patients(count: int, slices: int, shift: float = 0.0) -> tuple[dict, dict, d
 
 
 def test_scores_carry_n_weights_and_warnings():
-    fid, kid, lpips, vgg = fm.feature_scores(*patients(3, 5), NETWORKS)
+    fid, kid, lpips, vgg = collected(*patients(3, 5), NETWORKS)
     assert [s.name for s in (fid, kid, lpips, vgg)] == ["fid", "kid", "lpips", "corrected_vgg"]
     assert vgg.low <= vgg.value <= vgg.high
     assert all((s.n, s.patients, s.reason) == (15, 3, "") for s in (fid, kid, lpips, vgg))
@@ -128,21 +136,34 @@ def test_scores_carry_n_weights_and_warnings():
     assert all(card(s.name).name == s.name for s in (fid, kid, lpips, vgg))
 
 
+def test_taking_patients_in_one_by_one_equals_all_at_once():
+    real, fake, masks = patients(3, 5)
+    fid, kid, lpips, _ = collected(real, fake, masks, NETWORKS)
+    clouds = [
+        fm.embed(np.concatenate([fm.to_uint8(hu[p], masks[p]) for p in real]), NETWORKS["inception"])
+        for hu in (real, fake)
+    ]
+    assert fid.value == pytest.approx(fm.frechet_distance(*clouds))
+    assert (kid.value, kid.low, kid.high) == pytest.approx(fm.kid(*clouds, np.repeat([0, 1, 2], 5)))
+    means = [np.abs(fm.to_unit_range(real[p], masks[p]) - fm.to_unit_range(fake[p], masks[p])).mean() for p in real]
+    assert lpips.value == pytest.approx(np.mean(means) * 16**2 / 64**2, rel=1e-4)  # padded with equal air
+
+
 def test_too_little_is_absent_or_said():
-    fid, kid, lpips, _ = fm.feature_scores(*patients(1, 4), NETWORKS)
+    fid, kid, lpips, _ = collected(*patients(1, 4), NETWORKS)
     assert fid.value is not None
     assert (kid.value, kid.reason) == (None, "4 slices of at least 10")
     assert (lpips.low, lpips.warning) == (None, "one patient: no interval")
-    one = fm.feature_scores(*patients(1, 1), NETWORKS)
+    one = collected(*patients(1, 1), NETWORKS)
     assert one[0].reason == "needs at least 2 slices"
-    twelve = fm.feature_scores(*patients(1, 12), NETWORKS)[1]
+    twelve = collected(*patients(1, 12), NETWORKS)[1]
     assert twelve.value is not None
     assert twelve.warning.endswith("one patient: no interval")
 
 
 def test_absent_weights_are_absent_numbers_with_their_reason():
     why = MrictError("weights 'x': not here; put the file into a folder")
-    scores = fm.feature_scores(*patients(2, 6), {"inception": why, "lpips": why, "vgg": why})
+    scores = collected(*patients(2, 6), {"inception": why, "lpips": why, "vgg": why})
     assert [s.value for s in scores] == [None] * 4
     assert {s.reason for s in scores} == {str(why)}
 
@@ -251,7 +272,7 @@ def test_inception_and_vgg_from_files_of_the_right_shape(nothing_here):
         "vgg": build_features("vgg16_relu3_3", imagenet_normalisation=True, download=False),
         "lpips": MrictError("not here"),
     }
-    fid, kid, lpips, vgg = fm.feature_scores(*patients(2, 6), networks)
+    fid, kid, lpips, vgg = collected(*patients(2, 6), networks)
     for score, file in ((fid, "inception_fid"), (kid, "inception_fid"), (vgg, "vgg16")):
         content = (nothing_here / weights.FILES[file].name).read_bytes()
         assert score.weights_hash == hashlib.sha256(content).hexdigest()

@@ -157,45 +157,51 @@ def vgg_error(
     return predecessor_vgg(real_unit, fake_unit, network, device=device)
 
 
-def feature_scores(
-    real_hu: Mapping[str, np.ndarray],
-    fake_hu: Mapping[str, np.ndarray],
-    masks: Mapping[str, np.ndarray],
-    networks: Mapping[str, Any],
-    device: torch.device | str = "cpu",
-) -> list[FeatureScore]:
-    """Return FID, KID, LPIPS and the corrected VGG distance of a set of patients, {patient: (N, S, S)} each.
+class FeatureCollector:
+    """Takes in one patient after the other and keeps features, not images: FID, KID, LPIPS, corrected VGG.
 
     networks: {"inception": …, "lpips": …, "vgg": …}, modules with `name` and `weights_hash`, or the MrictError that
     says why one cannot be had; its metrics are then absent for that reason.
     """
-    patients = list(real_hu)
-    groups = np.repeat(np.arange(len(patients)), [len(real_hu[p]) for p in patients])
-    base = {"n": int(groups.size), "patients": len(patients)}
-    inception = networks["inception"]
-    if isinstance(inception, MrictError):
-        found = [FeatureScore(name, reason=str(inception), **base) for name in ("fid", "kid")]
-    else:
-        clouds = [
-            embed(np.concatenate([to_uint8(hu[p], masks[p]) for p in patients]), inception, device)
-            for hu in (real_hu, fake_hu)
-        ]
-        named = base | {"weights": inception.name, "weights_hash": inception.weights_hash}
-        found = [_fid_score(*clouds, named), _kid_score(*clouds, groups, named)]
-    units = {p: [to_unit_range(hu[p], masks[p]) for hu in (real_hu, fake_hu)] for p in patients}
-    distances = {
-        "lpips": lambda network, pair: float(lpips(*pair, network, device).mean()),
-        "corrected_vgg": lambda network, pair: vgg_error(*pair, network, device),
-    }
-    for (name, distance), role in zip(distances.items(), ("lpips", "vgg"), strict=True):
-        network = networks[role]
-        if isinstance(network, MrictError):
-            found.append(FeatureScore(name, reason=str(network), **base))
-            continue
-        means = [distance(network, units[p]) for p in patients]
-        named = base | {"weights": network.name, "weights_hash": network.weights_hash}
-        found.append(_mean_score(name, means, named))
-    return found
+
+    def __init__(self, networks: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        self.networks, self.device = networks, device
+        self.slices: list[int] = []  # of each patient
+        self.clouds: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self.means: dict[str, list[float]] = {"lpips": [], "corrected_vgg": []}
+
+    def add(self, real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> None:
+        """Take in a patient's slices, (N, S, S) HU twice and bool."""
+        self.slices.append(len(real_hu))
+        inception, lpips_network, vgg = (self.networks[role] for role in ("inception", "lpips", "vgg"))
+        if not isinstance(inception, MrictError):
+            for cloud, hu in zip(self.clouds, (real_hu, fake_hu), strict=True):
+                cloud.append(embed(to_uint8(hu, mask), inception, self.device))
+        pair = [to_unit_range(hu, mask) for hu in (real_hu, fake_hu)]
+        if not isinstance(lpips_network, MrictError):
+            self.means["lpips"].append(float(lpips(*pair, lpips_network, self.device).mean()))
+        if not isinstance(vgg, MrictError):
+            self.means["corrected_vgg"].append(vgg_error(*pair, vgg, self.device))
+
+    def scores(self) -> list[FeatureScore]:
+        """Return the scores of all patients taken in, in the order fid, kid, lpips, corrected_vgg."""
+        base = {"n": sum(self.slices), "patients": len(self.slices)}
+        inception = self.networks["inception"]
+        if isinstance(inception, MrictError):
+            found = [FeatureScore(name, reason=str(inception), **base) for name in ("fid", "kid")]
+        else:
+            named = base | {"weights": inception.name, "weights_hash": inception.weights_hash}
+            real, fake = (np.concatenate(cloud) for cloud in self.clouds)
+            groups = np.repeat(np.arange(len(self.slices)), self.slices)
+            found = [_fid_score(real, fake, named), _kid_score(real, fake, groups, named)]
+        for name, role in (("lpips", "lpips"), ("corrected_vgg", "vgg")):
+            network = self.networks[role]
+            if isinstance(network, MrictError):
+                found.append(FeatureScore(name, reason=str(network), **base))
+            else:
+                named = base | {"weights": network.name, "weights_hash": network.weights_hash}
+                found.append(_mean_score(name, self.means[name], named))
+        return found
 
 
 def _fid_score(real: np.ndarray, fake: np.ndarray, named: Mapping[str, Any]) -> FeatureScore:

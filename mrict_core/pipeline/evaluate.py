@@ -24,7 +24,7 @@ from mrict_core.evaluation.controls import control_predictors, control_translati
 from mrict_core.evaluation.predecessor import predecessor_validation, synthesizer_translation
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.inference import Synthesizer, load_synthesizer
-from mrict_core.metrics.features import feature_scores
+from mrict_core.metrics.features import FeatureCollector
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.prepare import CountProgress, open_data
@@ -87,28 +87,28 @@ def evaluate_variant(
         "training_pairs": facts["training_pairs"],
         "seed": facts["seed"],
     }
-    remembered = _remembering(synthesizer)
-    scores = score_patients(store, split.test, remembered, progress=progress)
+    features = FeatureCollector(_feature_networks(profile, synthesizer.device), synthesizer.device)
+    scores = score_patients(store, split.test, _collecting(synthesizer, features), progress=progress)
     translation = synthesizer_translation(synthesizer, store.window)
     more = {
         "predecessor": _predecessor(profile, store, split.test, translation, synthesizer.device),
-        "features": _features(profile, store, split.test, remembered, synthesizer.device),
+        "features": [score.as_dict() for score in features.scores()],
     }
     record = metrics_record(variant.name, scores, kind="variant", label=profile.label, context=context, more=more)
     write_metrics(space.metrics, record)
     return record, synthesizer
 
 
-def _remembering(predict: Predict) -> Predict:
-    """Return `predict` that computes every patient once."""
-    found: dict[str, np.ndarray] = {}
+def _collecting(predict: Predict, features: FeatureCollector) -> Predict:
+    """Return `predict` that also hands every patient's slices to the feature metrics: one pass, one patient held."""
 
-    def remembered(store: SliceStore, patient: str) -> np.ndarray:
-        if patient not in found:
-            found[patient] = np.asarray(predict(store, patient), np.float32)
-        return found[patient]
+    def run(store: SliceStore, patient: str) -> np.ndarray:
+        fake, slices = np.asarray(predict(store, patient), np.float32), store.slices(patient)
+        if fake.shape == slices.ct.shape and np.isfinite(fake).all():  # else scoring refuses it, with the reason
+            features.add(np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0)
+        return fake
 
-    return remembered
+    return run
 
 
 def _network(name: str, profile: Profile, device: Any, **options: Any) -> Any:
@@ -132,24 +132,13 @@ def _predecessor(profile: Profile, store: SliceStore, patients: Sequence[str], t
     return predecessor_validation(store, patients, translation, seed=0, fid=fid, vgg=vgg, device=device)
 
 
-def _features(
-    profile: Profile, store: SliceStore, patients: Sequence[str], predict: Predict, device: Any
-) -> list[dict[str, Any]]:
-    """Return the feature metrics of the test slices, each with its weights, or with the reason why it is absent."""
-    networks = {
+def _feature_networks(profile: Profile, device: Any) -> dict[str, Any]:
+    """Return the networks of the feature metrics, or why they are absent."""
+    return {
         "inception": _network("inception_fid", profile, device),
         "lpips": _network("lpips_squeeze", profile, device),
         "vgg": _network("vgg16_relu3_3", profile, device, imagenet_normalisation=True),
     }
-    slices = {patient: store.slices(patient) for patient in patients}
-    scores = feature_scores(
-        {p: np.asarray(s.ct, np.float32) for p, s in slices.items()},
-        {p: predict(store, p) for p in patients},
-        {p: np.asarray(s.mask) > 0 for p, s in slices.items()},
-        networks,
-        device=device,
-    )
-    return [score.as_dict() for score in scores]
 
 
 def evaluate_baselines(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
@@ -173,12 +162,13 @@ def _evaluate_all(
     store, split = open_data(space)
     key = hash_of([store.key, split.hash, code_hash("data", "metrics", "evaluation", "networks", "pipeline")])
     device, records = pick_device("cpu"), []
+    networks = _feature_networks(profile, device)
     for name, predict in predictors.items():
         record = read_record(space.metrics, name)
         if record is None or not is_current(record) or record["context"].get("key") != key:
-            remembered = _remembering(predict)
-            scores = score_patients(store, split.test, remembered, progress=progress)
-            more: dict[str, Any] = {"features": _features(profile, store, split.test, remembered, device)}
+            features = FeatureCollector(networks, device)
+            scores = score_patients(store, split.test, _collecting(predict, features), progress=progress)
+            more: dict[str, Any] = {"features": [score.as_dict() for score in features.scores()]}
             if kind == "control":
                 translation = control_translation(name, store.window)
                 more["predecessor"] = _predecessor(profile, store, split.test, translation, device)
