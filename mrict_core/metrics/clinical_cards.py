@@ -11,9 +11,9 @@ _CASES = "one value per case; mean over the cases that have one; SD with ddof 1"
 _BEAMS = "over straight beams every 15 degrees in the axial plane through the mask's centre of mass; " + _CASES
 _SURROGATE = "a surrogate for dose, not dose; HU to relative stopping power by matRad's default table, piecewise linear"
 TISSUES = {
-    "air": f"CT below {AIR_BELOW_HU:g} HU",
-    "soft": f"CT from {AIR_BELOW_HU:g} to {BONE_ABOVE_HU:g} HU",
-    "bone": f"CT above {BONE_ABOVE_HU:g} HU",
+    "air": f"CT is below {AIR_BELOW_HU:g} HU",
+    "soft": f"CT lies from {AIR_BELOW_HU:g} to {BONE_ABOVE_HU:g} HU",
+    "bone": f"CT is above {BONE_ABOVE_HU:g} HU",
 }
 
 

@@ -60,6 +60,10 @@ HEADINGS = {
     "p_holm": "p (Holm)",
     "best_baseline_hu": "best baseline (HU)",
 }
+BETTER = {
+    **{"lower": "lower is better", "higher": "higher is better"},
+    **{"zero": "nearest 0 is best", "one": "nearest 1 is best", "none": "neither better nor worse"},
+}
 NOTHING = "–"
 FACTS_SHOWN = 3  # records whose differing fact is spelt out
 
@@ -168,7 +172,7 @@ def definitions(columns: Sequence[str]) -> str:
     """Return the metric cards of the columns as a markdown list."""
     cards = [metrics.card(column) for column in columns]
     return "\n".join(
-        f"- **{HEADINGS.get(card.name, card.name)}** ({card.dimensionality}, {card.better} is better). "
+        f"- **{HEADINGS.get(card.name, card.name)}** ({card.dimensionality}, {BETTER[card.better]}). "
         f"Range: {card.range}. Mask: {card.mask}. Aggregation: {card.aggregation}. "
         f"{_sentence(card.note)}"
         for card in cards
