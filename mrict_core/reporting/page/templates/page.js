@@ -148,6 +148,7 @@
       const { p, scts } = volumes, kinds = [["mr", "MR"], ["ct", "CT (true)"]];
       for (const [side, { name }] of Object.entries(scts)) kinds.push([`sct-${side}`, `${side.toUpperCase()}: ${name}`], [`error-${side}`, `error ${side.toUpperCase()}`]);
       canvases = {};
+      panels.style.setProperty("--count", kinds.length);
       const ratio = (p.columns * p.spacing[1]) / (p.rows * p.spacing[0]);
       panels.replaceChildren(...kinds.map(([kind, title]) => {
         const canvas = make("canvas", { width: p.columns, height: p.rows, id: `b-${kind}` });
