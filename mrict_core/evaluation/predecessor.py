@@ -16,7 +16,7 @@ from mrict_core.errors import MrictError
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import translate
 from mrict_core.metrics.predecessor import VGG_SIDE, Features
-from mrict_core.published import PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
+from mrict_core.published import BLACK, PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
 
 if TYPE_CHECKING:
     from mrict_core.data.store import SliceStore
@@ -115,11 +115,13 @@ def augment(real_A: Tensor, real_B: Tensor, generator: torch.Generator) -> tuple
     return both[:, 0], both[:, 1]
 
 
-def predecessor_table(records: Sequence[Mapping[str, Any]], printed: Sequence[Printed] = PRINTED) -> pd.DataFrame:
+def predecessor_table(
+    records: Sequence[Mapping[str, Any]], printed: Sequence[Printed] = (*PRINTED, BLACK)
+) -> pd.DataFrame:
     """Return one row per printed variant: the predecessor's four numbers, ours by its procedure, ours corrected, why.
 
     Columns variant, readme; mse, ssim, fid, vgg with the prefixes printed_, ours_ and corrected_; mae_hu; why. A
-    variant without a record keeps its printed values, and says so.
+    variant without a record keeps its printed values, and says so. The last row is the black image.
     """
     by_name = {record["name"]: record for record in records}
     rows = []
@@ -144,6 +146,8 @@ def _why(row: Printed, record: Mapping[str, Any] | None) -> str:
     if record is None:
         return f"not run here; printed: {row.where}"
     context, old = record["context"], record.get("predecessor", {})
+    if record["kind"] == "control":
+        return f"{row.where}: no model, but what every number above must be held against"
     theirs = TRAINING_SLICES.get(row.variant, TRAINING_SLICES_MOST)
     parts = [
         f"printed on validation slices of training patients ({row.where}), ours on held-out patients",

@@ -75,7 +75,7 @@ def collect(
         "comparisons": pairwise_table(records),
         "centres": centre_table(records),
         "leave_out": leave_out_table(records),
-        "predecessor": predecessor_table(variants),
+        "predecessor": predecessor_table([*variants, *controls]),
         "controls": blindness([*records, *controls]),
     }
     browser, note = _browser(store, split, space, ranked, device)
