@@ -131,6 +131,9 @@ def _predecessor(data: PageData) -> dict[str, Any]:
         "Printed: the predecessor's README. Ours: the same procedure on our held-out patients. Corrected: inside the "
         "mask, one fixed range, no augmentation; FID in the whole window, VGG with ImageNet's scaling."
     )
+    used = {n for r in data.records for n in (r.get("predecessor") or {}).get("networks", {}).values()}
+    if others := sorted(used - {"inception_fid", "vgg16_relu3_3"}):
+        caption += f" FID and VGG of ours are seen through {', '.join(others)}: another scale than the printed."
     tables = [table_of(frame, caption, columns, metric="predecessor_mse")]
     tables.append(table_of(frame, "Why they differ.", {"variant": "variant", "why": "why"}))
     return {
