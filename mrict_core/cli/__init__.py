@@ -1,0 +1,70 @@
+"""The command line: thin, the same functions as the notebooks. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mrict_core import __version__
+from mrict_core.cli import experiments, results
+from mrict_core.errors import MrictError
+
+app = typer.Typer(
+    name="mrict_core",
+    help="Learn to synthesise CT from MRI, and say honestly how well.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; an error the user can mend is one line and exit code 1."""
+    try:
+        app()
+    except MrictError as error:
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # a full disk or a lost folder can show anywhere
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{error.strerror or error}; check that it is there, writable and has space", file=sys.stderr
+        )
+        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if getattr(end, "code", 130) != 130:  # typer turns Ctrl-C into exit status 130, without a word
+            raise
+        print("interrupted; what was finished is kept, run the command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (
+    experiments.variants,
+    experiments.phantom,
+    experiments.preprocess,
+    experiments.train,
+    experiments.evaluate,
+    results.score,
+    experiments.leave_one_centre_out,
+    results.compare,
+    results.report,
+    results.suite,
+):
+    app.command(command.__name__.replace("_", "-"))(command)

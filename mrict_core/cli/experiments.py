@@ -1,0 +1,141 @@
+"""Commands that make and score experiments: variants, phantom, preprocess, train, evaluate, leave-one-centre-out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mrict_core.cli.options import Data, Device, Force, Profile, Protocol, Region, Seed
+from mrict_core.cli.progress import Bar, batches
+
+
+def variants(
+    json: Annotated[bool, typer.Option("--json", help="every field, machine-readable")] = False,
+    diff: Annotated[str, typer.Option("--diff", metavar="NAME", help="what NAME changes from its parent")] = "",
+) -> None:
+    """Print every experiment."""
+    from mrict_core import variant_tables
+
+    print(variant_tables.diff_text(diff) if diff else variant_tables.as_json() if json else variant_tables.table())
+
+
+def phantom(profile: Profile = "demo", region: Region = "brain", seed: Seed = 42) -> None:
+    """Write the embedded phantom patients as NIfTI in SynthRAD layout."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.pipeline import make_phantoms
+    from mrict_core.profiles import get_profile
+
+    space = workspace(profile, "", region)
+    with Bar("phantom") as bar:
+        make_phantoms(space, get_profile(profile), seed, bar)
+    print(f"phantom patients: {shown(space.data_dir)}")
+
+
+def preprocess(
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    seed: Seed = 42,
+    split: Annotated[str, typer.Option("--split", help="stratified, or leave_out_A, leave_out_B, …")] = "stratified",
+    strict: Annotated[bool, typer.Option("--strict", help="stop at the first patient that cannot be used")] = False,
+) -> None:
+    """Turn volumes into the slice store, and split it by patient."""
+    from mrict_core.paths import shown
+    from mrict_core.pipeline import prepare_data
+
+    with Bar("preprocess") as bar:
+        prepared = prepare_data(
+            profile, data, region, protocol, seed=seed, split_kind=split, strict=strict, progress=bar
+        )
+    store = prepared.store
+    total = sum(store.counts().values())
+    print(f"{len(store.patients)} patients, {total} slices of {store.size}x{store.size}: {shown(store.folder)}")
+    for skip in store.skipped:
+        print(f"skipped {skip['patient']}: {skip['reason']}")
+    if prepared.split:
+        sets = prepared.split
+        print(f"split {sets.kind}: {len(sets.train)} train, {len(sets.val)} validation, {len(sets.test)} test patients")
+    else:
+        print(f"no split: {prepared.problem}")
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="a variant; see `variants`")],
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    seed: Seed = 42,
+    device: Device = "auto",
+    max_pairs: Annotated[
+        int, typer.Option("--max-pairs", min=0, help="cap on training slices; 0: the variant's own")
+    ] = 0,
+    lineage: Annotated[bool, typer.Option("--lineage", help="train first the variants it starts from")] = False,
+    force: Force = False,
+) -> None:
+    """Train a variant on prepared data, or go on where an interrupted training stopped."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.profiles import get_profile
+    from mrict_core.variants import get
+
+    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    from mrict_core.pipeline import open_data, train_variant
+    from mrict_core.training.run import TrainSettings
+
+    open_data(space, seed)
+    settings = TrainSettings(seed=seed, device=device, max_pairs=max_pairs or None)
+    result = train_variant(variant, chosen, space, settings, ancestors=lineage, force=force, progress=batches)
+    print(f"best checkpoint: {shown(result.best)}")
+
+
+def evaluate(
+    name: Annotated[str, typer.Argument(help="a trained variant")],
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    device: Device = "auto",
+) -> None:
+    """Score a trained variant on the held-out patients and write its tables."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.profiles import get_profile
+    from mrict_core.variants import get
+
+    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    from mrict_core.evaluation import leaderboard
+    from mrict_core.pipeline import evaluate_baselines, evaluate_variant
+    from mrict_core.reporting.tables import text_table
+
+    with Bar("evaluate") as bar:
+        record, _ = evaluate_variant(variant, chosen, space, device=device, progress=bar)
+    records = [record, *evaluate_baselines(chosen, space)]
+    print(text_table(leaderboard(records)))
+    print(f"tables: {shown(space.metrics)}")
+
+
+def leave_one_centre_out(
+    name: Annotated[str, typer.Argument(help="a variant; see `variants`")],
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    seed: Seed = 42,
+    device: Device = "auto",
+) -> None:
+    """Train a variant once per centre without that centre, and score it there."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.profiles import get_profile
+    from mrict_core.variants import get
+
+    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    from mrict_core import pipeline
+    from mrict_core.pipeline.folds import FOLDS_FILE
+    from mrict_core.reporting.tables import text_table
+    from mrict_core.training.run import TrainSettings
+
+    settings = TrainSettings(seed=seed, device=device)
+    frame = pipeline.leave_one_centre_out(variant, chosen, space, settings, progress=batches)
+    print(text_table(frame))
+    print(f"table: {shown(space.reports / FOLDS_FILE)}")

@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mrict_core.errors import MrictError
+
+
+def given(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Refuse an empty value, as an unset shell variable gives it: it must not turn into phantoms in silence."""
+    source = context.get_parameter_source(parameter.name)
+    if not value and source is not None and source.name == "COMMANDLINE":
+        raise MrictError("--data is empty; give a folder of patients, or leave --data out for the embedded phantoms")
+    return value
+
+
+Profile = Annotated[str, typer.Option("--profile", help="demo or full")]
+Data = Annotated[
+    str,
+    typer.Option("--data", callback=given, help="folder of patients in SynthRAD layout; none: embedded phantoms"),
+]
+Region = Annotated[str, typer.Option("--region", help="brain or pelvis")]
+Protocol = Annotated[
+    str, typer.Option("--protocol", help="patient, or predecessor (union mask, per-slice MR, split by slice)")
+]
+Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and training")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
+Force = Annotated[bool, typer.Option("--force", help="do it again even when nothing changed")]

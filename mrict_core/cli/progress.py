@@ -1,0 +1,42 @@
+"""What the command line shows while it works."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def say(line: str) -> None:
+    """Print a line in one piece: several notebooks may speak at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+class Bar:
+    """A tqdm bar as the `progress(done, total, name)` callback of the data and evaluation steps."""
+
+    def __init__(self, title: str, unit: str = "patient") -> None:
+        self.title, self.unit, self.bar = title, unit, None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None or self.bar.total != total:
+            self.__exit__()
+            self.bar = tqdm(total=total, desc=self.title, unit=self.unit, dynamic_ncols=True)
+        self.bar.set_postfix_str(name)
+        self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def batches(each: Any, total: int, title: str) -> Any:
+    """Return the training loop's batches behind a bar."""
+    from tqdm import tqdm
+
+    return tqdm(each, total=total, desc=title, unit="batch", leave=False, dynamic_ncols=True)

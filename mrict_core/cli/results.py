@@ -1,0 +1,134 @@
+"""Commands on images and results that are there: score, compare, report, suite."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mrict_core.cli.options import Data, Device, Force, Profile, Protocol, Region
+from mrict_core.cli.progress import Bar, say
+from mrict_core.errors import MrictError
+
+
+def score(
+    ct: Annotated[str, typer.Option("--ct", help="the true CT in HU (NIfTI, MHA, NRRD), or a folder of cases")],
+    sct: Annotated[str, typer.Option("--sct", help="the synthetic CT, or a folder of cases")],
+    mask: Annotated[str, typer.Option("--mask", help="the body; of folders: where not beside the CTs")] = "",
+    protocol: Annotated[str, typer.Option("--protocol", help="synthrad2023 or synthrad2025")] = "synthrad2023",
+    hu_range: Annotated[
+        str, typer.Option("--range", help="another HU range: synthrad2023, synthrad2025, synthrad2025_metrics")
+    ] = "",
+    luminance: Annotated[
+        str, typer.Option("--luminance", help="MS-SSIM: every_scale (as the challenge runs it) or last_scale")
+    ] = "every_scale",
+    exponents: Annotated[
+        str, typer.Option("--exponents", help="MS-SSIM: per_voxel (as the challenge runs it) or per_scale")
+    ] = "per_voxel",
+    clinical: Annotated[bool, typer.Option("--clinical", help="the clinical panel too")] = False,
+    resample: Annotated[bool, typer.Option("--resample", help="bring sCT and mask to the CT's grid")] = False,
+    as_is: Annotated[bool, typer.Option("--as-is", help="score what looks wrong, with a warning")] = False,
+    json: Annotated[bool, typer.Option("--json", help="everything, with metric cards, machine-readable")] = False,
+    csv: Annotated[str, typer.Option("--csv", help="where the cases go; of folders scores.csv by default")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing csv")] = False,
+) -> None:
+    """Score a synthetic CT, or two folders of them, by the SynthRAD definitions."""
+    from pathlib import Path
+
+    from mrict_core.evaluation.files import ScoreOptions
+    from mrict_core.reporting.scores import score_folders, score_one
+
+    for name, given in (("--ct", ct), ("--sct", sct)):
+        if not given:
+            raise MrictError(f"{name} is empty; give an image file or a folder of cases")
+    options = ScoreOptions(protocol, hu_range, luminance, exponents, clinical, resample, as_is)
+    folders = Path(ct).expanduser().is_dir() or Path(sct).expanduser().is_dir()
+    target = csv or ("scores.csv" if folders else "")
+    for path in (Path(target), Path(target).with_suffix(".cards.csv")) if target else ():
+        if path.exists() and not overwrite:
+            raise MrictError(f"{path}: exists already; give another --csv, or --overwrite to replace it")
+    if folders:
+        with Bar("score", "case") as bar:
+            text, failed = score_folders(ct, sct, mask or None, options, Path(target), json=json, progress=bar)
+    else:
+        text, failed = score_one(ct, sct, mask, options, Path(target) if target else None, json=json), 0
+    print(text)
+    if failed:
+        raise typer.Exit(1)
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(help="a folder of reports, such as reports or reports/runs/<name>")],
+    run_b: Annotated[str, typer.Argument(help="another one")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="a metric to compare; may be repeated; default: the main five")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="everything, machine-readable")] = False,
+) -> None:
+    """Say what changed from run A to run B, with intervals and paired tests."""
+    from mrict_core.evaluation.runs import DEFAULT, compare_runs
+    from mrict_core.reporting.tables import comparison_text
+
+    comparison = compare_runs(run_a, run_b, tuple(metric or DEFAULT))
+    print(comparison.as_json() if json else comparison_text(comparison))
+
+
+def report(
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    protocol: Protocol = "patient",
+    variants: Annotated[str, typer.Option("--variants", help="names separated by commas; none: all scored ones")] = "",
+    device: Device = "auto",
+) -> None:
+    """Write index.html, summary.md and summary.csv of what was trained and scored."""
+    from mrict_core.paths import shown, workspace
+    from mrict_core.profiles import get_profile
+
+    chosen, space = get_profile(profile), workspace(profile, data, region, protocol)
+    from mrict_core.pipeline.report import write_report
+
+    for path in write_report(chosen, space, variants, device=device).values():
+        print(shown(path))
+
+
+def suite(
+    profile: Profile = "demo",
+    data: Data = "",
+    region: Region = "brain",
+    variants: Annotated[
+        str,
+        typer.Option(
+            "--variants",
+            help="readme (the predecessor's README, 17 and what they start from), all, or names separated by commas",
+        ),
+    ] = "readme",
+    protocol: Protocol = "patient",
+    only: Annotated[str, typer.Option("--only", help="numbers or names of notebooks to run, separated by commas")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="notebooks at a time; 0: the profile's choice")] = 0,
+    force: Force = False,
+) -> None:
+    """Run the notebooks in order (what ./run_all.sh calls)."""
+    from mrict_core.paths import shown
+    from mrict_core.suite import run_suite
+
+    space = run_suite(
+        profile,
+        data,
+        region,
+        variants,
+        protocol=protocol,
+        only=only,
+        jobs=jobs,
+        force=force,
+        say=say,
+    )
+    for what, path in (
+        ("report", space.reports / "index.html"),
+        ("leaderboard", space.reports / "leaderboard.md"),
+        ("metrics", space.metrics),
+        ("figures", space.figures),
+        ("notebooks", space.executed),
+    ):
+        if path.exists():
+            print(f"{what + ':':12s} {shown(path)}")
