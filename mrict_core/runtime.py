@@ -15,13 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "nibabel", "SimpleITK", "opencv-python")
+PRECISIONS = ("auto", "float32", "bfloat16")
 LOCK_WAIT_S = 1.0
 CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
 
@@ -51,6 +52,30 @@ def pick_device(name: str = "auto") -> Any:
             f"device '{name}': this machine has {torch.cuda.device_count()} CUDA device(s), from cuda:0 on"
         )
     return torch.device(name)
+
+
+def pick_precision(name: str, device: Any) -> Any:
+    """Return the torch dtype that networks compute in on `device`: of `auto`, `float32` or `bfloat16`.
+
+    `auto` is bfloat16 on a GPU that has it and float32 elsewhere: results on a CPU stay equal from machine to machine.
+    Weights, losses, optimisers and images are float32 in either.
+    """
+    import torch
+
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, PRECISIONS)
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if name == "bfloat16" or (name == "auto" and fast) else torch.float32
+
+
+def tune_gpu(device: Any) -> None:
+    """Let a GPU use its matrix units for float32 too (TF32) and time its convolution algorithms once per shape."""
+    import torch
+
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
 
 
 def set_threads(count: int | None) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Force, Profile, Protocol, Region, Seed
+from mrict_core.cli.options import Data, Device, Force, Precision, Profile, Protocol, Region, Seed
 from mrict_core.cli.progress import Bar, batches
 
 
@@ -69,6 +69,10 @@ def train(
     protocol: Protocol = "patient",
     seed: Seed = 42,
     device: Device = "auto",
+    precision: Precision = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile: a minute at the start, faster steps after it")
+    ] = False,
     max_pairs: Annotated[
         int, typer.Option("--max-pairs", min=0, help="cap on training slices; 0: the variant's own")
     ] = 0,
@@ -85,7 +89,9 @@ def train(
     from mrict_core.training.run import TrainSettings
 
     open_data(space, seed)
-    settings = TrainSettings(seed=seed, device=device, max_pairs=max_pairs or None)
+    settings = TrainSettings(
+        seed=seed, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None
+    )
     result = train_variant(variant, chosen, space, settings, ancestors=lineage, force=force, progress=batches)
     print(f"best checkpoint: {shown(result.best)}")
 

@@ -28,4 +28,8 @@ Protocol = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and training")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16"),
+]
 Force = Annotated[bool, typer.Option("--force", help="do it again even when nothing changed")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from mrict_core.data.transforms import JointTransform
 from mrict_core.errors import MrictError
 
 Batch = tuple[Tensor, Tensor, Tensor]  # real_A, real_B, mask: each (B, 1, S, S)
+CPU = torch.device("cpu")
 
 
 class PairedSlices(Dataset):
@@ -67,10 +69,13 @@ def _same(batch: Batch) -> Batch:
     return batch  # __getitems__ has collated already
 
 
-def loader(dataset: PairedSlices, batch_size: int, generator: torch.Generator | None = None) -> DataLoader:
+def loader(
+    dataset: PairedSlices, batch_size: int, generator: torch.Generator | None = None, *, pinned: bool = False
+) -> DataLoader:
     """Return batches of `dataset`: shuffled by `generator`, or in order when it is None.
 
     A last batch of one slice is dropped when shuffling: its batch statistics would be those of a single slice.
+    `pinned`: in memory that a GPU copies from while it works.
     """
     drop_last = generator is not None and len(dataset) % batch_size == 1 and len(dataset) > 1
     return DataLoader(
@@ -80,25 +85,52 @@ def loader(dataset: PairedSlices, batch_size: int, generator: torch.Generator | 
         generator=generator,
         collate_fn=_same,
         drop_last=drop_last,
+        pin_memory=pinned,
     )
 
 
+def ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the same batches, each read in a thread while the caller still works on the one before."""
+    source = iter(batches)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, source, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, source, None)
+            yield batch
+
+
+def _epoch(dataset: PairedSlices, batch_size: int, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
+    """Yield one shuffled epoch on `device`; reading and copying go on beside the work there."""
+    for batch in ahead(loader(dataset, batch_size, generator, pinned=device.type == "cuda")):
+        yield tuple(part.to(device, non_blocking=True) for part in batch)
+
+
 def paired_batches(
-    dataset: PairedSlices, batch_size: int, transform: JointTransform | None, generator: torch.Generator
+    dataset: PairedSlices,
+    batch_size: int,
+    transform: JointTransform | None,
+    generator: torch.Generator,
+    device: torch.device = CPU,
 ) -> Iterator[Batch]:
-    """Yield one epoch of shuffled, augmented pairs."""
-    for real_A, real_B, mask in loader(dataset, batch_size, generator):
+    """Yield one epoch of shuffled pairs, augmented on `device`."""
+    for real_A, real_B, mask in _epoch(dataset, batch_size, generator, device):
         yield transform(real_A, real_B, mask) if transform else (real_A, real_B, mask)
 
 
 def unpaired_batches(
-    dataset: PairedSlices, batch_size: int, transform: JointTransform | None, generator: torch.Generator
+    dataset: PairedSlices,
+    batch_size: int,
+    transform: JointTransform | None,
+    generator: torch.Generator,
+    device: torch.device = CPU,
 ) -> Iterator[Batch]:
     """Yield one epoch of MR and CT slices shuffled and augmented independently of each other.
 
     The mask belongs to real_B. Both halves come from the same patients, as in the predecessor's CycleGAN.
     """
-    halves = (loader(dataset, batch_size, generator), loader(dataset, batch_size, generator))
+    # Two generators: the halves are read in two threads, and each must draw the same numbers every time.
+    seeds = torch.randint(2**62, (2,), generator=generator).tolist()
+    halves = (_epoch(dataset, batch_size, torch.Generator().manual_seed(seed), device) for seed in seeds)
     for (real_A, other_B, mask_A), (other_A, real_B, mask_B) in zip(*halves, strict=True):
         if transform:
             real_A, _, _ = transform(real_A, other_B, mask_A)

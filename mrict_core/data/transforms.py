@@ -56,6 +56,13 @@ class JointTransform:
         """Uniform in [-1, 1), drawn on the CPU so that a seed means the same on every device."""
         return (2 * torch.rand(shape, generator=self.generator) - 1).to(like.device)
 
+    def _normal(self, like: Tensor) -> Tensor:
+        """Standard normal of the shape of `like`; a GPU draws its own from a seed, a CPU would keep it waiting."""
+        if like.device.type == "cpu":
+            return torch.randn(like.shape, generator=self.generator)
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        return torch.randn(like.shape, generator=torch.Generator(like.device).manual_seed(seed), device=like.device)
+
     def random_grid(self, images: Tensor) -> Tensor:
         """Return one sampling grid per image, (B, H, W, 2)."""
         s, count = self.settings, images.shape[0]
@@ -82,7 +89,7 @@ class JointTransform:
             value = value * torch.exp(F.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True))
         if s.noise:
             level = self._uniform((count, 1, 1, 1), real_A).abs() * s.noise
-            value = value + level * torch.randn(value.shape, generator=self.generator).to(value.device)
+            value = value + level * self._normal(value)
         return torch.where(support > 0, value.clamp(0, 1) * 2 - 1, real_A)
 
 

@@ -16,8 +16,13 @@ METHODS: dict[str, type[Method]] = {"pix2pix": Pix2Pix, "cyclegan": CycleGAN}
 __all__ = ["METHODS", "CycleGAN", "Method", "Pix2Pix", "build_method", "translate"]
 
 
-def build_method(variant: Variant, profile: Profile, device: torch.device | str = "cpu") -> Method:
+def build_method(
+    variant: Variant,
+    profile: Profile,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> Method:
     """Return the method of `variant` with fresh networks and optimisers at the profile's width."""
     if variant.method not in METHODS:
         raise unknown_name("method", variant.method, METHODS)
-    return METHODS[variant.method](variant, profile, torch.device(device))
+    return METHODS[variant.method](variant, profile, torch.device(device), precision)

@@ -13,6 +13,7 @@ from mrict_core.losses.adversarial import bce_discriminator
 from mrict_core.losses.penalty import gradient_penalty
 from mrict_core.losses.perceptual import feature_l1, feature_mse
 from mrict_core.networks import build_discriminator, build_features, build_generator
+from mrict_core.networks.layers import channels_last
 from mrict_core.profiles import Profile
 from mrict_core.variant import Variant
 
@@ -35,10 +36,17 @@ class Method(ABC):
     mr_to_ct: str
     paired: bool  # False: the loop feeds unpaired batches
 
-    def __init__(self, variant: Variant, profile: Profile, device: torch.device) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        profile: Profile,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,  # that the networks compute in; weights and losses are float32
+    ) -> None:
         self.variant = variant
         self.profile = profile
         self.device = device
+        self.precision = precision
         self.networks: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.lambda_perceptual = variant.lambda_perceptual
@@ -46,11 +54,29 @@ class Method(ABC):
         if variant.perceptual != "none" and variant.lambda_perceptual > 0:
             own, self.feature_distance = PERCEPTUAL[variant.perceptual]
             self.features = build_features(profile.feature_network or own).to(device)
+            self.features.compute_in(precision)
 
     @property
     def generator(self) -> nn.Module:
         """The MR→CT generator."""
         return self.networks[self.mr_to_ct]
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Return `network` on the method's device, in the memory layout that is fast there."""
+        return channels_last(network.to(self.device), self.device)
+
+    def autocast(self) -> torch.autocast:
+        """Return a context for forward passes in the method's precision.
+
+        One context per set of weights: autocast keeps the copies it makes of them until the context ends.
+        """
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+    def compile(self) -> None:
+        """Compile the networks' forward passes. D's penalty, which is differentiated twice, stays as it is."""
+        for network in (*self.networks.values(), self.features):
+            if network is not None:
+                network.compile()
 
     @abstractmethod
     def step(self, real_A: Tensor, real_B: Tensor) -> Terms:
@@ -76,12 +102,15 @@ class Method(ABC):
 
     def perceptual(self, fake: Tensor, real_features: Tensor) -> Tensor:
         """Distance between the features of `fake` and features computed once for the real images."""
-        return self.feature_distance(self.features(fake), real_features)
+        with self.autocast():
+            features = self.features(fake)
+        return self.feature_distance(features, real_features)
 
     @torch.no_grad()
     def features_of(self, real: Tensor) -> Tensor:
         """Features of real images; they do not change while the generator takes its steps."""
-        return self.features(real)
+        with self.autocast():
+            return self.features(real)
 
 
 def make_generator(variant: Variant, profile: Profile) -> nn.Module:
@@ -117,7 +146,7 @@ def discriminator_loss(variant: Variant, D: nn.Module, real: Tensor, fake: Tenso
     loss_gan = bce_discriminator(logits_real, logits_fake, variant.real_label)
     loss_D, terms = loss_gan, {"loss_d_gan": loss_gan.detach()}
     if variant.lambda_gp > 0:
-        penalty = gradient_penalty(D, real, fake)
+        penalty = gradient_penalty(D.forward, real, fake)  # never the compiled D: this is differentiated twice
         loss_D = loss_D + variant.lambda_gp * penalty
         terms["loss_gp"] = penalty.detach()
     terms["loss_d"] = loss_D.detach()

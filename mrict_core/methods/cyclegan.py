@@ -61,12 +61,12 @@ class CycleGAN(Method):
     mr_to_ct = "G_MRI2CT"
     paired = False
 
-    def __init__(self, variant: Variant, profile: Profile, device: torch.device) -> None:
-        super().__init__(variant, profile, device)
-        self.G_MRI2CT = make_generator(variant, profile).to(device)
-        self.G_CT2MRI = make_generator(variant, profile).to(device)
-        self.D_CT = make_discriminator(variant, profile).to(device)
-        self.D_MRI = make_discriminator(variant, profile).to(device)
+    def __init__(self, variant: Variant, profile: Profile, *where: torch.device | torch.dtype) -> None:
+        super().__init__(variant, profile, *where)
+        self.G_MRI2CT = self.place(make_generator(variant, profile))
+        self.G_CT2MRI = self.place(make_generator(variant, profile))
+        self.D_CT = self.place(make_discriminator(variant, profile))
+        self.D_MRI = self.place(make_discriminator(variant, profile))
         self.networks = {
             "G_MRI2CT": self.G_MRI2CT,
             "G_CT2MRI": self.G_CT2MRI,
@@ -82,19 +82,26 @@ class CycleGAN(Method):
     def step(self, real_A: Tensor, real_B: Tensor) -> Terms:
         """One D step and k G steps; the first fakes serve both."""
         real_A, real_B = (grey_to(self.variant.channels, image) for image in (real_A, real_B))
-        fakes = self.G_MRI2CT(real_A), self.G_CT2MRI(real_B)
+        fakes = self.generate(real_A, real_B)
         terms = self.step_discriminators(real_A, real_B, fakes[0].detach(), fakes[1].detach())
         real_features = (self.features_of(real_B), self.features_of(real_A)) if self.features else None
         with frozen(self.D_CT, self.D_MRI):
             for k in range(self.variant.generator_steps):
                 if k > 0:
-                    fakes = self.G_MRI2CT(real_A), self.G_CT2MRI(real_B)
+                    fakes = self.generate(real_A, real_B)
                 terms |= self.step_generators(real_A, real_B, *fakes, real_features)
         return terms
 
+    def generate(self, image_A: Tensor, image_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the CT made of an MR and the MR made of a CT."""
+        with self.autocast():
+            return self.G_MRI2CT(image_A), self.G_CT2MRI(image_B)
+
     def step_discriminators(self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, fake_A: Tensor) -> Terms:
-        loss_ct, terms_ct = discriminator_loss(self.variant, self.D_CT, real_B, self.pools["D_CT"].query(fake_B))
-        loss_mri, terms_mri = discriminator_loss(self.variant, self.D_MRI, real_A, self.pools["D_MRI"].query(fake_A))
+        fake_B, fake_A = self.pools["D_CT"].query(fake_B), self.pools["D_MRI"].query(fake_A)
+        with self.autocast():
+            loss_ct, terms_ct = discriminator_loss(self.variant, self.D_CT, real_B, fake_B)
+            loss_mri, terms_mri = discriminator_loss(self.variant, self.D_MRI, real_A, fake_A)
         descend(self.optimizers["D"], loss_ct + loss_mri)  # no shared weights: the sum trains each as if alone
         return {name: (terms_ct[name] + terms_mri[name]) / 2 for name in terms_ct}
 
@@ -102,13 +109,15 @@ class CycleGAN(Method):
         self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, fake_A: Tensor, real_features: tuple | None
     ) -> Terms:
         v = self.variant
-        rec_A, rec_B = self.G_CT2MRI(fake_B), self.G_MRI2CT(fake_A)
-        loss_gan = bce_generator(self.D_CT(fake_B), v.real_label) + bce_generator(self.D_MRI(fake_A), v.real_label)
+        rec_B, rec_A = self.generate(fake_A, fake_B)
+        with self.autocast():
+            logits_B, logits_A = self.D_CT(fake_B), self.D_MRI(fake_A)
+        loss_gan = bce_generator(logits_B, v.real_label) + bce_generator(logits_A, v.real_label)
         loss_cycle = l1(rec_A, real_A) + l1(rec_B, real_B)
         loss_G = v.lambda_gan * loss_gan + v.lambda_cycle * loss_cycle
         terms = {"loss_g_gan": loss_gan.detach(), "loss_g_cycle": loss_cycle.detach()}
         if v.lambda_identity > 0:
-            idt_B, idt_A = self.G_MRI2CT(real_B), self.G_CT2MRI(real_A)
+            idt_B, idt_A = self.generate(real_B, real_A)
             loss_identity = l1(idt_B, real_B) + l1(idt_A, real_A)
             loss_G = loss_G + v.lambda_identity * loss_identity
             terms["loss_g_identity"] = loss_identity.detach()

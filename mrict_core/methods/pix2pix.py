@@ -35,10 +35,10 @@ class Pix2Pix(Method):
     mr_to_ct = "G"
     paired = True
 
-    def __init__(self, variant: Variant, profile: Profile, device: torch.device) -> None:
-        super().__init__(variant, profile, device)
-        self.G = make_generator(variant, profile).to(device)
-        self.D = make_discriminator(variant, profile).to(device)
+    def __init__(self, variant: Variant, profile: Profile, *where: torch.device | torch.dtype) -> None:
+        super().__init__(variant, profile, *where)
+        self.G = self.place(make_generator(variant, profile))
+        self.D = self.place(make_discriminator(variant, profile))
         self.networks = {"G": self.G, "D": self.D}
         self.optimizers = {
             "G": adam(variant, [self.G], variant.lr_generator),
@@ -49,28 +49,35 @@ class Pix2Pix(Method):
     def step(self, real_A: Tensor, real_B: Tensor) -> Terms:
         """One D step and k G steps; the first fake serves both."""
         real_A, real_B = (grey_to(self.variant.channels, image) for image in (real_A, real_B))
-        fake_B = self.G(real_A)
+        fake_B = self.generate(real_A)
         terms = self.step_discriminator(real_A, real_B, fake_B.detach())
         real_features = self.features_of(real_B) if self.features else None
         with frozen(self.D):
             for k in range(self.variant.generator_steps):
                 if k > 0:
-                    fake_B = self.G(real_A)
+                    fake_B = self.generate(real_A)
                 terms |= self.step_generator(real_A, real_B, fake_B, real_features)
         return terms
+
+    def generate(self, real_A: Tensor) -> Tensor:
+        with self.autocast():
+            return self.G(real_A)
 
     def seen_by_D(self, real_A: Tensor, image: Tensor) -> Tensor:
         return torch.cat([real_A, image], dim=1) if self.variant.conditional_discriminator else image
 
     def step_discriminator(self, real_A: Tensor, real_B: Tensor, fake_B: Tensor) -> Terms:
         real, fake = self.seen_by_D(real_A, real_B), self.seen_by_D(real_A, fake_B)
-        loss_D, terms = discriminator_loss(self.variant, self.D, real, fake)
+        with self.autocast():
+            loss_D, terms = discriminator_loss(self.variant, self.D, real, fake)
         descend(self.optimizers["D"], loss_D)
         return terms
 
     def step_generator(self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, real_features: Tensor | None) -> Terms:
         v = self.variant
-        loss_gan = bce_generator(self.D(self.seen_by_D(real_A, fake_B)), v.real_label)
+        with self.autocast():
+            logits_fake = self.D(self.seen_by_D(real_A, fake_B))
+        loss_gan = bce_generator(logits_fake, v.real_label)
         loss_G, terms = v.lambda_gan * loss_gan, {"loss_g_gan": loss_gan.detach()}
         if real_features is not None:
             loss_perceptual = self.perceptual(fake_B, real_features)

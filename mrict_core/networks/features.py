@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.networks.demo_pyramid import DemoPyramid
+from mrict_core.networks.layers import in_full
 from mrict_core.networks.lpips import LpipsSqueeze
 from mrict_core.networks.weights import load_into, local_only
 
@@ -49,6 +51,10 @@ class FeatureNetwork(nn.Module):
         self.weights_hash = weights_hash
         self.dimension = dimension
         self.multiple = multiple
+        self.dtype = torch.float32  # that the layers compute in
+        self.first, conv = next((f"{n}.weight", m) for n, m in layers.named_modules() if isinstance(m, nn.Conv2d))
+        self.grey_is_enough = len(set(mean)) == len(set(std)) == 1  # three equal channels all the way to that layer
+        self.register_buffer("grey_weight", conv.weight.detach().sum(dim=1, keepdim=True), persistent=False)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.requires_grad_(False)
@@ -68,8 +74,18 @@ class FeatureNetwork(nn.Module):
         return (x.expand(-1, 3, -1, -1) - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features.  # (B, 1 or 3, H, W) in [-1, 1] => (B, C, h, w)"""
-        return self.layers(self.prepare(x))
+        """Return the features, float32.  # (B, 1 or 3, H, W) in [-1, 1] => (B, C, h, w)"""
+        prepared = self.prepare(x).to(self.dtype)
+        if x.shape[1] == 1 and self.grey_is_enough:  # the sum of the first weights sees as much of one channel
+            return in_full(functional_call(self.layers, {self.first: self.grey_weight}, prepared[:, :1]))
+        return in_full(self.layers(prepared))
+
+    def compute_in(self, dtype: torch.dtype) -> FeatureNetwork:
+        """Run the layers in `dtype`, on images stored pixel by pixel; input and features stay float32."""
+        self.dtype = dtype
+        self.layers.to(dtype, memory_format=torch.channels_last)
+        self.grey_weight = self.grey_weight.to(dtype, memory_format=torch.channels_last)
+        return self
 
     def embed(self, x: Tensor) -> Tensor:
         """Return one vector per image, the mean of the features over space.  # (B, 1 or 3, H, W) => (B, dimension)"""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.errors import MrictError
+from mrict_core.networks.layers import Dropout, in_full
 
 STRIDE = 32  # five halvings: encoder 1-4 and the bottleneck
 ENCODER = (1, 2, 4, 8)  # channels of enc1..enc4, in units of the width
@@ -22,14 +23,15 @@ def _block(
         conv(c_in, c_out, kernel_size=4, stride=2, padding=1),
         nn.BatchNorm2d(c_out),
         nn.LeakyReLU(slope, inplace=True),
-        nn.Dropout(dropout),
+        Dropout(dropout),
     )
 
 
 class UNet(nn.Module):
     """U-Net with tanh output.  # (B, channels, H, W) in [-1, 1] => (B, channels, H, W) in (-1, 1); H, W multiples of 32
 
-    Weights start from torch's default initialisation, as the predecessor's did.
+    Weights start from torch's default initialisation, as the predecessor's did. The last layer runs in float32, under
+    autocast too.
     """
 
     def __init__(
@@ -80,7 +82,9 @@ class UNet(nn.Module):
         d3 = self.dec3(torch.cat((d4, e4), dim=1))
         d2 = self.dec2(torch.cat((d3, e3), dim=1))
         d1 = self.dec1(torch.cat((d2, e2), dim=1))
-        return torch.tanh(self.final_upsample(torch.cat((d1, e1), dim=1) if self.skip_enc1 else d1))
+        last = torch.cat((d1, e1), dim=1) if self.skip_enc1 else d1
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round the image, to steps of up to 8 HU
+            return torch.tanh(self.final_upsample(in_full(last)))
 
 
 def unet_a(width: int = 64, channels: int = 1, dropout: float = 0.1, slope: float = 0.14) -> UNet:

@@ -16,7 +16,16 @@ import torch
 from mrict_core.methods import Method, build_method
 from mrict_core.paths import Workspace, shown
 from mrict_core.profiles import Profile
-from mrict_core.runtime import pick_device, seed_everything, set_threads, sole_writer, versions, write_csv
+from mrict_core.runtime import (
+    pick_device,
+    pick_precision,
+    seed_everything,
+    set_threads,
+    sole_writer,
+    tune_gpu,
+    versions,
+    write_csv,
+)
 from mrict_core.training.checkpoint import (
     check_resumable,
     checkpoint_path,
@@ -142,7 +151,7 @@ def _epochs(
 def _start(run: Run) -> State:
     """Fresh networks (or the parent's), fresh optimisers, seeded; saved as epoch 0 for the collapse guard."""
     seed_everything(run.settings.seed)
-    method = build_method(run.variant, run.profile, pick_device(run.settings.device))
+    method = _build(run)
     if run.variant.init_from:
         start_from_parent(method, run.variant, run.workspace)
     state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
@@ -155,7 +164,7 @@ def _resume(run: Run, saved: dict[str, Any]) -> State:
     seed_everything(run.settings.seed)
     path = checkpoint_path(run.workspace, run.variant.name, "last")
     check_resumable(saved, path)
-    method = build_method(run.variant, run.profile, pick_device(run.settings.device))
+    method = _build(run)
     state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
     for name, network in method.networks.items():
         load_weights(network, saved["networks"][name], name, path)
@@ -167,6 +176,16 @@ def _resume(run: Run, saved: dict[str, Any]) -> State:
     state.epoch, state.history, state.stopped = saved["epoch"], list(saved["history"]), saved["stopped"]
     restore_rng(saved["rng"], state.generators)
     return state
+
+
+def _build(run: Run) -> Method:
+    """The variant's networks and optimisers where, and in what precision, the settings say."""
+    device = pick_device(run.settings.device)
+    tune_gpu(device)
+    method = build_method(run.variant, run.profile, device, pick_precision(run.settings.precision, device))
+    if run.settings.compile:
+        method.compile()
+    return method
 
 
 def _steppers(variant: Variant, method: Method) -> dict[str, ScheduleStepper]:
@@ -188,7 +207,7 @@ def _train_epoch(method: Method, batches: Iterable) -> dict[str, float]:
     sums: dict[str, torch.Tensor] = {}
     count = 0
     for real_A, real_B, _ in batches:
-        terms = method.step(real_A.to(method.device, non_blocking=True), real_B.to(method.device, non_blocking=True))
+        terms = method.step(real_A, real_B)
         for name, value in terms.items():
             sums[name] = sums[name] + value if name in sums else value.clone()
         count += 1
@@ -252,6 +271,7 @@ def _facts(run: Run, state: State) -> dict[str, Any]:
         "fields": as_dict(run.variant),
         "profile": dataclasses.asdict(run.profile),
         "seed": run.settings.seed,
+        "precision": str(state.method.precision).removeprefix("torch."),
         "size": run.store.size,
         "protocol": run.store.protocol,
         "window_hu": [run.store.window.low, run.store.window.high],

@@ -15,13 +15,13 @@ from mrict_core.data.pairs import Batch, PairedSlices, in_turns, paired_batches,
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.data.store import SliceStore
 from mrict_core.data.transforms import AugmentSettings, JointTransform
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.methods.base import Method
 from mrict_core.metrics.predecessor import VGG_SIDE
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
 from mrict_core.profiles import Profile
-from mrict_core.runtime import code_hash, hash_of
+from mrict_core.runtime import PRECISIONS, code_hash, hash_of, pick_device
 from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint, load_weights
 from mrict_core.training.validation import Validator
 from mrict_core.variant import Variant, as_dict
@@ -42,6 +42,8 @@ class TrainSettings:
 
     seed: int = 42
     device: str = "auto"
+    precision: str = "auto"  # see `runtime.pick_precision`
+    compile: bool = False  # torch.compile; takes a minute to start, so for long trainings
     max_pairs: int | None = None  # training slices; None: the variant's `training_pairs`
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
@@ -50,6 +52,8 @@ class TrainSettings:
             raise MrictError(
                 f"seed {self.seed}: expected a whole number from -{SEED_MAX} to {SEED_MAX}; choose another"
             )
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
         if self.max_pairs is not None and self.max_pairs < 1:
             raise MrictError(f"cap of {self.max_pairs} training pairs: expected at least 1, or none")
 
@@ -70,7 +74,8 @@ class Run:
     def key(self) -> str:
         """Hash of all that decides the result; equal keys mean the run need not be repeated."""
         settings = dataclasses.asdict(self.settings)
-        settings.pop("device")  # where it runs, and on how many threads, does not make it another experiment
+        for where in ("device", "compile"):  # neither these nor the number of threads make it another experiment
+            settings.pop(where)
         return hash_of(
             {
                 "variant": {name: value for name, value in as_dict(self.variant).items() if name not in PROSE},
@@ -121,10 +126,11 @@ class Run:
         return [PairedSlices(self.store, [p]) for p in self.split.val]
 
     def batches(self, generators: dict[str, torch.Generator], paired: bool) -> Iterator[Batch]:
-        """One epoch of augmented batches."""
+        """One epoch of augmented batches, on the training's device."""
         transform = JointTransform(self.settings.augment, generators["augment"])
         make = paired_batches if paired else unpaired_batches
-        return make(self.dataset, self.profile.batch(self.variant), transform, generators["shuffle"])
+        device = pick_device(self.settings.device)
+        return make(self.dataset, self.profile.batch(self.variant), transform, generators["shuffle"], device)
 
     def validator(self, device: torch.device) -> Validator:
         """Validation on the split's validation patients, with the feature metrics the variant's score asks for."""

@@ -1,0 +1,47 @@
+"""What makes the networks fast and changes nothing they compute: memory layout, and a cheap mask for dropout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+STEPS = 2**16  # probabilities of `Dropout` on a CPU are multiples of 1 / STEPS
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` whose mask on a CPU takes 16 random bits a value, drawn 64 at a time; torch draws one by one.
+
+    The probability is rounded to a multiple of 1/65536 and the scale belongs to the rounded one, so the mean is kept.
+    Elsewhere, and in a compiled graph, it is torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x`, in training with a share `p` of its values set to 0 and the others scaled by 1 / (1 - p)."""
+        dropped = round(self.p * STEPS)
+        own = self.training and 0 < dropped < STEPS and x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not own:
+            return super().forward(x)
+        count = x.numel()
+        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+        noise = torch.empty_like(x)  # dense, in the order of x's memory
+        torch.ge(bits, dropped - STEPS // 2, out=noise.as_strided((count,), (1,)))
+        return x * noise.mul_(STEPS / (STEPS - dropped))
+
+
+def in_full(x: Tensor) -> Tensor:
+    """Return `x` in float32 where autocast made it bfloat16, else as it is."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
+    """Let `network` work on images stored pixel by pixel, which convolutions run faster on; return it.
+
+    What a convolution returns has the order of its weights or of its input, so on a CPU the first one's weights decide
+    for the whole network; the others stay as they are, for Adam is faster on them. On a GPU all weights take the order.
+    """
+    if device.type != "cpu":
+        return network.to(memory_format=torch.channels_last)
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None:
+        first.to(memory_format=torch.channels_last)
+    return network

@@ -1,0 +1,196 @@
+"""The lean training step against the plain one: the same gradients, step by step; layouts and precisions."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from benchmarks.plain.pix2pix import PlainWeights, plain_step
+from mrict_core.methods import Method, base, build_method
+from mrict_core.networks import build_generator
+from mrict_core.networks.features import FeatureNetwork
+from mrict_core.networks.layers import Dropout
+from mrict_core.profiles import get_profile
+from mrict_core.variants import get
+
+FULL, SMOKE = get_profile("full"), get_profile("smoke")
+SIDE = 64  # pixels
+RELATIVE = 1e-5
+EXACT = 1e-7  # in float64; only the sum of the first weights was rounded to float32 before
+
+
+@pytest.fixture
+def vgg19(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """The first two blocks of VGG19 with random weights, given to every method in place of the real file."""
+    torch.manual_seed(3)
+    layers = models.vgg19(weights=None).features[:10]
+
+    def features(name: str) -> FeatureNetwork:
+        return FeatureNetwork(copy.deepcopy(layers), name=f"random {name}", weights_hash="0", dimension=128)
+
+    monkeypatch.setattr(base, "build_features", features)
+    return layers
+
+
+def without_chance(name: str, **changes):
+    """The variant without dropout: its masks are drawn anew in every pass, and the plain step makes more passes."""
+    return dataclasses.replace(get(name), generator_dropout=0.0, discriminator_dropout=0.0, **changes)
+
+
+def recording(optimizer: torch.optim.Optimizer, into: list[list[Tensor]]) -> torch.optim.Optimizer:
+    """Let `optimizer` write down its gradients before each of its steps."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.register_step_pre_hook(lambda *_: into.append([p.grad.detach().clone() for p in parameters]))
+    return optimizer
+
+
+def descents(G: nn.Module, D: nn.Module, into: dict[str, list]) -> dict[str, torch.optim.Optimizer]:
+    """Plain descent: Adam divides by the gradient's size and would make a large difference of the smallest."""
+    return {n: recording(torch.optim.SGD(m.parameters(), lr=1e-3), into[n]) for n, m in (("G", G), ("D", D))}
+
+
+def difference(mine: list[Tensor], theirs: list[Tensor]) -> float:
+    """Norm of the difference of two gradients, relative to the norm of the second."""
+    mine, theirs = (torch.cat([part.flatten().double() for part in whole]) for whole in (mine, theirs))
+    return float((mine - theirs).norm() / theirs.norm())
+
+
+def both(variant, layers: nn.Module, width: int, dtype: torch.dtype) -> tuple[dict, dict, dict, tuple]:
+    """Take one lean and one plain step from equal networks; return both gradients, the lean terms, the plain losses."""
+    torch.manual_seed(0)
+    method = build_method(variant, dataclasses.replace(FULL, width=width))
+    method.train()
+    for network in method.networks.values():
+        network.to(dtype)
+    method.features.compute_in(dtype)
+    G, D = copy.deepcopy(method.G), copy.deepcopy(method.D)
+    real_A, real_B = (torch.rand(2, 1, SIDE, SIDE, dtype=dtype) * 2 - 1 for _ in range(2))
+    lean, plain = {"G": [], "D": []}, {"G": [], "D": []}
+    method.optimizers = descents(method.G, method.D, lean)
+    own = descents(G, D, plain)
+    weights = PlainWeights(
+        variant.real_label, variant.lambda_gp, variant.lambda_perceptual, variant.lambda_l1, variant.generator_steps
+    )
+    torch.manual_seed(1)  # the penalty's mixing weights
+    terms = method.step(real_A, real_B)
+    torch.manual_seed(1)
+    return lean, plain, terms, plain_step(G, D, layers.to(dtype), own["G"], own["D"], real_A, real_B, weights)
+
+
+@pytest.mark.parametrize("name", ["mk6_3_4", "mk3_1_2_v4_50"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, EXACT), (torch.float32, RELATIVE)])
+def test_gradients_equal_those_of_the_plain_step(vgg19, name, dtype, bound):
+    variant = without_chance(name)
+    lean, plain, terms, losses = both(variant, vgg19, 16, dtype)
+    assert len(lean["D"]) == len(plain["D"]) == 1
+    assert len(lean["G"]) == len(plain["G"]) == variant.generator_steps
+    steps = [(network, k) for network in ("D", "G") for k in range(len(lean[network]))]
+    compared = steps if dtype == torch.float64 else steps[:1]  # in float32 later steps may part
+    for network, k in compared:
+        assert difference(lean[network][k], plain[network][k]) < bound
+    for term, loss in zip((terms["loss_d"], terms["loss_g"]), losses, strict=True):
+        assert float(term) == pytest.approx(float(loss), rel=bound if dtype == torch.float64 else 1e-3)
+
+
+def test_the_plain_step_fills_gradients_that_nobody_uses(vgg19):
+    """What the lean step saves is really spent by the plain one."""
+    variant = without_chance("mk6_3_4", generator_steps=1)
+    method = build_method(variant, dataclasses.replace(FULL, width=4))
+    real = torch.rand(2, 1, SIDE, SIDE) * 2 - 1
+    method.step(real, real)
+    assert all(p.grad is None for p in method.features.parameters())
+    weights = PlainWeights(1.0, 1.0, 1.0, 1.0, 1)
+    G, D = method.networks["G"], method.networks["D"]
+    plain_step(G, D, vgg19, method.optimizers["G"], method.optimizers["D"], real, real, weights)
+    assert all(p.grad is not None for p in vgg19.parameters())
+
+
+@pytest.mark.parametrize("name", ["mk6_1_0", "cyclegan_mk1", "mk3_6", "practice_mk5"])
+def test_bfloat16_points_the_same_way(name):
+    """Half the bits: the gradient of the first generator step keeps its direction."""
+    variant = without_chance(name, generator_steps=1)
+    profile = dataclasses.replace(SMOKE, width=8)
+    real_A, real_B = (torch.rand(4, 1, SIDE, SIDE) * 2 - 1 for _ in range(2))
+    gradients = []
+    for precision in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        method = build_method(variant, profile, "cpu", precision)
+        found: list[list[Tensor]] = []
+        recording(method.optimizers["G"], found)
+        torch.manual_seed(1)
+        terms = method.step(real_A, real_B)
+        assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in terms.values())
+        gradients.append(torch.cat([part.flatten() for part in found[0]]))
+    assert gradients[1].dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.97
+
+
+def test_the_image_is_made_in_float32():
+    """A tanh in bfloat16 knows 256 values near 1; the HU between them would be lost."""
+    G = build_generator("unet_b", width=4, channels=1, dropout=0.0, slope=0.14).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        fake_B = G(torch.rand(1, 1, SIDE, SIDE))
+    assert fake_B.dtype == torch.float32
+    assert fake_B.unique().numel() > fake_B.numel() / 2
+
+
+@pytest.mark.parametrize("name", ["mk1", "mk6_1_0", "cyclegan_mk1", "practice_mk5"])
+def test_activations_follow_the_first_layer(name):
+    method = build_method(get(name), SMOKE)
+    image = torch.rand(2, get(name).channels, SIDE, SIDE)
+    seen: list[Tensor] = []
+    for network in method.networks.values():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(lambda _, __, out: seen.append(out))
+        network(image)
+    deep = [out for out in seen if min(out.shape[2:]) > 1]  # of one pixel, both layouts are the same
+    assert deep
+    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in deep)
+
+
+def test_a_grey_image_needs_one_channel_of_the_first_layer(vgg19):
+    features = base.build_features("vgg19_pool5")
+    grey = torch.rand(2, 1, SIDE, SIDE) * 2 - 1
+    torch.testing.assert_close(features(grey), features(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.32, 0.5])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_drops_that_share_and_keeps_the_mean(probability, layout):
+    torch.manual_seed(0)
+    x = torch.ones(4, 16, 64, 65).to(memory_format=layout).requires_grad_(True)
+    y = Dropout(probability)(x)
+    count = x.numel()
+    dropped = int((y == 0).sum())
+    assert abs(dropped / count - probability) < 5 * (probability / count) ** 0.5
+    torch.testing.assert_close(y[y != 0], torch.full((count - dropped,), 1 / (1 - probability)), rtol=1e-4, atol=0)
+    y.sum().backward()
+    assert torch.equal(x.grad == 0, y == 0)
+    assert y.is_contiguous(memory_format=layout)
+    neighbours = (y[..., 1:] == 0) & (y[..., :-1] == 0)  # independent: both dropped with the square of the probability
+    assert abs(float(neighbours.float().mean()) - probability**2) < 5 * probability / count**0.5
+
+
+def test_dropout_repeats_with_its_seed_and_rests_in_evaluation():
+    x, drop = torch.ones(2, 3, 8, 8), Dropout(0.3)
+    torch.manual_seed(5)
+    first, second = drop(x), drop(x)
+    torch.manual_seed(5)
+    assert torch.equal(drop(x), first)
+    assert not torch.equal(first, second)
+    assert drop.eval()(x) is x or torch.equal(drop.eval()(x), x)
+    assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
+
+
+def test_compile_reaches_every_network(monkeypatch: pytest.MonkeyPatch):
+    compiled: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *a, **k: compiled.append(type(self).__name__))
+    method: Method = build_method(get("mk6_1_0"), SMOKE)
+    method.compile()
+    assert compiled == ["UNet", "PatchGAN", "DemoFeatures"]
