@@ -6,6 +6,7 @@ it says which record it came from and which files belong to it, so that a second
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -84,10 +85,16 @@ def download(
     """
     wanted, dest = data_set(name), _resolved(dest)
     final, partial = dest / wanted.folder, dest / f"{name}.partial"
+    if not partial.exists() and _complete(final, wanted):  # without a lock: the folder may be read-only by now
+        return Downloaded(final, False, _check(wanted, final))
     with held(dest, f"downloads to it ({name})", LOCK_WAIT_S):
         fresh = not _complete(final, wanted)
-        if fresh:
-            _bring(wanted, dest, partial, server, keep_archive, progress)
+        try:
+            if fresh:
+                _bring(wanted, dest, partial, server, keep_archive, progress)
+        finally:
+            with contextlib.suppress(OSError):  # what was fetched stays for the next run, an empty folder does not
+                partial.rmdir()
         _remove(partial)  # also what a run left that was killed after its last rename
     return Downloaded(final, fresh, _check(wanted, final))
 
@@ -98,7 +105,6 @@ def _bring(
     """Fetch, verify and unpack into `partial`, then move the result to its place."""
     remote = _archive_of(wanted, server)
     own = dest / wanted.archive
-    _make(partial)
     if own.exists():
         archive = own
         if own.stat().st_size != remote.size or _md5(own, progress) != remote.md5:
@@ -109,14 +115,18 @@ def _bring(
     else:
         archive = _verified(remote, partial, server, progress)
     unpacked = partial / "unpacked"
+    _make(partial)
     _remove(unpacked)
-    files = unpack(archive, unpacked, wanted.folder, _titled(progress, "unpack"))
-    _check(wanted, unpacked / wanted.folder)
-    receipt = {**wanted.source, "md5": remote.md5, "licence": wanted.licence, "citation": wanted.citation}
-    write_json(unpacked / wanted.folder / RECEIPT, {**receipt, "files": files})
-    _move(unpacked / wanted.folder, dest / wanted.folder)
-    if keep_archive and archive != own:
-        _move(archive, own)
+    try:
+        files = unpack(archive, unpacked, wanted.folder, _titled(progress, "unpack"))
+        _check(wanted, unpacked / wanted.folder)
+        receipt = {**wanted.source, "md5": remote.md5, "licence": wanted.licence, "citation": wanted.citation}
+        write_json(unpacked / wanted.folder / RECEIPT, {**receipt, "files": files})
+        if keep_archive and archive != own:  # before the last step: a run killed here finds it, and unpacks again
+            _move(archive, own)
+        _move(unpacked / wanted.folder, dest / wanted.folder)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _verified(remote: RemoteFile, partial: Path, server: Zenodo, progress: Progress | None) -> Path:
@@ -125,7 +135,8 @@ def _verified(remote: RemoteFile, partial: Path, server: Zenodo, progress: Progr
     there = part.stat().st_size if part.exists() else 0
     if there < remote.size:
         # the archive's own size stands for what it unpacks to: its volumes are gzipped already
-        need_space(partial, 2 * remote.size - there, f"to fetch and unpack {remote.name}")
+        need_space(partial.parent, 2 * remote.size - there, f"to fetch and unpack {remote.name}")
+    _make(partial)
     part = server.fetch(remote, partial, _titled(progress, "fetch"))
     digest = _md5(part, progress)
     if digest != remote.md5:
@@ -156,7 +167,8 @@ def _complete(final: Path, wanted: DataSet) -> bool:
         raise MrictError(
             f"{shown(final)}: exists and was not made by this command; move it away, or choose another --dest"
         )
-    files = receipt.get("files", {})
+    files = receipt.get("files")
+    files = files if isinstance(files, dict) else {}
     wrong = [name for name, size in files.items() if not _has_size(final.parent / name, size)]
     if wrong or not files:
         first = wrong[0] if wrong else RECEIPT

@@ -33,8 +33,8 @@ def unpack(archive: Path, target: Path, folder: str, progress: Progress | None =
         with zipfile.ZipFile(archive) as opened:
             members = checked_members(opened, archive, folder)
             need_space(target.parent, sum(m.file_size for m in members), f"to unpack {shown(archive)}")
+            target.mkdir()
             try:
-                target.mkdir()
                 return _write(opened, members, target, archive, progress)
             except BaseException:  # Ctrl-C too
                 shutil.rmtree(target, ignore_errors=True)
@@ -44,7 +44,8 @@ def unpack(archive: Path, target: Path, folder: str, progress: Progress | None =
     except OSError as error:
         where = shown(error.filename or target)
         raise MrictError(
-            f"{where}: cannot be unpacked ({error.strerror or error}); free space or make the folder writable, run again"
+            f"{where}: cannot be unpacked ({error.strerror or error}); free space, or make the folder writable, "
+            "and run again"
         ) from error
 
 
@@ -85,8 +86,10 @@ def checked_members(opened: zipfile.ZipFile, archive: Path, folder: str) -> list
                 "report it to the publisher"
             )
         seen.add(path)
-        if PurePosixPath(member.filename).parts[0] == folder:
+        if PurePosixPath(member.filename).parts[:-1][:1] == (folder,):
             members.append(member)
+    for both in seen & {parent for path in seen for parent in path.parents}:
+        raise MrictError(f"{shown(archive)}: refused, '{both}' is a file and a folder in it; nothing was unpacked")
     inside = sum(m.file_size for m in opened.infolist())
     size = archive.stat().st_size
     if inside > MAX_RATIO * size:
@@ -103,7 +106,7 @@ def _danger(member: zipfile.ZipInfo) -> str:
     """Return what is wrong with a member's name, kind or encoding; empty when nothing is."""
     name = member.orig_filename  # as it stands in the archive; `filename` is already cut and translated
     kind = stat.S_IFMT(member.external_attr >> 16)
-    if not name.strip("/") or not name.isprintable():
+    if not name.strip("/.") or not name.isprintable():
         return "has an empty or unprintable name"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "has an absolute name"

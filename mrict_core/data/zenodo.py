@@ -1,6 +1,7 @@
 """Files of a Zenodo record: the list by its API, and one file by HTTP with resume and patience.
 
-API: https://developers.zenodo.org (records). Ranges, validators and Retry-After: RFC 9110, sections 8.8, 10.2.3, 13, 14.
+API: https://developers.zenodo.org (records). Ranges, validators and Retry-After: RFC 9110, sections 8.8, 10.2.3,
+13 and 14.
 """
 
 from __future__ import annotations
@@ -202,8 +203,8 @@ def _parse(record: object, url: str) -> tuple[RemoteFile, ...]:
             found.append(RemoteFile(name, size, digest, urljoin(url, url_of_file)))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise MrictError(
-                f"{url}: an entry of its files is {str(entry)[:120]}; expected key, size, checksum md5:… and links.self; "
-                "check the address"
+                f"{url}: an entry of its files is {str(entry)[:120]}; expected key, size, checksum md5:… and "
+                "links.self; check the address"
             ) from None
     return tuple(found)
 
@@ -241,7 +242,7 @@ def _continues(answer: requests.Response, known: dict, offset: int) -> bool:
 
 
 def _validators(answer: requests.Response) -> dict[str, str]:
-    """Return what tells one version of a file from the next: ETag and Last-Modified, as far as the server sends them."""
+    """Return what tells one version of a file from the next: ETag and Last-Modified, where the server sends them."""
     named = (("etag", "ETag"), ("last_modified", "Last-Modified"))
     return {key: answer.headers[header] for key, header in named if header in answer.headers}
 
