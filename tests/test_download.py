@@ -366,7 +366,7 @@ def test_wrong_checksum_leaves_nothing(shop, client, archive, tmp_path):
 
 
 def test_more_bytes_than_stated(shop, client, tmp_path):
-    shop.faults.append(Fault(extra=b"more"))
+    shop.faults.append(Fault(chunked=True, extra=b"more"))
     assert "sends more than" in error_of(tmp_path, client)
     assert names(tmp_path) == {PARTIAL}
 
@@ -380,6 +380,23 @@ def test_a_stalled_server_is_left_and_asked_again(shop, patients, tmp_path):
     assert content(tmp_path) == patients
     assert shop.ranges()[1] != ""
     assert "timed out" in client.lines[0]
+
+
+def test_a_server_that_never_answers_is_asked_again(shop, patients, tmp_path):
+    gone = threading.Event()
+    shop.api_faults.append(Fault(late=lambda: gone.wait(10)))
+    client = Client(read_s=0.3)
+    download(NAME, tmp_path, client)
+    gone.set()
+    assert client.waits == [1.0]
+    assert content(tmp_path) == patients
+
+
+def test_an_answer_that_ends_early_without_a_word_is_gone_on_with(shop, client, patients, tmp_path):
+    shop.faults.append(Fault(chunked=True, stop_after=HALF))
+    download(NAME, tmp_path, client)
+    assert shop.ranges() == ["", f"bytes={HALF}-"]
+    assert content(tmp_path) == patients
 
 
 # ------------------------------------------------------------------------------------------------------- patience
@@ -567,6 +584,14 @@ def test_archives_that_cannot_be_used_leave_no_data(shop, client, tmp_path):
         assert words in error_of(tmp_path / "data", client)
         assert content(tmp_path / "data").keys() == {PART, f"{PARTIAL}/{zenodo.SOURCE}"}
         assert names(tmp_path) == {"data"}
+
+
+def test_an_archive_of_the_users_own_stays_when_it_is_refused(shop, client, tmp_path):
+    shop.files["Task1.zip"] = os.urandom(1000)
+    (tmp_path / "Task1.zip").write_bytes(shop.files["Task1.zip"])
+    assert "no sound zip" in error_of(tmp_path, client)
+    assert content(tmp_path) == {"Task1.zip": shop.files["Task1.zip"]}
+    assert names(tmp_path) == {"Task1.zip"}
 
 
 def test_an_archive_without_patients_is_not_put_in_place(shop, client, tmp_path):

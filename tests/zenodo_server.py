@@ -21,7 +21,9 @@ class Fault:
     stop_after: int | None = None  # bytes of the body, then the connection breaks off
     ranges: bool = True  # False: 200 and the whole file, whatever range was asked for
     shift: int = 0  # the range starts so many bytes later than asked
+    chunked: bool = False  # no Content-Length; the body, cut at `stop_after`, ends as if it were whole
     extra: bytes = b""  # sent after the body
+    late: Callable[[], object] | None = None  # called before anything is answered
     wait: Callable[[], object] | None = None  # called after the first `stop_after` bytes, before the connection breaks
     body: bytes | None = None  # instead of the record's json
 
@@ -106,15 +108,16 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, body: bytes, headers: dict[str, str] | None = None, fault: Fault | None = None
     ) -> None:
         fault = fault or Fault()
+        if fault.late:
+            fault.late()
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        if fault.extra:
+        if fault.chunked:
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            for piece in (body, fault.extra):
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.write(b"0\r\n\r\n")
+            piece = body[: fault.stop_after] + fault.extra
+            self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(piece), piece))
             return
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
