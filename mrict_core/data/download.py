@@ -84,14 +84,16 @@ def download(
     left alone. `progress(done, total, step)` counts bytes. Nothing that exists is replaced; MrictError otherwise.
     """
     wanted, dest = data_set(name), _resolved(dest)
-    final, partial = dest / wanted.folder, dest / f"{name}.partial"
-    if not partial.exists() and _complete(final, wanted):  # without a lock: the folder may be read-only by now
+    final, partial = dest / wanted.folder, _partial(wanted, dest)
+    whole = _complete(final, wanted)
+    if whole and not partial.exists():  # without a lock: the folder may be read-only by now
         return Downloaded(final, False, _check(wanted, final))
+    remote = None if whole else _archive_of(wanted, server)
     with held(dest, f"downloads to it ({name})", LOCK_WAIT_S):
-        fresh = not _complete(final, wanted)
+        fresh = remote is not None and not _complete(final, wanted)
         try:
             if fresh:
-                _bring(wanted, dest, partial, server, keep_archive, progress)
+                _bring(wanted, remote, dest, server, keep_archive, progress)
         finally:
             with contextlib.suppress(OSError):  # what was fetched stays for the next run, an empty folder does not
                 partial.rmdir()
@@ -100,11 +102,10 @@ def download(
 
 
 def _bring(
-    wanted: DataSet, dest: Path, partial: Path, server: Zenodo, keep_archive: bool, progress: Progress | None
+    wanted: DataSet, remote: RemoteFile, dest: Path, server: Zenodo, keep_archive: bool, progress: Progress | None
 ) -> None:
-    """Fetch, verify and unpack into `partial`, then move the result to its place."""
-    remote = _archive_of(wanted, server)
-    own = dest / wanted.archive
+    """Fetch, verify and unpack into the partial folder, then move the result to its place."""
+    own, partial = dest / wanted.archive, _partial(wanted, dest)
     if own.exists():
         archive = own
         if own.stat().st_size != remote.size or _md5(own, progress) != remote.md5:
@@ -204,6 +205,10 @@ def _md5(path: Path, progress: Progress | None) -> str:
     except OSError as error:
         raise MrictError(f"{shown(path)}: cannot be read ({error.strerror or error}); make it readable") from None
     return digest.hexdigest()
+
+
+def _partial(wanted: DataSet, dest: Path) -> Path:
+    return dest / f"{wanted.name}.partial"
 
 
 def _titled(progress: Progress | None, step: str) -> Callable[[int, int, str], None] | None:

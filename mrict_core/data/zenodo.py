@@ -1,41 +1,31 @@
-"""Files of a Zenodo record: the list by its API, and one file by HTTP with resume and patience.
+"""Files of a Zenodo record: the list by its API, and one file with resume.
 
-API: https://developers.zenodo.org (records). Ranges, validators and Retry-After: RFC 9110, sections 8.8, 10.2.3,
-13 and 14.
+API: https://developers.zenodo.org (records). Validators and ranges: RFC 9110, sections 8.8, 13 and 14.
 """
 
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import os
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urljoin
 
 import requests
 
-from mrict_core import __version__
+from mrict_core.data.web import CONNECT_S, READ_S, PatientClient, TryAgain, reason_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 from mrict_core.runtime import read_json, write_json
 
 ADDRESS = "https://zenodo.org"
 MIRROR = "MRICT_ZENODO_URL"
-AGENT = f"mrict_core/{__version__} (research software: CT from MRI; python-requests/{requests.__version__})"
-CONNECT_S, READ_S = 10.0, 60.0
-TRIES = 6  # in a row that bring nothing
-MIN_GAIN = 1 << 20  # bytes; a try that brought less counts as one that brought nothing
-LONGEST_WAIT_S = 300.0  # a server that asks for more is busy for today: the user decides when to come back
 BLOCK = 1 << 16  # bytes; what is lost at most when a connection breaks off
-BUSY = (408, 429, 500, 502, 503, 504)
 SOURCE = "source.json"
 Progress = Callable[[int, int, str], None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,19 +38,8 @@ class RemoteFile:
     url: str
 
 
-class _TryAgain(Exception):
-    """A try that failed for a reason that may pass; `wait_s` is what the server asked for, None when it did not."""
-
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-
-
-class Zenodo:
-    """A server that speaks Zenodo's API: `url`, else the mirror in MRICT_ZENODO_URL, else zenodo.org.
-
-    `say` gets one line for every wait and every new start; `sleep` waits that many seconds.
-    """
+class Zenodo(PatientClient):
+    """A server that speaks Zenodo's API: `url`, else the mirror in MRICT_ZENODO_URL, else zenodo.org."""
 
     def __init__(
         self,
@@ -72,19 +51,14 @@ class Zenodo:
         self.url = (url or os.environ.get(MIRROR) or ADDRESS).rstrip("/")
         if not re.match(r"https?://[^/\s]", self.url):
             raise MrictError(f"'{self.url}' is no address of a server; give http://… or https://… (--url or {MIRROR})")
-        self.say = say or (lambda line: None)
-        self.sleep = sleep
-        self.timeout_s = timeout_s
-        self.session = requests.Session()
-        # Zenodo slows down clients that do not say who they are. `identity`: ranges count bytes of the file itself.
-        self.session.headers.update({"User-Agent": AGENT, "Accept-Encoding": "identity"})
+        super().__init__(say, sleep, timeout_s)
 
     def files(self, record: int) -> tuple[RemoteFile, ...]:
         """Return the files of a record, in its order; MrictError when it is not there or not as Zenodo writes it."""
         url = f"{self.url}/api/records/{record}"
 
         def attempt() -> object:
-            with self._get(url, {"Accept": "application/json"}, stream=False) as answer:
+            with self.get(url, {"Accept": "application/json"}, stream=False) as answer:
                 try:
                     return answer.json()
                 except requests.JSONDecodeError as error:
@@ -92,7 +66,7 @@ class Zenodo:
                         f"{url}: the answer is not json ({error}); expected a record of Zenodo; check the address"
                     ) from None
 
-        return _parse(self._patiently(url, attempt), url)
+        return _parse(self.patiently(url, attempt), url)
 
     def fetch(self, remote: RemoteFile, folder: Path, progress: Progress | None = None) -> Path:
         """Bring `remote` into `folder` as `<name>.part`, on from where an earlier call stopped; return its path.
@@ -111,7 +85,7 @@ class Zenodo:
         if not part.exists():
             _create(part, source, identity)
         if _size(part) < remote.size:
-            self._patiently(remote.url, lambda: self._go_on(remote, part, source, progress), lambda: _size(part))
+            self.patiently(remote.url, lambda: self._go_on(remote, part, source, progress), lambda: _size(part))
         return part
 
     def _go_on(self, remote: RemoteFile, part: Path, source: Path, progress: Progress | None) -> None:
@@ -120,11 +94,11 @@ class Zenodo:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         if offset and known.get("etag", "").startswith('"'):  # weak validators ("W/…") are not allowed here
             headers["If-Range"] = known["etag"]
-        with self._get(remote.url, headers, stream=True) as answer:
+        with self.get(remote.url, headers, stream=True) as answer:
             if answer.status_code == 416 or (answer.status_code == 206 and not _continues(answer, known, offset)):
                 _discard(part, source)
                 _create(part, source, {"size": remote.size, "md5": remote.md5})
-                raise _TryAgain("the file on the server has changed, or it cannot go on where we stopped")
+                raise TryAgain("the file on the server has changed, or it cannot go on where we stopped")
             total = _total(answer)
             if total is not None and total != remote.size:
                 raise MrictError(
@@ -137,54 +111,6 @@ class Zenodo:
                 _discard(part, source)
                 _create(part, source, {"size": remote.size, "md5": remote.md5, **_validators(answer)})
             _append(answer, part, remote, progress)
-
-    def _get(self, url: str, headers: dict[str, str], stream: bool) -> requests.Response:
-        """Send one request; answers 200, 206 and 416 come back, the rest is _TryAgain or MrictError."""
-        try:
-            answer = self.session.get(url, headers=headers, stream=stream, timeout=self.timeout_s)
-        except requests.exceptions.SSLError as error:
-            raise MrictError(
-                f"{url}: no trusted connection ({_reason(error)}); check the address, the clock and the certificates "
-                "of this machine (REQUESTS_CA_BUNDLE names others)"
-            ) from None
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise _TryAgain(f"no connection ({_reason(error)})") from None
-        except requests.RequestException as error:
-            raise MrictError(f"{url}: cannot be asked for ({_reason(error)}); check the address") from None
-        status = answer.status_code
-        if status in (200, 206, 416):
-            return answer
-        answer.close()
-        if status in BUSY:
-            raise _TryAgain(f"the server answers {status} {answer.reason}", _retry_after(answer))
-        if status in (404, 410):
-            raise MrictError(f"{url}: not found (status {status}); check the address, or whether the record was moved")
-        raise MrictError(
-            f"{url}: the server answers {status} {answer.reason}, expected 200; check the address and your access"
-        )
-
-    def _patiently(self, url: str, attempt: Callable[[], T], position: Callable[[], int] = lambda: 0) -> T:
-        """Repeat `attempt` while it asks for it and, of the last TRIES, one has moved `position` on."""
-        fruitless = 0
-        while True:
-            before = position()
-            try:
-                return attempt()
-            except _TryAgain as problem:
-                fruitless = 1 if position() - before >= MIN_GAIN else fruitless + 1
-                wait_s = 2.0 ** (fruitless - 1) if problem.wait_s is None else problem.wait_s
-                if fruitless == TRIES:
-                    raise MrictError(
-                        f"{url}: {problem}; gave up after {TRIES} tries; check the network and run again, "
-                        "what was fetched is kept"
-                    ) from None
-                if wait_s > LONGEST_WAIT_S:
-                    raise MrictError(
-                        f"{url}: {problem} and asks to wait {wait_s:.0f} s; run again after that, "
-                        "what was fetched is kept"
-                    ) from None
-                self.say(f"{problem}; next try in {wait_s:.0f} s")
-                self.sleep(wait_s)
 
 
 def _parse(record: object, url: str) -> tuple[RemoteFile, ...]:
@@ -225,13 +151,13 @@ def _append(answer: requests.Response, part: Path, remote: RemoteFile, progress:
                 if progress:
                     progress(have, remote.size, remote.name)
     except requests.RequestException as error:  # before OSError, which it is one of
-        raise _TryAgain(f"the connection broke off after {have} of {remote.size} bytes ({_reason(error)})") from None
+        raise TryAgain(f"the connection broke off after {have} of {remote.size} bytes ({reason_of(error)})") from None
     except OSError as error:
         raise MrictError(
             f"{shown(part)}: cannot be written ({error.strerror or error}); free space and run again, it goes on there"
         ) from error
     if have < remote.size:
-        raise _TryAgain(f"the server stopped after {have} of {remote.size} bytes")
+        raise TryAgain(f"the server stopped after {have} of {remote.size} bytes")
 
 
 def _continues(answer: requests.Response, known: dict, offset: int) -> bool:
@@ -253,27 +179,7 @@ def _total(answer: requests.Response) -> int | None:
         match = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
         return int(match[1]) if match else None
     length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
-
-
-def _retry_after(answer: requests.Response) -> float | None:
-    """Return the seconds that a server asks to wait: a number, or a date; None when it asks for nothing sensible."""
-    value = answer.headers.get("Retry-After", "").strip()
-    if value.isdigit():
-        return float(value)
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return None
-
-
-def _reason(error: Exception) -> str:
-    """Return the innermost cause's words: the outer ones repeat the whole call."""
-    while isinstance(getattr(error, "reason", None), Exception) or (
-        error.args and isinstance(error.args[0], Exception)
-    ):
-        error = error.reason if isinstance(getattr(error, "reason", None), Exception) else error.args[0]
-    text = str(error.args[-1] if error.args else error) or type(error).__name__
-    return " ".join(text.split())[:200]
+    return int(length) if length.isdecimal() else None
 
 
 def _create(part: Path, source: Path, identity: dict) -> None:
