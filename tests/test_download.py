@@ -134,6 +134,7 @@ def test_download_then_nothing_to_do(shop, patients, tmp_path):
     assert "pelvis: 1 patients, 0 skipped" in text
     assert PARTIAL not in text
     assert {headers["User-Agent"].split(" ")[0] for _, headers in shop.requests} == {f"mrict_core/{__version__}"}
+    assert {headers["Accept-Encoding"] for _, headers in shop.requests} == {"identity"}
 
     shop.requests.clear()
     code, text = run(NAME, "--dest", str(tmp_path / "data"))
@@ -410,6 +411,7 @@ def test_an_answer_that_ends_early_without_a_word_is_gone_on_with(shop, client, 
         ([Fault(503)], [1.0]),
         ([Fault(503), Fault(502), Fault(429, {"Retry-After": "0"}), Fault(500)], [1.0, 2.0, 0.0, 8.0]),
         ([Fault(429, {"Retry-After": "soon"}), Fault(504), Fault(408)], [1.0, 2.0, 4.0]),
+        ([Fault(stop_after=5), Fault(500)], [1.0, 2.0]),
         ([Fault(429, {"Retry-After": "²"}), Fault(503, {"Retry-After": "-1"})], [1.0, 2.0]),
     ],
 )
@@ -638,6 +640,21 @@ def test_two_at_once(shop, client, tmp_path, monkeypatch):
     with filelock.FileLock(tmp_path / ".lock"):
         assert "another process downloads to it" in error_of(tmp_path, client)
     assert shop.ranges() == []
+
+
+def test_another_process_was_faster(shop, client, patients, tmp_path):
+    """It finishes between this one's look at the folder and its turn: nothing is fetched twice."""
+    shop.api_faults.append(Fault(late=lambda: download(NAME, tmp_path, Client())))
+    assert not download(NAME, tmp_path, client).fresh
+    assert shop.ranges() == [""]
+    assert content(tmp_path) == patients
+
+
+def test_a_complete_data_set_needs_no_lock(client, tmp_path, monkeypatch):
+    monkeypatch.setattr("mrict_core.data.download.LOCK_WAIT_S", 0.05)
+    download(NAME, tmp_path, client)
+    with filelock.FileLock(tmp_path / ".lock"):
+        assert not download(NAME, tmp_path, client).fresh
 
 
 def test_places_that_are_none(client, tmp_path):
