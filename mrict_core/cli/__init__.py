@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mrict_core import __version__
-from mrict_core.cli import experiments, results
+from mrict_core.cli import download, experiments, results
 from mrict_core.errors import MrictError
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ def _options(
 for command in (
     experiments.variants,
     experiments.phantom,
+    download.download,
     experiments.preprocess,
     experiments.train,
     experiments.evaluate,

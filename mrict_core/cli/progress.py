@@ -35,6 +35,36 @@ class Bar:
             self.bar.close()
 
 
+class Bytes:
+    """One tqdm bar per step as a `progress(done, total, step)` callback that counts bytes."""
+
+    def __init__(self) -> None:
+        self.step, self.bar = "", None
+
+    def __enter__(self) -> Bytes:
+        return self
+
+    def __call__(self, done: int, total: int, step: str) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None or self.step != step:
+            self.__exit__()
+            # a resumed download starts in the middle: `initial` keeps its speed honest
+            sizes = {"unit": "B", "unit_scale": True, "initial": done, "total": total}
+            self.step, self.bar = step, tqdm(desc=step, dynamic_ncols=True, **sizes)
+        self.bar.update(done - self.bar.n)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        from tqdm import tqdm
+
+        tqdm.write(line)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
 def batches(each: Any, total: int, title: str) -> Any:
     """Return the training loop's batches behind a bar."""
     from tqdm import tqdm
