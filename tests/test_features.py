@@ -1,7 +1,8 @@
 """Feature networks and the provider of their weights. The only address ever asked is a server of the test's own."""
 
-from __future__ import copy
+from __future__ import annotations
 
+import copy
 import hashlib
 import http.server
 import threading
