@@ -13,15 +13,21 @@ from typing import Any
 from mrict_core.runtime import cpu_count, versions
 
 
-def alternating(plain: Callable[[], Any], lean: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """Return the seconds of both forms, taken in turns after one warm-up each, their medians and the ratio."""
-    seconds: dict[str, list[float]] = {"plain": [], "lean": []}
+def in_turns(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of every call, taken in turns after one warm-up each."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(repeats + 1):
-        for name, call in (("plain", plain), ("lean", lean)):
+        for name, call in calls.items():
             started = time.perf_counter()
             call()
             if number:
                 seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def alternating(plain: Callable[[], Any], lean: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """Return the seconds of both forms, taken in turns, their medians and the ratio."""
+    seconds = in_turns({"plain": plain, "lean": lean}, repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "plain_s": medians["plain"],

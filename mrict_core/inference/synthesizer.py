@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from mrict_core.data.intensity import HuWindow
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.methods import METHODS, translate
 from mrict_core.methods.base import make_generator
+from mrict_core.networks.layers import channels_last
 from mrict_core.paths import shown
 from mrict_core.profiles import Profile
-from mrict_core.runtime import pick_device
+from mrict_core.runtime import pick_device, pick_precision
 from mrict_core.training.checkpoint import load_checkpoint, load_weights
 from mrict_core.variant import Schedule, Score, Variant
 
@@ -32,22 +34,38 @@ class Synthesizer:
     facts: dict[str, Any]  # the checkpoint without networks and training state
     device: torch.device
     batch_size: int = 16
+    precision: torch.dtype = torch.float32  # that the network computes in; its image is float32 in either
 
-    @torch.inference_mode()
     def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
         """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU; memory is bounded by the batch."""
         check_store(self.facts, store)
-        mr = store.slices(patient).mr
-        parts = []
-        for start in range(0, len(mr), self.batch_size):
-            real_A = torch.from_numpy(mr[start : start + self.batch_size].astype(np.float32))[:, None].to(self.device)
-            fake_B = translate(self.generator, real_A, self.variant.channels)[:, 0].float().cpu()
-            parts.append(store.window.to_hu(fake_B).numpy())
-        return np.concatenate(parts)
+        return self.slices_to_hu(store.slices(patient).mr)
+
+    @property
+    def window(self) -> HuWindow:
+        """The HU range that the network's [-1, 1] stands for."""
+        return HuWindow(*self.facts["window_hu"])
+
+    @torch.inference_mode()
+    def slices_to_hu(self, mr: np.ndarray) -> np.ndarray:
+        """Return the synthetic CT of prepared slices.  # (N, H, W) in [-1, 1] => (N, H, W) float32 HU"""
+        hu = np.empty(mr.shape, np.float32)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            for start in range(0, len(mr), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                real_A = torch.from_numpy(np.array(mr[part], np.float32))[:, None].to(self.device)
+                fake_B = translate(self.generator, real_A, self.variant.channels)[:, 0]
+                hu[part] = self.window.to_hu(fake_B).cpu().numpy()
+        return hu
 
 
-def load_synthesizer(path: Path, expect_variant: str | None = None, device: str = "auto") -> Synthesizer:
-    """Return the MR→CT generator of a checkpoint, in evaluation mode."""
+def load_synthesizer(
+    path: Path, expect_variant: str | None = None, device: str = "auto", precision: str = "float32"
+) -> Synthesizer:
+    """Return the MR→CT generator of a checkpoint, in evaluation mode.
+
+    It computes in float32 unless asked otherwise: scores must not depend on the device.
+    """
     payload = load_checkpoint(path, expect_variant)
     try:
         variant, profile = variant_of(payload), Profile(**payload["profile"])
@@ -64,7 +82,8 @@ def load_synthesizer(path: Path, expect_variant: str | None = None, device: str 
     chosen = pick_device(device)
     facts = {key: value for key, value in payload.items() if key not in TENSORS}
     facts["path"] = shown(path)
-    return Synthesizer(generator.to(chosen).eval(), variant, facts, chosen)
+    generator = channels_last(generator.to(chosen), chosen).eval()
+    return Synthesizer(generator, variant, facts, chosen, precision=pick_precision(precision, chosen))
 
 
 def variant_of(payload: dict[str, Any]) -> Variant:

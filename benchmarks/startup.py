@@ -1,0 +1,48 @@
+"""Start-up: the command line, and what every notebook imports in its first cell."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mrict_core.paths import ROOT
+
+TITLE = "Start-up of the command line and of the notebooks"
+HEAVY = ("torch", "torchvision", "torchmetrics", "monai", "matplotlib", "plotly", "pandas", "scipy", "skimage", "cv2")
+
+
+def seconds(code: str, repeats: int) -> tuple[float, str]:
+    """Return the median seconds of a Python process that runs `code`, and what the last one printed."""
+    found = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        found.append(time.perf_counter() - started)
+    return statistics.median(found[1:]), done.stdout
+
+
+def import_cell(path: Path) -> str:
+    """Return the lines of a notebook that import, without magics."""
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    cell = next("".join(c["source"]) for c in cells if "import " in "".join(c["source"]))
+    return "\n".join(line for line in cell.splitlines() if line.startswith(("import ", "from ", "    ", ")")))
+
+
+def run(quick: bool = False) -> list[dict[str, Any]]:
+    """Return one row per command and notebook: seconds, and which heavy packages were imported."""
+    repeats = 1 if quick else 5
+    tell = f"\nimport sys; print(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
+    rows = []
+    for words in (["--help"], ["variants"], ["train", "--help"]):
+        code = f"import sys; sys.argv = ['mrict_core', *{words!r}]\nfrom mrict_core.cli import main\nmain()"
+        took, _ = seconds(code, repeats)
+        rows.append({"case": f"python -m mrict_core {' '.join(words)}", "seconds": took, "imports": "–"})
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))[: 2 if quick else None]:
+        took, printed = seconds(import_cell(path) + tell, repeats)
+        rows.append({"case": f"imports of {path.stem}", "seconds": took, "imports": printed.strip() or "none of them"})
+    return rows

@@ -1,0 +1,96 @@
+"""One training step of the MK6 form: the predecessor's procedure against the suite's step, float32 and bfloat16."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from benchmarks import measure
+from benchmarks.plain.pix2pix import PlainWeights, plain_step
+from mrict_core.methods import Method, base, build_method
+from mrict_core.networks.features import DemoFeatures, FeatureNetwork
+from mrict_core.profiles import Profile, get_profile
+from mrict_core.variant import Variant
+from mrict_core.variants import get
+
+TITLE = "A training step, pix2pix MK6 (1 D + 3 G steps, penalty, perceptual, L1)"
+VARIANT = "mk6_3_4"
+# profile => batch and side in pixels. VGG19 has random weights here: time does not depend on their values.
+CASES = {"full": {"full": (4, 256), "demo": (8, 64)}, "quick": {"full": (1, 128), "demo": (8, 64)}}
+
+
+@contextmanager
+def random_vgg19() -> Iterator[nn.Module]:
+    """Give the methods VGG19 with random weights, named so, while the context lasts; yield its layers."""
+    layers, real = models.vgg19(weights=None).features, base.build_features
+
+    def features(name: str) -> nn.Module:
+        if name == "demo_features":
+            return real(name)
+        return FeatureNetwork(copy.deepcopy(layers), name="random VGG19", weights_hash="none", dimension=512)
+
+    base.build_features = features
+    try:
+        yield layers
+    finally:
+        base.build_features = real
+
+
+def plain_call(variant: Variant, profile: Profile, vgg: nn.Module, *images: torch.Tensor) -> Callable[[], Any]:
+    """Return the predecessor's step on networks of its own, in torch's default layout, with its default Adam."""
+    method = build_method(variant, profile)
+    G, D = (method.networks[name].to(memory_format=torch.contiguous_format).train() for name in ("G", "D"))
+    betas = (variant.beta1, variant.beta2)
+    adam_G = torch.optim.Adam(G.parameters(), lr=variant.lr_generator, betas=betas)
+    adam_D = torch.optim.Adam(D.parameters(), lr=variant.lr_discriminator, betas=betas)
+    v = variant
+    weights = PlainWeights(v.real_label, v.lambda_gp, v.lambda_perceptual, v.lambda_l1, v.generator_steps)
+    return lambda: plain_step(G, D, vgg, adam_G, adam_D, *images, weights)
+
+
+def lean_call(method: Method, *images: torch.Tensor) -> Callable[[], Any]:
+    """Return the suite's step."""
+    method.train()
+    return lambda: method.step(*images)
+
+
+def rows_of(profile: Profile, batch: int, side: int, repeats: int) -> list[dict[str, Any]]:
+    """Return one row per precision, all forms in turns."""
+    torch.manual_seed(0)
+    variant = get(VARIANT)
+    images = [torch.rand(batch, 1, side, side) * 2 - 1 for _ in range(2)]
+    with random_vgg19() as layers:
+        vgg = DemoFeatures().layers.requires_grad_(True) if profile.feature_network else layers
+        calls = {"plain": plain_call(variant, profile, vgg, *images)}
+        for precision in (torch.float32, torch.bfloat16):
+            method = build_method(variant, profile, "cpu", precision)
+            calls[str(precision).removeprefix("torch.")] = lean_call(method, *images)
+        seconds = measure.in_turns(calls, repeats)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return [
+        {
+            "case": f"{profile.name}: width {profile.width}, {batch}×{side}×{side}, {name}",
+            "plain_s_per_image": medians["plain"] / batch,
+            "lean_s_per_image": medians[name] / batch,
+            "times_faster": medians["plain"] / medians[name],
+            "all_plain_s": seconds["plain"],
+            "all_lean_s": seconds[name],
+        }
+        for name in calls
+        if name != "plain"
+    ]
+
+
+def run(quick: bool = False) -> list[dict[str, Any]]:
+    """Return one row per profile and precision."""
+    rows = []
+    for name, (batch, side) in CASES["quick" if quick else "full"].items():
+        rows += rows_of(get_profile(name), batch, side, repeats=2 if quick else 5)
+    return rows
