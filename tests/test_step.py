@@ -26,12 +26,12 @@ EXACT = 1e-7  # in float64; only the sum of the first weights was rounded to flo
 
 @pytest.fixture
 def vgg19(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """The first two blocks of VGG19 with random weights, given to every method in place of the real file."""
+    """The first layers of VGG19, wide ones too, with random weights, given to every method in place of the real file."""
     torch.manual_seed(3)
-    layers = models.vgg19(weights=None).features[:10]
+    layers = models.vgg19(weights=None).features[:14]
 
     def features(name: str) -> FeatureNetwork:
-        return FeatureNetwork(copy.deepcopy(layers), name=f"random {name}", weights_hash="0", dimension=128)
+        return FeatureNetwork(copy.deepcopy(layers), name=f"random {name}", weights_hash="0", dimension=256)
 
     monkeypatch.setattr(base, "build_features", features)
     return layers
