@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import pandas as pd
@@ -13,10 +14,11 @@ import typer
 from benchmarks import measure
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import reports_root, shown
+from mrict_core.reporting import style
 from mrict_core.reporting.tables import markdown_table, text_table
 from mrict_core.runtime import write_json, write_text
 
-BENCHMARKS = ("scores", "training", "precision", "pipeline", "inference", "startup")
+BENCHMARKS = ("scores", "training", "precision", "pipeline", "inference", "startup", "scaling", "gpu")
 
 
 def main(
@@ -31,19 +33,29 @@ def main(
         folder = output or reports_root() / "benchmarks"
         for name in [only] if only else BENCHMARKS:
             module = importlib.import_module(f"benchmarks.{name}")
+            if reason := getattr(module, "missing", lambda: "")():
+                if only:
+                    raise MrictError(f"benchmark {name}: {reason}")
+                print(f"{module.TITLE}: skipped, {reason}")
+                continue
             print(f"{module.TITLE} …", flush=True)
-            _write(folder, f"{name}_quick" if quick else name, module.TITLE, module.run(quick))
+            _write(folder, f"{name}_quick" if quick else name, module, module.run(quick))
     except MrictError as error:
         print(f"error: {error}")
         raise typer.Exit(1) from None
 
 
-def _write(folder: Path, name: str, title: str, rows: list[dict[str, Any]]) -> None:
-    where = measure.machine()
+def _write(folder: Path, name: str, module: ModuleType, rows: list[dict[str, Any]]) -> None:
+    where, title = measure.machine(), module.TITLE
+    how = getattr(module, "HOW", "medians, plain and lean in turns")
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     write_json(folder / f"{name}.json", {"title": title, "date": made, "machine": where, "rows": rows})
     table = pd.DataFrame([{key: value for key, value in row.items() if not isinstance(value, list)} for row in rows])
-    lines = [f"# {title}", f"{where['cpu']}, {where['cores']} cores; {made}; medians, plain and lean in turns."]
+    gpu = f", {where['gpu']}" if where["gpu"] else ""
+    lines = [f"# {title}", f"{where['cpu']}, {where['cores']} cores{gpu}; {made}; {how}."]
+    if hasattr(module, "figure"):
+        style.save(module.figure(rows), folder / f"{name}.png")
+        lines.append(f"![{title}]({name}.png)")
     write_text(folder / f"{name}.md", "\n\n".join([*lines, markdown_table(table)]) + "\n")
     print(text_table(table))
     print(f"written: {shown(folder / name)}.json and .md")

@@ -7,8 +7,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mrict_core.runtime import cpu_count, versions
 
@@ -39,25 +42,30 @@ def alternating(plain: Callable[[], Any], lean: Callable[[], Any], repeats: int)
 
 
 def peak_growth_mib(target: Callable[..., Any], *arguments: Any) -> float:
-    """Return by how many MiB the peak memory of a fresh process grows while it runs `target(prepare(...))`.
+    """Return by how many MiB the peak memory of a fresh process grows while it runs `target(*arguments)()`.
 
     `target` returns the call to measure; what it prepares before that does not count.
     """
+    return cost(target, *arguments, repeats=1)["peak_mib"]
+
+
+def cost(target: Callable[..., Any], *arguments: Any, repeats: int) -> dict[str, float]:
+    """Return the median seconds of `target(*arguments)()` in a fresh process, and the MiB its peak memory grows by."""
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_peak, args=(queue, target, arguments))
-    process.start()
-    grown = queue.get()
-    process.join()
-    return grown
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_cost, target, arguments, repeats).result()
 
 
-def _peak(queue: Any, target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _cost(target: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:
     call = target(*arguments)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now (Linux)
     before = _resident_kib("VmHWM")
-    call()
-    queue.put((_resident_kib("VmHWM") - before) / 1024)
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": statistics.median(seconds), "peak_mib": (_resident_kib("VmHWM") - before) / 1024}
 
 
 def _resident_kib(name: str) -> int:
@@ -69,7 +77,8 @@ def machine() -> dict[str, Any]:
     """Return what the figures were taken on."""
     names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     cpu = names[0] if names else platform.processor() or "unknown"
-    return {"cpu": cpu, "cores": cpu_count(), "system": platform.platform(), "versions": versions()}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return {"cpu": cpu, "cores": cpu_count(), "gpu": gpu, "system": platform.platform(), "versions": versions()}
 
 
 def _cpuinfo() -> list[str]:

@@ -45,7 +45,7 @@ def random_vgg19() -> Iterator[nn.Module]:
 
 def plain_call(variant: Variant, profile: Profile, vgg: nn.Module, *images: torch.Tensor) -> Callable[[], Any]:
     """Return the predecessor's step on networks of its own, in torch's default layout, with its default Adam."""
-    method = build_method(variant, profile)
+    method = build_method(variant, profile, images[0].device)
     G, D = (method.networks[name].to(memory_format=torch.contiguous_format).train() for name in ("G", "D"))
     betas = (variant.beta1, variant.beta2)
     adam_G = torch.optim.Adam(G.parameters(), lr=variant.lr_generator, betas=betas)

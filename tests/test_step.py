@@ -26,7 +26,7 @@ EXACT = 1e-7  # in float64; only the sum of the first weights was rounded to flo
 
 @pytest.fixture
 def vgg19(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """The first layers of VGG19, wide ones too, with random weights, given to every method in place of the real file."""
+    """The first layers of VGG19, wide ones too, with random weights, in place of the real file."""
     torch.manual_seed(3)
     layers = models.vgg19(weights=None).features[:14]
 

@@ -42,7 +42,7 @@ def plain_step(
         return torch.sigmoid(D(image))
 
     def penalty(real: Tensor, fake: Tensor) -> Tensor:
-        alpha = torch.rand(real.shape[0], 1, 1, 1, dtype=real.dtype)
+        alpha = torch.rand(real.shape[0], 1, 1, 1, dtype=real.dtype, device=real.device)
         mixed = (alpha * real + (1 - alpha) * fake).requires_grad_(True)
         score = probability(mixed)
         (gradient,) = torch.autograd.grad(score, mixed, torch.ones_like(score), create_graph=True, retain_graph=True)
