@@ -104,7 +104,7 @@ def evaluate(
     protocol: Protocol = "patient",
     device: Device = "auto",
 ) -> None:
-    """Score a trained variant on the held-out patients and write its tables."""
+    """Score a trained variant on the held-out patients, write its tables, publish it as a model."""
     from mrict_core.paths import shown, workspace
     from mrict_core.profiles import get_profile
     from mrict_core.variants import get
@@ -114,11 +114,12 @@ def evaluate(
     from mrict_core.pipeline import evaluate_baselines, evaluate_variant
     from mrict_core.reporting.tables import text_table
 
+    said: list[str] = []  # printed below the bar
     with Bar("evaluate") as bar:
-        record, _ = evaluate_variant(variant, chosen, space, device=device, progress=bar)
+        record, _ = evaluate_variant(variant, chosen, space, device=device, progress=bar, report=said.append)
     records = [record, *evaluate_baselines(chosen, space)]
     print(text_table(leaderboard(records)))
-    print(f"tables: {shown(space.metrics)}")
+    print("\n".join([f"tables: {shown(space.metrics)}", *said]))
 
 
 def leave_one_centre_out(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from mrict_core.evaluation.predecessor import predecessor_validation, synthesize
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.metrics.features import FeatureCollector
+from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.prepare import CountProgress, open_data
@@ -56,9 +57,19 @@ def _context(profile: Profile, space: Workspace, store: SliceStore, split: Split
 
 
 def evaluate_variant(
-    variant: Variant, profile: Profile, space: Workspace, *, device: str = "auto", progress: CountProgress | None = None
+    variant: Variant,
+    profile: Profile,
+    space: Workspace,
+    *,
+    device: str = "auto",
+    progress: CountProgress | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> tuple[dict, Synthesizer]:
-    """Score the variant's best checkpoint on the held-out test patients; write json and csv; return both."""
+    """Score the variant's best checkpoint on the held-out test patients; write json and csv; return both.
+
+    A finished training of the whole workspace is also published as a model; `report` hears of it. Those of a fold are
+    not: each lacks a centre.
+    """
     store, split = open_data(space)
     path = checkpoint_path(space, variant.name, "best")
     synthesizer = load_synthesizer(path, expect_variant=variant.name, device=device)
@@ -96,6 +107,10 @@ def evaluate_variant(
     }
     record = metrics_record(variant.name, scores, kind="variant", label=profile.label, context=context, more=more)
     write_metrics(space.metrics, record)
+    if final["complete"] and not space.fold:
+        folder, new = publish(space, variant, record)
+        if report:
+            report(f"model {variant.name}@{folder.name}{'' if new else ' (there already)'}: {shown(folder)}")
     return record, synthesizer
 
 
