@@ -45,7 +45,7 @@ def card_text(description: Description, scores: Mapping[str, Any] | None) -> str
         "## Limits",
         "\n".join(f"- {line}" for line in limits(description, scores)),
         "## Settings",
-        "The variant's values; the profile decides width, size, batch and epochs. `dataset` and `training_pairs` are the "
+        "Values of the variant; the profile decides width, size, batch, epochs. `dataset` and `training_pairs` are the "
         "predecessor's.",
         _settings(facts),
         "## Provenance",
