@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from mrict_core import cli
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
+from mrict_core.models import importing
 from mrict_core.models.folder import CARD, load_facts_and_weights, read_model
 from mrict_core.models.importing import NETWORKS, import_checkpoint
 from mrict_core.models.registry import entries, find
@@ -311,6 +313,18 @@ def test_the_role_of_a_file(variant, side, content, name, role, expected, tmp_pa
 def test_a_role_that_does_not_fit_is_refused(variant, name, roles, message, tmp_path):
     with pytest.raises(MrictError, match=message):
         run(saved(tmp_path, plain().state_dict(), name), variant, tmp_path / "root", *roles)
+
+
+def test_a_published_file_is_known_by_its_hash(tmp_path, monkeypatch):
+    path = saved(tmp_path, plain().state_dict())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(importing.KNOWN, digest, ("mk6_3_4", "final generator of MK6.3.4"))
+    with pytest.raises(
+        MrictError, match=r"the published final generator of MK6\.3\.4, not of mk6_3_3; give --as mk6_3_4"
+    ):
+        run(path, "mk6_3_3", tmp_path / "root")
+    notes = run(path, "mk6_4_3", tmp_path / "root").notes
+    assert notes == ("best_generator.pth: the published final generator of MK6.3.4, unchanged",)
 
 
 def test_two_files_of_one_role_are_refused(tmp_path):

@@ -46,6 +46,10 @@ DATASETS = {  # of the predecessor: what each held, and what follows for images 
     "brain-new-36": (f"36 patients of {BRAIN}; cropped and padded to 256 × 256", ""),
     "brain-new-10": (f"10 patients of {BRAIN}; cropped and padded to 256 × 256", ""),
 }
+KNOWN = {  # sha256 of the files that the predecessor published (git-LFS) => variant, what it is
+    "462564ee6acfdfbfdf039cdb0747ac170f6671cfd8cb8e8bdc51065feb92ec63": ("mk6_3_4", "final generator of MK6.3.4"),
+    "5120805cc3dea1a56d7948a4cca968321953bd3056c5a67dccde9a07df57e826": ("mk6_3_4", "final discriminator of MK6.3.4"),
+}
 CAVEATS = (
     "Its training patients are among SynthRAD2023's: scores on those patients are not held-out scores.",
     "Its input was masked by the union of MR and CT masks. Where no CT is there the mask is of the MR alone, and the "
@@ -95,8 +99,10 @@ def import_checkpoint(
         if role in networks:
             raise MrictError(f"{shown(path)}: a second {role} of {variant.name}; expected one file per network")
         networks[role] = state
-        sources[role] = _sha256(path)
+        sources[role], known = _identified(path, variant)
+        unpacked += [known] if known else []
         notes += [f"{path.name}: {note}" for note in unpacked]
+    notes += [caveat] if (caveat := DATASETS[variant.dataset][1]) else []
     generator = METHODS[variant.method].mr_to_ct
     if generator not in networks:
         notes.append(f"holds no {generator}: it cannot make a CT")
@@ -186,6 +192,11 @@ def _data(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _sha256(path: Path) -> str:
+def _identified(path: Path, variant: Variant) -> tuple[str, str]:
+    """Return the file's sha256, and what it is known to be where the predecessor published it."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    name, what = KNOWN.get(sha256, (variant.name, ""))
+    if name != variant.name:
+        raise MrictError(f"{shown(path)}: the published {what}, not of {variant.name}; give --as {name}")
+    return sha256, f"the published {what}, unchanged" if what else ""
