@@ -22,10 +22,11 @@ from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
 from mrict_core.models import folder as folders
+from mrict_core.models.card import card_text
 from mrict_core.models.folder import CARD, FACTS, SCORES, WEIGHTS, load_facts_and_weights, read_model, write_model
 from mrict_core.models.registry import entries, find, read_card
 from mrict_core.paths import Workspace, checkpoints_root
-from mrict_core.pipeline import evaluate_variant, open_data, train_variant
+from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data, train_variant
 from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
@@ -114,6 +115,39 @@ def test_the_card_holds_what_a_user_must_know(published, fresh_space):
     patients = (*split.train, *split.val, *split.test)
     assert [word for word in (*patients, str(fresh_space.data_dir.parent)) if word in everything] == []
     assert read_card("mk1") == card
+
+
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [
+        (None, "Not compared with the trivial baselines"),
+        (
+            {"name": "baseline_mean_ct", "mae_hu": 1.5},
+            "**It does not beat** the best trivial baseline, `baseline_mean_ct`: 1.5",
+        ),
+        (
+            {"name": "baseline_mean_ct", "mae_hu": 9e3},
+            "It beats the best trivial baseline, `baseline_mean_ct`: 9000 HU",
+        ),
+    ],
+)
+def test_the_card_says_whether_it_beats_the_trivial_baselines(baseline, said, published):
+    card = card_text(read_model(published), read_json(published / SCORES) | {"baseline": baseline})
+    assert said in card
+
+
+def test_the_best_baseline_of_the_same_patients_is_compared(published, fresh_space):
+    scored = {r["name"]: r["summary"]["all"]["mae_hu"]["mean"] for r in evaluate_baselines(SMOKE, fresh_space)}
+    best = min(scored, key=scored.get)
+    evaluate_variant(get("mk1"), SMOKE, fresh_space, device="cpu")
+    assert read_json(published / SCORES)["baseline"] == {"name": best, "mae_hu": scored[best]}
+    for name in scored:  # of another split: no comparison
+        path = fresh_space.metrics / f"{name}.json"
+        record = read_json(path)
+        record["context"]["split_hash"] = "0123"
+        write_json(path, record)
+    evaluate_variant(get("mk1"), SMOKE, fresh_space, device="cpu")
+    assert read_json(published / SCORES)["baseline"] is None
 
 
 def test_evaluating_again_writes_nothing_new(published, fresh_space):

@@ -71,9 +71,10 @@ def load_synthesizer(
     try:
         variant, profile = variant_of(facts), Profile(**facts["profile"])
     except (KeyError, TypeError, AttributeError) as error:
+        remedy = "import its file again" if facts.get("files") else "train the variant again"
         raise MrictError(
             f"{shown(path)}: written by version {facts['versions'].get('mrict_core', '?')}, whose fields differ from "
-            f"those of today ({error}); train the variant again"
+            f"those of today ({error}); {remedy}"
         ) from None
     generator = make_generator(variant, profile)
     name = METHODS[variant.method].mr_to_ct

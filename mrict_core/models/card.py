@@ -130,9 +130,19 @@ def _results(scores: Mapping[str, Any]) -> list[str]:
         _table(("measure", "mean ± SD", "95 % interval of the mean", "median", "patients"), rows),
         _table(("centre", "MAE (HU)", "patients"), centres) if len(centres) > 1 else "",
         "\n".join(definitions),
-        "Every other measure of the suite stands in `scores.json`. A model is worth something only if it beats the "
-        "trivial baselines on the same patients: see the leaderboard in the reports of its run.",
+        _against(summary["all"]["mae_hu"]["mean"], scores.get("baseline")),
+        "Every other measure of the suite stands in `scores.json`.",
     ]
+
+
+def _against(mae_hu: float | None, baseline: Mapping[str, Any] | None) -> str:
+    """A model is worth something only if it beats the trivial predictors."""
+    if not baseline or mae_hu is None:
+        return "Not compared with the trivial baselines, which a model must beat: they were not scored."
+    beats = "It beats" if mae_hu < baseline["mae_hu"] else "**It does not beat**"
+    return (
+        f"{beats} the best trivial baseline, `{baseline['name']}`: {_number(baseline['mae_hu'])} HU on these patients."
+    )
 
 
 def _use(description: Description) -> str:

@@ -19,9 +19,12 @@ FULL = "full"  # the profile whose models are meant for images of patients
 SCORES = ("label", "note", "n", "summary", "cards", "context")  # of a record: nothing of single patients
 
 
-def publish(space: Workspace, variant: Variant, record: Mapping[str, Any]) -> tuple[Path, bool]:
+def publish(
+    space: Workspace, variant: Variant, record: Mapping[str, Any], baseline: Mapping[str, Any] | None = None
+) -> tuple[Path, bool]:
     """Publish the variant's best checkpoint with the record of its evaluation; return its folder and whether it is new.
 
+    baseline: name and mae_hu of the best trivial predictor on the same patients, None where none was scored.
     The same weights and facts are the same model: nothing but changed scores is written again.
     """
     facts, networks = load_facts_and_weights(checkpoint_path(space, variant.name, "best"), variant.name)
@@ -34,7 +37,7 @@ def publish(space: Workspace, variant: Variant, record: Mapping[str, Any]) -> tu
         demo=space.embedded or facts["profile"]["name"] != FULL,
         generator=METHODS[variant.method].mr_to_ct,
         data=describe_data(space),
-        scores={key: record[key] for key in SCORES},
+        scores={key: record[key] for key in SCORES} | {"baseline": dict(baseline) if baseline else None},
     )
 
 

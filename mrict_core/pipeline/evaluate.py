@@ -108,10 +108,19 @@ def evaluate_variant(
     record = metrics_record(variant.name, scores, kind="variant", label=profile.label, context=context, more=more)
     write_metrics(space.metrics, record)
     if final["complete"] and not space.fold:
-        folder, new = publish(space, variant, record)
+        folder, new = publish(space, variant, record, _best_baseline(space, record))
         if report:
             report(f"model {variant.name}@{folder.name}{'' if new else ' (there already)'}: {shown(folder)}")
     return record, synthesizer
+
+
+def _best_baseline(space: Workspace, record: dict) -> dict[str, Any] | None:
+    """Return name and MAE of the best trivial baseline on the record's patients, None where none was scored."""
+    found = [read_record(space.metrics, path.stem) for path in sorted(space.metrics.glob("baseline_*.json"))]
+    same = [r for r in found if all(r["context"].get(k) == record["context"][k] for k in ("store_key", "split_hash"))]
+    scored = [(r["summary"]["all"]["mae_hu"]["mean"], r["name"]) for r in same]
+    best = min((pair for pair in scored if pair[0] is not None), default=None)
+    return {"name": best[1], "mae_hu": best[0]} if best else None
 
 
 def _collecting(predict: Predict, features: FeatureCollector) -> Predict:
