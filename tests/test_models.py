@@ -14,6 +14,8 @@ import filelock
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mrict_core import cli, runtime
@@ -23,7 +25,16 @@ from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
 from mrict_core.models import folder as folders
 from mrict_core.models.card import card_text
-from mrict_core.models.folder import CARD, FACTS, SCORES, WEIGHTS, load_facts_and_weights, read_model, write_model
+from mrict_core.models.folder import (
+    CARD,
+    FACTS,
+    SCORES,
+    WEIGHTS,
+    load_facts_and_weights,
+    model_hash,
+    read_model,
+    write_model,
+)
 from mrict_core.models.registry import entries, find, read_card
 from mrict_core.paths import Workspace, checkpoints_root
 from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data, train_variant
@@ -69,8 +80,8 @@ def another(root: Path, published: Path, seed: int = 1, **changes: object) -> Pa
     facts, networks = load_facts_and_weights(published)
     torch.manual_seed(seed)
     networks["G"]["final_upsample.bias"] = torch.randn_like(networks["G"]["final_upsample.bias"])
-    given = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "SynthRAD2023"}}
-    return write_model(root, facts | {"seed": seed}, networks, **given | changes)[0]
+    told = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "SynthRAD2023"}}
+    return write_model(root, facts | {"seed": seed}, networks, **told | changes)[0]
 
 
 def invoke(*arguments: str):
@@ -162,9 +173,9 @@ def test_other_scores_of_the_same_model_renew_its_card_alone(published):
     facts, networks = load_facts_and_weights(published)
     description, scores = read_model(published), read_json(published / SCORES)
     scores["summary"]["all"]["mae_hu"]["mean"] = 12.25
-    given = {key: description[key] for key in ("kind", "label", "demo", "generator", "data")}
+    told = {key: description[key] for key in ("kind", "label", "demo", "generator", "data")}
     before = files_of(published)
-    assert write_model(checkpoints_root(), facts, networks, **given, scores=scores) == (published, False)
+    assert write_model(checkpoints_root(), facts, networks, **told, scores=scores) == (published, False)
     after = files_of(published)
     assert {name for name in before if before[name] != after[name]} == {SCORES, CARD}
     assert "| MAE (HU) | 12.25 ±" in (published / CARD).read_text(encoding="utf-8")
@@ -172,13 +183,35 @@ def test_other_scores_of_the_same_model_renew_its_card_alone(published):
 
 def test_epoch_times_make_no_other_model_and_everything_else_does(published):
     description = read_model(published)
-    parts = [description[key] for key in ("kind", "facts", "data")] + [description["weights"]["sha256"]]
-    assert folders.model_hash(*parts) == published.name
     facts = description["facts"]
-    slower = facts | {"history": [row | {"seconds": 99.0} for row in facts["history"]]}
-    assert folders.model_hash(parts[0], slower, *parts[2:]) == published.name
+    later = {"published": "2031-01-01", "facts": facts | {"history": [r | {"seconds": 99.0} for r in facts["history"]]}}
+    assert model_hash(description | later) == model_hash(description) == published.name
     for other in ({"seed": 1}, {"history": [facts["history"][0] | {"loss_g": 0.5}]}, {"window_hu": [-1000, 1000]}):
-        assert folders.model_hash(parts[0], facts | other, *parts[2:]) != published.name
+        assert model_hash(description | {"facts": facts | other}) != published.name
+    for other in ({"demo": False}, {"label": "full"}, {"kind": "imported"}, {"generator": "D"}, {"more": 1}):
+        assert model_hash(description | other) != published.name
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), name=st.sampled_from((FACTS, WEIGHTS)))
+def test_no_flipped_bit_changes_what_is_loaded(published, place, bit, name):
+    """It is refused, or stands where it makes no difference: in the date, in how long an epoch took, in white space."""
+    whole, (facts, networks) = read_model(published), load_facts_and_weights(published)
+    path, content = published / name, (published / name).read_bytes()
+    changed = bytearray(content)
+    changed[int(place * len(content))] ^= 1 << bit
+    path.write_bytes(changed)
+    try:
+        found, other = read_model(published), load_facts_and_weights(published)[1]
+    except MrictError:
+        pass
+    else:
+        assert name == FACTS
+        assert model_hash(found) == model_hash(whole)
+        assert found["facts"]["fields"] == facts["fields"]
+        assert all(torch.equal(other[n][k], v) for n, state in networks.items() for k, v in state.items())
+    finally:
+        path.write_bytes(content)
 
 
 def test_retraining_publishes_beside_the_old_model(published, fresh_space):
@@ -304,8 +337,8 @@ def test_a_model_of_another_variant_names_both(published):
 def test_facts_that_no_longer_fit_the_code_are_named(published, tmp_path):
     facts, networks = load_facts_and_weights(published)
     facts["fields"] = facts["fields"] | {"lambda_gone": 1.0}
-    given = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "x"}}
-    old, _ = write_model(tmp_path / "old", facts, networks, **given)
+    told = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "x"}}
+    old, _ = write_model(tmp_path / "old", facts, networks, **told)
     with pytest.raises(MrictError, match=r"written by version .*lambda_gone.*train the variant again"):
         load_synthesizer(old, device="cpu")
 
@@ -391,8 +424,8 @@ def test_names(published, fresh_space, tmp_path):
 
 def test_an_alias_is_its_variant(published):
     facts, networks = load_facts_and_weights(published)
-    given = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "x"}}
-    folder, _ = write_model(checkpoints_root(), facts | {"variant": "mk6_3_4"}, networks, **given)
+    told = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "x"}}
+    folder, _ = write_model(checkpoints_root(), facts | {"variant": "mk6_3_4"}, networks, **told)
     assert find("mk6_4_3") == find("mk6_3_4") == find(f"mk6_4_3@{folder.name[:4]}") == folder
 
 

@@ -5,8 +5,8 @@
                                    scores.json         of the held-out patients; absent where there are none
                                    README.md           the model's card
 
-The hash stands for weights and facts, so a folder never changes what it computes; scores and card are renewed when the
-same model is evaluated again. The folder appears whole or not at all.
+The hash stands for weights and facts, so a folder never changes what it computes or what it says it is; scores and card
+are renewed when the same model is evaluated again. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -37,10 +37,15 @@ TENSORS = ("networks", "optimizers", "schedulers", "method_state", "rng")  # of 
 WAIT_S = 60.0  # for another process that publishes the same variant
 
 
-def model_hash(kind: str, facts: Mapping[str, Any], data: Mapping[str, Any], sha256: str) -> str:
-    """Return the name of a model: a hash over weights, facts and data. How long an epoch took does not count."""
-    history = [{k: v for k, v in row.items() if k != "seconds"} for row in facts.get("history") or []]
-    return hash_of({"kind": kind, "facts": {**facts, "history": history}, "data": data, "weights": sha256})
+def model_hash(description: Mapping[str, Any]) -> str:
+    """Return the name of a model: a hash over everything in model.json, and so over the weights.
+
+    When it was published and how long its epochs took do not count: they make no other model.
+    """
+    facts = description["facts"]
+    history = [{k: v for k, v in row.items() if k != "seconds"} for row in facts["history"]]
+    told = {key: value for key, value in description.items() if key not in ("hash", "published")}
+    return hash_of(told | {"facts": facts | {"history": history}})
 
 
 def write_model(
@@ -64,11 +69,8 @@ def write_model(
     content = _packed(networks)
     facts, data = (json.loads(json.dumps(value)) for value in (facts, data))  # as they will be read
     sha256 = hashlib.sha256(content).hexdigest()
-    digest = model_hash(kind, facts, data, sha256)
-    description = {
+    told = {
         "format": FORMAT,
-        "hash": digest,
-        "published": datetime.now(UTC).isoformat(timespec="microseconds"),
         "kind": kind,
         "label": label,
         "demo": demo,
@@ -77,6 +79,8 @@ def write_model(
         "weights": {"bytes": len(content), "sha256": sha256, "networks": _sizes(networks)},
         "facts": facts,
     }
+    digest = model_hash(told)
+    description = {"hash": digest, "published": datetime.now(UTC).isoformat(timespec="microseconds"), **told}
     folder = Path(root) / facts["variant"] / digest
     with held(folder.parent, f"publishes a model of {facts['variant']}", WAIT_S):
         for leftover in folder.parent.glob(f"{NEW}*"):  # of a killed process
@@ -144,9 +148,8 @@ def read_model(folder: Path) -> dict[str, Any]:
             f"{shown(folder / FACTS)}: model format {description['format']}, this version reads {FORMAT}; {remedy}"
         )
     try:
-        weights = description["weights"]
-        found = model_hash(description["kind"], description["facts"], description["data"], weights["sha256"])
-        size, variant = int(weights["bytes"]), str(description["facts"]["variant"])
+        found, variant = model_hash(description), str(description["facts"]["variant"])
+        size = int(description["weights"]["bytes"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MrictError(f"{shown(folder / FACTS)}: not the facts of a model ({error}); {remedy}") from None
     if found != description["hash"]:
