@@ -366,7 +366,7 @@ def test_a_discriminator_alone_is_no_model_to_synthesise_with(tmp_path):
     [
         ("mk6_3_4", True, "36 patients of SynthRAD2023 Task 1 brain, centre A alone; cropped and padded"),
         ("mk2", False, "stretched to 256 × 256 px; this suite crops and pads"),
-        ("mk1", False, "Trained on raw HU, which its output in [-1, 1] cannot reach"),
+        ("mk1", False, "raw HU, which its output in [-1, 1] cannot reach"),
     ],
 )
 def test_the_card_says_what_is_not_known(variant, wide, said, tmp_path):

@@ -34,11 +34,15 @@ STRETCHED = (
     "shown has other proportions than in its training."
 )
 BRAIN = "SynthRAD2023 Task 1 brain, centre A alone"
+UNKNOWN = "processed"  # the practice runs' data set
 DATASETS = {  # of the predecessor: what each held, and what follows for images prepared by our protocol `predecessor`
-    "processed": ("a set of unknown origin", "How its slices were prepared is not known; neither is the HU of grey."),
+    UNKNOWN: (
+        "A set of unknown origin",
+        "How its training slices were prepared is not known: protocol `predecessor` and its HU window are a guess.",
+    ),
     "Brain processed": (
         f"36 patients of {BRAIN}; MR units and HU as they are, stretched to 256 × 256",
-        "Trained on raw HU, which its output in [-1, 1] cannot reach: its images are no CT in HU.",
+        "Trained on raw MR units and raw HU, which its output in [-1, 1] cannot reach: its images are no CT in HU.",
     ),
     "brain": (f"36 patients of {BRAIN}; stretched to 256 × 256", STRETCHED),
     "brain-36": (f"36 patients of {BRAIN}; stretched to 256 × 256", STRETCHED),
@@ -182,13 +186,13 @@ def _facts(variant: Variant, profile: Profile, sources: Mapping[str, str]) -> di
 
 
 def _data(variant: Variant) -> dict[str, Any]:
-    text, caveat = DATASETS[variant.dataset]
+    (text, caveat), known = DATASETS[variant.dataset], variant.dataset != UNKNOWN
+    split = " Split by slice: neighbouring slices of one head stood on both sides." if known else ""
     return {
         "name": f"the predecessor's data set `{variant.dataset}`",
         "region": "brain",
-        "text": f"{text}. Split by slice: neighbouring slices of one head stood on both sides. The record of the "
-        "predecessor says so; this suite has not seen the data.",
-        "caveats": [*([caveat] if caveat else []), *CAVEATS],
+        "text": f"{text}.{split} So the record of the predecessor says; this suite has not seen the data.",
+        "caveats": [*([caveat] if caveat else []), *(CAVEATS if known else ())],
     }
 
 
