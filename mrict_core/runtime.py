@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
@@ -25,6 +26,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "nibabel",
 PRECISIONS = ("auto", "float32", "bfloat16")
 LOCK_WAIT_S = 1.0
 CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
+NEW = ".new-"  # begins the name of a folder that is still being written
 
 
 def seed_everything(seed: int) -> None:
@@ -157,6 +159,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; rename it to `path` on success, remove it on any failure.
+
+    What stands at `path` already is never replaced: that is an error.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{NEW}{path.name[:40]}-", dir=path.parent))
+    except OSError as error:
+        raise MrictError(
+            f"{shown(path)}: cannot be written ({error.strerror}); make the folder writable or choose another"
+        ) from None
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if os.path.lexists(path):
+            raise MrictError(f"{shown(path)}: exists already and is not replaced; move it away or choose another name")
+        temporary.rename(path)
+    except OSError as error:
+        raise MrictError(
+            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ import mrict_core
 PACKAGE = Path(mrict_core.__file__).parent
 ROOMS = (
     *("errors", "paths", "variant", "variants", "published", "variant_tables", "profiles", "runtime"),
-    *("data", "networks", "losses", "metrics", "methods", "training", "inference", "evaluation", "reporting"),
-    *("pipeline", "suite", "cli", "__main__"),
+    *("data", "networks", "losses", "metrics", "methods", "training", "models", "inference"),
+    *("evaluation", "reporting", "pipeline", "suite", "cli", "__main__"),
 )
 STRANGERS = {"data", "networks", "losses", "metrics"}  # do not know each other
 ORDER = {room: number for number, room in enumerate(ROOMS)}

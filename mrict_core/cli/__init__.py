@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mrict_core import __version__
-from mrict_core.cli import download, experiments, results
+from mrict_core.cli import download, experiments, models, results
 from mrict_core.errors import MrictError
 
 app = typer.Typer(
@@ -62,6 +62,8 @@ for command in (
     experiments.preprocess,
     experiments.train,
     experiments.evaluate,
+    models.models,
+    models.import_checkpoint,
     results.score,
     experiments.leave_one_centre_out,
     results.compare,

@@ -104,21 +104,26 @@ def evaluate(
     protocol: Protocol = "patient",
     device: Device = "auto",
 ) -> None:
-    """Score a trained variant on the held-out patients and write its tables."""
+    """Score a trained variant on the held-out patients, write its tables, publish it as a model."""
     from mrict_core.paths import shown, workspace
     from mrict_core.profiles import get_profile
     from mrict_core.variants import get
 
     variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
     from mrict_core.evaluation import leaderboard
-    from mrict_core.pipeline import evaluate_baselines, evaluate_variant
+    from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data
     from mrict_core.reporting.tables import text_table
+    from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
 
+    open_data(space)
+    load_checkpoint(checkpoint_path(space, variant.name), variant.name)  # fails before the baselines take their time
+    said: list[str] = []  # printed below the bar
+    baselines = evaluate_baselines(chosen, space)
     with Bar("evaluate") as bar:
-        record, _ = evaluate_variant(variant, chosen, space, device=device, progress=bar)
-    records = [record, *evaluate_baselines(chosen, space)]
+        record, _ = evaluate_variant(variant, chosen, space, device=device, progress=bar, report=said.append)
+    records = [record, *baselines]
     print(text_table(leaderboard(records)))
-    print(f"tables: {shown(space.metrics)}")
+    print("\n".join([f"tables: {shown(space.metrics)}", *said]))
 
 
 def leave_one_centre_out(

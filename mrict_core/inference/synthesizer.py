@@ -15,14 +15,13 @@ from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.methods import METHODS, translate
 from mrict_core.methods.base import make_generator
+from mrict_core.models.folder import load_facts_and_weights
 from mrict_core.networks.layers import channels_last
 from mrict_core.paths import shown
 from mrict_core.profiles import Profile
 from mrict_core.runtime import pick_device, pick_precision
-from mrict_core.training.checkpoint import load_checkpoint, load_weights
+from mrict_core.training.checkpoint import load_weights
 from mrict_core.variant import Schedule, Score, Variant
-
-TENSORS = ("networks", "optimizers", "schedulers", "method_state", "rng")  # of a checkpoint; the rest says what it is
 
 
 @dataclass(frozen=True)
@@ -62,33 +61,39 @@ class Synthesizer:
 def load_synthesizer(
     path: Path, expect_variant: str | None = None, device: str = "auto", precision: str = "float32"
 ) -> Synthesizer:
-    """Return the MR→CT generator of a checkpoint, in evaluation mode.
+    """Return the MR→CT generator of a checkpoint file or of a published model's folder, in evaluation mode.
 
-    It computes in float32 unless asked otherwise: scores must not depend on the device.
+    It computes in float32 unless asked otherwise: scores must not depend on the device. Its layers work on images
+    stored pixel by pixel (`channels_last`); a plain copy of the network in the same layout gives the same bits, one in
+    torch's default layout sums in another order and differs in the last ones.
     """
-    payload = load_checkpoint(path, expect_variant)
+    facts, networks = load_facts_and_weights(path, expect_variant)
     try:
-        variant, profile = variant_of(payload), Profile(**payload["profile"])
+        variant, profile = variant_of(facts), Profile(**facts["profile"])
     except (KeyError, TypeError, AttributeError) as error:
+        remedy = "import its file again" if facts.get("files") else "train the variant again"
         raise MrictError(
-            f"{shown(path)}: written by version {payload['versions'].get('mrict_core', '?')}, whose fields differ from "
-            f"those of today ({error}); train the variant again"
+            f"{shown(path)}: written by version {facts['versions'].get('mrict_core', '?')}, whose fields differ from "
+            f"those of today ({error}); {remedy}"
         ) from None
     generator = make_generator(variant, profile)
     name = METHODS[variant.method].mr_to_ct
-    if name not in payload["networks"]:
-        raise MrictError(f"{shown(path)}: holds no network {name}; delete it and train {variant.name} again")
-    load_weights(generator, payload["networks"][name], name, path)
+    if name not in networks:
+        raise MrictError(
+            f"{shown(path)}: holds no network {name}, so it cannot make a CT; train {variant.name} again, or give "
+            "another model"
+        )
+    load_weights(generator, networks[name], name, path)
     chosen = pick_device(device)
-    facts = {key: value for key, value in payload.items() if key not in TENSORS}
-    facts["path"] = shown(path)
     generator = channels_last(generator.to(chosen), chosen).eval()
-    return Synthesizer(generator, variant, facts, chosen, precision=pick_precision(precision, chosen))
+    return Synthesizer(
+        generator, variant, {**facts, "path": shown(path)}, chosen, precision=pick_precision(precision, chosen)
+    )
 
 
-def variant_of(payload: dict[str, Any]) -> Variant:
+def variant_of(facts: dict[str, Any]) -> Variant:
     """Return the variant as it was when the checkpoint was written, whatever `variants.py` says today."""
-    fields = dict(payload["fields"])
+    fields = dict(facts["fields"])
     for name in ("schedule", "schedule_discriminator"):
         fields[name] = Schedule(**fields[name])
     fields["score"] = Score(**fields["score"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from mrict_core.evaluation.predecessor import predecessor_validation, synthesize
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.metrics.features import FeatureCollector
+from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.prepare import CountProgress, open_data
@@ -56,9 +57,19 @@ def _context(profile: Profile, space: Workspace, store: SliceStore, split: Split
 
 
 def evaluate_variant(
-    variant: Variant, profile: Profile, space: Workspace, *, device: str = "auto", progress: CountProgress | None = None
+    variant: Variant,
+    profile: Profile,
+    space: Workspace,
+    *,
+    device: str = "auto",
+    progress: CountProgress | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> tuple[dict, Synthesizer]:
-    """Score the variant's best checkpoint on the held-out test patients; write json and csv; return both."""
+    """Score the variant's best checkpoint on the held-out test patients; write json and csv; return both.
+
+    A finished training of the whole workspace is also published as a model; `report` hears of it. Those of a fold are
+    not: each lacks a centre.
+    """
     store, split = open_data(space)
     path = checkpoint_path(space, variant.name, "best")
     synthesizer = load_synthesizer(path, expect_variant=variant.name, device=device)
@@ -96,7 +107,20 @@ def evaluate_variant(
     }
     record = metrics_record(variant.name, scores, kind="variant", label=profile.label, context=context, more=more)
     write_metrics(space.metrics, record)
+    if final["complete"] and not space.fold:
+        folder, new = publish(space, variant, record, _best_baseline(space, record))
+        if report:
+            report(f"model {variant.name}@{folder.name}{'' if new else ' (there already)'}: {shown(folder)}")
     return record, synthesizer
+
+
+def _best_baseline(space: Workspace, record: dict) -> dict[str, Any] | None:
+    """Return name and MAE of the best trivial baseline on the record's patients, None where none was scored."""
+    found = [read_record(space.metrics, path.stem) for path in sorted(space.metrics.glob("baseline_*.json"))]
+    same = [r for r in found if all(r["context"].get(k) == record["context"][k] for k in ("store_key", "split_hash"))]
+    scored = [(r["summary"]["all"]["mae_hu"]["mean"], r["name"]) for r in same]
+    best = min((pair for pair in scored if pair[0] is not None), default=None)
+    return {"name": best[1], "mae_hu": best[0]} if best else None
 
 
 def _collecting(predict: Predict, features: FeatureCollector) -> Predict:

@@ -1,0 +1,77 @@
+"""Commands on published models: models, import-checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def models(
+    json: Annotated[bool, typer.Option("--json", help="everything, machine-readable")] = False,
+    card: Annotated[
+        str, typer.Option("--card", metavar="NAME[@HASH]", help="print the card of one model; its newest without @HASH")
+    ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="read all weights and compare their hashes; exit code 1 if one is damaged")
+    ] = False,
+) -> None:
+    """List the published models, or print a model's card."""
+    from mrict_core.models import registry
+
+    if card:
+        print(registry.read_card(card), end="")
+        return
+    found = registry.entries(verify=check)
+    damaged = [entry for entry in found if entry.problem]
+    if json:
+        from json import dumps
+
+        print(dumps([entry.as_dict() for entry in found], indent=2, ensure_ascii=False))
+    else:
+        _print(found)
+    if check and damaged:
+        raise typer.Exit(1)
+
+
+def _print(found: list) -> None:
+    from mrict_core.models.registry import table
+    from mrict_core.paths import checkpoints_root, shown
+    from mrict_core.reporting.tables import text_table
+
+    usable, damaged = ([e for e in found if bool(e.problem) is wanted] for wanted in (False, True))
+    if usable:
+        print(text_table(table(usable)))
+    else:
+        print(f"no published model in {shown(checkpoints_root())}; `evaluate` publishes what was trained")
+    for entry in damaged:
+        print(f"damaged: {entry.name}: {entry.problem}")
+
+
+def import_checkpoint(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="a .pth of a generator, of a discriminator too")
+    ],
+    variant: Annotated[str, typer.Option("--as", metavar="VARIANT", help="the variant it is of; see `variants`")],
+    role: Annotated[
+        list[str] | None,
+        typer.Option("--role", help="G or D, one per FILE; of a CycleGAN G_MRI2CT, G_CT2MRI, D_CT, D_MRI"),
+    ] = None,
+) -> None:
+    """Import the predecessor's weights (plain .pth state dicts) as a published model."""
+    from pathlib import Path
+
+    from mrict_core.paths import shown
+    from mrict_core.variants import get
+
+    chosen = get(variant)
+    from mrict_core.models.importing import import_checkpoint as run
+
+    result = run([Path(file) for file in files], chosen, role or [])
+    for name, kind in result.networks.items():
+        print(f"{name}: {kind}")
+    for note in result.notes:
+        print(f"note: {note}")
+    there = "" if result.new else " (there already)"
+    print(f"model {chosen.name}@{result.path.name}{there}: {shown(result.path)}")
+    print(f"its limits: python -m mrict_core models --card {chosen.name}@{result.path.name[:8]}")

@@ -1,0 +1,206 @@
+"""The card of a published model: what it was trained on, how well it did, what it is for and what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Description = Mapping[str, Any]  # the content of model.json
+
+SETS = {"train": "training", "val": "validation (chose the epoch)", "test": "held out, scored below"}
+SHOWN = {
+    "mae_hu": "MAE (HU)",
+    "psnr_db": "PSNR (dB)",
+    "ssim": "SSIM",
+    "me_hu": "bias (HU)",
+    "mae_soft_hu": "soft tissue MAE (HU)",
+    "mae_bone_hu": "bone MAE (HU)",
+    "dice_bone_250": "bone Dice > 250 HU",
+}
+DEFINED = ("unit", "better", "range", "mask", "dimensionality", "aggregation", "note")  # of a metric's card
+NOTHING = "–"
+DEMO = (
+    "> **Demo model.** Small or briefly trained, or trained on digital phantoms, so that the suite can be tried. "
+    "Its images and its numbers say nothing about patients."
+)
+NO_SCORES = (
+    "None: this suite has scored it on no patient. Evaluate it on held-out patients of your own before you rely on "
+    "any of its images (`python -m mrict_core score`)."
+)
+
+
+def card_text(description: Description, scores: Mapping[str, Any] | None) -> str:
+    """Return the card in markdown. `scores`: of the held-out patients, None where there are none."""
+    facts = description["facts"]
+    parts = [
+        f"# {facts['variant']}@{description['hash']}",
+        DEMO if description["demo"] else "",
+        _summary(description),
+        "## Training data",
+        *_data(description),
+        "## Results on held-out patients",
+        *(_results(scores) if scores else [NO_SCORES]),
+        "## Intended use",
+        _use(description),
+        "## Limits",
+        "\n".join(f"- {line}" for line in limits(description, scores)),
+        "## Settings",
+        "Values of the variant; the profile decides width, size, batch, epochs. `dataset` and `training_pairs` are the "
+        "predecessor's.",
+        _settings(facts),
+        "## Provenance",
+        _provenance(description),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def limits(description: Description, scores: Mapping[str, Any] | None) -> list[str]:
+    """Return what the model must not be trusted with, most important first."""
+    facts, data = description["facts"], description["data"]
+    low, high = facts["window_hu"]
+    lines = [
+        "**Not for clinical use.** Not a medical device: no diagnosis, no dose calculation, no treatment decision.",
+        *data.get("caveats", ()),
+        f"Other scanners, sequences, field strengths, body regions, ages and diseases than those of the training data "
+        f"({data['name']}) were not tested; the error there is unknown.",
+        f"It cannot give values outside [{low:g}, {high:g}] HU"
+        + (": dense bone, teeth and metal are cut off." if high < 2000 else "; metal is not modelled."),
+        "Slices are translated one by one; neighbouring slices may disagree.",
+        "It invents what the MR does not show. A plausible image is no evidence that the anatomy is right.",
+    ]
+    if scores:
+        n = scores["n"]
+        lines.append(f"The results stand on {n} patient{'s' * (n != 1)} of the same data set, not on an external one.")
+        if scores.get("note"):
+            lines.append(f"Training: {scores['note']}.")
+    if not facts.get("fingerprint"):
+        lines.append("It holds no fingerprint of its training images: unsuitable inputs cannot be recognised by it.")
+    return lines
+
+
+def _summary(description: Description) -> str:
+    facts, weights = description["facts"], description["weights"]["networks"]
+    fields = facts["fields"]
+    size = weights[description["generator"]]["values"] if description["generator"] in weights else 0
+    made = (
+        "Trained by this suite."
+        if description["kind"] == "trained"
+        else "Weights of the predecessor, imported unchanged; this suite did not train them."
+    )
+    lines = [
+        f"MR to synthetic CT in HU, axial slice by slice. {made} Variant `{facts['variant']}`: {fields['why']}",
+        f"Generator `{fields['generator']}`, {size:,} values, {facts['size']} × {facts['size']} px, window "
+        f"[{facts['window_hu'][0]:g}, {facts['window_hu'][1]:g}] HU. Profile: {description['label']}. "
+        f"Networks in the file: {', '.join(weights)}. Published {description['published'][:10]}.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _data(description: Description) -> list[str]:
+    facts, data = description["facts"], description["data"]
+    lines = [
+        f"{data['name']}; region: {data.get('region', 'unknown')}; prepared by protocol `{facts['protocol']}`"
+        + (f"; split `{data['split']}` (hash `{facts['split_hash']}`)" if data.get("split") else "")
+        + "."
+    ]
+    if data.get("text"):
+        lines.append(data["text"])
+    rows = [
+        (SETS[name], s["patients"], s["slices"], ", ".join(f"{c}: {n}" for c, n in s["centres"].items()))
+        for name, s in data.get("sets", {}).items()
+    ]
+    if rows:
+        lines.append(_table(("set", "patients", "slices", "patients by centre"), rows))
+        lines.append(f"Slices trained on: {facts['training_pairs']}.")
+    return lines
+
+
+def _results(scores: Mapping[str, Any]) -> list[str]:
+    """The main measures, by centre, and what each one means."""
+    summary = scores["summary"]
+    shown = [(metric, summary["all"][metric]) for metric in SHOWN if metric in summary["all"]]
+    rows = [(SHOWN[metric], _spread(s), _interval(s), _number(s["median"]), s["n"]) for metric, s in shown if s["n"]]
+    centres = [(c, _spread(s["mae_hu"]), s["mae_hu"]["n"]) for c, s in summary.get("centres", {}).items()]
+    definitions = [
+        f"- **{SHOWN[metric]}**: " + "; ".join(f"{key}: {card[key]}" for key in DEFINED if card.get(key))
+        for metric, _ in shown
+        if (card := scores["cards"].get(metric))
+    ]
+    return [
+        _table(("measure", "mean ± SD", "95 % interval of the mean", "median", "patients"), rows),
+        _table(("centre", "MAE (HU)", "patients"), centres) if len(centres) > 1 else "",
+        "\n".join(definitions),
+        _against(summary["all"]["mae_hu"]["mean"], scores.get("baseline")),
+        "Every other measure of the suite stands in `scores.json`.",
+    ]
+
+
+def _against(mae_hu: float | None, baseline: Mapping[str, Any] | None) -> str:
+    """A model is worth something only if it beats the trivial predictors."""
+    if not baseline or mae_hu is None:
+        return "Not compared with the trivial baselines, which a model must beat: they were not scored."
+    beats = "It beats" if mae_hu < baseline["mae_hu"] else "**It does not beat**"
+    return (
+        f"{beats} the best trivial baseline, `{baseline['name']}`: {_number(baseline['mae_hu'])} HU on these patients."
+    )
+
+
+def _use(description: Description) -> str:
+    facts, data = description["facts"], description["data"]
+    return (
+        f"Research on MR-to-CT synthesis: synthetic CTs of MR volumes like those it was trained on ({data['name']}, "
+        f"{data.get('region', 'unknown region')}), comparison of methods, teaching. The MR must be prepared by "
+        f"protocol `{facts['protocol']}`, as the suite does by itself."
+    )
+
+
+def _settings(facts: Mapping[str, Any]) -> str:
+    """Every value of the variant as it was when the model was made, and of the profile what shapes the network."""
+    fields = {k: v for k, v in facts["fields"].items() if k not in ("name", "why")}
+    profile = {f"profile.{k}": facts["profile"].get(k) for k in ("name", "width", "batch_size", "feature_network")}
+    epochs = {"epoch of these weights": facts["epoch"], "epochs of the training": facts["epochs"]}
+    rows = {**fields, **profile, **epochs, "precision": facts.get("precision", "float32"), "seed": facts["seed"]}
+    return _table(("setting", "value"), [(f"`{name}`", _plain(value)) for name, value in rows.items()])
+
+
+def _provenance(description: Description) -> str:
+    facts = description["facts"]
+    features = facts["features"] or {}
+    rows = {
+        "model": description["hash"],
+        "weights (sha256)": description["weights"]["sha256"],
+        "training run": facts["key"],
+        "slices": facts["store_key"],
+        "split": facts["split_hash"],
+        "starts from": facts["parent"],
+        "that training run": facts.get("parent_hash"),
+        "perceptual features": f"{features['name']} {features['hash'] or ''}" if features else None,
+        **{f"imported file of {role} (sha256)": sha256 for role, sha256 in facts.get("files", {}).items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+    }
+    return _table(("what", "value"), [(name, _plain(value)) for name, value in rows.items()])
+
+
+def _spread(statistic: Mapping[str, Any]) -> str:
+    mean, sd = _number(statistic["mean"]), statistic["sd"]
+    return mean if sd is None else f"{mean} ± {_number(sd)}"
+
+
+def _interval(statistic: Mapping[str, Any]) -> str:
+    low, high = statistic["low"], statistic["high"]
+    return NOTHING if low is None or high is None else f"[{_number(low)}, {_number(high)}]"
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.4g}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if v not in (None, 0.0)) or NOTHING
+    return NOTHING if value in (None, "") else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,224 @@
+"""A published model: a folder that holds everything a user of the network needs, and nothing of its training.
+
+    <checkpoints>/<variant>/<hash>/model.safetensors   weights, named <network>/<key of its state dict>
+                                   model.json          facts: the checkpoint without tensors, and the data behind it
+                                   scores.json         of the held-out patients; absent where there are none
+                                   README.md           the model's card
+
+The hash stands for weights and facts, so a folder never changes what it computes or what it says it is; scores and card
+are renewed when the same model is evaluated again. The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrict_core.errors import MrictError
+from mrict_core.models.card import card_text
+from mrict_core.paths import shown
+from mrict_core.runtime import NEW, atomic_folder, hash_of, held, read_json, write_json, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Networks = dict[str, dict[str, Tensor]]  # name of the network => its state dict
+
+FORMAT = 1
+FACTS, WEIGHTS, SCORES, CARD = "model.json", "model.safetensors", "scores.json", "README.md"
+KINDS = ("trained", "imported")
+REQUIRED = ("format", "hash", "published", "kind", "label", "demo", "generator", "facts", "data", "weights")
+TENSORS = ("networks", "optimizers", "schedulers", "method_state", "rng")  # of a checkpoint; the rest are its facts
+WAIT_S = 60.0  # for another process that publishes the same variant
+
+
+def model_hash(description: Mapping[str, Any]) -> str:
+    """Return the name of a model: a hash over everything in model.json, and so over the weights.
+
+    When it was published and how long its epochs took do not count: they make no other model.
+    """
+    facts = description["facts"]
+    history = [{k: v for k, v in row.items() if k != "seconds"} for row in facts["history"]]
+    told = {key: value for key, value in description.items() if key not in ("hash", "published")}
+    return hash_of(told | {"facts": facts | {"history": history}})
+
+
+def write_model(
+    root: Path,
+    facts: Mapping[str, Any],
+    networks: Networks,
+    *,
+    kind: str,
+    label: str,
+    demo: bool,
+    generator: str,
+    data: Mapping[str, Any],
+    scores: Mapping[str, Any] | None = None,
+) -> tuple[Path, bool]:
+    """Write a model under `root`; return its folder and whether it is new.
+
+    kind: "trained" or "imported". label: the profile's. generator: the network that makes CT from MR. data: what it
+    was trained on. scores: of held-out patients, with their cards. A model that is there already is left as it is,
+    apart from newer scores and their card. Raises MrictError where the folder cannot be written or is damaged.
+    """
+    content = _packed(networks)
+    facts, data = (json.loads(json.dumps(value)) for value in (facts, data))  # as they will be read
+    sha256 = hashlib.sha256(content).hexdigest()
+    told = {
+        "format": FORMAT,
+        "kind": kind,
+        "label": label,
+        "demo": demo,
+        "generator": generator,
+        "data": data,
+        "weights": {"bytes": len(content), "sha256": sha256, "networks": _sizes(networks)},
+        "facts": facts,
+    }
+    digest = model_hash(told)
+    description = {"hash": digest, "published": datetime.now(UTC).isoformat(timespec="microseconds"), **told}
+    folder = Path(root) / facts["variant"] / digest
+    with held(folder.parent, f"publishes a model of {facts['variant']}", WAIT_S):
+        for leftover in folder.parent.glob(f"{NEW}*"):  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
+        if folder.exists():
+            _renew(folder, scores)
+            return folder, False
+        with atomic_folder(folder) as temporary:
+            (temporary / WEIGHTS).write_bytes(content)
+            write_json(temporary / FACTS, description)
+            _write_scores(temporary, description, scores)
+    return folder, True
+
+
+def _renew(folder: Path, scores: Mapping[str, Any] | None) -> None:
+    """Check the model that is there; replace its scores and card where they changed."""
+    description = read_model(folder)
+    check_weights(folder, description)
+    if scores is not None and scores != read_scores(folder):
+        _write_scores(folder, description, scores)
+
+
+def _write_scores(folder: Path, description: Mapping[str, Any], scores: Mapping[str, Any] | None) -> None:
+    if scores is not None:
+        write_json(folder / SCORES, dict(scores))
+    write_text(folder / CARD, card_text(description, scores))
+
+
+def _packed(networks: Networks) -> bytes:
+    import safetensors.torch
+    import torch
+
+    # a state dict may hold weights stored pixel by pixel, or two views of one storage: the file takes neither
+    tensors = {
+        f"{name}/{key}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, state in networks.items()
+        for key, tensor in state.items()
+    }
+    return safetensors.torch.save(tensors)
+
+
+def _sizes(networks: Networks) -> dict[str, dict[str, int]]:
+    """Return tensors and values of each network, buffers such as running means included."""
+    return {n: {"tensors": len(s), "values": sum(t.numel() for t in s.values())} for n, s in networks.items()}
+
+
+def is_model(path: Path) -> bool:
+    """Return whether `path` is the folder of a published model, damaged or not."""
+    return (path / FACTS).is_file() or (path / WEIGHTS).is_file()
+
+
+def read_model(folder: Path) -> dict[str, Any]:
+    """Return the content of model.json after checking it against its hash, and that the weights are there.
+
+    Raises MrictError for what is absent, damaged, edited, or of another format. The weights are checked by size alone;
+    `check_weights` reads them.
+    """
+    remedy = "delete the folder and publish the model again"
+    description = read_json(folder / FACTS)
+    missing = [key for key in REQUIRED if key not in description] if isinstance(description, dict) else list(REQUIRED)
+    if missing:
+        raise MrictError(f"{shown(folder / FACTS)}: not the facts of a model, {', '.join(missing)} missing; {remedy}")
+    if description["format"] != FORMAT:
+        raise MrictError(
+            f"{shown(folder / FACTS)}: model format {description['format']}, this version reads {FORMAT}; {remedy}"
+        )
+    try:
+        found, variant = model_hash(description), str(description["facts"]["variant"])
+        size = int(description["weights"]["bytes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MrictError(f"{shown(folder / FACTS)}: not the facts of a model ({error}); {remedy}") from None
+    if found != description["hash"]:
+        raise MrictError(
+            f"{shown(folder / FACTS)}: its content has hash {found}, it says {description['hash']}: it was edited or "
+            f"damaged; {remedy}"
+        )
+    path = folder / WEIGHTS
+    have = path.stat().st_size if path.is_file() else None
+    if have != size:
+        came = "no such file" if have is None else f"{have} bytes"
+        raise MrictError(f"{shown(path)}: {came}, expected {size} bytes of weights of {variant}; {remedy}")
+    return description
+
+
+def read_scores(folder: Path) -> dict[str, Any] | None:
+    """Return the scores of a model's held-out patients, None where it has none."""
+    path = folder / SCORES
+    scores = read_json(path) if path.is_file() else None
+    if scores is not None and not (isinstance(scores, dict) and isinstance(scores.get("summary"), dict)):
+        raise MrictError(f"{shown(path)}: not the scores of a model; delete the file and evaluate the model again")
+    return scores
+
+
+def check_weights(folder: Path, description: Mapping[str, Any]) -> bytes:
+    """Return the content of the weights' file; one that is not what was published raises MrictError."""
+    path = folder / WEIGHTS
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
+    found, expected = hashlib.sha256(content).hexdigest(), description["weights"]["sha256"]
+    if found != expected:
+        raise MrictError(
+            f"{shown(path)}: its sha256 is {found[:16]}…, expected {expected[:16]}…: the weights were changed or "
+            "damaged; delete the folder and publish the model again"
+        )
+    return content
+
+
+def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tuple[dict[str, Any], Networks]:
+    """Return (facts, {network: state dict on the CPU}) of a published model's folder or of a checkpoint file.
+
+    Raises MrictError where it is absent, damaged, tampered with, unsafe, or of another variant than expected.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        from mrict_core.training.checkpoint import load_checkpoint
+
+        payload = load_checkpoint(path, expect_variant)
+        return {key: value for key, value in payload.items() if key not in TENSORS}, payload["networks"]
+    import safetensors
+    import safetensors.torch
+
+    description = read_model(path)
+    facts = description["facts"]
+    if expect_variant and facts["variant"] != expect_variant:
+        raise MrictError(
+            f"{shown(path)}: model of variant '{facts['variant']}', expected '{expect_variant}'; "
+            "give the folder of that variant or name the other variant"
+        )
+    try:
+        tensors = safetensors.torch.load(check_weights(path, description))
+    except safetensors.SafetensorError as error:
+        raise MrictError(
+            f"{shown(path / WEIGHTS)}: not readable ({str(error)[:120]}); delete the folder and publish the model again"
+        ) from None
+    networks: Networks = {}
+    for name, tensor in tensors.items():
+        network, _, key = name.partition("/")
+        networks.setdefault(network, {})[key] = tensor
+    return facts, networks

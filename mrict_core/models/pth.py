@@ -1,0 +1,158 @@
+"""Plain state dicts in `.pth` files, as the predecessor saved them: read without running code, recognised by shapes."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrict_core.errors import MrictError
+from mrict_core.networks import DISCRIMINATORS, GENERATORS
+from mrict_core.paths import shown
+
+EXPECTED = "expected the plain state dict of one generator or discriminator"
+WRAPPERS = ("state_dict", "model_state_dict")  # what trainers commonly put a state dict into
+PARALLEL = "module."  # what torch's DataParallel puts before every name
+FIRST = {"enc1.0.weight": "G", "model.0.weight": "D"}  # first convolution => side
+BEGINNINGS = {  # of files that are often saved under the name of another
+    b"version https://git-lfs": "a pointer of git-LFS, the file itself is elsewhere; fetch it with `git lfs pull`",
+    b"<!doctype": "a web page, not the file; download it again",
+    b"<html": "a web page, not the file; download it again",
+}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What a state dict is of, by its names and shapes."""
+
+    side: str  # "G" | "D"
+    kinds: tuple[str, ...]  # names of networks it fits: those of equal shapes cannot be told apart
+    width: int  # channels of the first block
+    channels: int  # of the image it takes
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return (state dict on the CPU, what had to be unpacked to get it) of a `.pth` file.
+
+    Only tensors are read, so the file cannot run code. Raises MrictError for what is absent, truncated, unsafe, or not
+    the finite float32 weights of one network.
+    """
+    content = _load(path)
+    notes = []
+    if isinstance(content, Mapping) and {"state", "param_groups"} <= set(content):
+        raise MrictError(f"{shown(path)}: the state of an optimiser; {EXPECTED}; give the generator's file")
+    if isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        inner = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+        if len(inner) == 1:
+            content = content[inner[0]]
+            notes.append(f"taken from its entry '{inner[0]}'")
+    if not isinstance(content, Mapping) or not content:
+        raise MrictError(f"{shown(path)}: holds {_what(content)}; {EXPECTED}")
+    if odd := [str(key) for key, value in content.items() if not isinstance(value, Tensor)]:
+        raise MrictError(f"{shown(path)}: '{odd[0][:80]}' is {_what(content[odd[0]])}, not a tensor; {EXPECTED}")
+    state = {str(key): value for key, value in content.items()}
+    if all(key.startswith(PARALLEL) for key in state):
+        state = {key.removeprefix(PARALLEL): value for key, value in state.items()}
+        notes.append(f"'{PARALLEL}' taken off its names")
+    for key, tensor in state.items():
+        if problem := _wrong(key, tensor):
+            raise MrictError(f"{shown(path)}: '{key[:80]}' {problem}; damaged, or not of the predecessor; get it again")
+    return state, notes
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise MrictError(f"{shown(path)}: no such file; checkpoints/README.md says where the predecessor's files are")
+    remedy = "get the file again"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64).lower()
+        for beginning, what in BEGINNINGS.items():
+            if head.startswith(beginning):
+                raise MrictError(f"{shown(path)}: {what}")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch does not compare the check sums
+                if damaged := archive.testzip():
+                    raise ValueError(f"wrong check sum of {damaged}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MrictError:
+        raise
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL (\S+)", str(error)):  # torch names what it would have had to run
+            raise MrictError(
+                f"{shown(path)}: asks for {found[1][:80]}, which is no tensor and could run code: a whole module, or "
+                f"an unsafe file; nothing of it was run; {EXPECTED}, as torch.save(network.state_dict(), path) makes"
+            ) from None
+        raise _unreadable(path, error, remedy) from None
+    except OSError as error:
+        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror or error}); make it readable") from None
+    except Exception as error:  # damaged bytes make the readers raise nearly anything
+        raise _unreadable(path, error, remedy) from None
+
+
+def _unreadable(path: Path, error: Exception, remedy: str) -> MrictError:
+    reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+    return MrictError(f"{shown(path)}: not a readable file of weights (truncated or damaged: {reason}); {remedy}")
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dict of {', '.join(str(key)[:20] for key in list(value)[:4])}" if value else "an empty dict"
+    return f"a {type(value).__name__}"
+
+
+def _wrong(key: str, tensor: Tensor) -> str:
+    """Return what is wrong with a tensor of a trained float32 network, "" if nothing."""
+    counter = key.endswith("num_batches_tracked")
+    expected = torch.int64 if counter else torch.float32
+    if tensor.dtype != expected or tensor.layout != torch.strided or tensor.is_quantized:
+        return f"is {str(tensor.dtype).removeprefix('torch.')}, expected {str(expected).removeprefix('torch.')}"
+    if not counter and not torch.isfinite(tensor).all():
+        return f"holds {int((~torch.isfinite(tensor)).sum())} values that are NaN or infinite"
+    if (counter or key.endswith("running_var")) and (tensor < 0).any():
+        return "holds negative values, which cannot be"
+    return ""
+
+
+def recognise(state: Mapping[str, Tensor], path: Path) -> Recognised:
+    """Return what network a state dict is of. Every name and shape must fit, else MrictError names the first misfit."""
+    first = next((name for name in FIRST if name in state), None)
+    if first is None or state[first].ndim != 4 or 0 in state[first].shape:
+        raise MrictError(
+            f"{shown(path)}: names such as {', '.join(sorted(state)[:3])} are of no network of the predecessor; "
+            f"expected {' or '.join(FIRST)}, a 4-D tensor; give one of its generators or discriminators"
+        )
+    side = FIRST[first]
+    width, channels = state[first].shape[:2]
+    misfits = {}
+    for name, build in (GENERATORS if side == "G" else DISCRIMINATORS).items():
+        misfits[name] = _misfits(state, _shapes(side, build, width, channels))
+    kinds = tuple(name for name, found in misfits.items() if not found)
+    if not kinds:
+        nearest = min(misfits, key=lambda name: len(misfits[name]))
+        key, came, expected = misfits[nearest][0]
+        raise MrictError(
+            f"{shown(path)}: fits no network of the predecessor; of {nearest}, the nearest, {len(misfits[nearest])} "
+            f"tensors differ: '{key}' is {came} in the file, expected {expected}; give an unchanged file"
+        )
+    return Recognised(side, kinds, width, channels)
+
+
+def _shapes(side: str, build: Callable[..., nn.Module], width: int, channels: int) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):  # shapes alone, no memory
+        network = build(width=width, **{"channels" if side == "G" else "in_channels": channels})
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
+def _misfits(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, Any, Any]]:
+    """Return (name, shape in the file, expected shape) of what differs."""
+    came = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    both = [(k, came.get(k, "absent"), shapes.get(k, "absent")) for k in sorted(came.keys() | shapes.keys())]
+    return [(key, have, want) for key, have, want in both if have != want]

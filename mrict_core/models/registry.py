@@ -1,0 +1,199 @@
+"""The registry: which models are published, and which one a name means."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrict_core.data.splits import LEAVE_OUT
+from mrict_core.errors import MrictError
+from mrict_core.models.card import card_text
+from mrict_core.models.folder import FACTS, WEIGHTS, check_weights, is_model, read_model, read_scores
+from mrict_core.paths import checkpoints_root, shown
+from mrict_core.variants import all_variants, get
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHORT = 8  # digits of a hash that are shown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published model; one that cannot be used says why in `problem` and knows little else."""
+
+    variant: str
+    hash: str
+    path: Path
+    kind: str = ""  # "trained" | "imported"
+    label: str = ""  # of the profile
+    demo: bool = False
+    data: str = ""  # what it was trained on
+    published: str = ""  # date and time, UTC
+    mae_hu: float | None = None  # mean over the held-out patients; None: not scored
+    patients: int = 0  # held out and scored
+    networks: tuple[str, ...] = ()
+    makes_ct: bool = False  # False: it holds discriminators alone
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name that means this model: variant@hash, shortened."""
+        return f"{self.variant}@{self.hash[:SHORT]}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain json values."""
+        return {"name": self.name, **dataclasses.asdict(self), "path": shown(self.path)}
+
+
+def entries(root: Path | None = None, *, verify: bool = False) -> list[Entry]:
+    """Return every published model, variants in the order of their declaration, oldest first.
+
+    root: the folder of checkpoints; None: the suite's. verify: read the weights too and compare their hash. A damaged
+    folder is an entry with a `problem`.
+    """
+    root = checkpoints_root() if root is None else Path(root)
+    order = {variant.name: number for number, variant in enumerate(all_variants())}
+    folders = {p.parent for name in (FACTS, WEIGHTS) for p in root.glob(f"*/*/{name}") if p.parent.name[0] != "."}
+    found = [_entry(folder, verify) for folder in sorted(folders)]
+    return sorted(found, key=lambda e: (order.get(e.variant, len(order)), e.variant, e.published))
+
+
+def _entry(folder: Path, verify: bool) -> Entry:
+    variant, digest = folder.parent.name, folder.name
+    try:
+        description = read_model(folder)
+        own = (description["facts"]["variant"], description["hash"])
+        if own != (variant, digest):
+            raise MrictError(
+                f"{shown(folder)}: holds model {'@'.join(own)}; expected {variant}@{digest}; name the folder "
+                f"{'/'.join(own)}"
+            )
+        if verify:
+            check_weights(folder, description)
+        scores = read_scores(folder)
+        mae = scores["summary"]["all"]["mae_hu"] if scores else {"mean": None, "n": 0}
+        networks = tuple(description["weights"]["networks"])
+        return Entry(
+            variant,
+            digest,
+            folder,
+            kind=description["kind"],
+            label=description["label"],
+            demo=description["demo"],
+            data=description["data"]["name"],
+            published=description["published"],
+            mae_hu=mae["mean"],
+            patients=mae["n"],
+            networks=networks,
+            makes_ct=description["generator"] in networks,
+        )
+    except MrictError as error:
+        return Entry(variant, digest, folder, problem=str(error))
+    except (KeyError, TypeError, AttributeError, OSError) as error:
+        return Entry(variant, digest, folder, problem=f"{shown(folder)}: not a model of this suite ({error!r})")
+
+
+def find(spec: str | Path, root: Path | None = None) -> Path:
+    """Return the model folder or checkpoint file that `spec` means.
+
+    spec: the path of a checkpoint file or of a model's folder; `variant@hash`, where the beginning of the hash is
+    enough; or `variant`: its newest published model, where one of patients goes before a demo, and where none is
+    published the best checkpoint of its training. Raises MrictError where nothing or more than one thing is meant.
+    """
+    text = str(spec)
+    root = checkpoints_root() if root is None else Path(root)
+    if (path := _as_path(text)) is not None:
+        return path
+    name, at, prefix = text.partition("@")
+    variant = get(name).name
+    published = [entry for entry in entries(root) if entry.variant == variant]
+    if at:
+        return _by_hash(variant, prefix, published, root)
+    if damaged := [entry for entry in published if entry.problem]:  # it may be the newest: nothing else in its place
+        raise MrictError(
+            f"{variant}: the newest model cannot be told, {damaged[0].name} is damaged ({damaged[0].problem}); "
+            "mend or delete it, or name the model with its hash"
+        )
+    usable = [entry for entry in published if entry.makes_ct]
+    return max(usable, key=lambda e: (not e.demo, e.published)).path if usable else _trained(variant, root)
+
+
+def _as_path(text: str) -> Path | None:
+    """Return `text` as the path it is, None for a name of the registry."""
+    path = Path(text).expanduser()
+    try:
+        if path.is_file() and path.suffix == ".pt":
+            return path
+        if path.is_dir() and is_model(path):
+            return path
+        if path.is_file() and path.name in (FACTS, WEIGHTS):
+            return path.parent
+    except (OSError, ValueError):  # too long a name, null bytes
+        pass
+    if path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) > 1:
+        hint = (
+            "weights of the predecessor: python -m mrict_core import-checkpoint FILE --as VARIANT"
+            if path.suffix == ".pth" and path.is_file()
+            else "give a checkpoint (.pt), the folder of a model, or the name of a variant"
+        )
+        raise MrictError(f"{text[:200]}: no model; {hint}")
+    return None
+
+
+def _by_hash(variant: str, prefix: str, published: list[Entry], root: Path) -> Path:
+    matches = [entry for entry in published if prefix and entry.hash.startswith(prefix.lower())]
+    if len(matches) == 1:
+        if matches[0].problem:
+            raise MrictError(matches[0].problem)
+        return matches[0].path
+    have = ", ".join(e.name for e in matches or published) or "none"
+    if matches:
+        raise MrictError(f"{variant}@{prefix}: means {len(matches)} models ({have}); give more of the hash")
+    raise MrictError(f"{variant}@{prefix}: no such model in {shown(root)}; published of {variant}: {have}")
+
+
+def _trained(variant: str, root: Path) -> Path:
+    """Return the best checkpoint of a variant that was trained and not published."""
+    found = [p for p in sorted(root.glob(f"*/{variant}/best.pt")) if f"-{LEAVE_OUT}" not in p.parts[-3]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise MrictError(
+            f"{variant}: trained in {len(found)} runs and published from none ({', '.join(shown(p) for p in found)}); "
+            "give the path of one, or evaluate one: that publishes it"
+        )
+    raise MrictError(
+        f"{variant}: no model in {shown(root)}; train and evaluate it (python -m mrict_core train {variant} "
+        f"--lineage), or import the predecessor's (python -m mrict_core import-checkpoint FILE --as {variant})"
+    )
+
+
+def read_card(spec: str, root: Path | None = None) -> str:
+    """Return the card of the published model that `spec` means, made of its facts and scores."""
+    path = find(spec, root)
+    if not path.is_dir():
+        raise MrictError(f"{spec}: trained and not published ({shown(path)}), so it has no card; evaluate it first")
+    return card_text(read_model(path), read_scores(path))
+
+
+def table(found: list[Entry]) -> pd.DataFrame:
+    """Return usable models as a table: name, profile, data, date, MAE on how many patients, path."""
+    import pandas as pd
+
+    rows = [
+        {
+            "name": entry.name,
+            "profile": f"{entry.label} (demo)" if entry.demo and entry.label != "demo" else entry.label,
+            "data": entry.data,
+            "date": entry.published[:10],
+            "mae_hu": entry.mae_hu,
+            "patients": entry.patients or None,
+            "networks": ", ".join(entry.networks),
+            "path": shown(entry.path),
+        }
+        for entry in found
+    ]
+    return pd.DataFrame(rows).astype({"mae_hu": "float64", "patients": "Int64"})
