@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage import filters, morphology
+from skimage import filters
 
+from mrict_core.data import morphology, otsu, ranks
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
@@ -27,6 +29,9 @@ OF_BODY_MIN = 0.05  # of the body: a mask of one organ is allowed, a few stray v
 
 def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
     """Return the mask as bool; raise `MrictError` unless it holds exactly two values, 0 and another (1 or 255)."""
+    low, high = np.min(mask), np.max(mask)
+    if low == 0 < high and np.array_equal(mask == high, mask > 0):
+        return np.asarray(mask) > 0
     values = np.unique(mask)
     if values.size == 1:
         cause = "is empty" if values[0] == 0 else "covers every voxel"
@@ -49,52 +54,53 @@ def check_mask_fits(mask: np.ndarray, body: np.ndarray, path: Path | str) -> Non
             )
 
 
-def _fill(mask: np.ndarray, structure: np.ndarray) -> np.ndarray:
-    """Fill what the background cannot reach from outside, moving along `structure`."""
-    padded = np.pad(mask, [(1, 1), (1, 1), (0, 0)])
-    labels, _ = ndimage.label(~padded, structure)
-    edges = [labels[0], labels[-1], labels[:, 0], labels[:, -1]]
-    if structure[1, 1].all():  # cavities open to the first or last slice are not holes in 3-D
-        edges += [labels[..., 0], labels[..., -1]]
-    outside = np.unique(np.concatenate([e.ravel() for e in edges]))
-    return ~np.isin(labels, outside[outside > 0])[1:-1, 1:-1]
+def _reach(reach_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int]:
+    """Return a distance within the slice as rows and columns, at least one."""
+    rows, cols = (max(1, round(reach_mm / s)) for s in spacing_mm[:2])
+    return rows, cols
 
 
-def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill holes in every axial slice, then the cavities that close only in 3-D."""
-    cross = ndimage.generate_binary_structure(3, 1)
-    in_plane = cross.copy()
-    in_plane[1, 1, [0, 2]] = False
-    filled = _fill(mask, in_plane)
-    return _fill(filled, cross) if mask.shape[2] > 2 else filled
+def _smoothed(stack: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
+    """Return the stack (N, rows, cols) float32 blurred along rows, columns, then slices (0: not along that axis).
+
+    Lines are filtered where they lie side by side in memory, one transposed plane at a time: a volume's own strides
+    throw every voxel out of the cache before its neighbour is read.
+    """
+    rows, cols, slices = (functools.partial(ndimage.gaussian_filter1d, sigma=s, axis=1) for s in sigma)
+    smooth = np.empty(stack.shape, np.float32)
+    for source, target in zip(stack, smooth, strict=True):
+        plane = np.ascontiguousarray(source, np.float32)
+        if sigma[0]:
+            plane = cv2.transpose(rows(cv2.transpose(plane)))
+        target[...] = cols(plane) if sigma[1] else plane
+    if sigma[2]:
+        for k in range(smooth.shape[1]):
+            smooth[:, k] = cv2.transpose(slices(cv2.transpose(smooth[:, k])))
+    return smooth
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-
-
-def _morph(mask: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Open or close every axial slice with a disk of radius `reach_mm`."""
-    reach = [max(1, round(reach_mm / s)) for s in spacing_mm[:2]]
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach[1] + 1, 2 * reach[0] + 1))
-    margin = max(reach) + 1
-    padded = np.pad(mask, [(margin, margin), (margin, margin), (0, 0)]).astype(np.uint8)
-    done = [cv2.morphologyEx(np.ascontiguousarray(padded[..., k]), operation, disk) for k in range(mask.shape[2])]
-    return np.stack(done, axis=2)[margin:-margin, margin:-margin] > 0
+def _otsu_level(smooth: np.ndarray, top: np.float32) -> float:
+    """Return Otsu's threshold of the values clipped to `top`: 256 bins, the lower class includes the threshold's."""
+    low = smooth.min()
+    if low == top:
+        return low
+    counts = np.zeros(256, np.int64)
+    for plane in smooth:
+        found, edges = np.histogram(np.minimum(plane, top), 256, (low, top))
+        counts += found
+    return filters.threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2))
 
 
 def _tissue_threshold(smooth: np.ndarray) -> float:
     """Return the level between air and tissue: low, for dim skin and coil shading, but above the noise of the air."""
-    clipped = np.minimum(smooth, np.percentile(smooth, 99))  # one bright vessel or fat layer must not set the scale
-    bright = clipped > filters.threshold_otsu(clipped)
-    tissue = float(np.median(smooth[bright]))
-    dark = smooth[~bright]
-    air = dark[dark <= np.percentile(dark, AIR_PERCENTILE)]
-    level = float(np.median(air))
-    noise = 1.4826 * float(np.median(np.abs(air - level)))
+    values = smooth.ravel()
+    top = ranks.percentile(values, 99)  # one bright vessel or fat layer must not set the scale
+    otsu = _otsu_level(smooth, top)
+    dark = values.size - int(np.count_nonzero(np.minimum(values, top) > otsu))  # so many of the lowest values
+    tissue = ranks.median_between(values, dark, values.size)
+    air = values[values <= ranks.percentile(values, AIR_PERCENTILE, dark)]
+    level = ranks.median(air)
+    noise = 1.4826 * ranks.median(np.abs(air - np.float32(level)))
     return level + max(TISSUE_FRACTION * (tissue - level), NOISE_SIGMAS * noise)
 
 
@@ -110,17 +116,35 @@ def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     if mr.min() == mr.max():
         return np.zeros(mr.shape, bool)
     sigma = [SMOOTHING_MM / s if n > 1 else 0.0 for s, n in zip(spacing_mm, mr.shape, strict=True)]
-    smooth = ndimage.gaussian_filter(mr, sigma)
-    mask = _morph(smooth > _tissue_threshold(smooth), cv2.MORPH_CLOSE, JOINING_MM, spacing_mm)
-    mask = _largest(_morph(_fill_holes(mask), cv2.MORPH_OPEN, OPENING_MM, spacing_mm))
-    return _fill_holes(_morph(mask, cv2.MORPH_CLOSE, CLOSING_MM, spacing_mm))
+    smooth = _smoothed(np.moveaxis(mr, 2, 0), sigma)
+    mask = smooth > _tissue_threshold(smooth)
+    del smooth
+    mask = morphology.filled(morphology.closed(mask, _reach(JOINING_MM, spacing_mm)))
+    mask = morphology.largest(morphology.opened(mask, _reach(OPENING_MM, spacing_mm)))
+    return np.moveaxis(morphology.filled(morphology.closed(mask, _reach(CLOSING_MM, spacing_mm))), 0, 2)
 
 
-def _otsu(volume: np.ndarray) -> np.ndarray:
-    import SimpleITK as sitk
+def _solid(stack: np.ndarray) -> np.ndarray:
+    """Return a mask with its holes filled and without specks of fewer than `MIN_OBJECT_VOXELS` (face neighbours)."""
+    within = morphology.filled(stack)
+    holes = within & ~stack  # of their slice: some have a way out through the slices beside it
+    labels, count = ndimage.label(holes)
+    kept = np.ones(count + 1, bool)
+    kept[labels[[0, -1]]] = False
+    kept[labels[1:][holes[1:] & ~within[:-1]]] = False
+    kept[labels[:-1][holes[:-1] & ~within[1:]]] = False
+    _keep(within, holes, labels, kept)
+    labels, _ = ndimage.label(within)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    _keep(within, within & (labels != int(np.argmax(sizes))), labels, sizes >= MIN_OBJECT_VOXELS)
+    return within if sizes.max() >= MIN_OBJECT_VOXELS else np.zeros_like(within)
 
-    image = sitk.GetImageFromArray(np.asarray(volume, np.float64).T)
-    return sitk.GetArrayFromImage(sitk.OtsuThreshold(image, 0, 1, 128)).T > 0
+
+def _keep(mask: np.ndarray, among: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> None:
+    """Leave of the few voxels `among` those whose label is kept."""
+    few = np.flatnonzero(among)
+    mask.ravel()[few] = kept[labels.ravel()[few]]
 
 
 def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:
@@ -128,8 +152,7 @@ def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:
 
     It sees the CT, so it must not be used on a network's input outside the `predecessor` protocol.
     """
-    parts = []
+    union = np.zeros(mr.shape, bool)
     for volume in (mr, ct):
-        filled = ndimage.binary_fill_holes(_otsu(volume))
-        parts.append(morphology.remove_small_objects(filled, max_size=MIN_OBJECT_VOXELS - 1, connectivity=1))
-    return parts[0] | parts[1]
+        union |= _solid(np.ascontiguousarray(otsu.otsu_mask(volume).T)).T  # files run along their first axis
+    return union

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from mrict_core.data.store import INDEX, prepared_patients
 from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip
 from mrict_core.errors import MrictError
-from mrict_core.runtime import code_hash, hash_file, hash_of, read_json
+from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of, read_json
 
-MODULES = ("intensity", "volumes", "masks", "slicing", "store", "prepare", "plan", "preprocess")
+MODULES = (
+    *("ranks", "intensity", "volumes", "morphology", "otsu", "masks", "slicing"),
+    *("store", "prepare", "plan", "preprocess"),
+)
 CODE = tuple(f"data/{module}" for module in MODULES)
 
 
@@ -53,10 +57,11 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def _sources(
-    files: PatientFiles, root: Path, known: dict[str, list[Any]], current: dict[str, list[Any]]
-) -> dict[str, dict[str, str]]:
-    """Return {role: path and content hash}; a hash in `known` is re-used while size and time are unchanged."""
-    found = {}
+    files: PatientFiles, root: Path, known: dict[str, list[Any]]
+) -> tuple[dict[str, dict[str, str]], dict[str, list[Any]]]:
+    """Return {role: path and content hash} and {path: size, time, hash}; a hash in `known` is re-used while size and
+    time are unchanged."""
+    found, current = {}, {}
     for role in ROLES:
         path: Path = getattr(files, role)
         name, stat = path.relative_to(root).as_posix(), path.stat()
@@ -65,7 +70,7 @@ def _sources(
             digest = hash_file(path)
         current[name] = [stat.st_size, stat.st_mtime_ns, digest]
         found[role] = {"path": name, "hash": digest}
-    return found
+    return found, current
 
 
 def make_plan(discovery: Discovery, folder: Path, settings: dict[str, Any]) -> Plan:
@@ -73,8 +78,10 @@ def make_plan(discovery: Discovery, folder: Path, settings: dict[str, Any]) -> P
     old, code = read_index(folder), code_hash(*CODE)
     files: dict[str, list[Any]] = {}
     jobs = []
-    for patient in discovery.patients:
-        sources = _sources(patient, discovery.root, old["files"], files)
+    with ThreadPoolExecutor(cpu_count()) as pool:  # hashing leaves the interpreter to other threads
+        hashed = pool.map(lambda patient: _sources(patient, discovery.root, old["files"]), discovery.patients)
+    for patient, (sources, current) in zip(discovery.patients, hashed, strict=True):
+        files |= current
         key = hash_of([settings, code, patient.patient, sources])
         jobs.append(Job(patient, folder, settings, sources, key))
     keys = {j.files.patient: j.key for j in jobs}

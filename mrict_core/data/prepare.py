@@ -55,8 +55,9 @@ def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None) -> Prepare
     z = np.flatnonzero((body if keep is None else body | keep).any(axis=(1, 2)))
     low, high = intensity.robust_mr_range(stack, body, mr.path)
     crop = centred_crop(body, size)
-    unit = np.where(body[z], intensity.normalise_mr(stack[z], low, high), np.float32(-1))
-    return PreparedMr(crop.apply(unit, -1), crop.apply(body[z], False), z, mr.shape, order, crop, (low, high))
+    unit = (np.where(body[k], intensity.normalise_mr(stack[k], low, high), np.float32(-1)) for k in z)
+    images = crop.collect(unit, len(z), -1, np.float32)
+    return PreparedMr(images, crop.apply(body[z], False), z, mr.shape, order, crop, (low, high))
 
 
 def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
@@ -67,11 +68,11 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
     order = SliceOrder.axial(mr.affine)
     mask = order.to_slices(mask)
     prepared = prepare_mr(mr, size, keep=mask)
-    kept = mask[prepared.z]
-    hu = np.where(kept, order.to_slices(ct.array)[prepared.z], np.float32(intensity.AIR_HU))
+    kept, stack = mask[prepared.z], order.to_slices(ct.array)
+    hu = (np.where(mask[k], stack[k], np.float32(intensity.AIR_HU)) for k in prepared.z)
     arrays = {
         "mr": prepared.mr,
-        "ct": prepared.crop.apply(hu, intensity.AIR_HU),
+        "ct": prepared.crop.collect(hu, len(kept), intensity.AIR_HU, np.float32),
         "mask": prepared.crop.apply(kept, False),
         "body": prepared.body,
     }
@@ -82,14 +83,17 @@ def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> 
     """Return the same of protocol `predecessor`: union mask, every slice along axis 2,
     per-slice min-max, masked to 0, centre crop."""
     order, window = SliceOrder.raw(), intensity.WINDOWS["predecessor"]
-    stack = order.to_slices(mr.array)
+    stack, target = order.to_slices(mr.array), order.to_slices(ct.array)
     union = order.to_slices(masks.union_otsu_mask(mr.array, ct.array))
     crop = predecessor_crop(*stack.shape[1:], size)
-    unit = np.stack([intensity.minmax_slice(s) for s in stack]) * union * 2 - 1
-    hu = np.where(union, order.to_slices(ct.array), window.low).clip(window.low, window.high)
+    unit = (intensity.minmax_slice(image) * kept * 2 - 1 for image, kept in zip(stack, union, strict=True))
+    hu = (
+        np.where(kept, image, window.low).clip(window.low, window.high)
+        for image, kept in zip(target, union, strict=True)
+    )
     arrays = {
-        "mr": crop.apply(unit, -1),
-        "ct": crop.apply(hu, window.low),
+        "mr": crop.collect(unit, len(stack), -1, np.float32),
+        "ct": crop.collect(hu, len(stack), window.low, np.float32),
         "mask": crop.apply(order.to_slices(mask), False),
         "body": crop.apply(union, False),
     }
@@ -103,10 +107,19 @@ PROTOCOLS = {"patient": prepare_patient, "predecessor": prepare_predecessor}
 def compact(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays in the store's types: CT as int16 only where that loses nothing."""
     ct = np.asarray(arrays["ct"], np.float32)
-    short = ct.clip(-32768, 32767).astype(np.int16)
     return {
         "mr": arrays["mr"].astype(np.float16),
-        "ct": short if np.array_equal(short, ct) else ct,
-        "mask": arrays["mask"].astype(np.uint8),
-        "body": arrays["body"].astype(np.uint8),
+        "ct": _as_short(ct),
+        "mask": arrays["mask"].view(np.uint8),
+        "body": arrays["body"].view(np.uint8),
     }
+
+
+def _as_short(ct: np.ndarray) -> np.ndarray:
+    """Return HU (N, S, S) as int16 where that loses nothing, else as they came."""
+    short = np.empty(ct.shape, np.int16)
+    for image, whole in zip(ct, short, strict=True):
+        whole[...] = image.clip(-32768, 32767)
+        if not np.array_equal(whole, image):
+            return ct
+    return short
