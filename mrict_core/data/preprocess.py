@@ -30,7 +30,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
 from mrict_core.runtime import cpu_count, held, read_json, write_json
 
-PARALLEL_VOXELS = 50_000_000  # below this, starting processes costs more than it saves
+PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves
 WORKERS_MAX = 8
 LOCK_WAIT_S = 5.0  # notebooks started together may wait for the one that prepares
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
