@@ -82,7 +82,7 @@ def volume(rng: np.random.RandomState, shape: tuple[int, int, int]) -> np.ndarra
 @given(SEEDS)
 def test_masks_are_their_plain_forms(seed: int) -> None:
     rng = np.random.RandomState(seed)
-    shape = (*rng.randint(5, 40, 2), rng.choice([1, 2, 4, 9, 20]))
+    shape = (*rng.randint(5, 40, 2), rng.choice([1, 2, 5, 9, 20]))
     mr, ct = volume(rng, shape), volume(rng, shape) - 1000
     if rng.rand() < 0.5:
         mr, ct = np.asfortranarray(mr), np.asfortranarray(ct)
@@ -107,6 +107,17 @@ def test_morphology_is_the_libraries(seed: int, rows: int, cols: int) -> None:
     np.testing.assert_array_equal(morphology.filled(stack), filled)
     by_row = plain_masks._largest(np.moveaxis(stack, 0, 2))
     np.testing.assert_array_equal(np.moveaxis(morphology.largest(stack), 0, 2), by_row)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.sampled_from([0.0, 1.0, 30.0, 1e4]), st.sampled_from([1e-20, 1e-3, 1.0, 1e6]))
+def test_counts_in_bins_are_numpys(seed: int, offset: float, scale: float) -> None:
+    rng = np.random.RandomState(seed)
+    plane = np.asarray(((rng.rand(50, 60) if seed % 2 else rng.randint(0, 500, (50, 60))) + offset) * scale, np.float32)
+    low, top = plane.min(), np.percentile(plane, rng.choice([60, 99, 100]))
+    edges = np.histogram_bin_edges(plane[0], 256, (low, top))
+    expected, _ = np.histogram(np.minimum(plane, top), 256, (low, top))
+    np.testing.assert_array_equal(masks._counts(plane, edges), expected)
 
 
 @settings(max_examples=60, deadline=None)

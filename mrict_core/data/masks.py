@@ -24,6 +24,9 @@ NOISE_SIGMAS = 4.0
 AIR_PERCENTILE = 70  # the darkest part of what is not tissue: the rest is bone, sinuses and blurred edges
 MIN_OBJECT_VOXELS = 64
 IN_BODY_MIN = 0.3  # of the mask: outlines are drawn with a margin, but not far from the body
+EDGE_DOUBT = 1e-3  # of a bin: float32 places up to 256 are off by 3e-4 at most
+OFFSET_MAX = 8  # spans that values may lie away from 0 for that
+SPAN_MIN = 1e-30
 OF_BODY_MIN = 0.05  # of the body: a mask of one organ is allowed, a few stray voxels are not
 
 
@@ -79,15 +82,31 @@ def _smoothed(stack: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
     return smooth
 
 
+def _counts(plane: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return `np.histogram`'s counts of a plane whose values beyond the last edge are clipped to it.
+
+    A product gives the bin of all values but those that rounding might have moved over an edge; these few are searched.
+    """
+    bins, low, high = edges.size - 1, float(edges[0]), float(edges[-1])
+    if max(-low, high) > OFFSET_MAX * (high - low) or high - low < SPAN_MIN:  # float32 cannot tell the bins
+        return np.histogram(np.minimum(plane, edges[-1]), bins, (edges[0], edges[-1]))[0]
+    place = (plane - edges[0]) * np.float32(bins / (high - low))
+    np.minimum(place, np.float32(bins - 0.5), out=place)
+    bin_of = place.astype(np.uint8)
+    place -= bin_of
+    at_edge = np.abs(place - np.float32(0.5)) > 0.5 - EDGE_DOUBT
+    searched = np.searchsorted(edges, plane[at_edge], "right") - 1
+    bin_of[at_edge] = np.minimum(searched, bins - 1)
+    return cv2.calcHist([bin_of], [0], None, [bins], [0, bins]).ravel().astype(np.int64)
+
+
 def _otsu_level(smooth: np.ndarray, top: np.float32) -> float:
     """Return Otsu's threshold of the values clipped to `top`: 256 bins, the lower class includes the threshold's."""
     low = smooth.min()
     if low == top:
         return low
-    counts = np.zeros(256, np.int64)
-    for plane in smooth:
-        found, edges = np.histogram(np.minimum(plane, top), 256, (low, top))
-        counts += found
+    edges = np.histogram_bin_edges(smooth[0, 0], 256, (low, top))
+    counts = sum(_counts(plane, edges) for plane in smooth)
     return filters.threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2))
 
 
@@ -128,17 +147,23 @@ def _solid(stack: np.ndarray) -> np.ndarray:
     """Return a mask with its holes filled and without specks of fewer than `MIN_OBJECT_VOXELS` (face neighbours)."""
     within = morphology.filled(stack)
     holes = within & ~stack  # of their slice: some have a way out through the slices beside it
-    labels, count = ndimage.label(holes)
+    labels, count = _labels(holes)
     kept = np.ones(count + 1, bool)
     kept[labels[[0, -1]]] = False
     kept[labels[1:][holes[1:] & ~within[:-1]]] = False
     kept[labels[:-1][holes[:-1] & ~within[1:]]] = False
     _keep(within, holes, labels, kept)
-    labels, _ = ndimage.label(within)
-    sizes = np.bincount(labels.ravel())
+    labels, count = _labels(within)
+    sizes = sum(np.bincount(plane.ravel(), minlength=count + 1) for plane in labels)
     sizes[0] = 0
     _keep(within, within & (labels != int(np.argmax(sizes))), labels, sizes >= MIN_OBJECT_VOXELS)
     return within if sizes.max() >= MIN_OBJECT_VOXELS else np.zeros_like(within)
+
+
+def _labels(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return `ndimage.label(mask)`, looked for in the mask's box alone."""
+    labels, box = np.zeros(mask.shape, np.int32), morphology.box_of(mask)
+    return labels, ndimage.label(mask[box], output=labels[box])
 
 
 def _keep(mask: np.ndarray, among: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> None:

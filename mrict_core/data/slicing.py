@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from mrict_core.data.intensity import AIR_HU
@@ -50,7 +51,8 @@ class CropPad:
         canvas = np.full((count, self.size, self.size), fill, dtype)
         source, target = self._overlap()
         for image, place in zip(slices, canvas, strict=True):
-            place[target] = image[source]
+            across = image.strides[0] < image.strides[1]
+            place[target] = cv2.transpose(image.T)[source] if across else image[source]
         return canvas
 
     def invert(self, canvas: np.ndarray, fill: float) -> np.ndarray:

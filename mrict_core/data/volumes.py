@@ -151,8 +151,8 @@ def load_volume(path: Path | str) -> Volume:
     except Exception as error:  # damaged bytes make the readers raise nearly anything
         raise _unreadable(path, error) from None
     array = array.reshape(shape)
-    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-    if bad:
+    if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is the least and the greatest of its array
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         raise MrictError(f"{shown(path)}: {bad} voxels are NaN or infinite; expected numbers; export it again")
     return Volume(array, np.asarray(affine, np.float64), path, header)
 
