@@ -115,7 +115,7 @@ def _tissue_threshold(smooth: np.ndarray) -> float:
     values = smooth.ravel()
     top = ranks.percentile(values, 99)  # one bright vessel or fat layer must not set the scale
     otsu = _otsu_level(smooth, top)
-    dark = values.size - int(np.count_nonzero(np.minimum(values, top) > otsu))  # so many of the lowest values
+    dark = values.size - (int(np.count_nonzero(values > otsu)) if top > otsu else 0)  # so many of the lowest values
     tissue = ranks.median_between(values, dark, values.size)
     air = values[values <= ranks.percentile(values, AIR_PERCENTILE, dark)]
     level = ranks.median(air)
@@ -177,7 +177,5 @@ def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:
 
     It sees the CT, so it must not be used on a network's input outside the `predecessor` protocol.
     """
-    union = np.zeros(mr.shape, bool)
-    for volume in (mr, ct):
-        union |= _solid(np.ascontiguousarray(otsu.otsu_mask(volume).T)).T  # files run along their first axis
-    return union
+    parts = [_solid(np.ascontiguousarray(otsu.otsu_mask(volume).T)) for volume in (mr, ct)]
+    return np.logical_or(*parts, out=parts[0]).T  # transposed: files run along their first axis

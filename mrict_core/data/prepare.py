@@ -72,7 +72,7 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
     hu = (np.where(mask[k], stack[k], np.float32(intensity.AIR_HU)) for k in prepared.z)
     arrays = {
         "mr": prepared.mr,
-        "ct": prepared.crop.collect(hu, len(kept), intensity.AIR_HU, np.float32),
+        "ct": prepared.crop.collect(hu, len(kept), intensity.AIR_HU, stack.dtype),
         "mask": prepared.crop.apply(kept, False),
         "body": prepared.body,
     }
@@ -93,7 +93,7 @@ def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> 
     )
     arrays = {
         "mr": crop.collect(unit, len(stack), -1, np.float32),
-        "ct": crop.collect(hu, len(stack), window.low, np.float32),
+        "ct": crop.collect(hu, len(stack), window.low, target.dtype),
         "mask": crop.apply(order.to_slices(mask), False),
         "body": crop.apply(union, False),
     }
@@ -106,17 +106,18 @@ PROTOCOLS = {"patient": prepare_patient, "predecessor": prepare_predecessor}
 
 def compact(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays in the store's types: CT as int16 only where that loses nothing."""
-    ct = np.asarray(arrays["ct"], np.float32)
     return {
         "mr": arrays["mr"].astype(np.float16),
-        "ct": _as_short(ct),
+        "ct": as_short(arrays["ct"]),
         "mask": arrays["mask"].view(np.uint8),
         "body": arrays["body"].view(np.uint8),
     }
 
 
-def _as_short(ct: np.ndarray) -> np.ndarray:
-    """Return HU (N, S, S) as int16 where that loses nothing, else as they came."""
+def as_short(ct: np.ndarray) -> np.ndarray:
+    """Return HU (N, rows, cols), float32 or already int16, as int16 where that loses nothing, else as they came."""
+    if ct.dtype == np.int16:
+        return ct
     short = np.empty(ct.shape, np.int16)
     for image, whole in zip(ct, short, strict=True):
         whole[...] = image.clip(-32768, 32767)

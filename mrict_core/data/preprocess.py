@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import prod
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from mrict_core.data import intensity, masks
 from mrict_core.data.plan import Job, Plan, make_index, make_plan, read_index
-from mrict_core.data.prepare import PROTOCOLS, compact
+from mrict_core.data.prepare import PROTOCOLS, as_short, compact
 from mrict_core.data.store import (
     INDEX,
     SliceStore,
@@ -52,6 +52,7 @@ def _prepare(job: Job) -> None:
     mask = masks.check_mask(load_volume(files.mask).array, files.mask)
     intensity.check_mr(mr.array, files.mr)
     intensity.check_hu(ct.array, files.ct, mask)
+    ct = replace(ct, array=as_short(ct.array.T).T)
     arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"])
     arrays = compact(arrays)
     masks.check_mask_fits(arrays["mask"], arrays["body"], files.mask)
