@@ -159,14 +159,14 @@ def test_counted_otsu_is_itks(seed: int) -> None:
         ]
     )().astype(np.float32)
     if values.min() < values.max():
-        np.testing.assert_array_equal(otsu.otsu_mask(values), plain_masks.otsu_mask(values))
+        np.testing.assert_array_equal(otsu.foreground(values), plain_masks.otsu_mask(values))
 
 
 def test_counts_alone_decide_where_voxels_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sitk, "OtsuThreshold", lambda *arguments: pytest.fail("asked ITK"))
     head = np.rint(np.random.RandomState(0).normal(0, 20, (9, 9, 9)))
     head[3:6, 3:6] += 900
-    assert otsu.otsu_mask(head.astype(np.float32)).sum() == 81
+    assert otsu.foreground(head.astype(np.float32)).sum() == 81
 
 
 @pytest.mark.parametrize("strides", ["C", "F"])

@@ -172,10 +172,14 @@ def _keep(mask: np.ndarray, among: np.ndarray, labels: np.ndarray, kept: np.ndar
     mask.ravel()[few] = kept[labels.ravel()[few]]
 
 
+def otsu_mask(volume: np.ndarray) -> np.ndarray:
+    """Return the predecessor's mask (bool) of one volume: Otsu, holes filled, specks removed."""
+    return _solid(np.ascontiguousarray(otsu.foreground(volume).T)).T  # transposed: files run along their first axis
+
+
 def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:
-    """Return the predecessor's mask (bool): Otsu of MR and of CT, holes filled, specks removed, united.
+    """Return the predecessor's mask (bool): that of MR and that of CT, united.
 
     It sees the CT, so it must not be used on a network's input outside the `predecessor` protocol.
     """
-    parts = [_solid(np.ascontiguousarray(otsu.otsu_mask(volume).T)) for volume in (mr, ct)]
-    return np.logical_or(*parts, out=parts[0]).T  # transposed: files run along their first axis
+    return otsu_mask(mr) | otsu_mask(ct)

@@ -56,7 +56,7 @@ def itk_level(values: np.ndarray, counts: np.ndarray) -> float | None:
     return None if rivals.any() else float(edges[best + 1])
 
 
-def otsu_mask(volume: np.ndarray) -> np.ndarray:
+def foreground(volume: np.ndarray) -> np.ndarray:
     """Return where a volume (any order of axes, finite) lies above ITK's Otsu threshold with 128 bins, as bool."""
     counted = whole_counts(volume)
     level = itk_level(*counted) if counted and counted[0].size > 1 else None
