@@ -35,7 +35,13 @@ from mrict_core.runtime import cpu_count, hash_file
 TITLE = "Preprocessing of a patient"
 SHAPES = {"full": ((256, 256, 220), 0.86, 0.885), "quick": ((96, 96, 56), 2.4, 3.5)}  # voxels, mm in plane, mm apart
 ROLES = ("mr", "ct", "mask")
-COHORTS = (5, 50)
+COHORTS = {"full": {"lean": (5, 50), "plain": (2, 5)}, "quick": {"lean": (2, 6), "plain": (2, 4)}}
+CODE = {
+    "lean": "from mrict_core.data.preprocess import preprocess\npreprocess(source, folder, region='brain', size=size)",
+    "plain": "from benchmarks.plain.preprocess import notebooks\n"
+    "notebooks(sorted((source / 'Task1' / 'brain').iterdir()), folder, size)",
+}
+START = "import sys, pathlib\nsource, folder, size = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])\n"
 
 
 def write_head(folder: Path, shape: tuple[int, int, int], in_plane_mm: float, slice_mm: float) -> Path:
@@ -84,7 +90,7 @@ def speed(scratch: Path, head: Path, size: int, repeats: int) -> list[dict[str, 
         for protocol, form in plain_forms.items():
             lean = functools.partial(preprocess, source, region="brain", protocol=protocol, size=size, workers=workers)
             slow = anew(lambda folder, form=form, folders=folders: form(folders, folder, size), scratch)
-            found = measure.alternating(slow, anew(lean, scratch), repeats)
+            found = measure.alternating(slow, anew(lean, scratch), repeats if count == 1 else max(1, repeats - 1))
             for key in ("plain_s", "lean_s", "all_plain_s", "all_lean_s"):
                 values = found[key]
                 found[key] = [v / count for v in values] if isinstance(values, list) else values / count
@@ -149,17 +155,14 @@ def _peaks(process: int) -> dict[int, int]:
     return found
 
 
-def memory(scratch: Path, head: Path, size: int, count: int) -> dict[str, Any]:
-    """Return the row of a cohort prepared on all cores: the sum of the peaks of all its processes."""
-    source = scratch / f"memory {count}"
+def memory(scratch: Path, head: Path, size: int, form: str, count: int) -> dict[str, Any]:
+    """Return the row of a cohort prepared from start to end: seconds, and the sum of the peaks of all processes."""
+    source = scratch / f"memory {form} {count}"
     cohort(source, head, count)
     folder = Path(tempfile.mkdtemp(dir=scratch))
-    code = (
-        "import sys; from mrict_core.data.preprocess import preprocess; "
-        "preprocess(sys.argv[1], sys.argv[2], region='brain', size=int(sys.argv[3]))"
-    )
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", code, str(source), str(folder), str(size)], cwd=ROOT)
+    words = [sys.executable, "-c", START + CODE[form], str(source), str(folder), str(size)]
+    process = subprocess.Popen(words, cwd=ROOT)
     peaks: dict[int, int] = {}
     while process.poll() is None:
         peaks |= _peaks(process.pid)
@@ -168,9 +171,10 @@ def memory(scratch: Path, head: Path, size: int, count: int) -> dict[str, Any]:
     shutil.rmtree(folder)
     if process.returncode:
         raise RuntimeError(f"preprocessing {count} patients ended with {process.returncode}")
+    case = f"patient, {cpu_count()} cores" if form == "lean" else "predecessor, two notebooks"
     return {
-        "case": f"patient, {cpu_count()} cores, {count} patients from start to end",
-        "lean_s": took / count,
+        "case": f"{case}, {count} patients from start to end",
+        f"{form}_s": took / count,
         "processes": len(peaks),
         "sum_of_peaks_mib": sum(peaks.values()) / 1024,
         "largest_peak_mib": max(peaks.values()) / 1024,
@@ -179,12 +183,14 @@ def memory(scratch: Path, head: Path, size: int, count: int) -> dict[str, Any]:
 
 def run(quick: bool = False) -> list[dict[str, Any]]:
     """Return rows of seconds per patient, of the limit, and of the peak memory of small and large cohorts."""
-    shape, in_plane_mm, slice_mm = SHAPES["quick" if quick else "full"]
+    kind = "quick" if quick else "full"
+    shape, in_plane_mm, slice_mm = SHAPES[kind]
     size = shape[0]
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         head = write_head(scratch / "head", shape, in_plane_mm, slice_mm)
         rows = speed(scratch, head, size, 1 if quick else 3)
         rows += limits(scratch, head, size, 2 if quick else 3)
-        rows += [memory(scratch, head, size, count) for count in ((2, 6) if quick else COHORTS)]
+        for form, counts in COHORTS[kind].items():
+            rows += [memory(scratch, head, size, form, count) for count in counts]
     return [{**row, "voxels": "×".join(map(str, shape))} for row in rows]
