@@ -37,11 +37,8 @@ def test_the_benchmark_of_preprocessing_measures_every_part(monkeypatch):
     for row in shares:
         assert sum(value for name, value in row.items() if name.endswith("percent")) == pytest.approx(100)
         assert row["times_the_limit"] > 1
-    assert [row["case"].split(", ")[2] for row in memory] == [
-        "2 patients from start to end",
-        "6 patients from start to end",
-    ]
-    assert all(50 < row["largest_peak_mib"] <= row["sum_of_peaks_mib"] for row in memory)
+    assert [row["case"].split(", ")[2].split()[0] for row in memory] == ["2", "6", "2", "4"]
+    assert all(50 < row["largest_peak_mib"] == row["sum_of_peaks_mib"] for row in memory)  # one process
 
 
 def test_a_misspelt_benchmark_is_named(tmp_path):
