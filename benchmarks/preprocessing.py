@@ -41,7 +41,10 @@ CODE = {
     "plain": "from benchmarks.plain.preprocess import notebooks\n"
     "notebooks(sorted((source / 'Task1' / 'brain').iterdir()), folder, size)",
 }
-START = "import sys\nfrom pathlib import Path\nsource, folder, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])\n"
+START = """
+import sys, pathlib
+source, folder, size = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+"""
 
 
 def write_head(folder: Path, shape: tuple[int, int, int], in_plane_mm: float, slice_mm: float) -> Path:
