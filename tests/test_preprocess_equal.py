@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,7 @@ from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.preprocess import preprocess
 from mrict_core.data.slicing import CropPad
 from mrict_core.errors import MrictError
+from mrict_core.paths import ROOT
 
 SEEDS = st.integers(0, 2**32 - 1)
 REGIONS = {"brain": (5.0, 6.0), "pelvis": (8.0, 12.0)}
@@ -57,6 +60,11 @@ def test_protocol_predecessor_is_the_notebooks(patients: list[Path], tmp_path: P
     np.testing.assert_allclose(outputs * 2000 - 1000, ct, atol=1e-9)
 
 
+def test_worker_processes_start_without_torch() -> None:
+    code = "import sys, mrict_core.data.preprocess; sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.parametrize(("name", "region"), [("synthrad_brain_axial", "brain"), ("pelvis_bulk", "pelvis")])
 def test_real_samples_are_their_plain_form(tmp_path: Path, name: str, region: str) -> None:
     if not (SAMPLES / name).is_dir():
@@ -90,6 +98,14 @@ def test_masks_are_their_plain_forms(seed: int) -> None:
     np.testing.assert_array_equal(masks.body_mask(mr, spacing), plain_masks.body_mask(mr, spacing))
     if mr.min() < mr.max() and ct.min() < ct.max():
         np.testing.assert_array_equal(masks.union_otsu_mask(mr, ct), plain_masks.union_otsu_mask(mr, ct))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+@pytest.mark.parametrize("specks", [0, 1, 30, 400])
+def test_a_nearly_empty_volume_is_treated_as_before(specks: int) -> None:
+    mr = np.zeros((40, 44, 12), np.float32)
+    mr.ravel()[np.random.RandomState(0).permutation(mr.size)[: specks + 1]] = 500
+    np.testing.assert_array_equal(masks.body_mask(mr, (3, 3, 3)), plain_masks.body_mask(mr, (3, 3, 3)))
 
 
 @settings(max_examples=60, deadline=None)

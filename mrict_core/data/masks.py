@@ -114,12 +114,13 @@ def _tissue_threshold(smooth: np.ndarray) -> float:
     """Return the level between air and tissue: low, for dim skin and coil shading, but above the noise of the air."""
     values = smooth.ravel()
     top = ranks.percentile(values, 99)  # one bright vessel or fat layer must not set the scale
-    otsu = _otsu_level(smooth, top)
-    dark = values.size - (int(np.count_nonzero(values > otsu)) if top > otsu else 0)  # so many of the lowest values
+    split = _otsu_level(smooth, top)
+    dark = values.size - (int(np.count_nonzero(values > split)) if top > split else 0)  # so many of the lowest values
     tissue = ranks.median_between(values, dark, values.size)
     air = values[values <= ranks.percentile(values, AIR_PERCENTILE, dark)]
     level = ranks.median(air)
-    noise = 1.4826 * ranks.median(np.abs(air - np.float32(level)))
+    np.abs(np.subtract(air, np.float32(level), out=air), out=air)
+    noise = 1.4826 * ranks.median(air)
     return level + max(TISSUE_FRACTION * (tissue - level), NOISE_SIGMAS * noise)
 
 

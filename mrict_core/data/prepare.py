@@ -12,12 +12,14 @@ from mrict_core.data.volumes import SliceOrder, Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
+STORED_MR = np.float16
+
 
 @dataclass(frozen=True)
 class PreparedMr:
     """The network's input for one volume, and what is needed to bring an output back onto its grid."""
 
-    mr: np.ndarray  # (N, S, S) float32 in [-1, 1], -1 outside the body
+    mr: np.ndarray  # (N, S, S) float32 (as stored: float16) in [-1, 1], -1 outside the body
     body: np.ndarray  # (N, S, S) bool
     z: np.ndarray  # (N,) int: position of each slice in the volume
     shape: tuple[int, int, int]  # of the file
@@ -41,7 +43,7 @@ def body_slices(mr: Volume, order: SliceOrder) -> np.ndarray:
     return np.moveaxis(body, 2, 0)
 
 
-def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None) -> PreparedMr:
+def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None, dtype: type = np.float32) -> PreparedMr:
     """Return the network's input of protocol `patient` from the MR alone.
 
     Axial slices in LPS order that hold body (or any voxel of `keep`, (N, rows, cols)), normalised over the whole
@@ -56,7 +58,7 @@ def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None) -> Prepare
     low, high = intensity.robust_mr_range(stack, body, mr.path)
     crop = centred_crop(body, size)
     unit = (np.where(body[k], intensity.normalise_mr(stack[k], low, high), np.float32(-1)) for k in z)
-    images = crop.collect(unit, len(z), -1, np.float32)
+    images = crop.collect(unit, len(z), -1, dtype)
     return PreparedMr(images, crop.apply(body[z], False), z, mr.shape, order, crop, (low, high))
 
 
@@ -67,7 +69,7 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
     """
     order = SliceOrder.axial(mr.affine)
     mask = order.to_slices(mask)
-    prepared = prepare_mr(mr, size, keep=mask)
+    prepared = prepare_mr(mr, size, keep=mask, dtype=STORED_MR)
     kept, stack = mask[prepared.z], order.to_slices(ct.array)
     hu = (np.where(mask[k], stack[k], np.float32(intensity.AIR_HU)) for k in prepared.z)
     arrays = {
@@ -92,7 +94,7 @@ def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> 
         for image, kept in zip(target, union, strict=True)
     )
     arrays = {
-        "mr": crop.collect(unit, len(stack), -1, np.float32),
+        "mr": crop.collect(unit, len(stack), -1, STORED_MR),
         "ct": crop.collect(hu, len(stack), window.low, target.dtype),
         "mask": crop.apply(order.to_slices(mask), False),
         "body": crop.apply(union, False),
@@ -107,7 +109,7 @@ PROTOCOLS = {"patient": prepare_patient, "predecessor": prepare_predecessor}
 def compact(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays in the store's types: CT as int16 only where that loses nothing."""
     return {
-        "mr": arrays["mr"].astype(np.float16),
+        "mr": arrays["mr"].astype(STORED_MR, copy=False),
         "ct": as_short(arrays["ct"]),
         "mask": arrays["mask"].view(np.uint8),
         "body": arrays["body"].view(np.uint8),

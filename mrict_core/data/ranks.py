@@ -43,8 +43,10 @@ def ordered(values: np.ndarray, first: int, last: int) -> tuple[np.generic, np.g
 
 
 def median_between(values: np.ndarray, start: int, stop: int) -> float:
-    """Return the median of the sorted values' places `start` to `stop` (exclusive), as `np.median` of them would be."""
+    """Return `np.median` of the sorted values' places `start` to `stop` (exclusive), NaN where there are none."""
     count = stop - start
+    if not count:
+        return math.nan
     middle = ordered(values, start + (count - 1) // 2, start + count // 2)
     return float(np.mean(np.array(middle[1:] if count % 2 else middle)))
 
