@@ -37,7 +37,8 @@ SHAPES = {"full": ((256, 256, 220), 0.86, 0.885), "quick": ((96, 96, 56), 2.4, 3
 ROLES = ("mr", "ct", "mask")
 COHORTS = {"full": {"lean": (5, 50), "plain": (2, 5)}, "quick": {"lean": (2, 6), "plain": (2, 4)}}
 CODE = {
-    "lean": "from mrict_core.data.preprocess import preprocess\npreprocess(source, folder, region='brain', size=size)",
+    "lean": "from mrict_core.data.preprocess import preprocess\n"
+    "preprocess(source, folder, region='brain', size=size, protocol=sys.argv[4])",
     "plain": "from benchmarks.plain.preprocess import notebooks\n"
     "notebooks(sorted((source / 'Task1' / 'brain').iterdir()), folder, size)",
 }
@@ -83,24 +84,43 @@ def anew(work: Callable[[Path], Any], scratch: Path) -> Callable[[], Any]:
 
 
 def speed(scratch: Path, head: Path, size: int, repeats: int) -> list[dict[str, Any]]:
-    """Return a row per protocol and number of processes: seconds per patient, plain and lean."""
+    """Return a row per protocol, for one process and for all cores: seconds per patient, plain and lean.
+
+    On all cores the lean form's processes are started anew each time, Python and all; the plain form's time per patient
+    does not depend on how many there are.
+    """
     rows = []
     plain_forms = {"predecessor": plain.notebooks, "patient": plain.patients}
     for workers in sorted({1, cpu_count()}):
-        count = 1 if workers == 1 else 2 * workers
+        count = 1 if workers == 1 else 4 * workers
         source = scratch / f"{count} patients"
-        folders = cohort(source, head, count)
+        folders = cohort(source, head, count)[:1]
         for protocol, form in plain_forms.items():
-            lean = functools.partial(preprocess, source, region="brain", protocol=protocol, size=size, workers=workers)
+            settings = {"region": "brain", "protocol": protocol, "size": size, "workers": workers}
+            inside = functools.partial(preprocess, source, **settings)
+            outside = functools.partial(fresh, "lean", source, size=size, protocol=protocol)
             slow = anew(lambda folder, form=form, folders=folders: form(folders, folder, size), scratch)
-            found = measure.alternating(slow, anew(lean, scratch), repeats if count == 1 else max(1, repeats - 1))
-            for key in ("plain_s", "lean_s", "all_plain_s", "all_lean_s"):
-                values = found[key]
-                found[key] = [v / count for v in values] if isinstance(values, list) else values / count
+            found = measure.alternating(slow, anew(inside if workers == 1 else outside, scratch), repeats)
+            found["lean_s"] /= count
+            found["all_lean_s"] = [seconds / count for seconds in found["all_lean_s"]]
+            found["times_faster"] = found["plain_s"] / found["lean_s"]
             what = "two notebooks" if protocol == "predecessor" else "whole volumes"
-            case = f"{protocol}, {workers} process{'es' if workers > 1 else ''}, {count} patients; plain: {what}"
-            rows.append({"case": case, **found})
+            many = "1 process" if workers == 1 else f"{workers} cores, {count} patients"
+            rows.append({"case": f"{protocol}, {many}; plain: {what}", **found})
     return rows
+
+
+def fresh(form: str, source: Path, folder: Path, size: int, protocol: str = "patient") -> dict[int, int]:
+    """Prepare `source` in a Python process of its own; return the peak of every process there was, KiB."""
+    words = [sys.executable, "-c", START + CODE[form], *map(str, (source, folder, size, protocol))]
+    process = subprocess.Popen(words, cwd=ROOT)
+    peaks: dict[int, int] = {}
+    while process.poll() is None:
+        peaks |= _peaks(process.pid)
+        time.sleep(0.05)
+    if process.returncode:
+        raise RuntimeError(f"preprocessing {source.name} ended with {process.returncode}")
+    return peaks
 
 
 def parts(head: Path, scratch: Path, protocol: str, size: int) -> dict[str, Callable[[], Any]]:
@@ -164,16 +184,9 @@ def memory(scratch: Path, head: Path, size: int, form: str, count: int) -> dict[
     cohort(source, head, count)
     folder = Path(tempfile.mkdtemp(dir=scratch))
     started = time.perf_counter()
-    words = [sys.executable, "-c", START + CODE[form], str(source), str(folder), str(size)]
-    process = subprocess.Popen(words, cwd=ROOT)
-    peaks: dict[int, int] = {}
-    while process.poll() is None:
-        peaks |= _peaks(process.pid)
-        time.sleep(0.05)
+    peaks = fresh(form, source, folder, size)
     took = time.perf_counter() - started
     shutil.rmtree(folder)
-    if process.returncode:
-        raise RuntimeError(f"preprocessing {count} patients ended with {process.returncode}")
     case = f"patient, {cpu_count()} cores" if form == "lean" else "predecessor, two notebooks"
     return {
         "case": f"{case}, {count} patients from start to end",

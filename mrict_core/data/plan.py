@@ -56,32 +56,29 @@ def read_index(folder: Path) -> dict[str, Any]:
     return {"files": {}, "skipped": []}
 
 
-def _sources(
-    files: PatientFiles, root: Path, known: dict[str, list[Any]]
-) -> tuple[dict[str, dict[str, str]], dict[str, list[Any]]]:
-    """Return {role: path and content hash} and {path: size, time, hash}; a hash in `known` is re-used while size and
+def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return {path: size, time, hash} of all patients' files, in order; a hash in `known` is re-used while size and
     time are unchanged."""
-    found, current = {}, {}
-    for role in ROLES:
-        path: Path = getattr(files, role)
-        name, stat = path.relative_to(root).as_posix(), path.stat()
+
+    def entry(path: Path) -> tuple[str, list[Any]]:
+        name, stat = path.relative_to(discovery.root).as_posix(), path.stat()
         size, time, digest = known.get(name, (None, None, None))
         if (size, time) != (stat.st_size, stat.st_mtime_ns):
             digest = hash_file(path)
-        current[name] = [stat.st_size, stat.st_mtime_ns, digest]
-        found[role] = {"path": name, "hash": digest}
-    return found, current
+        return name, [stat.st_size, stat.st_mtime_ns, digest]
+
+    paths = [getattr(patient, role) for patient in discovery.patients for role in ROLES]
+    with ThreadPoolExecutor(cpu_count()) as pool:  # hashing leaves the interpreter to other threads
+        return dict(pool.map(entry, paths))
 
 
 def make_plan(discovery: Discovery, folder: Path, settings: dict[str, Any]) -> Plan:
     """Compare the source with what `folder` holds; reads metas, and the files whose size or time changed."""
     old, code = read_index(folder), code_hash(*CODE)
-    files: dict[str, list[Any]] = {}
-    jobs = []
-    with ThreadPoolExecutor(cpu_count()) as pool:  # hashing leaves the interpreter to other threads
-        hashed = pool.map(lambda patient: _sources(patient, discovery.root, old["files"]), discovery.patients)
-    for patient, (sources, current) in zip(discovery.patients, hashed, strict=True):
-        files |= current
+    files, jobs = _files(discovery, old["files"]), []
+    for patient in discovery.patients:
+        names = {role: getattr(patient, role).relative_to(discovery.root).as_posix() for role in ROLES}
+        sources = {role: {"path": name, "hash": files[name][2]} for role, name in names.items()}
         key = hash_of([settings, code, patient.patient, sources])
         jobs.append(Job(patient, folder, settings, sources, key))
     keys = {j.files.patient: j.key for j in jobs}
