@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,10 @@ def minmax_slice(mr_slice: np.ndarray, eps: float = 1e-5) -> np.ndarray:
     return ((values - low) / (values.max() - low + eps)).astype(np.float32)
 
 
-def _planes(volume: np.ndarray) -> np.ndarray:
-    """Return a view of a volume as planes that lie in one piece each."""
-    return np.moveaxis(volume, int(np.argmax(np.abs(volume.strides))), 0)
+def _planes(volume: np.ndarray, *others: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the planes of volumes of one shape side by side; those of the first lie in one piece each."""
+    axis = int(np.argmax(np.abs(volume.strides)))
+    yield from zip(*(np.moveaxis(array, axis, 0) for array in (volume, *others)), strict=True)
 
 
 def _plausible_halves(ct: np.ndarray, low: float, mask: np.ndarray) -> bool:
@@ -89,7 +91,7 @@ def _plausible_halves(ct: np.ndarray, low: float, mask: np.ndarray) -> bool:
     if low > AIR_BELOW_HU or low < MIN_PLAUSIBLE_HU:
         return False
     inside = below = above = bright = 0
-    for plane, kept in zip(_planes(ct), _planes(mask), strict=True):
+    for plane, kept in _planes(ct, mask):
         inside += np.count_nonzero(kept)
         below += np.count_nonzero(kept & (plane < TISSUE_MEDIAN_HU[0]))
         above += np.count_nonzero(kept & (plane > TISSUE_MEDIAN_HU[1]))
@@ -102,7 +104,7 @@ def check_mr(mr: np.ndarray, path: Path | str) -> None:
     low, high = float(np.min(mr)), float(np.max(mr))
     if low == high:
         raise MrictError(f"{shown(path)}: MR has the constant value {low:g}; expected an image; export it again")
-    if not any(np.any((plane > low) & (plane < high)) for plane in _planes(mr)):
+    if not any(np.any((plane > low) & (plane < high)) for (plane,) in _planes(mr)):
         raise MrictError(
             f"{shown(path)}: holds the values {low:g} and {high:g} alone, as a mask does; expected MR intensities; "
             "check that mr and mask are not exchanged"

@@ -24,10 +24,10 @@ NOISE_SIGMAS = 4.0
 AIR_PERCENTILE = 70  # the darkest part of what is not tissue: the rest is bone, sinuses and blurred edges
 MIN_OBJECT_VOXELS = 64
 IN_BODY_MIN = 0.3  # of the mask: outlines are drawn with a margin, but not far from the body
+OF_BODY_MIN = 0.05  # of the body: a mask of one organ is allowed, a few stray voxels are not
 EDGE_DOUBT = 1e-3  # of a bin: float32 places up to 256 are off by 3e-4 at most
 OFFSET_MAX = 8  # spans that values may lie away from 0 for that
 SPAN_MIN = 1e-30
-OF_BODY_MIN = 0.05  # of the body: a mask of one organ is allowed, a few stray voxels are not
 
 
 def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
@@ -128,7 +128,7 @@ def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return the body (bool) on an MR (nx, ny, nz) whose axis 2 counts axial slices; nz may be 1.
 
     Smoothing, a threshold between air and tissue, gaps across the skull bridged, thin strands cut, the largest
-    component, concavities such as nostrils and ear canals closed, holes filled per slice and in 3-D.
+    component, concavities such as nostrils and ear canals closed, holes filled.
     The CT has no part in it: a network that sees this mask sees nothing of its target. An image without contrast
     gives an empty mask.
     """

@@ -75,7 +75,7 @@ def closed(stack: np.ndarray, reach: tuple[int, int]) -> np.ndarray:
 def filled(stack: np.ndarray) -> np.ndarray:
     """Fill what no path of edge neighbours within its slice leads out of.
 
-    Cavities that close only in three dimensions are filled with it: what is left has a way out in its own slice.
+    No cavity is left in three dimensions either: one that is closed there is closed in each of its slices.
     """
     rows, cols = stack.shape[1:]
     out, canvas = np.empty(stack.shape, bool), np.zeros((rows + 2, cols + 2), np.uint8)
