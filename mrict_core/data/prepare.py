@@ -94,7 +94,7 @@ def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> 
         for image, kept in zip(target, union, strict=True)
     )
     arrays = {
-        "mr": crop.collect(unit, len(stack), -1, STORED_MR),
+        "mr": crop.collect(unit, len(stack), -1, np.float32),
         "ct": crop.collect(hu, len(stack), window.low, target.dtype),
         "mask": crop.apply(order.to_slices(mask), False),
         "body": crop.apply(union, False),
