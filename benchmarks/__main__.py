@@ -18,7 +18,9 @@ from mrict_core.reporting import style
 from mrict_core.reporting.tables import markdown_table, text_table
 from mrict_core.runtime import write_json, write_text
 
-BENCHMARKS = ("scores", "training", "precision", "pipeline", "inference", "startup", "scaling", "gpu")
+BENCHMARKS = (
+    *("scores", "preprocessing", "training", "precision", "pipeline", "inference", "startup", "scaling", "gpu"),
+)
 
 
 def main(

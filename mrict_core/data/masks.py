@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage import filters, morphology
+from skimage import filters
 
+from mrict_core.data import morphology, otsu, ranks
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
@@ -23,10 +25,16 @@ AIR_PERCENTILE = 70  # the darkest part of what is not tissue: the rest is bone,
 MIN_OBJECT_VOXELS = 64
 IN_BODY_MIN = 0.3  # of the mask: outlines are drawn with a margin, but not far from the body
 OF_BODY_MIN = 0.05  # of the body: a mask of one organ is allowed, a few stray voxels are not
+EDGE_DOUBT = 1e-3  # of a bin: float32 places up to 256 are off by 3e-4 at most
+OFFSET_MAX = 8  # spans that values may lie away from 0 for that
+SPAN_MIN = 1e-30
 
 
 def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
     """Return the mask as bool; raise `MrictError` unless it holds exactly two values, 0 and another (1 or 255)."""
+    low, high = np.min(mask), np.max(mask)
+    if low == 0 < high and np.array_equal(mask == high, mask > 0):
+        return np.asarray(mask) > 0
     values = np.unique(mask)
     if values.size == 1:
         cause = "is empty" if values[0] == 0 else "covers every voxel"
@@ -49,52 +57,70 @@ def check_mask_fits(mask: np.ndarray, body: np.ndarray, path: Path | str) -> Non
             )
 
 
-def _fill(mask: np.ndarray, structure: np.ndarray) -> np.ndarray:
-    """Fill what the background cannot reach from outside, moving along `structure`."""
-    padded = np.pad(mask, [(1, 1), (1, 1), (0, 0)])
-    labels, _ = ndimage.label(~padded, structure)
-    edges = [labels[0], labels[-1], labels[:, 0], labels[:, -1]]
-    if structure[1, 1].all():  # cavities open to the first or last slice are not holes in 3-D
-        edges += [labels[..., 0], labels[..., -1]]
-    outside = np.unique(np.concatenate([e.ravel() for e in edges]))
-    return ~np.isin(labels, outside[outside > 0])[1:-1, 1:-1]
+def _reach(reach_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int]:
+    """Return a distance within the slice as rows and columns, at least one."""
+    rows, cols = (max(1, round(reach_mm / s)) for s in spacing_mm[:2])
+    return rows, cols
 
 
-def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill holes in every axial slice, then the cavities that close only in 3-D."""
-    cross = ndimage.generate_binary_structure(3, 1)
-    in_plane = cross.copy()
-    in_plane[1, 1, [0, 2]] = False
-    filled = _fill(mask, in_plane)
-    return _fill(filled, cross) if mask.shape[2] > 2 else filled
+def _smoothed(stack: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
+    """Return the stack (N, rows, cols) float32 blurred along rows, columns, then slices (0: not along that axis).
+
+    Lines are filtered where they lie side by side in memory, one transposed plane at a time: a volume's own strides
+    throw every voxel out of the cache before its neighbour is read.
+    """
+    rows, cols, slices = (functools.partial(ndimage.gaussian_filter1d, sigma=s, axis=1) for s in sigma)
+    smooth = np.empty(stack.shape, np.float32)
+    for source, target in zip(stack, smooth, strict=True):
+        plane = np.ascontiguousarray(source, np.float32)
+        if sigma[0]:
+            plane = cv2.transpose(rows(cv2.transpose(plane)))
+        target[...] = cols(plane) if sigma[1] else plane
+    if sigma[2]:
+        for k in range(smooth.shape[1]):
+            smooth[:, k] = cv2.transpose(slices(cv2.transpose(smooth[:, k])))
+    return smooth
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+def _counts(plane: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return `np.histogram`'s counts of a plane whose values beyond the last edge are clipped to it.
+
+    A product gives the bin of all values but those that rounding might have moved over an edge; these few are searched.
+    """
+    bins, low, high = edges.size - 1, float(edges[0]), float(edges[-1])
+    if max(-low, high) > OFFSET_MAX * (high - low) or high - low < SPAN_MIN:  # float32 cannot tell the bins
+        return np.histogram(np.minimum(plane, edges[-1]), bins, (edges[0], edges[-1]))[0]
+    place = (plane - edges[0]) * np.float32(bins / (high - low))
+    np.minimum(place, np.float32(bins - 0.5), out=place)
+    bin_of = place.astype(np.uint8)
+    place -= bin_of
+    at_edge = np.abs(place - np.float32(0.5)) > 0.5 - EDGE_DOUBT
+    searched = np.searchsorted(edges, plane[at_edge], "right") - 1
+    bin_of[at_edge] = np.minimum(searched, bins - 1)
+    return cv2.calcHist([bin_of], [0], None, [bins], [0, bins]).ravel().astype(np.int64)
 
 
-def _morph(mask: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Open or close every axial slice with a disk of radius `reach_mm`."""
-    reach = [max(1, round(reach_mm / s)) for s in spacing_mm[:2]]
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach[1] + 1, 2 * reach[0] + 1))
-    margin = max(reach) + 1
-    padded = np.pad(mask, [(margin, margin), (margin, margin), (0, 0)]).astype(np.uint8)
-    done = [cv2.morphologyEx(np.ascontiguousarray(padded[..., k]), operation, disk) for k in range(mask.shape[2])]
-    return np.stack(done, axis=2)[margin:-margin, margin:-margin] > 0
+def _otsu_level(smooth: np.ndarray, top: np.float32) -> float:
+    """Return Otsu's threshold of the values clipped to `top`: 256 bins, the lower class includes the threshold's."""
+    low = smooth.min()
+    if low == top:
+        return low
+    edges = np.histogram_bin_edges(smooth[0, 0], 256, (low, top))
+    counts = sum(_counts(plane, edges) for plane in smooth)
+    return filters.threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2))
 
 
 def _tissue_threshold(smooth: np.ndarray) -> float:
     """Return the level between air and tissue: low, for dim skin and coil shading, but above the noise of the air."""
-    clipped = np.minimum(smooth, np.percentile(smooth, 99))  # one bright vessel or fat layer must not set the scale
-    bright = clipped > filters.threshold_otsu(clipped)
-    tissue = float(np.median(smooth[bright]))
-    dark = smooth[~bright]
-    air = dark[dark <= np.percentile(dark, AIR_PERCENTILE)]
-    level = float(np.median(air))
-    noise = 1.4826 * float(np.median(np.abs(air - level)))
+    values = smooth.ravel()
+    top = ranks.percentile(values, 99)  # one bright vessel or fat layer must not set the scale
+    split = _otsu_level(smooth, top)
+    dark = values.size - (int(np.count_nonzero(values > split)) if top > split else 0)  # so many of the lowest values
+    tissue = ranks.median_between(values, dark, values.size)
+    air = values[values <= ranks.percentile(values, AIR_PERCENTILE, dark)]
+    level = ranks.median(air)
+    np.abs(np.subtract(air, np.float32(level), out=air), out=air)
+    noise = 1.4826 * ranks.median(air)
     return level + max(TISSUE_FRACTION * (tissue - level), NOISE_SIGMAS * noise)
 
 
@@ -102,7 +128,7 @@ def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return the body (bool) on an MR (nx, ny, nz) whose axis 2 counts axial slices; nz may be 1.
 
     Smoothing, a threshold between air and tissue, gaps across the skull bridged, thin strands cut, the largest
-    component, concavities such as nostrils and ear canals closed, holes filled per slice and in 3-D.
+    component, concavities such as nostrils and ear canals closed, holes filled.
     The CT has no part in it: a network that sees this mask sees nothing of its target. An image without contrast
     gives an empty mask.
     """
@@ -110,26 +136,51 @@ def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     if mr.min() == mr.max():
         return np.zeros(mr.shape, bool)
     sigma = [SMOOTHING_MM / s if n > 1 else 0.0 for s, n in zip(spacing_mm, mr.shape, strict=True)]
-    smooth = ndimage.gaussian_filter(mr, sigma)
-    mask = _morph(smooth > _tissue_threshold(smooth), cv2.MORPH_CLOSE, JOINING_MM, spacing_mm)
-    mask = _largest(_morph(_fill_holes(mask), cv2.MORPH_OPEN, OPENING_MM, spacing_mm))
-    return _fill_holes(_morph(mask, cv2.MORPH_CLOSE, CLOSING_MM, spacing_mm))
+    smooth = _smoothed(np.moveaxis(mr, 2, 0), sigma)
+    mask = smooth > _tissue_threshold(smooth)
+    del smooth
+    mask = morphology.filled(morphology.closed(mask, _reach(JOINING_MM, spacing_mm)))
+    mask = morphology.largest(morphology.opened(mask, _reach(OPENING_MM, spacing_mm)))
+    return np.moveaxis(morphology.filled(morphology.closed(mask, _reach(CLOSING_MM, spacing_mm))), 0, 2)
 
 
-def _otsu(volume: np.ndarray) -> np.ndarray:
-    import SimpleITK as sitk
+def _solid(stack: np.ndarray) -> np.ndarray:
+    """Return a mask with its holes filled and without specks of fewer than `MIN_OBJECT_VOXELS` (face neighbours)."""
+    within = morphology.filled(stack)
+    holes = within & ~stack  # of their slice: some have a way out through the slices beside it
+    labels, count = _labels(holes)
+    kept = np.ones(count + 1, bool)
+    kept[labels[[0, -1]]] = False
+    kept[labels[1:][holes[1:] & ~within[:-1]]] = False
+    kept[labels[:-1][holes[:-1] & ~within[1:]]] = False
+    _keep(within, holes, labels, kept)
+    labels, count = _labels(within)
+    sizes = sum(np.bincount(plane.ravel(), minlength=count + 1) for plane in labels)
+    sizes[0] = 0
+    _keep(within, within & (labels != int(np.argmax(sizes))), labels, sizes >= MIN_OBJECT_VOXELS)
+    return within if sizes.max() >= MIN_OBJECT_VOXELS else np.zeros_like(within)
 
-    image = sitk.GetImageFromArray(np.asarray(volume, np.float64).T)
-    return sitk.GetArrayFromImage(sitk.OtsuThreshold(image, 0, 1, 128)).T > 0
+
+def _labels(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return `ndimage.label(mask)`, looked for in the mask's box alone."""
+    labels, box = np.zeros(mask.shape, np.int32), morphology.box_of(mask)
+    return labels, ndimage.label(mask[box], output=labels[box])
+
+
+def _keep(mask: np.ndarray, among: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> None:
+    """Leave of the few voxels `among` those whose label is kept."""
+    few = np.flatnonzero(among)
+    mask.ravel()[few] = kept[labels.ravel()[few]]
+
+
+def otsu_mask(volume: np.ndarray) -> np.ndarray:
+    """Return the predecessor's mask (bool) of one volume: Otsu, holes filled, specks removed."""
+    return _solid(np.ascontiguousarray(otsu.foreground(volume).T)).T  # transposed: files run along their first axis
 
 
 def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:
-    """Return the predecessor's mask (bool): Otsu of MR and of CT, holes filled, specks removed, united.
+    """Return the predecessor's mask (bool): that of MR and that of CT, united.
 
     It sees the CT, so it must not be used on a network's input outside the `predecessor` protocol.
     """
-    parts = []
-    for volume in (mr, ct):
-        filled = ndimage.binary_fill_holes(_otsu(volume))
-        parts.append(morphology.remove_small_objects(filled, max_size=MIN_OBJECT_VOXELS - 1, connectivity=1))
-    return parts[0] | parts[1]
+    return otsu_mask(mr) | otsu_mask(ct)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from mrict_core.data.store import INDEX, prepared_patients
 from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip
 from mrict_core.errors import MrictError
-from mrict_core.runtime import code_hash, hash_file, hash_of, read_json
+from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of, read_json
 
-MODULES = ("intensity", "volumes", "masks", "slicing", "store", "prepare", "plan", "preprocess")
+MODULES = (
+    *("ranks", "intensity", "volumes", "morphology", "otsu", "masks", "slicing"),
+    *("store", "prepare", "plan", "preprocess"),
+)
 CODE = tuple(f"data/{module}" for module in MODULES)
 
 
@@ -52,29 +56,29 @@ def read_index(folder: Path) -> dict[str, Any]:
     return {"files": {}, "skipped": []}
 
 
-def _sources(
-    files: PatientFiles, root: Path, known: dict[str, list[Any]], current: dict[str, list[Any]]
-) -> dict[str, dict[str, str]]:
-    """Return {role: path and content hash}; a hash in `known` is re-used while size and time are unchanged."""
-    found = {}
-    for role in ROLES:
-        path: Path = getattr(files, role)
-        name, stat = path.relative_to(root).as_posix(), path.stat()
+def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return {path: size, time, hash} of all patients' files, in order; a hash in `known` is re-used while size and
+    time are unchanged."""
+
+    def entry(path: Path) -> tuple[str, list[Any]]:
+        name, stat = path.relative_to(discovery.root).as_posix(), path.stat()
         size, time, digest = known.get(name, (None, None, None))
         if (size, time) != (stat.st_size, stat.st_mtime_ns):
             digest = hash_file(path)
-        current[name] = [stat.st_size, stat.st_mtime_ns, digest]
-        found[role] = {"path": name, "hash": digest}
-    return found
+        return name, [stat.st_size, stat.st_mtime_ns, digest]
+
+    paths = [getattr(patient, role) for patient in discovery.patients for role in ROLES]
+    with ThreadPoolExecutor(cpu_count()) as pool:  # hashing leaves the interpreter to other threads
+        return dict(pool.map(entry, paths))
 
 
 def make_plan(discovery: Discovery, folder: Path, settings: dict[str, Any]) -> Plan:
     """Compare the source with what `folder` holds; reads metas, and the files whose size or time changed."""
     old, code = read_index(folder), code_hash(*CODE)
-    files: dict[str, list[Any]] = {}
-    jobs = []
+    files, jobs = _files(discovery, old["files"]), []
     for patient in discovery.patients:
-        sources = _sources(patient, discovery.root, old["files"], files)
+        names = {role: getattr(patient, role).relative_to(discovery.root).as_posix() for role in ROLES}
+        sources = {role: {"path": name, "hash": files[name][2]} for role, name in names.items()}
         key = hash_of([settings, code, patient.patient, sources])
         jobs.append(Job(patient, folder, settings, sources, key))
     keys = {j.files.patient: j.key for j in jobs}

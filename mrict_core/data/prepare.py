@@ -12,12 +12,14 @@ from mrict_core.data.volumes import SliceOrder, Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
+STORED_MR = np.float16
+
 
 @dataclass(frozen=True)
 class PreparedMr:
     """The network's input for one volume, and what is needed to bring an output back onto its grid."""
 
-    mr: np.ndarray  # (N, S, S) float32 in [-1, 1], -1 outside the body
+    mr: np.ndarray  # (N, S, S) float32 (as stored: float16) in [-1, 1], -1 outside the body
     body: np.ndarray  # (N, S, S) bool
     z: np.ndarray  # (N,) int: position of each slice in the volume
     shape: tuple[int, int, int]  # of the file
@@ -41,7 +43,7 @@ def body_slices(mr: Volume, order: SliceOrder) -> np.ndarray:
     return np.moveaxis(body, 2, 0)
 
 
-def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None) -> PreparedMr:
+def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None, dtype: type = np.float32) -> PreparedMr:
     """Return the network's input of protocol `patient` from the MR alone.
 
     Axial slices in LPS order that hold body (or any voxel of `keep`, (N, rows, cols)), normalised over the whole
@@ -55,8 +57,9 @@ def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None) -> Prepare
     z = np.flatnonzero((body if keep is None else body | keep).any(axis=(1, 2)))
     low, high = intensity.robust_mr_range(stack, body, mr.path)
     crop = centred_crop(body, size)
-    unit = np.where(body[z], intensity.normalise_mr(stack[z], low, high), np.float32(-1))
-    return PreparedMr(crop.apply(unit, -1), crop.apply(body[z], False), z, mr.shape, order, crop, (low, high))
+    unit = (np.where(body[k], intensity.normalise_mr(stack[k], low, high), np.float32(-1)) for k in z)
+    images = crop.collect(unit, len(z), -1, dtype)
+    return PreparedMr(images, crop.apply(body[z], False), z, mr.shape, order, crop, (low, high))
 
 
 def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
@@ -66,12 +69,12 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
     """
     order = SliceOrder.axial(mr.affine)
     mask = order.to_slices(mask)
-    prepared = prepare_mr(mr, size, keep=mask)
-    kept = mask[prepared.z]
-    hu = np.where(kept, order.to_slices(ct.array)[prepared.z], np.float32(intensity.AIR_HU))
+    prepared = prepare_mr(mr, size, keep=mask, dtype=STORED_MR)
+    kept, stack = mask[prepared.z], order.to_slices(ct.array)
+    hu = (np.where(mask[k], stack[k], np.float32(intensity.AIR_HU)) for k in prepared.z)
     arrays = {
         "mr": prepared.mr,
-        "ct": prepared.crop.apply(hu, intensity.AIR_HU),
+        "ct": prepared.crop.collect(hu, len(kept), intensity.AIR_HU, stack.dtype),
         "mask": prepared.crop.apply(kept, False),
         "body": prepared.body,
     }
@@ -82,14 +85,17 @@ def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> 
     """Return the same of protocol `predecessor`: union mask, every slice along axis 2,
     per-slice min-max, masked to 0, centre crop."""
     order, window = SliceOrder.raw(), intensity.WINDOWS["predecessor"]
-    stack = order.to_slices(mr.array)
+    stack, target = order.to_slices(mr.array), order.to_slices(ct.array)
     union = order.to_slices(masks.union_otsu_mask(mr.array, ct.array))
     crop = predecessor_crop(*stack.shape[1:], size)
-    unit = np.stack([intensity.minmax_slice(s) for s in stack]) * union * 2 - 1
-    hu = np.where(union, order.to_slices(ct.array), window.low).clip(window.low, window.high)
+    unit = (intensity.minmax_slice(image) * kept * 2 - 1 for image, kept in zip(stack, union, strict=True))
+    hu = (
+        np.where(kept, image, window.low).clip(window.low, window.high)
+        for image, kept in zip(target, union, strict=True)
+    )
     arrays = {
-        "mr": crop.apply(unit, -1),
-        "ct": crop.apply(hu, window.low),
+        "mr": crop.collect(unit, len(stack), -1, np.float32),
+        "ct": crop.collect(hu, len(stack), window.low, target.dtype),
         "mask": crop.apply(order.to_slices(mask), False),
         "body": crop.apply(union, False),
     }
@@ -102,11 +108,21 @@ PROTOCOLS = {"patient": prepare_patient, "predecessor": prepare_predecessor}
 
 def compact(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the arrays in the store's types: CT as int16 only where that loses nothing."""
-    ct = np.asarray(arrays["ct"], np.float32)
-    short = ct.clip(-32768, 32767).astype(np.int16)
     return {
-        "mr": arrays["mr"].astype(np.float16),
-        "ct": short if np.array_equal(short, ct) else ct,
-        "mask": arrays["mask"].astype(np.uint8),
-        "body": arrays["body"].astype(np.uint8),
+        "mr": arrays["mr"].astype(STORED_MR, copy=False),
+        "ct": as_short(arrays["ct"]),
+        "mask": arrays["mask"].view(np.uint8),
+        "body": arrays["body"].view(np.uint8),
     }
+
+
+def as_short(ct: np.ndarray) -> np.ndarray:
+    """Return HU (N, rows, cols), float32 or already int16, as int16 where that loses nothing, else as they came."""
+    if ct.dtype == np.int16:
+        return ct
+    short = np.empty(ct.shape, np.int16)
+    for image, whole in zip(ct, short, strict=True):
+        whole[...] = image.clip(-32768, 32767)
+        if not np.array_equal(whole, image):
+            return ct
+    return short

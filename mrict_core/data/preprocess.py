@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import prod
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from mrict_core.data import intensity, masks
 from mrict_core.data.plan import Job, Plan, make_index, make_plan, read_index
-from mrict_core.data.prepare import PROTOCOLS, compact
+from mrict_core.data.prepare import PROTOCOLS, as_short, compact
 from mrict_core.data.store import (
     INDEX,
     SliceStore,
@@ -30,7 +30,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
 from mrict_core.runtime import cpu_count, held, read_json, write_json
 
-PARALLEL_VOXELS = 50_000_000  # below this, starting processes costs more than it saves
+PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves
 WORKERS_MAX = 8
 LOCK_WAIT_S = 5.0  # notebooks started together may wait for the one that prepares
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
@@ -52,6 +52,7 @@ def _prepare(job: Job) -> None:
     mask = masks.check_mask(load_volume(files.mask).array, files.mask)
     intensity.check_mr(mr.array, files.mr)
     intensity.check_hu(ct.array, files.ct, mask)
+    ct = replace(ct, array=as_short(ct.array.T).T)
     arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"])
     arrays = compact(arrays)
     masks.check_mask_fits(arrays["mask"], arrays["body"], files.mask)

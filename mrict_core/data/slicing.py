@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 
 from mrict_core.data.intensity import AIR_HU
@@ -38,6 +41,18 @@ class CropPad:
         canvas = np.full((len(stack), self.size, self.size), fill, stack.dtype)
         source, target = self._overlap()
         canvas[:, target[0], target[1]] = stack[:, source[0], source[1]]
+        return canvas
+
+    def collect(self, slices: Iterable[np.ndarray], count: int, fill: float, dtype: Any) -> np.ndarray:
+        """Return `count` canvases (N, size, size) of `dtype` from slices (rows, cols) made one at a time.
+
+        The same as `apply` of their stack, without the stack: a slice stays in the cache from its making to its canvas.
+        """
+        canvas = np.full((count, self.size, self.size), fill, dtype)
+        source, target = self._overlap()
+        for image, place in zip(slices, canvas, strict=True):
+            across = image.strides[0] < image.strides[1]
+            place[target] = cv2.transpose(image.T)[source] if across else image[source]
         return canvas
 
     def invert(self, canvas: np.ndarray, fill: float) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
@@ -84,7 +84,7 @@ def _open_nifti(path: Path) -> Any:
     """Return the nibabel image with all its bytes read: gzip's check sum is only tested at the end of the file."""
     if not path.name.lower().endswith(".gz"):
         return nib.load(path)
-    content = gzip.decompress(path.read_bytes())
+    content = igzip.decompress(path.read_bytes())
     kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(content[:540]) else nib.Nifti1Image
     return kind.from_bytes(content)
 
@@ -151,8 +151,8 @@ def load_volume(path: Path | str) -> Volume:
     except Exception as error:  # damaged bytes make the readers raise nearly anything
         raise _unreadable(path, error) from None
     array = array.reshape(shape)
-    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-    if bad:
+    if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is the least and the greatest of its array
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         raise MrictError(f"{shown(path)}: {bad} voxels are NaN or infinite; expected numbers; export it again")
     return Volume(array, np.asarray(affine, np.float64), path, header)
 

@@ -1,0 +1,216 @@
+"""What preprocessing does with less work holds the same bits as the plain forms that define it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import SAMPLES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from benchmarks.plain import masks as plain_masks
+from benchmarks.plain import preprocess as plain
+from mrict_core.data import intensity, masks, morphology, otsu, ranks
+from mrict_core.data.phantom import PhantomSpec, write_cohort
+from mrict_core.data.preprocess import preprocess
+from mrict_core.data.slicing import CropPad
+from mrict_core.errors import MrictError
+from mrict_core.paths import ROOT
+
+SEEDS = st.integers(0, 2**32 - 1)
+REGIONS = {"brain": (5.0, 6.0), "pelvis": (8.0, 12.0)}
+
+
+@pytest.fixture(scope="module", params=REGIONS)
+def patients(request, tmp_path_factory) -> list[Path]:
+    """Three phantoms of three centres, each with its own file order, one of them tilted."""
+    root = tmp_path_factory.mktemp(request.param)
+    return write_cohort(root, request.param, 1, 0, PhantomSpec(request.param, *REGIONS[request.param]), workers=1)
+
+
+@pytest.mark.parametrize("size", [24, 41, 72])
+def test_protocol_patient_is_its_plain_form(patients: list[Path], tmp_path: Path, size: int) -> None:
+    store = preprocess(patients[0].parents[2], tmp_path / "store", region=patients[0].parent.name, size=size)
+    plain.patients(patients, tmp_path / "plain", size)
+    assert len(store.patients) == 3
+    for patient in store.patients:
+        for name in ("mr", "ct", "mask", "body"):
+            found, expected = (tmp_path / kind / patient / f"{name}.npy" for kind in ("store", "plain"))
+            assert found.read_bytes() == expected.read_bytes(), (patient, name)
+
+
+@pytest.mark.parametrize("size", [24, 41, 72])
+def test_protocol_predecessor_is_the_notebooks(patients: list[Path], tmp_path: Path, size: int) -> None:
+    store = preprocess(
+        patients[0].parents[2], tmp_path / "store", region=patients[0].parent.name, size=size, protocol="predecessor"
+    )
+    inputs, outputs = (np.load(path) for path in plain.notebooks(patients, tmp_path / "plain", size))
+    assert inputs.dtype == outputs.dtype == np.float64
+    mr = np.concatenate([store.slices(patient.name).mr for patient in patients])
+    ct = np.concatenate([store.slices(patient.name).ct for patient in patients])
+    np.testing.assert_array_equal(mr, (inputs.astype(np.float32) * 2 - 1).astype(np.float16))
+    np.testing.assert_array_equal(ct, np.rint(outputs * 2000 - 1000))
+    np.testing.assert_allclose(outputs * 2000 - 1000, ct, atol=1e-9)
+
+
+def test_worker_processes_start_without_torch() -> None:
+    code = "import sys, mrict_core.data.preprocess; sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(("name", "region"), [("synthrad_brain_axial", "brain"), ("pelvis_bulk", "pelvis")])
+def test_real_samples_are_their_plain_form(tmp_path: Path, name: str, region: str) -> None:
+    if not (SAMPLES / name).is_dir():
+        pytest.skip(f"sample data {name} is not beside this checkout (../shared/samples)")
+    folders = sorted((SAMPLES / name / "Task1" / region).iterdir())[::24]
+    (tmp_path / "source").mkdir()
+    for folder in folders:
+        (tmp_path / "source" / folder.name).symlink_to(folder)
+    preprocess(tmp_path / "source", tmp_path / "store", region=region, size=200)
+    plain.patients(folders, tmp_path / "plain", 200)
+    for path in (tmp_path / "plain").glob("*/*.npy"):
+        assert path.read_bytes() == (tmp_path / "store" / path.parent.name / path.name).read_bytes(), path
+
+
+def volume(rng: np.random.RandomState, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return a bumpy volume: noise of a few widths, partly whole numbers, so that ties and specks occur."""
+    smooth = sum(w * ndimage.gaussian_filter(rng.normal(size=shape), w) for w in (0.7, 2, 5))
+    values = np.abs(smooth) ** rng.uniform(0.5, 3) * 10 ** rng.uniform(0, 3)
+    return (np.rint(values) if rng.rand() < 0.5 else values).astype(np.float32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_masks_are_their_plain_forms(seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    shape = (*rng.randint(5, 40, 2), rng.choice([1, 2, 5, 9, 20]))
+    mr, ct = volume(rng, shape), volume(rng, shape) - 1000
+    if rng.rand() < 0.5:
+        mr, ct = np.asfortranarray(mr), np.asfortranarray(ct)
+    spacing = rng.uniform(0.5, 6, 3)
+    np.testing.assert_array_equal(masks.body_mask(mr, spacing), plain_masks.body_mask(mr, spacing))
+    if mr.min() < mr.max() and ct.min() < ct.max():
+        np.testing.assert_array_equal(masks.union_otsu_mask(mr, ct), plain_masks.union_otsu_mask(mr, ct))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+@pytest.mark.parametrize("specks", [0, 1, 30, 400])
+def test_a_nearly_empty_volume_is_treated_as_before(specks: int) -> None:
+    mr = np.zeros((40, 44, 12), np.float32)
+    mr.ravel()[np.random.RandomState(0).permutation(mr.size)[: specks + 1]] = 500
+    np.testing.assert_array_equal(masks.body_mask(mr, (3, 3, 3)), plain_masks.body_mask(mr, (3, 3, 3)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.integers(1, 9), st.integers(1, 9))
+def test_morphology_is_the_libraries(seed: int, rows: int, cols: int) -> None:
+    rng = np.random.RandomState(seed)
+    stack = rng.rand(rng.randint(1, 19), *rng.randint(1, 40, 2)) < rng.choice([0.02, 0.3, 0.6, 0.97])
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * cols + 1, 2 * rows + 1))
+    margin = max(rows, cols) + 1
+    wide = np.pad(stack, [(0, 0), (margin, margin), (margin, margin)]).astype(np.uint8)
+    for operation, lean in ((cv2.MORPH_OPEN, morphology.opened), (cv2.MORPH_CLOSE, morphology.closed)):
+        expected = np.stack([cv2.morphologyEx(image, operation, disk) for image in wide]) > 0
+        np.testing.assert_array_equal(lean(stack, (rows, cols)), expected[:, margin:-margin, margin:-margin])
+    filled = [ndimage.binary_fill_holes(image) for image in stack]
+    np.testing.assert_array_equal(morphology.filled(stack), filled)
+    by_row = plain_masks._largest(np.moveaxis(stack, 0, 2))
+    np.testing.assert_array_equal(np.moveaxis(morphology.largest(stack), 0, 2), by_row)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.sampled_from([0.0, 1.0, 30.0, 1e4]), st.sampled_from([1e-20, 1e-3, 1.0, 1e6]))
+def test_counts_in_bins_are_numpys(seed: int, offset: float, scale: float) -> None:
+    rng = np.random.RandomState(seed)
+    plane = np.asarray(((rng.rand(50, 60) if seed % 2 else rng.randint(0, 500, (50, 60))) + offset) * scale, np.float32)
+    low, top = plane.min(), np.percentile(plane, rng.choice([60, 99, 100]))
+    edges = np.histogram_bin_edges(plane[0], 256, (low, top))
+    expected, _ = np.histogram(np.minimum(plane, top), 256, (low, top))
+    np.testing.assert_array_equal(masks._counts(plane, edges), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.sampled_from([1, 2, 3, 50, 5000, 140_000, 300_000]), st.floats(0, 100))
+def test_ranks_are_numpys(seed: int, size: int, percent: float) -> None:
+    rng = np.random.RandomState(seed)
+    values = rng.choice(
+        [
+            lambda: rng.normal(0, 50, size),
+            lambda: rng.randint(0, rng.randint(1, 3000), size),
+            lambda: np.sort(rng.exponential(1, size)),
+            lambda: np.full(size, 7.0),
+            lambda: np.where(rng.rand(size) < 0.6, 0.0, rng.rand(size)),
+            lambda: np.tile(np.arange(257.0), size)[:size],
+        ]
+    )().astype(np.float32)
+    assert ranks.median(values) == np.median(values)
+    for share in (percent, 0, 0.5, 70, 99, 99.5, 100):
+        assert ranks.percentile(values, share) == np.percentile(values, share)
+        assert ranks.percentile(values, np.float64(share)) == np.percentile(values, (share, 50))[0]
+    lowest, count = np.sort(values), rng.randint(1, size + 1)
+    assert ranks.percentile(values, percent, count) == np.percentile(lowest[:count], percent)
+    assert ranks.median_between(values, size - count, size) == np.median(lowest[size - count :])
+
+
+@settings(max_examples=80, deadline=None)
+@given(SEEDS)
+def test_counted_otsu_is_itks(seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    shape = tuple(rng.randint(2, 12, 3))
+    values = rng.choice(
+        [
+            lambda: rng.randint(-1024, 3000, shape),
+            lambda: rng.randint(0, rng.randint(2, 400), shape),
+            lambda: rng.choice([0, 1, 5, 900], shape),
+            lambda: np.rint(rng.normal(rng.choice([0, 500], shape), 30)),
+            lambda: rng.randint(0, 129, shape) * rng.randint(1, 4),
+            lambda: rng.normal(0, 1, shape),
+        ]
+    )().astype(np.float32)
+    if values.min() < values.max():
+        np.testing.assert_array_equal(otsu.foreground(values), plain_masks.otsu_mask(values))
+
+
+def test_counts_alone_decide_where_voxels_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sitk, "OtsuThreshold", lambda *arguments: pytest.fail("asked ITK"))
+    head = np.rint(np.random.RandomState(0).normal(0, 20, (9, 9, 9)))
+    head[3:6, 3:6] += 900
+    assert otsu.foreground(head.astype(np.float32)).sum() == 81
+
+
+@pytest.mark.parametrize("strides", ["CC", "FF", "CF", "FC"])
+def test_checks_by_counting_find_what_medians_find(strides: str) -> None:
+    """The message must come in every case in which a median is beyond its bound, and only then."""
+    seen = set()
+    for seed in range(60):
+        rng = np.random.RandomState(seed)
+        mask = np.asarray(rng.rand(6, 7, 5) < rng.choice([0.2, 0.5, 0.8]), order=strides[0])
+        inside, outside = rng.choice([-502, -500, -498, 0, 698, 700, 702]), rng.choice([-900, 298, 300, 302])
+        ct = np.asarray(np.where(mask, inside, outside) + rng.randint(-3, 4, mask.shape), np.float32, order=strides[1])
+        ct[0, 0, 0] = -1000
+        median_in, median_out = np.median(ct[mask]), np.median(ct[~mask])
+        expected = "inside" if not -500 <= median_in <= 700 else "outside" if median_out > 300 else ""
+        try:
+            intensity.check_hu(ct, "ct", mask)
+            found = ""
+        except MrictError as error:
+            found = "outside" if "outside the mask" in str(error) else "inside"
+        assert found == expected, (median_in, median_out)
+        seen.add(found)
+    assert seen == {"", "inside", "outside"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_collecting_slices_is_applying_to_their_stack(seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    rows, cols, size, top, left = (int(v) for v in (*rng.randint(1, 30, 3), *rng.randint(-35, 35, 2)))
+    crop, stack = CropPad(size, rows, cols, top, left), rng.rand(4, rows, cols).astype(np.float32)
+    np.testing.assert_array_equal(crop.collect(iter(stack), 4, -1, np.float32), crop.apply(stack, -1))
