@@ -123,13 +123,15 @@ def _otsu(volume: np.ndarray) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.OtsuThreshold(image, 0, 1, 128)).T > 0
 
 
+def otsu_mask(volume: np.ndarray) -> np.ndarray:
+    """Return the predecessor's mask (bool) of one volume: Otsu, holes filled, specks removed."""
+    filled = ndimage.binary_fill_holes(_otsu(volume))
+    return morphology.remove_small_objects(filled, max_size=MIN_OBJECT_VOXELS - 1, connectivity=1)
+
+
 def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:
-    """Return the predecessor's mask (bool): Otsu of MR and of CT, holes filled, specks removed, united.
+    """Return the predecessor's mask (bool): that of MR and that of CT, united.
 
     It sees the CT, so it must not be used on a network's input outside the `predecessor` protocol.
     """
-    parts = []
-    for volume in (mr, ct):
-        filled = ndimage.binary_fill_holes(_otsu(volume))
-        parts.append(morphology.remove_small_objects(filled, max_size=MIN_OBJECT_VOXELS - 1, connectivity=1))
-    return parts[0] | parts[1]
+    return otsu_mask(mr) | otsu_mask(ct)
