@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mrict_core import __version__
-from mrict_core.cli import download, experiments, results
+from mrict_core.cli import challenge, download, experiments, results, synthesize
 from mrict_core.errors import MrictError
 
 app = typer.Typer(
@@ -62,6 +62,8 @@ for command in (
     experiments.preprocess,
     experiments.train,
     experiments.evaluate,
+    synthesize.synthesize,
+    challenge.challenge,
     results.score,
     experiments.leave_one_centre_out,
     results.compare,

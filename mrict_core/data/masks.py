@@ -89,7 +89,7 @@ def _morph(mask: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequen
 def _tissue_threshold(smooth: np.ndarray) -> float:
     """Return the level between air and tissue: low, for dim skin and coil shading, but above the noise of the air."""
     clipped = np.minimum(smooth, np.percentile(smooth, 99))  # one bright vessel or fat layer must not set the scale
-    bright = clipped > filters.threshold_otsu(clipped)
+    bright = clipped > filters.threshold_otsu(clipped.ravel())  # flat: three slices look like an RGB image to it
     tissue = float(np.median(smooth[bright]))
     dark = smooth[~bright]
     air = dark[dark <= np.percentile(dark, AIR_PERCENTILE)]

@@ -27,6 +27,7 @@ __all__ = [
     "read_geometry",
     "save_nifti",
     "spacing_of",
+    "stem_of",
 ]
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd")
@@ -54,6 +55,12 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         return spacing_of(self.affine)
+
+
+def stem_of(file: Path) -> str:
+    """Return the name without its image suffix; "" for other files."""
+    suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), None)
+    return file.name[: -len(suffix)] if suffix else ""
 
 
 def _is_nifti(path: Path) -> bool:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from mrict_core.data.resample import itk_image
-from mrict_core.data.volumes import ITK, NIFTI, Volume
+from mrict_core.data.volumes import ITK, NIFTI, Volume, stem_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 from mrict_core.runtime import atomic_path
@@ -31,16 +31,9 @@ def format_of(path: Path | str) -> str:
     return suffix
 
 
-def stem_of(path: Path | str) -> str:
-    """Return an image's file name without its suffix."""
-    name = Path(path).name
-    suffix = next((s for s in (*NIFTI, *ITK) if name.lower().endswith(s)), "")
-    return name[: len(name) - len(suffix)]
-
-
 def sidecar_path(path: Path | str) -> Path:
     """Return where the json of a synthetic CT lies: beside it, under its name."""
-    return Path(path).with_name(f"{stem_of(path)}.json")
+    return Path(path).with_name(f"{stem_of(Path(path))}.json")
 
 
 def note_of(model: str) -> str:
