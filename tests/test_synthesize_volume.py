@@ -12,6 +12,7 @@ from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from test_volumes import CODES, affine_of
 from tiny_models import head_array, untrained_checkpoint
@@ -131,7 +132,7 @@ def test_every_voxel_lands_where_it_was(copying, code, shape, spacing, angles, p
     affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ affine[:3, :3]
     volume = Volume(head_array(shape, spacing), affine, Path("x.nii"))
     model = in_plane(of_size(copying, 96), plane)
-    found = synthesize_volume(model, volume)
+    found = synthesize_volume(model, volume, SynthesisOptions(resample_to_mm=0))
     assert found.hu.shape == volume.shape
     assert found.hu.dtype == np.float32
     np.testing.assert_allclose(found.hu, expected_copy(volume, model), atol=0.01)
@@ -261,7 +262,30 @@ def test_the_pixel_is_changed_by_itself_only_far_from_training(trained_mm, resam
     model = dataclasses.replace(copying, facts=copying.facts | {"fingerprint": {"pixel_mm": trained_mm}})
     found = synthesize_volume(model, smooth_head(2.5, 70))
     assert (found.facts["network_spacing_mm"][1] == trained_mm) is (resampled or trained_mm == 2.5)
-    assert any("trained on" in text for text in found.warnings) is resampled
+    assert any("the network learned on" in text for text in found.warnings) is resampled
+
+
+@pytest.mark.parametrize(
+    ("plane", "pixel_mm", "square"), [("axial", [1.5, 1.5], False), ("sagittal", [1.5, 1.5], True)]
+)
+def test_pixels_far_from_square_are_made_square(plane, pixel_mm, square, copying):
+    """A sagittal acquisition with thick slices: the pixels of its axial slices are 1.5 x 6 mm."""
+    volume = Volume(head_array((110, 100, 30), (1.5, 1.5, 6.0)), affine_of("PSR", (1.5, 1.5, 6.0)), Path("thick.nii"))
+    found = synthesize_volume(in_plane(copying, plane), volume)
+    assert found.facts["network_spacing_mm"][1:] == pixel_mm
+    assert any("1.5 x 6 mm, the network learned on square ones" in text for text in found.warnings) is not square
+    assert found.hu.shape == volume.shape
+    core = ndimage.binary_erosion(found.body, iterations=2)
+    assert np.abs(found.hu - expected_copy(volume, copying))[core].mean() < 60
+
+
+def test_sheared_pixels_far_from_square_stay_with_a_warning(copying):
+    affine = np.diag([2.0, 5.0, 6.0, 1.0])
+    affine[0, 1] = 0.5
+    volume = Volume(head_array((60, 40, 5), (2.0, 5.0, 6.0)), affine, Path("sheared.nii"))
+    found = synthesize_volume(copying, volume)
+    assert any("not at right angles: left as they are" in text for text in found.warnings)
+    np.testing.assert_allclose(found.hu, expected_copy(volume, copying), atol=0.01)
 
 
 def test_a_given_body_bounds_the_output_and_says_which_slices_are_wanted(tiny):

@@ -64,6 +64,12 @@ def in_plane_grid(volume: Volume, axes: Iterable[int], spacing_mm: float) -> Vol
     return Volume(np.broadcast_to(np.float32(0), shape), affine, volume.path)
 
 
+def is_sheared(volume: Volume) -> bool:
+    """Return whether the axes of a volume are not at right angles, so that ITK cannot hold it."""
+    directions = volume.affine[:3, :3] / np.array(volume.spacing_mm)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > ORTHOGONAL)
+
+
 def itk_image(volume: Volume) -> sitk.Image:
     """Return a volume as an image of ITK (axes LPS); sheared grids raise MrictError."""
     import SimpleITK as sitk
@@ -71,7 +77,7 @@ def itk_image(volume: Volume) -> sitk.Image:
     lps = LPS_TO_RAS @ volume.affine
     spacing = np.array(volume.spacing_mm)
     directions = lps[:3, :3] / spacing
-    if np.abs(directions.T @ directions - np.eye(3)).max() > ORTHOGONAL:
+    if is_sheared(volume):
         raise MrictError(
             f"{shown(volume.path)}: its axes are not at right angles; expected an unsheared grid to resample it or to "
             "write it as MHA or NRRD; bring it to another grid yourself, or keep NIfTI"

@@ -11,14 +11,14 @@ import numpy as np
 from mrict_core.data.intensity import AIR_HU
 from mrict_core.data.orders import PLANES, SliceOrder
 from mrict_core.data.prepare import PreparedMr, body_of, prepare_mr, prepare_mr_predecessor
-from mrict_core.data.resample import in_plane_grid, resample_to
+from mrict_core.data.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.inference.synthesizer import Synthesizer
 from mrict_core.inference.tiles import slices_to_hu
 
 FLIPS = ((), (2,), (1,), (1, 2))  # axes of (N, rows, cols): the flips of the training augmentation
-FAR = 1.5  # times the training's pixel, either way: beyond it anatomy has another size than the network has seen
+FAR = 1.5  # times the training's pixel, or one side of a pixel the other: anatomy of a size the network has not seen
 RESAMPLE_MM = (0.05, 50.0)
 Progress = Callable[[int, int, str], None]  # passes done, passes in all, the model's name
 
@@ -171,18 +171,30 @@ def _working_volume(
 ) -> tuple[Volume, list[str]]:
     """Return the volume that the networks see: the input itself, or resampled where asked or needed; and remarks."""
     order = SliceOrder.toward(volume.affine, PLANES[planes[0]])
-    pixel = float(np.sqrt(np.prod(order.spacing_mm(volume.affine)[1:])))
     target, warnings = options.resample_to_mm, []
     if target is None:
-        trained = trained_spacing_mm(models[0])
-        if trained and not 1 / FAR <= pixel / trained <= FAR:
-            target = trained
-            warnings.append(f"pixels of {pixel:.3g} mm, trained on {trained:.3g} mm: synthesised at the latter")
+        target, remark = _needed_mm(order.spacing_mm(volume.affine)[1:], trained_spacing_mm(models[0]))
+        if target and is_sheared(volume):
+            target, remark = 0, f"{remark}, but its axes are not at right angles: left as they are"
+        elif target:
+            remark = f"{remark}: synthesised at {target:.3g} mm"
+        warnings += [remark] if remark else []
     if not target:
         return volume, warnings
     axes = order.axes[1:] if len(planes) == 1 else range(3)
     grid = in_plane_grid(volume, axes, target)
     return resample_to(volume, grid, fill=float(volume.array.min())), warnings
+
+
+def _needed_mm(pixel_mm: Sequence[float], trained_mm: float | None) -> tuple[float, str]:
+    """Return the pixel that the network needs, 0 where it can take the slices as they are, and why."""
+    rows, cols = pixel_mm
+    came = f"pixels of {rows:.3g} x {cols:.3g} mm"
+    if trained_mm and max(rows / trained_mm, cols / trained_mm, trained_mm / rows, trained_mm / cols) > FAR:
+        return trained_mm, f"{came}, the network learned on {trained_mm:.3g} mm"
+    if max(rows / cols, cols / rows) > FAR:
+        return min(rows, cols), f"{came}, the network learned on square ones"
+    return 0.0, ""
 
 
 def _passes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,11 +93,12 @@ def run_challenge(
     precision: str = "float32",
     overwrite: bool = False,
     report: Callable[[str], None] = print,
+    **checks: Any,
 ) -> dict[str, str]:
     """Write images/synthetic-ct/<name> for every images/mri/<name>; return {case: why it failed}, empty when none did.
 
     Outside the given body is air; inside it is what the network says, whose input is masked by the MR's own body, as in
-    training. The models for the region of region.json are used.
+    training. The models for the region of region.json are used. `checks` go to `synthesize_case`.
     """
     source, output = Path(source), Path(output)
     mrs, masks = _files(source / MRI), _files(source / BODY)
@@ -109,7 +111,8 @@ def run_challenge(
         suffix = mr.name[len(name) :] if mr.name.lower().endswith(FORMATS) else FORMATS[2]
         target = output / SCT / f"{name}{suffix}"
         try:
-            facts = synthesize_case(mr, target, models, options, overwrite=overwrite, body=_body(masks, name, mr))
+            body = _body(masks, name, mr)
+            facts = synthesize_case(mr, target, models, options, overwrite=overwrite, body=body, **checks)
             report("; ".join([f"{name}: written", *facts["warnings"]]))
         except MrictError as error:
             failed[name] = str(error)

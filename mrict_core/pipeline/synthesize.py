@@ -197,8 +197,10 @@ def check_targets(source: Path, output: Path, uncertainty: Path | None, overwrit
 
 
 def source_hash(source: Path) -> str:
-    """Return the hash of an input file's content."""
+    """Return the hash of an input's content: of a file, or of all files of a folder whatever their names."""
     try:
+        if source.is_dir():
+            return hash_of(sorted(hash_file(path) for path in source.rglob("*") if path.is_file()))
         return hash_file(source)
     except OSError as error:
         raise MrictError(f"{shown(source)}: cannot be read ({error.strerror}); check that it is there") from None
