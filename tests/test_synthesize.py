@@ -19,8 +19,10 @@ from test_cli import invoke, ok
 from tiny_models import head_array, untrained_checkpoint, write_head
 
 from mrict_core import cli
+from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import corner_gap_mm, load_volume
 from mrict_core.errors import MrictError
+from mrict_core.inference import load_synthesizer
 from mrict_core.inference.output import NOTE, format_of, sidecar_path, write_ct
 from mrict_core.inference.volume import SynthesisOptions
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
@@ -524,3 +526,47 @@ def test_an_error_of_the_command_is_one_line(tmp_path, checkpoints, monkeypatch,
         cli.main()
     assert end.value.code == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+# ------------------------------------------------------------------------------------------------------- end to end
+
+
+def test_a_trained_variant_synthesises_a_cohort_that_score_reads(cohort, fresh_space, tmp_path):
+    ok("train", "mk1", "--profile", "smoke", "--data", str(cohort), "--device", "cpu")
+    text = ok("synthesize", str(cohort), "-o", str(tmp_path / "sct"), "--model", "mk1", "--device", "cpu")
+    assert "9 written, 0 kept, 0 failed" in text
+    ok("score", "--ct", str(cohort), "--sct", str(tmp_path / "sct"), "--as-is", "--csv", str(tmp_path / "scores.csv"))
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert list(scores["status"]) == ["scored"] * 9
+    assert scores["mae_hu"].between(1, 4024).all()
+    store, synthesizer = SliceStore(fresh_space.store), load_synthesizer(find_model("mk1"), device="cpu")
+    for patient in store.patients[:3]:
+        evaluated = store.to_volume(patient, synthesizer(store, patient))
+        written = load_volume(tmp_path / "sct" / f"{patient}_sct.nii.gz").array
+        body = written > -1024
+        assert body.any()
+        gap = np.abs(written - evaluated)[body]
+        assert np.median(gap) < 5  # the store keeps the MR as float16, the file the HU as whole numbers
+        assert np.quantile(gap, 0.99) < 40
+
+
+def test_bfloat16_is_near_float32_and_said(tmp_path, checkpoints):
+    mr, model = write_head(tmp_path / "mr.nii"), str(checkpoints / "a.pt")
+    for precision in ("float32", "bfloat16"):
+        out = str(tmp_path / f"{precision}.nii")
+        ok("synthesize", str(mr), "-o", out, "--model", model, "--precision", precision, "--device", "cpu")
+        assert json.loads((tmp_path / f"{precision}.json").read_text())["precision"] == precision
+    full, half = (load_volume(tmp_path / f"{p}.nii").array for p in ("float32", "bfloat16"))
+    assert 0 < np.abs(full - half).max() < 150
+
+
+def test_a_trailing_axis_of_one_is_dropped(tmp_path, models):
+    array = head_array((34, 40, 7))
+    nib.save(nib.Nifti1Image(array[..., None], oblique()), tmp_path / "mr.nii")
+    nib.save(nib.Nifti1Image(array, oblique()), tmp_path / "plain.nii")
+    for name in ("mr", "plain"):
+        synthesize_case(tmp_path / f"{name}.nii", tmp_path / f"{name}_ct.nii", models)
+    found, plain = (nib.load(tmp_path / f"{name}_ct.nii") for name in ("mr", "plain"))
+    assert found.shape == (34, 40, 7)
+    np.testing.assert_array_equal(found.affine, plain.affine)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(plain.dataobj))
