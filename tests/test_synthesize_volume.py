@@ -340,6 +340,37 @@ def test_what_cannot_be_asked_is_said(tiny, old):
     assert plane_of(tiny) == "axial"
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([1e-20, 1e-3, 1.0, 1e6, 1e12]),
+    protocol=st.sampled_from(["patient", "predecessor"]),
+)
+def test_the_smallest_and_strangest_volumes_give_a_ct_or_one_clear_line(shape, seed, scale, protocol, tiny, old):
+    array = np.random.default_rng(seed).gamma(1.0, 100.0, shape).astype(np.float32) * np.float32(scale)
+    volume = Volume(array, np.diag([5.0, 5.0, 6.0, 1.0]), Path("strange.nii"))
+    found, refusal = None, ""
+    try:
+        found = synthesize_volume(tiny if protocol == "patient" else old, volume)
+    except MrictError as error:
+        refusal = str(error)
+    assert refusal.startswith("strange.nii: ") is (found is None)
+    if found is None:
+        return
+    assert found.hu.shape == shape
+    assert np.isfinite(found.hu).all()
+    assert found.hu.min() >= -1024
+    assert found.hu.max() <= 3000
+
+
+def test_planes_of_thick_slices_meet_on_one_pixel(tiny, other):
+    volume = Volume(head_array((40, 44, 9), (4.0, 4.0, 12.0)), np.diag([4.0, 4.0, 12.0, 1.0]), Path("thick.nii"))
+    found = synthesize_volume([tiny, in_plane(other, "coronal")], volume)
+    assert found.facts["network_spacing_mm"] == [4.0, 4.0, 4.0]
+    assert any("4 x 12 mm" in text or "12 x 4 mm" in text for text in found.warnings)
+
+
 def test_sheared_grids_keep_native_pixels_and_say_so_when_asked_for_others(tiny):
     affine = np.diag([*SPACING, 1.0])
     affine[0, 1] = 1.0

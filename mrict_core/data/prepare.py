@@ -85,17 +85,24 @@ def prepare_mr(
     return PreparedMr(crop.apply(unit, -1), crop.apply(body[z], False), z, mr.shape, order, crop, (low, high))
 
 
-def prepare_mr_predecessor(mr: Volume, size: int, *, whole: bool = False) -> PreparedMr:
+def otsu_body_of(mr: Volume) -> np.ndarray:
+    """Return Otsu's mask of an MR volume in file order: what the predecessor's union mask is without a CT."""
+    intensity.check_mr(mr.array, mr.path)
+    order = SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
+    return order.to_array(_some(masks.otsu_mask(np.ascontiguousarray(order.to_slices(mr.array))), mr))
+
+
+def prepare_mr_predecessor(mr: Volume, size: int, *, whole: bool = False, body: np.ndarray | None = None) -> PreparedMr:
     """Return the network's input of protocol `predecessor` for a volume without a CT.
 
     Two differences from training are unavoidable or meant: the mask is Otsu's of the MR alone, for the union that
     training used needs the CT; and the slices of any file are turned the way they lie in a SynthRAD file (axes LPS),
-    for training took axis 2 as it came. `whole` enlarges the canvas to the slice where that is larger.
+    for training took axis 2 as it came. `whole` enlarges the canvas to the slice where that is larger; `body` (file
+    order) is `otsu_body_of(mr)` where it is not given.
     """
-    intensity.check_mr(mr.array, mr.path)
     order = SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
     stack = order.to_slices(mr.array)
-    body = _some(masks.otsu_mask(np.ascontiguousarray(stack)), mr)
+    body = order.to_slices(otsu_body_of(mr) if body is None else _some(body, mr))
     crop = predecessor_crop(*stack.shape[1:], max(size, *stack.shape[1:]) if whole else size)
     unit = np.stack([intensity.minmax_slice(s) for s in stack]) * body * 2 - 1
     canvas, inside = crop.apply(unit, -1), crop.apply(body, False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrict_core.data.intensity import AIR_HU
 from mrict_core.data.orders import PLANES, SliceOrder
-from mrict_core.data.prepare import PreparedMr, body_of, prepare_mr, prepare_mr_predecessor
+from mrict_core.data.prepare import PreparedMr, body_of, otsu_body_of, prepare_mr, prepare_mr_predecessor
 from mrict_core.data.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
@@ -20,6 +20,7 @@ from mrict_core.inference.tiles import slices_to_hu
 FLIPS = ((), (2,), (1,), (1, 2))  # axes of (N, rows, cols): the flips of the training augmentation
 FAR = 1.5  # times the training's pixel, or one side of a pixel the other: anatomy of a size the network has not seen
 RESAMPLE_MM = (0.05, 50.0)
+BODIES = {"patient": body_of, "predecessor": otsu_body_of}  # protocol => the body in file order
 Progress = Callable[[int, int, str], None]  # passes done, passes in all, the model's name
 
 
@@ -95,9 +96,10 @@ def synthesize_volume(
     _check_models(models, options)
     planes = list(dict.fromkeys(map(plane_of, models)))
     seen, warnings = _working_volume(models, volume, options, planes)
-    own = _body(models[0], volume)
+    find_body = BODIES[models[0].facts["protocol"]]
+    own = find_body(volume)
     inside = own if body is None else body
-    inner = own if seen is volume else _body(models[0], seen)
+    inner = own if seen is volume else find_body(seen)
     wanted = None if body is None else _nearest(body, volume, seen)
     moments = {plane: _Moments(options.uncertainty) for plane in planes}
     every = _Moments(True) if options.uncertainty and len(planes) > 1 else None
@@ -152,14 +154,6 @@ def _check_models(models: list[Synthesizer], options: SynthesisOptions) -> None:
         )
 
 
-def _body(model: Synthesizer, volume: Volume) -> np.ndarray:
-    """Return the body in file order, as the model's protocol finds it."""
-    if model.facts["protocol"] == "patient":
-        return body_of(volume)
-    prepared = prepare_mr_predecessor(volume, 1, whole=True)
-    return prepared.order.to_array(prepared.crop.invert(prepared.body, False))
-
-
 def trained_spacing_mm(model: Synthesizer) -> float | None:
     """Return the typical pixel of a model's training slices in mm; None where its facts do not say."""
     spacing = (model.facts.get("fingerprint") or {}).get("pixel_mm")
@@ -170,10 +164,12 @@ def _working_volume(
     models: list[Synthesizer], volume: Volume, options: SynthesisOptions, planes: list[str]
 ) -> tuple[Volume, list[str]]:
     """Return the volume that the networks see: the input itself, or resampled where asked or needed; and remarks."""
-    order = SliceOrder.toward(volume.affine, PLANES[planes[0]])
+    orders = {plane: SliceOrder.toward(volume.affine, PLANES[plane]) for plane in planes}
     target, warnings = options.resample_to_mm, []
     if target is None:
-        target, remark = _needed_mm(order.spacing_mm(volume.affine)[1:], trained_spacing_mm(models[0]))
+        learned = {plane_of(model): trained_spacing_mm(model) for model in reversed(models)}
+        needs = [_needed_mm(orders[plane].spacing_mm(volume.affine)[1:], learned[plane]) for plane in planes]
+        target, remark = min((need for need in needs if need[0]), default=(0, ""))
         if target and is_sheared(volume):
             target, remark = 0, f"{remark}, but its axes are not at right angles: left as they are"
         elif target:
@@ -181,7 +177,7 @@ def _working_volume(
         warnings += [remark] if remark else []
     if not target:
         return volume, warnings
-    axes = order.axes[1:] if len(planes) == 1 else range(3)
+    axes = orders[planes[0]].axes[1:] if len(planes) == 1 else range(3)
     grid = in_plane_grid(volume, axes, target)
     return resample_to(volume, grid, fill=float(volume.array.min())), warnings
 
@@ -213,7 +209,7 @@ def _passes(
 def _prepare(model: Synthesizer, mr: Volume, body: np.ndarray, wanted: np.ndarray | None) -> PreparedMr:
     size, plane = int(model.facts["size"]), plane_of(model)
     if model.facts["protocol"] == "predecessor":
-        return prepare_mr_predecessor(mr, size, whole=True)
+        return prepare_mr_predecessor(mr, size, whole=True, body=body)
     keep = None if wanted is None else SliceOrder.toward(mr.affine, PLANES[plane]).to_slices(wanted)
     return prepare_mr(mr, size, keep, plane=plane, whole=True, body=body)
 
