@@ -54,7 +54,8 @@ def test_every_case_is_written_under_its_name_on_its_grid(tmp_path, checkpoints)
     source = write_input(tmp_path / "input")
     ok("challenge", "--input", str(source), "--output", str(tmp_path / "output"), "--model", str(checkpoints / "a.pt"))
     folder = tmp_path / "output" / "images" / "synthetic-ct"
-    assert sorted(p.name for p in folder.glob("*.mha")) == ["case1.mha", "case2.mha"]
+    assert sorted(p.name for p in folder.iterdir()) == ["case1.mha", "case2.mha"]
+    assert sorted(p.name for p in (tmp_path / "output/mrict").iterdir()) == ["case1.json", "case2.json"]
     for name in ("case1", "case2"):
         mr, body, ct = (
             sitk.ReadImage(str(p))
@@ -93,7 +94,7 @@ def test_the_region_chooses_the_model(tmp_path, checkpoints):
     for region in ("brain", "pelvis"):
         source = write_input(tmp_path / region, names=("x",), region=region)
         ok("challenge", "--input", str(source), "--output", str(tmp_path / f"{region}-out"), *models)
-        made[region] = json.loads((tmp_path / f"{region}-out/images/synthetic-ct/x.json").read_text())["models"][0]
+        made[region] = json.loads((tmp_path / f"{region}-out/mrict/x.json").read_text())["models"][0]
     assert made["brain"]["key"] == "untrained-0"
     assert made["pelvis"]["key"] == "untrained-1"
     source = write_input(tmp_path / "th", names=("x",), region="Thorax")

@@ -470,6 +470,7 @@ def test_folders_that_cannot_be_meant_are_refused(tmp_path, checkpoints):
     (tmp_path / "mine.csv").write_text("my,own,table\n")
     arguments = ["synthesize", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(checkpoints / "a.pt")]
     assert "is no summary of this suite" in error_of(*arguments, "--csv", str(tmp_path / "mine.csv"))
+    assert "uncertainty needs several" in error_of(*arguments, "--uncertainty", str(tmp_path / "sd"))
     assert "unknown format 'png'" in error_of(*arguments, "--format", "png")
     assert not (tmp_path / "out").exists()
 

@@ -93,7 +93,7 @@ def synthesize_volume(
     output is wanted; the network sees the MR's own either way, as in training.
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
-    _check_models(models, options)
+    check_models(models, options)
     planes = list(dict.fromkeys(map(plane_of, models)))
     seen, warnings = _working_volume(models, volume, options, planes)
     find_body = BODIES[models[0].facts["protocol"]]
@@ -139,7 +139,8 @@ def _nearest(mask: np.ndarray, volume: Volume, seen: Volume) -> np.ndarray:
     )
 
 
-def _check_models(models: list[Synthesizer], options: SynthesisOptions) -> None:
+def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> None:
+    """Raise MrictError unless these models can be one ensemble with these options."""
     if not models:
         raise MrictError("no model given; name at least one")
     protocols = sorted({model.facts["protocol"] for model in models})

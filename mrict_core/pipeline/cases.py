@@ -15,7 +15,7 @@ from mrict_core.data.volumes import stem_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.files import role_files
 from mrict_core.inference.output import FORMATS, format_of
-from mrict_core.inference.volume import SynthesisOptions
+from mrict_core.inference.volume import SynthesisOptions, check_models
 from mrict_core.paths import shown
 from mrict_core.pipeline.synthesize import Model, is_current, synthesize_case
 from mrict_core.runtime import write_csv
@@ -139,6 +139,8 @@ def synthesize_cases(
     to `summary` after every case, so that an interrupted run leaves it too. `checks` go to `synthesize_case`.
     """
     check_summary(summary, overwrite)
+    several = replace(options, uncertainty=any(case.uncertainty for case in cases))
+    check_models([model.synthesizer for model in models], several)
     rows: list[dict[str, Any]] = [
         {"case": name, "status": "failed", "reason": reason, "warnings": "", "output": ""}
         for name, reason in problems.items()

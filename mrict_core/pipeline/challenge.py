@@ -18,6 +18,7 @@ from mrict_core.pipeline.synthesize import Model, load_models, synthesize_case
 from mrict_core.runtime import read_json
 
 MRI, BODY, SCT = "images/mri", "images/body", "images/synthetic-ct"
+FACTS = "mrict"  # how each was made; the folder of the images may hold images alone
 REGION_FILES = ("region.json", "images/region.json")
 SPELLINGS = {  # of region.json, letters alone and small => region
     **{region.lower(): region for region in REGIONS},
@@ -112,7 +113,8 @@ def run_challenge(
         target = output / SCT / f"{name}{suffix}"
         try:
             body = _body(masks, name, mr)
-            facts = synthesize_case(mr, target, models, options, overwrite=overwrite, body=body, **checks)
+            beside = {"sidecar": output / FACTS / f"{name}.json", "overwrite": overwrite, "body": body}
+            facts = synthesize_case(mr, target, models, options, **beside, **checks)
             report("; ".join([f"{name}: written", *facts["warnings"]]))
         except MrictError as error:
             failed[name] = str(error)

@@ -25,7 +25,14 @@ from mrict_core.inference.output import (
 )
 from mrict_core.inference.reading import read_input
 from mrict_core.inference.synthesizer import Synthesizer, load_synthesizer
-from mrict_core.inference.volume import Progress, Synthesis, SynthesisOptions, plane_of, synthesize_volume
+from mrict_core.inference.volume import (
+    Progress,
+    Synthesis,
+    SynthesisOptions,
+    check_models,
+    plane_of,
+    synthesize_volume,
+)
 from mrict_core.paths import checkpoints_root, shown
 from mrict_core.runtime import code_hash, hash_file, hash_of, read_json, versions
 from mrict_core.variants import all_variants
@@ -108,6 +115,7 @@ def synthesize_case(
     options: SynthesisOptions = SynthesisOptions(),
     *,
     uncertainty: Path | str | None = None,
+    sidecar: Path | str | None = None,
     overwrite: bool = False,
     body: np.ndarray | None = None,
     check: Check | None = None,
@@ -115,7 +123,7 @@ def synthesize_case(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the synthetic CT of one MR, the map of its uncertainty where asked for, and a json beside it.
+    """Write the synthetic CT of one MR, a map of its uncertainty where asked for, and a json: beside it, or `sidecar`.
 
     Returns what the json holds. Raises MrictError, with nothing written, for bad input, for an output that exists
     (unless `overwrite`) or that is the input, and for what `check` (before) and `check_output` (after) refuse;
@@ -123,20 +131,43 @@ def synthesize_case(
     """
     source, output = Path(source), Path(output)
     uncertainty = Path(uncertainty) if uncertainty else None
+    sidecar = Path(sidecar) if sidecar else sidecar_path(output)
+    synthesizers = [model.synthesizer for model in models]
     if (uncertainty is not None) != options.uncertainty:
         options = dataclasses.replace(options, uncertainty=uncertainty is not None)
-    check_targets(source, output, uncertainty, overwrite)
+    check_models(synthesizers, options)
+    check_targets(source, output, uncertainty, overwrite, sidecar)
     volume = read_input(source)
     warnings = [text for model in models for text in (check(volume, model.synthesizer.facts) if check else [])]
     _refuse(source, warnings, strict)
-    synthesis = synthesize_volume([model.synthesizer for model in models], volume, options, progress, body=body)
+    synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
     if check_output:
         doubts = [text for model in models for text in check_output(synthesis, model.synthesizer.facts)]
         _refuse(source, doubts, strict)
         warnings += doubts
     remarks = [text for model in models for text in _remarks(model)]
     warnings = list(dict.fromkeys([*warnings, *synthesis.warnings, *remarks]))
-    facts = {
+    facts = _describe(source, volume, models, options, body, synthesis) | {"warnings": warnings}
+    names = " + ".join(f"{model.name} {model.hash}" for model in models)
+    with contextlib.ExitStack() as stack:  # each is whole on the disk before the first takes its name
+        stack.enter_context(staged_json(sidecar, facts))
+        if uncertainty is not None:
+            note = f"HU SD of a {NOTE}; {names}"
+            stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
+        stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
+    return facts
+
+
+def _describe(
+    source: Path,
+    volume: Volume,
+    models: Sequence[Model],
+    options: SynthesisOptions,
+    body: np.ndarray | None,
+    synthesis: Synthesis,
+) -> dict[str, Any]:
+    """Return what a synthetic CT says of itself: no path, no name of a file, nothing of the input's header text."""
+    return {
         "what": NOTE,
         "key": case_key(source, models, options, body),
         "mrict_core": __version__,
@@ -150,10 +181,7 @@ def synthesize_case(
         "spacing_mm": [round(v, 6) for v in volume.spacing_mm],
         "body_voxels": int(np.count_nonzero(synthesis.body)),
         **synthesis.facts,
-        "warnings": warnings,
     }
-    _write(output, uncertainty, synthesis, volume, models, facts)
-    return facts
 
 
 def _refuse(source: Path, warnings: list[str], strict: bool) -> None:
@@ -161,27 +189,11 @@ def _refuse(source: Path, warnings: list[str], strict: bool) -> None:
         raise MrictError(f"{shown(source)}: {'; '.join(dict.fromkeys(warnings))} (refused by --strict)")
 
 
-def _write(
-    output: Path,
-    uncertainty: Path | None,
-    synthesis: Synthesis,
-    volume: Volume,
-    models: Sequence[Model],
-    facts: dict[str, Any],
+def check_targets(
+    source: Path, output: Path, uncertainty: Path | None, overwrite: bool, sidecar: Path | None = None
 ) -> None:
-    """Write all files of a case, or none: each is whole on the disk before the first takes its name."""
-    names = " + ".join(f"{model.name} {model.hash}" for model in models)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(staged_json(sidecar_path(output), facts))
-        if uncertainty is not None:
-            note = f"HU SD of a {NOTE}; {names}"
-            stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
-        stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
-
-
-def check_targets(source: Path, output: Path, uncertainty: Path | None, overwrite: bool) -> None:
     """Raise MrictError unless the files of a case can be written without harm to anything that is there."""
-    targets = [output, sidecar_path(output), *([uncertainty] if uncertainty else [])]
+    targets = [output, sidecar or sidecar_path(output), *([uncertainty] if uncertainty else [])]
     for path in (output, uncertainty):
         if path is not None:
             format_of(path)
