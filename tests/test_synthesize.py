@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,15 +16,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 from test_cli import invoke, ok
+from test_volumes import CODES, affine_of
 from tiny_models import head_array, untrained_checkpoint, write_head
 
 from mrict_core import cli
+from mrict_core.data.resample import itk_image
 from mrict_core.data.store import SliceStore
-from mrict_core.data.volumes import corner_gap_mm, load_volume
+from mrict_core.data.volumes import ITK, Volume, corner_gap_mm, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
 from mrict_core.inference.output import NOTE, format_of, sidecar_path, write_ct
+from mrict_core.inference.reading import read_input
 from mrict_core.inference.volume import SynthesisOptions
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
 from mrict_core.pipeline.synthesize import find_model, load_models, synthesize_case
@@ -177,6 +184,36 @@ def test_any_format_becomes_any_other_on_the_same_grid(source, target, tmp_path,
     reference, found = load_volume(tmp_path / "reference.nii"), load_volume(tmp_path / f"ct{target}")
     np.testing.assert_array_equal(found.array, reference.array)
     assert corner_gap_mm(found.affine, reference.affine, found.shape) < 1e-3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    code=st.sampled_from(CODES),
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+    spacing=st.tuples(*[st.floats(0.1, 20)] * 3),
+    angles=st.tuples(*[st.floats(-180, 180)] * 3),
+    origin=st.tuples(*[st.floats(-900, 900)] * 3),
+    source=st.sampled_from([".nii", ".nii.gz", ".mha", ".nrrd"]),
+    target=st.sampled_from([".nii", ".nii.gz", ".mha", ".nrrd"]),
+)
+def test_every_grid_survives_every_pair_of_formats(code, shape, spacing, angles, origin, source, target):
+    affine = affine_of(code, spacing)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ affine[:3, :3]
+    affine[:3, 3] = origin
+    array = np.random.default_rng(1).normal(300, 90, shape).astype(np.float32)
+    hu = np.random.default_rng(2).integers(-1024, 3000, shape).astype(np.float32)
+    with tempfile.TemporaryDirectory() as name:
+        mr, ct = Path(name) / f"mr{source}", Path(name) / f"ct{target}"
+        if source in ITK:
+            sitk.WriteImage(itk_image(Volume(array, affine, mr)), str(mr))
+        else:
+            nib.save(nib.Nifti1Image(array, affine), mr)
+        volume = read_input(mr)
+        write_ct(ct, hu, volume)
+        found = load_volume(ct)
+    np.testing.assert_array_equal(found.array, hu)
+    assert corner_gap_mm(found.affine, volume.affine, shape) < 1e-3
+    assert corner_gap_mm(found.affine, affine, shape) < 2e-3
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

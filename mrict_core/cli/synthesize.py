@@ -56,12 +56,13 @@ def synthesize(
     for name, given in (("INPUT", source), ("--output", output), ("--model", "".join(model or ()))):
         if not given:
             raise MrictError(f"{name} is empty; expected a name; see python -m mrict_core synthesize --help")
+    from mrict_core.inference.reading import holds_many
     from mrict_core.inference.volume import SynthesisOptions
     from mrict_core.pipeline.synthesize import load_models
 
     options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
     path = Path(source).expanduser()
-    many = path.is_dir() or path.suffix.lower() == ".csv"
+    many = holds_many(path)
     if not many and (csv or image_format):
         raise MrictError("--csv and --format are for many cases; the name of one output says its format")
     target, spread = Path(output).expanduser(), Path(uncertainty).expanduser() if uncertainty else None

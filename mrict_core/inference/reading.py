@@ -15,3 +15,9 @@ def read_input(path: Path | str) -> Volume:
     if path.is_dir():
         raise MrictError(f"{shown(path)}: a folder; expected one image file ({', '.join(SUFFIXES)})")
     return load_volume(path)
+
+
+def holds_many(path: Path | str) -> bool:
+    """Return whether an input means many cases: a folder of them, or a csv."""
+    path = Path(path)
+    return path.is_dir() or path.suffix.lower() == ".csv"
