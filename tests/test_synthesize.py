@@ -512,6 +512,28 @@ def test_folders_that_cannot_be_meant_are_refused(tmp_path, checkpoints):
     assert not (tmp_path / "out").exists()
 
 
+def test_cts_and_masks_beside_an_mr_are_no_cases(tmp_path):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "1PA004").mkdir()
+    for name in ("p_mr.nii.gz", "p_ct.nii.gz", "p-mask.nii.gz", "p_sct.mha", "q.nii.gz", "ct_q2.nii"):
+        (tmp_path / "flat" / name).touch()
+    for name in ("mr.nii.gz", "ct.nii.gz", "mask.nii.gz"):
+        (tmp_path / "1PA004" / name).touch()
+    cases, problems = find_cases(tmp_path / "flat", tmp_path / "out")
+    assert {case.name: case.source.name for case in cases} == {
+        "p": "p_mr.nii.gz",
+        "q": "q.nii.gz",
+        "ct_q2": "ct_q2.nii",
+    }
+    assert not problems
+    (one,), problems = find_cases(tmp_path / "1PA004", tmp_path / "out")
+    assert (one.name, one.source.name, one.output.name) == ("1PA004", "mr.nii.gz", "1PA004_sct.nii.gz")
+    (tmp_path / "1PA004" / "MR.nii").touch()
+    cases, problems = find_cases(tmp_path / "1PA004", tmp_path / "out")
+    assert not cases
+    assert "two files for one mr" in problems["1PA004"]
+
+
 def test_an_unforeseen_error_is_a_row_too(tmp_path, models):
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import pandas as pd
 
 from mrict_core.data.volumes import stem_of
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.files import role_files
+from mrict_core.evaluation.files import NAMES, ROLES, role_files
 from mrict_core.inference.output import FORMATS, format_of
 from mrict_core.inference.volume import SynthesisOptions, check_models
 from mrict_core.paths import shown
@@ -42,9 +43,9 @@ def find_cases(
     """Return (cases, {case: why it cannot be used}) of a folder or a csv; `output` is the folder of the results.
 
     In a folder a case is a file `<case>.nii.gz` (also `<case>_mr.mha` …) or a folder `<case>/` with a file named mr, in
-    the folder itself or in its Task1/<region>/. A csv has a column `input`, relative to the csv, and may have `case`
-    and `output`. Results are named `<case>_sct` with `suffix`, or with the input's own where that is empty; maps of the
-    uncertainty have the same name in their own folder.
+    the folder itself or in its Task1/<region>/; files named as CT, synthetic CT or mask are left alone. A csv has a
+    column `input`, relative to the csv, and may have `case` and `output`. Results are named `<case>_sct` with `suffix`,
+    or with the input's own where that is empty; maps of the uncertainty have the same name in their own folder.
     """
     source, output = Path(source), Path(output)
     uncertainty = Path(uncertainty) if uncertainty else None
@@ -74,8 +75,16 @@ def _suffix(file: Path) -> str:
 def _of_folder(folder: Path, problems: dict[str, str]) -> list[tuple[str, Path, str]]:
     if not folder.is_dir():
         raise MrictError(f"{shown(folder)}: no such file or folder; give an MR file, a folder of cases or a csv")
+    own = [path for path in sorted(folder.iterdir()) if path.is_file() and stem_of(path).lower() in NAMES["mr"]]
+    if own:  # the folder of one patient
+        if len(own) > 1:
+            problems[folder.resolve().name] = f"{shown(own[1])} and {shown(own[0])}: two files for one mr; remove one"
+        return [(folder.resolve().name, path, "") for path in own if len(own) == 1]
     found = role_files(folder, "mr", problems)
-    return [(name, path, "") for name, path in sorted(found.items()) if name not in problems]
+    endings = "|".join(re.escape(name) for role in ROLES for name in NAMES[role])
+    others = re.compile(rf"[_-]({endings})$", re.IGNORECASE)
+    usable = {name for name, path in found.items() if not others.search(stem_of(path))} - problems.keys()
+    return [(name, found[name], "") for name in sorted(usable)]
 
 
 def _of_csv(path: Path, problems: dict[str, str]) -> list[tuple[str, Path, str]]:
