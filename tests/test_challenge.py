@@ -12,21 +12,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from test_cli import invoke, ok
-from tiny_models import head_array, untrained_checkpoint
+from tiny_models import head_array
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT
 from mrict_core.pipeline.challenge import models_for, region_of_input
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    untrained_checkpoint(folder / "a.pt")
-    untrained_checkpoint(folder / "b.pt", seed=1)
-    return folder
 
 
 def image_of(array: np.ndarray) -> sitk.Image:

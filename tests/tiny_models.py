@@ -83,3 +83,8 @@ def write_head(
     affine = np.diag([*spacing_mm, 1.0]) if affine is None else affine
     nib.save(nib.Nifti1Image(head_array(shape, spacing_mm), affine), path)
     return path
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return every file under a folder, relative to it."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
