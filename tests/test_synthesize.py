@@ -193,7 +193,7 @@ def test_any_type_and_byte_order_is_read(order, dtype, tmp_path, models):
 
 def test_a_name_means_the_newest_best_checkpoint(tmp_path, checkpoints, monkeypatch):
     monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path))
-    with pytest.raises(MrictError, match="mk6_3_4: no checkpoint of it under"):
+    with pytest.raises(MrictError, match="mk6_3_4: no "):
         find_model("mk6_3_4")
     for k, run in enumerate(("old", "new")):
         path = untrained_checkpoint(tmp_path / run / "mk6_3_4" / "best.pt", seed=k)

@@ -44,7 +44,7 @@ CODE = ("data", "networks", "methods", "inference")  # the rooms whose code deci
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model and the hash of its file."""
+    """A loaded model and the hash of its file, or that under which it is published."""
 
     synthesizer: Synthesizer
     hash: str
@@ -95,7 +95,7 @@ def load_model(spec: str, device: str = "auto", precision: str = "float32") -> M
     synthesizer = load_synthesizer(path, device=device, precision=precision)
     if named:
         synthesizer = dataclasses.replace(synthesizer, facts=synthesizer.facts | {"plane": plane})
-    return Model(synthesizer, hash_file(path / "model.safetensors" if path.is_dir() else path))
+    return Model(synthesizer, path.name if path.is_dir() else hash_file(path))
 
 
 def load_models(specs: Sequence[str], device: str = "auto", precision: str = "float32") -> list[Model]:
