@@ -110,6 +110,17 @@ def test_a_csv_names_cases_inputs_and_outputs(tmp_path, checkpoints):
     assert files_in(tmp_path / "sd") == ["one.mha", "second_sct.nrrd"]
 
 
+def test_no_output_replaces_the_input_of_another_case(tmp_path, checkpoints):
+    first, second = (write_head(tmp_path / name).read_bytes() for name in ("x.nii.gz", "y.nii.gz"))
+    (tmp_path / "list.csv").write_text("input,output\nx.nii.gz,y.nii.gz\ny.nii.gz,z.nii.gz\n")
+    arguments = ["synthesize", str(tmp_path / "list.csv"), "-o", str(tmp_path), "--model", str(checkpoints / "a.pt")]
+    result = invoke(*arguments, "--overwrite")
+    assert result.exit_code == 1
+    assert "y.nii.gz: an input of this run" in result.output
+    assert [(tmp_path / name).read_bytes() for name in ("x.nii.gz", "y.nii.gz")] == [first, second]
+    assert (tmp_path / "z.nii.gz").is_file()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("", "no row"), ("mr\nx.nii\n", "expected a column 'input'"), (b"\xff\xfe\x00input", "not a readable csv")],

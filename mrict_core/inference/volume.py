@@ -112,7 +112,7 @@ def synthesize_volume(
                 each.add(hu)
         if prepared.crop.size != model.facts["size"]:
             tiled.add(int(model.facts["size"]))
-        facts |= _facts(prepared, seen)
+        facts = _facts(prepared, seen) | facts  # of the first plane
         if progress:
             progress(done, facts["passes"], model.variant.name)
     hu = _merged([m.mean for m in moments.values()])
@@ -133,10 +133,8 @@ def _merged(means: list[np.ndarray]) -> np.ndarray:
 def _nearest(mask: np.ndarray, volume: Volume, seen: Volume) -> np.ndarray:
     if seen is volume:
         return mask
-    return (
-        resample_to(Volume(np.asarray(mask, np.float32), volume.affine, volume.path), seen, nearest=True, fill=0).array
-        > 0
-    )
+    grey = Volume(np.asarray(mask, np.float32), volume.affine, volume.path)
+    return resample_to(grey, seen, nearest=True, fill=0).array > 0
 
 
 def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> None:

@@ -116,15 +116,19 @@ def _of_csv(path: Path, problems: dict[str, str]) -> list[tuple[str, Path, str]]
 
 
 def _without_clashes(cases: list[Case], problems: dict[str, str]) -> list[Case]:
-    """Return the cases whose names and outputs are their own; the others become problems."""
+    """Return the cases whose names and outputs are their own and no case's input; the others become problems."""
     names = Counter(case.name for case in cases)
     outputs = Counter(stem_of(case.output).lower() for case in cases)
+    sources = {case.source.resolve() for case in cases}
     kept = []
     for case in cases:
         try:
             format_of(case.output)
             if names[case.name] > 1 or outputs[stem_of(case.output).lower()] > 1:
                 raise MrictError(f"{case.name}: two cases of this name or output; expected one each; rename one")
+            for path in filter(None, (case.output, case.uncertainty)):
+                if path.resolve() in sources:
+                    raise MrictError(f"{shown(path)}: an input of this run; expected another output; rename it")
             kept.append(case)
         except MrictError as error:
             problems[case.name] = str(error)
