@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -267,3 +268,25 @@ def test_a_trailing_axis_of_one_is_dropped(tmp_path, models):
     assert found.shape == (34, 40, 7)
     np.testing.assert_array_equal(found.affine, plain.affine)
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(plain.dataobj))
+
+
+@pytest.mark.parametrize("name", ["brainweb_head/Task1/brain/BW04", "pelvis_bulk/Task1/pelvis/P3"])
+def test_sample_files_keep_their_grid(name, tmp_path):
+    """A few slices of each, through an untrained network of the full canvas."""
+    path = SAMPLES / name / "mr.nii.gz"
+    if not path.is_file():
+        pytest.skip(f"sample data {name} is not beside this checkout (../shared/samples)")
+    whole = nib.load(path)
+    middle = whole.shape[2] // 2
+    few = whole.slicer[..., middle : middle + 3]
+    nib.save(few, tmp_path / "mr.nii.gz")
+    model = untrained_checkpoint(tmp_path / "m.pt", size=256)
+    ok("synthesize", str(tmp_path / "mr.nii.gz"), "-o", str(tmp_path / "ct.nii.gz"), "--model", str(model))
+    before, after = nib.load(tmp_path / "mr.nii.gz"), nib.load(tmp_path / "ct.nii.gz")
+    assert after.shape == few.shape
+    np.testing.assert_array_equal(after.affine, before.affine)
+    for field in ("qform_code", "sform_code", "xyzt_units", "pixdim"):
+        np.testing.assert_array_equal(after.header[field], before.header[field])
+    hu = np.asarray(after.dataobj)
+    assert 0.1 < (hu > -1024).mean() < 0.9
+    assert json.loads((tmp_path / "ct.json").read_text())["tiled"] is False
