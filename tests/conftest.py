@@ -68,3 +68,22 @@ def fresh_space(cohort, space, tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path / "checkpoints"))
     monkeypatch.setenv("MRICT_REPORTS", str(tmp_path / "reports"))
     return workspace("smoke", str(cohort))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> Path:
+    """A folder with two untrained models, a.pt and b.pt."""
+    from tiny_models import untrained_checkpoint
+
+    folder = tmp_path_factory.mktemp("models")
+    untrained_checkpoint(folder / "a.pt")
+    untrained_checkpoint(folder / "b.pt", seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(checkpoints) -> list:
+    """The first of them, loaded."""
+    from mrict_core.pipeline.synthesize import load_models
+
+    return load_models([str(checkpoints / "a.pt")], device="cpu")

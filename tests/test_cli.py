@@ -41,6 +41,15 @@ def ok(*arguments: str) -> str:
     return result.stdout
 
 
+def error_of(*arguments: str) -> str:
+    """Return the one line that a failing command prints."""
+    result = invoke(*arguments)
+    assert isinstance(result.exception, MrictError), result.output + repr(result.exception)
+    text = str(result.exception)
+    assert "\n" not in text
+    return text
+
+
 def shell(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mrict_core", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mrict_core import __version__
-from mrict_core.cli import download, experiments, models, results
+from mrict_core.cli import challenge, download, experiments, models, results, synthesize
 from mrict_core.errors import MrictError
 
 app = typer.Typer(
@@ -64,6 +64,8 @@ for command in (
     experiments.evaluate,
     models.models,
     models.import_checkpoint,
+    synthesize.synthesize,
+    challenge.challenge,
     results.score,
     experiments.leave_one_centre_out,
     results.compare,

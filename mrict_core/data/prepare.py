@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrict_core.data import intensity, masks
-from mrict_core.data.slicing import CropPad, centred_crop, predecessor_crop, restore_volume
-from mrict_core.data.volumes import SliceOrder, Volume
-from mrict_core.errors import MrictError
+from mrict_core.data.orders import PLANES, SliceOrder
+from mrict_core.data.slicing import CropPad, centred_crop, predecessor_crop, restore_volume, whole_crop
+from mrict_core.data.volumes import Volume
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
 
 STORED_MR = np.float16
+PREDECESSOR_AXES = "SLP"  # slices, rows, columns: axis 2, 0, 1 of a file whose axes run L, P, S
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,76 @@ def body_slices(mr: Volume, order: SliceOrder) -> np.ndarray:
     return np.moveaxis(body, 2, 0)
 
 
-def prepare_mr(mr: Volume, size: int, keep: np.ndarray | None = None, dtype: type = np.float32) -> PreparedMr:
-    """Return the network's input of protocol `patient` from the MR alone.
-
-    Axial slices in LPS order that hold body (or any voxel of `keep`, (N, rows, cols)), normalised over the whole
-    volume inside the body, cropped and padded around the body to size x size at native spacing.
-    """
+def body_of(mr: Volume) -> np.ndarray:
+    """Return the body mask of an MR volume in file order, found on its axial slices; none found is an error."""
     intensity.check_mr(mr.array, mr.path)
     order = SliceOrder.axial(mr.affine)
-    stack, body = order.to_slices(mr.array), body_slices(mr, order)
+    return order.to_array(_some(body_slices(mr, order), mr))
+
+
+def _some(body: np.ndarray, mr: Volume) -> np.ndarray:
     if not body.any():
         raise MrictError(f"{shown(mr.path)}: no body found; expected tissue brighter than air; check the file")
-    z = np.flatnonzero((body if keep is None else body | keep).any(axis=(1, 2)))
+    return body
+
+
+def prepare_mr(
+    mr: Volume,
+    size: int,
+    keep: np.ndarray | None = None,
+    *,
+    plane: str = "axial",
+    whole: bool = False,
+    body: np.ndarray | None = None,
+    dtype: type = np.float32,
+) -> PreparedMr:
+    """Return the network's input of protocol `patient` from the MR alone.
+
+    Slices of `plane` that hold body (or any voxel of `keep`, (N, rows, cols)), normalised over the whole volume inside
+    the body, cropped and padded around the body to size x size at native spacing. `whole` enlarges the canvas where
+    body and `keep` do not fit it. `body` (file order) is found on the axial slices where it is not given.
+    """
+    if plane not in PLANES:
+        raise unknown_name("plane", plane, PLANES)
+    order = SliceOrder.toward(mr.affine, PLANES[plane])
+    stack = order.to_slices(mr.array)
+    body = order.to_slices(body_of(mr) if body is None else _some(body, mr))
+    held = body if keep is None else body | keep
+    z = np.flatnonzero(held.any(axis=(1, 2)))
     low, high = intensity.robust_mr_range(stack, body, mr.path)
-    crop = centred_crop(body, size)
+    crop = whole_crop(body, held, size) if whole else centred_crop(body, size)
     unit = (np.where(body[k], intensity.normalise_mr(stack[k], low, high), np.float32(-1)) for k in z)
     images = crop.collect(unit, len(z), -1, dtype)
     return PreparedMr(images, crop.apply(body[z], False), z, mr.shape, order, crop, (low, high))
+
+
+def otsu_body_of(mr: Volume) -> np.ndarray:
+    """Return Otsu's mask of an MR volume in file order: what the predecessor's union mask is without a CT."""
+    intensity.check_mr(mr.array, mr.path)
+    order = SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
+    return order.to_array(_some(masks.otsu_mask(np.ascontiguousarray(order.to_slices(mr.array))), mr))
+
+
+def prepare_mr_predecessor(mr: Volume, size: int, *, whole: bool = False, body: np.ndarray | None = None) -> PreparedMr:
+    """Return the network's input of protocol `predecessor` for a volume without a CT.
+
+    Two differences from training are unavoidable or meant: the mask is Otsu's of the MR alone, for the union that
+    training used needs the CT; and the slices of any file are turned the way they lie in a SynthRAD file (axes LPS),
+    for training took axis 2 as it came. `whole` enlarges the canvas to the slice where that is larger; `body` (file
+    order) is `otsu_body_of(mr)` where it is not given.
+    """
+    order = SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
+    stack = order.to_slices(mr.array)
+    body = order.to_slices(otsu_body_of(mr) if body is None else _some(body, mr))
+    crop = predecessor_crop(*stack.shape[1:], max(size, *stack.shape[1:]) if whole else size)
+    unit = np.stack([intensity.minmax_slice(s) for s in stack]) * body * 2 - 1
+    canvas, inside = crop.apply(unit, -1), crop.apply(body, False)
+    return PreparedMr(canvas, inside, np.arange(len(stack)), mr.shape, order, crop, _extremes(mr))
+
+
+def _extremes(mr: Volume) -> tuple[float, float]:
+    """Return the range of the volume; the predecessor's slices have their own."""
+    return float(mr.array.min()), float(mr.array.max())
 
 
 def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
@@ -99,8 +154,8 @@ def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> 
         "mask": crop.apply(order.to_slices(mask), False),
         "body": crop.apply(union, False),
     }
-    mr_range = (float(mr.array.min()), float(mr.array.max()))  # of the volume; the slices have their own
-    return arrays, PreparedMr(arrays["mr"], arrays["body"], np.arange(len(stack)), mr.shape, order, crop, mr_range)
+    z = np.arange(len(stack))
+    return arrays, PreparedMr(arrays["mr"], arrays["body"], z, mr.shape, order, crop, _extremes(mr))
 
 
 PROTOCOLS = {"patient": prepare_patient, "predecessor": prepare_predecessor}

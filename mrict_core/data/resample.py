@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import nibabel as nib
@@ -42,20 +44,43 @@ def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: fl
     import SimpleITK as sitk
 
     how = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
-    moved = sitk.Resample(_image(volume), _image(like), sitk.Transform(), how, float(fill))
+    moved = sitk.Resample(itk_image(volume), itk_image(like), sitk.Transform(), how, float(fill))
     return Volume(np.ascontiguousarray(sitk.GetArrayFromImage(moved).T), like.affine, volume.path)
 
 
-def _image(volume: Volume) -> sitk.Image:
+def in_plane_grid(volume: Volume, axes: Iterable[int], spacing_mm: float) -> Volume:
+    """Return an empty volume that covers `volume` with voxels of `spacing_mm` along the file `axes`, else its own.
+
+    Its array holds no memory of its own: it is a grid to resample to.
+    """
+    shape, affine = list(volume.shape), np.array(volume.affine)
+    for axis in axes:
+        before = volume.spacing_mm[axis]
+        shape[axis] = max(1, math.ceil(volume.shape[axis] * before / spacing_mm - 1e-6))
+        centre = (volume.shape[axis] - 1) / 2
+        affine[:3, 3] += volume.affine[:3, axis] * centre
+        affine[:3, axis] *= spacing_mm / before
+        affine[:3, 3] -= affine[:3, axis] * (shape[axis] - 1) / 2
+    return Volume(np.broadcast_to(np.float32(0), shape), affine, volume.path)
+
+
+def is_sheared(volume: Volume) -> bool:
+    """Return whether the axes of a volume are not at right angles, so that ITK cannot hold it."""
+    directions = volume.affine[:3, :3] / np.array(volume.spacing_mm)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > ORTHOGONAL)
+
+
+def itk_image(volume: Volume) -> sitk.Image:
+    """Return a volume as an image of ITK (axes LPS); sheared grids raise MrictError."""
     import SimpleITK as sitk
 
     lps = LPS_TO_RAS @ volume.affine
     spacing = np.array(volume.spacing_mm)
     directions = lps[:3, :3] / spacing
-    if np.abs(directions.T @ directions - np.eye(3)).max() > ORTHOGONAL:
+    if is_sheared(volume):
         raise MrictError(
-            f"{shown(volume.path)}: its axes are not at right angles; expected an unsheared grid to resample; "
-            "bring it to the other grid yourself"
+            f"{shown(volume.path)}: its axes are not at right angles; expected an unsheared grid to resample it or to "
+            "write it as MHA or NRRD; bring it to another grid yourself, or keep NIfTI"
         )
     left, _, right = np.linalg.svd(directions)  # the nearest exactly orthogonal axes: ITK insists on them
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.T))

@@ -90,6 +90,16 @@ def centred_crop(body: np.ndarray, size: int) -> CropPad:
     return CropPad(size, rows, cols, top=corner[0], left=corner[1])
 
 
+def whole_crop(body: np.ndarray, held: np.ndarray, size: int) -> CropPad:
+    """Return `centred_crop(body, size)`, on a larger canvas where that would cut off a pixel of `held`."""
+    crop = centred_crop(body, size)
+    reach = 0
+    for axis, corner in ((1, crop.top), (2, crop.left)):
+        used = np.flatnonzero(held.any(axis=tuple(a for a in range(3) if a != axis)))
+        reach = max(reach, corner - int(used[0]), int(used[-1]) + 1 - corner - size)
+    return centred_crop(body, size + 2 * reach)
+
+
 def restore_volume(
     hu_slices: np.ndarray, z: np.ndarray, shape: tuple[int, int, int], order: SliceOrder, crop: CropPad
 ) -> np.ndarray:

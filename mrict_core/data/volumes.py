@@ -1,4 +1,4 @@
-"""Volumes: image files in and out, grids, and the order in which a volume's voxels become axial slices."""
+"""Volumes: image files in and out, and their grids."""
 
 from __future__ import annotations
 
@@ -10,10 +10,25 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 
+from mrict_core.data.orders import SliceOrder, spacing_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 from mrict_core.runtime import atomic_path
 
+__all__ = [
+    "ITK",
+    "NIFTI",
+    "SUFFIXES",
+    "SliceOrder",
+    "Volume",
+    "check_same_grid",
+    "corner_gap_mm",
+    "load_volume",
+    "read_geometry",
+    "save_nifti",
+    "spacing_of",
+    "stem_of",
+]
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd")
 SUFFIXES = NIFTI + ITK
@@ -42,9 +57,10 @@ class Volume:
         return spacing_of(self.affine)
 
 
-def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
-    """Return the voxel size in mm along the three file axes."""
-    return tuple(float(v) for v in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
+def stem_of(file: Path) -> str:
+    """Return the name without its image suffix; "" for other files."""
+    suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), None)
+    return file.name[: -len(suffix)] if suffix else ""
 
 
 def _is_nifti(path: Path) -> bool:
@@ -200,46 +216,3 @@ def check_same_grid(grids: dict[str, tuple[tuple[int, ...], np.ndarray, Path]]) 
         if gap_mm > GRID_TOLERANCE_MM:
             gap = f"affines of {other} and {role} ({path.name}) put a voxel up to {gap_mm:.3g} mm apart"
             raise MrictError(f"{shown(other_path)}: {gap}; expected one grid; resample one onto the other's")
-
-
-@dataclass(frozen=True)
-class SliceOrder:
-    """Which file axis becomes slice, row and column, and which of them run backwards."""
-
-    axes: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
-
-    @classmethod
-    def axial(cls, affine: np.ndarray) -> SliceOrder:
-        """Return the patient's axial order for any of the 48 axis codes, oblique ones by their nearest code.
-
-        Slices run inferior -> superior, rows anterior -> posterior, columns from the patient's right to the left.
-        """
-        orientations = nib.orientations
-        change = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt("LPS"))
-        axes, flips = [0, 0, 0], [False, False, False]
-        for file_axis, (lps_axis, direction) in enumerate(change):
-            place = 2 - int(lps_axis)
-            axes[place], flips[place] = file_axis, bool(direction < 0)
-        return cls(tuple(axes), tuple(flips))
-
-    @classmethod
-    def raw(cls) -> SliceOrder:
-        """Return the predecessor's order: axis 2 of the file, not re-oriented."""
-        return cls((2, 0, 1), (False, False, False))
-
-    def _flip(self, stack: np.ndarray) -> np.ndarray:
-        return np.flip(stack, [a for a in range(3) if self.flips[a]])
-
-    def to_slices(self, array: np.ndarray) -> np.ndarray:
-        """Return a view (N, rows, cols) of an array (nx, ny, nz) in file order."""
-        return self._flip(np.transpose(array, self.axes))
-
-    def to_array(self, stack: np.ndarray) -> np.ndarray:
-        """Return a view (nx, ny, nz) in file order of slices (N, rows, cols): the exact inverse."""
-        return np.transpose(self._flip(stack), np.argsort(self.axes))
-
-    def spacing_mm(self, affine: np.ndarray) -> tuple[float, float, float]:
-        """Return the distance of slices, rows and columns in mm."""
-        spacing = spacing_of(affine)
-        return tuple(spacing[a] for a in self.axes)

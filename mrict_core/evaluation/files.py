@@ -15,7 +15,7 @@ from mrict_core import __version__, metrics
 from mrict_core.data.intensity import check_hu
 from mrict_core.data.plausible import MIN_MASK_VOXELS, check_sct, sct_remarks
 from mrict_core.data.resample import grid_text, resample_to, same_grid
-from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, load_volume
+from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, load_volume, stem_of
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.metrics.clinical_cards import CLINICAL_CARDS
 from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE, SIDE_MIN
@@ -28,6 +28,7 @@ ROLES = {  # role => names of its file in a case's folder, and endings of its fi
     "sct": ("sct", "synthetic_ct", "synthetic-ct", "fake_b"),
     "mask": ("mask", "body"),
 }
+NAMES = ROLES | {"mr": ("mr", "mri", "real_a")}
 Progress = Callable[[int, int, str], None]
 
 
@@ -208,7 +209,7 @@ def find_cases(
         if not root.is_dir():
             what = "a file" if root.is_file() else "no such folder"
             raise MrictError(f"{shown(root)}: {what}; --ct, --sct and --mask are three files, or all folders")
-        found[role] = _role_files(root, role, problems, inside_only=role == "mask" and mask is None)
+        found[role] = role_files(root, role, problems, inside_only=role == "mask" and mask is None)
     if not found["ct"] and not found["sct"]:
         raise MrictError(
             f"{shown(roots['ct'])} and {shown(roots['sct'])}: no case found; looked for {', '.join(SUFFIXES)}"
@@ -226,7 +227,11 @@ def find_cases(
     return cases, problems
 
 
-def _role_files(root: Path, role: str, problems: dict[str, str], inside_only: bool) -> dict[str, Path]:
+def role_files(root: Path, role: str, problems: dict[str, str], inside_only: bool = False) -> dict[str, Path]:
+    """Return {case: its file of `role`} of a folder as `find_cases` reads it; `problems` takes cases with two files.
+
+    `inside_only` leaves out files that lie in `root` itself.
+    """
     found: dict[str, Path] = {}
     for parent in (root, *sorted(root.glob("Task1/*"))):
         for entry in sorted(parent.iterdir()):
@@ -243,17 +248,11 @@ def _entry(entry: Path, role: str, inside_only: bool) -> Iterator[tuple[str, Pat
         return
     if entry.is_dir():
         for file in sorted(entry.iterdir()):
-            if _stem(file).lower() in ROLES[role] and file.is_file():
+            if stem_of(file).lower() in NAMES[role] and file.is_file():
                 yield entry.name, file
-    elif not inside_only and (stem := _stem(entry)):
-        endings = "|".join(map(re.escape, ROLES[role]))
+    elif not inside_only and (stem := stem_of(entry)):
+        endings = "|".join(map(re.escape, NAMES[role]))
         yield re.sub(rf"[_-]({endings})$", "", stem, flags=re.IGNORECASE), entry
-
-
-def _stem(file: Path) -> str:
-    """Return the name without its image suffix; "" for other files."""
-    suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), None)
-    return file.name[: -len(suffix)] if suffix else ""
 
 
 def score_cases(

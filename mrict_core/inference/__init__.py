@@ -1,5 +1,14 @@
 """From MR to synthetic CT with a trained generator."""
 
 from mrict_core.inference.synthesizer import Synthesizer, check_store, load_synthesizer, variant_of
+from mrict_core.inference.volume import Synthesis, SynthesisOptions, synthesize_volume
 
-__all__ = ["Synthesizer", "check_store", "load_synthesizer", "variant_of"]
+__all__ = [
+    "Synthesis",
+    "SynthesisOptions",
+    "Synthesizer",
+    "check_store",
+    "load_synthesizer",
+    "synthesize_volume",
+    "variant_of",
+]

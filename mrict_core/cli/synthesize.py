@@ -1,0 +1,131 @@
+"""The command that makes synthetic CTs: one MR, a folder of cases, or a csv of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mrict_core.cli.options import Device, Precision
+from mrict_core.cli.progress import Bar, say
+from mrict_core.errors import MrictError, unknown_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mrict_core.inference.volume import SynthesisOptions
+    from mrict_core.pipeline.synthesize import Model
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="a checkpoint file or a trained variant; several make an ensemble; coronal=NAME, sagittal=NAME: its plane",
+    ),
+]
+Tta = Annotated[bool, typer.Option("--tta", help="average over the four flips of every slice")]
+ResampleMm = Annotated[
+    float | None,
+    typer.Option("--resample-to-mm", help="pixel that the network sees; 0: the input's own; default: only where far"),
+]
+
+
+def synthesize(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="an MR (NIfTI, MHA, NRRD), a folder of cases or a csv")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="the CT's file; of many cases: a folder")],
+    model: Models = None,
+    tta: Tta = False,
+    uncertainty: Annotated[
+        str, typer.Option("--uncertainty", help="HU SD over models and flips: a file, or a folder")
+    ] = "",
+    resample_to_mm: ResampleMm = None,
+    image_format: Annotated[
+        str, typer.Option("--format", help="of many cases: nii.gz, nii, mha, nrrd; default: as read")
+    ] = "",
+    csv: Annotated[str, typer.Option("--csv", help="summary of many cases; default: OUTPUT/summary.csv")] = "",
+    strict: Annotated[bool, typer.Option("--strict", help="refuse what would only be warned of")] = False,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what exists")] = False,
+) -> None:
+    """Make a synthetic CT on exactly the grid of the MR. Not for clinical use."""
+    from pathlib import Path
+
+    for name, given in (("INPUT", source), ("--output", output), ("--model", "".join(model or ()))):
+        if not given:
+            raise MrictError(f"{name} is empty; expected a name; see python -m mrict_core synthesize --help")
+    from mrict_core.inference.reading import holds_many
+    from mrict_core.inference.volume import SynthesisOptions
+    from mrict_core.pipeline.synthesize import load_models
+
+    options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
+    path = Path(source).expanduser()
+    many = holds_many(path)
+    if not many and (csv or image_format):
+        raise MrictError("--csv and --format are for many cases; the name of one output says its format")
+    target, spread = Path(output).expanduser(), Path(uncertainty).expanduser() if uncertainty else None
+    if many:
+        _many(path, target, spread, model, options, csv, image_format, strict, device, precision, overwrite)
+        return
+    from mrict_core.pipeline.synthesize import check_targets, synthesize_case
+
+    check_targets(path, target, spread, overwrite)  # before a model is loaded
+    models = load_models(model, device, precision)
+    with Bar("synthesize", "pass") as bar:
+        facts = synthesize_case(
+            path,
+            target,
+            models,
+            options,
+            uncertainty=spread,
+            overwrite=overwrite,
+            strict=strict,
+            progress=bar if len(models) > 1 or tta else None,
+        )
+    _tell(facts["warnings"])
+    say(f"{target}: synthetic CT by {', '.join(m.name for m in models)}, not for clinical use")
+
+
+def _many(
+    source: Path,
+    target: Path,
+    spread: Path | None,
+    names: list[str],
+    options: SynthesisOptions,
+    csv: str,
+    image_format: str,
+    strict: bool,
+    device: str,
+    precision: str,
+    overwrite: bool,
+) -> None:
+    from pathlib import Path
+
+    from mrict_core.pipeline.cases import FORMAT_NAMES, check_summary, find_cases, synthesize_cases
+    from mrict_core.pipeline.synthesize import load_models
+
+    if image_format and image_format not in FORMAT_NAMES:
+        raise unknown_name("format", image_format, FORMAT_NAMES)
+    summary = Path(csv).expanduser() if csv else target / "summary.csv"
+    suffix = FORMAT_NAMES[image_format] if image_format else ""
+    cases, problems = find_cases(source, target, suffix=suffix, uncertainty=spread)
+    check_summary(summary, overwrite)
+    models: list[Model] = load_models(names, device, precision)
+    with Bar("synthesize", "case") as bar:
+        frame = synthesize_cases(
+            cases, problems, models, summary, options, overwrite=overwrite, strict=strict, progress=bar
+        )
+    failed = frame[frame["status"] == "failed"]
+    for case, reason in zip(failed["case"], failed["reason"], strict=True):
+        say(f"{case}: {reason}")
+    counts = frame["status"].value_counts()
+    say(", ".join(f"{counts.get(status, 0)} {status}" for status in ("written", "kept", "failed")) + f"; {summary}")
+    if len(failed):
+        raise typer.Exit(1)
+
+
+def _tell(warnings: list[str]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning}")

@@ -1,0 +1,77 @@
+"""Slice orders: how a volume's voxels become slices, and exactly back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+# plane => where slices, rows and columns run: the patient is shown alike, head or face up, the right side on the left
+PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Return the voxel size in mm along the three file axes."""
+    return tuple(float(v) for v in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
+
+
+@dataclass(frozen=True)
+class SliceOrder:
+    """Which file axis becomes slice, row and column, and which of them run backwards."""
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    @classmethod
+    def toward(cls, affine: np.ndarray, codes: str) -> SliceOrder:
+        """Return the order whose slices, rows and columns run toward the three `codes` (of R L A P S I).
+
+        Works for any of the 48 axis codes, oblique ones by their nearest code.
+        """
+        orientations = nib.orientations
+        wanted = orientations.axcodes2ornt(tuple(codes))
+        change = orientations.ornt_transform(orientations.io_orientation(affine), wanted)
+        axes, flips = [0, 0, 0], [False, False, False]
+        for file_axis, (place, direction) in enumerate(change):
+            axes[int(place)], flips[int(place)] = file_axis, bool(direction < 0)
+        return cls(tuple(axes), tuple(flips))
+
+    @classmethod
+    def axial(cls, affine: np.ndarray) -> SliceOrder:
+        """Return the patient's axial order.
+
+        Slices run inferior -> superior, rows anterior -> posterior, columns from the patient's right to the left.
+        """
+        return cls.toward(affine, PLANES["axial"])
+
+    @classmethod
+    def coronal(cls, affine: np.ndarray) -> SliceOrder:
+        """Return the coronal order: slices anterior -> posterior, rows head -> feet, columns right -> left."""
+        return cls.toward(affine, PLANES["coronal"])
+
+    @classmethod
+    def sagittal(cls, affine: np.ndarray) -> SliceOrder:
+        """Return the sagittal order: slices right -> left, rows head -> feet, columns anterior -> posterior."""
+        return cls.toward(affine, PLANES["sagittal"])
+
+    @classmethod
+    def raw(cls) -> SliceOrder:
+        """Return the predecessor's order: axis 2 of the file, not re-oriented."""
+        return cls((2, 0, 1), (False, False, False))
+
+    def _flip(self, stack: np.ndarray) -> np.ndarray:
+        return np.flip(stack, [a for a in range(3) if self.flips[a]])
+
+    def to_slices(self, array: np.ndarray) -> np.ndarray:
+        """Return a view (N, rows, cols) of an array (nx, ny, nz) in file order."""
+        return self._flip(np.transpose(array, self.axes))
+
+    def to_array(self, stack: np.ndarray) -> np.ndarray:
+        """Return a view (nx, ny, nz) in file order of slices (N, rows, cols): the exact inverse."""
+        return np.transpose(self._flip(stack), np.argsort(self.axes))
+
+    def spacing_mm(self, affine: np.ndarray) -> tuple[float, float, float]:
+        """Return the distance of slices, rows and columns in mm."""
+        spacing = spacing_of(affine)
+        return tuple(spacing[a] for a in self.axes)

@@ -1,0 +1,222 @@
+"""From an MR volume to a synthetic CT on exactly its grid, with one model or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mrict_core.data.intensity import AIR_HU
+from mrict_core.data.orders import PLANES, SliceOrder
+from mrict_core.data.prepare import PreparedMr, body_of, otsu_body_of, prepare_mr, prepare_mr_predecessor
+from mrict_core.data.resample import in_plane_grid, is_sheared, resample_to
+from mrict_core.data.volumes import Volume
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.inference.synthesizer import Synthesizer
+from mrict_core.inference.tiles import slices_to_hu
+
+FLIPS = ((), (2,), (1,), (1, 2))  # axes of (N, rows, cols): the flips of the training augmentation
+FAR = 1.5  # times the training's pixel, or one side of a pixel the other: anatomy of a size the network has not seen
+RESAMPLE_MM = (0.05, 50.0)
+BODIES = {"patient": body_of, "predecessor": otsu_body_of}  # protocol => the body in file order
+Progress = Callable[[int, int, str], None]  # passes done, passes in all, the model's name
+
+
+@dataclass(frozen=True)
+class SynthesisOptions:
+    """How a volume is synthesised."""
+
+    tta: bool = False  # the mean over four flips of every slice
+    uncertainty: bool = False  # the standard deviation over models, flips and planes too
+    overlap: float = 0.5  # of neighbouring tiles, as a share of their side
+    resample_to_mm: float | None = None  # pixel that the network sees; None: native unless far from training; 0: native
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise MrictError(f"overlap {self.overlap:g}: expected 0 or more and less than 1")
+        low, high = RESAMPLE_MM
+        if self.resample_to_mm and not low <= self.resample_to_mm <= high:
+            raise MrictError(f"a pixel of {self.resample_to_mm:g} mm: expected {low:g} to {high:g} mm, or 0 for native")
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A synthetic CT in file order, on the grid of its MR, and how it was made."""
+
+    hu: np.ndarray  # (nx, ny, nz) float32; -1024 outside the body
+    sd_hu: np.ndarray | None  # (nx, ny, nz) float32; 0 outside the body
+    body: np.ndarray  # (nx, ny, nz) bool
+    facts: dict[str, Any]  # plain json values
+    warnings: tuple[str, ...]
+
+
+class _Moments:
+    """Running mean and, with `spread`, standard deviation of volumes that come one by one (Welford)."""
+
+    def __init__(self, spread: bool) -> None:
+        self.count, self.spread = 0, spread
+        self.mean = self.squares = np.float32(0)
+
+    def add(self, volume: np.ndarray) -> None:
+        self.count += 1
+        step = volume - self.mean
+        self.mean = self.mean + step / np.float32(self.count)
+        if self.spread:
+            self.squares = self.squares + step * (volume - self.mean)
+
+    def sd(self) -> np.ndarray:
+        return np.sqrt(self.squares / np.float32(self.count - 1))
+
+
+def plane_of(synthesizer: Synthesizer) -> str:
+    """Return the plane whose slices a model was trained on; axial unless its facts say otherwise."""
+    plane = synthesizer.facts.get("plane", "axial")
+    if plane not in PLANES:
+        raise unknown_name("plane", str(plane), PLANES)
+    return plane
+
+
+def synthesize_volume(
+    synthesizers: Synthesizer | Sequence[Synthesizer],
+    volume: Volume,
+    options: SynthesisOptions = SynthesisOptions(),
+    progress: Progress | None = None,
+    *,
+    body: np.ndarray | None = None,
+) -> Synthesis:
+    """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
+
+    Models of one plane are averaged (so are the flips of `tta`); planes are merged by their median voxel by voxel.
+    Outside the body is air. The body is found on the MR, or is `body` (file order, bool), which then also says where
+    output is wanted; the network sees the MR's own either way, as in training.
+    """
+    models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
+    check_models(models, options)
+    planes = list(dict.fromkeys(map(plane_of, models)))
+    seen, warnings = _working_volume(models, volume, options, planes)
+    find_body = BODIES[models[0].facts["protocol"]]
+    own = find_body(volume)
+    inside = own if body is None else body
+    inner = own if seen is volume else find_body(seen)
+    wanted = None if body is None else _nearest(body, volume, seen)
+    moments = {plane: _Moments(options.uncertainty) for plane in planes}
+    every = _Moments(True) if options.uncertainty and len(planes) > 1 else None
+    facts: dict[str, Any] = {"planes": planes, "passes": len(models) * (len(FLIPS) if options.tta else 1)}
+    tiled: set[int] = set()
+    for done, (model, prepared, hu) in enumerate(_passes(models, seen, options, inner, wanted), start=1):
+        hu = hu if seen is volume else resample_to(Volume(hu, seen.affine, volume.path), volume).array
+        for each in (moments[plane_of(model)], every):
+            if each is not None:
+                each.add(hu)
+        if prepared.crop.size != model.facts["size"]:
+            tiled.add(int(model.facts["size"]))
+        facts = _facts(prepared, seen) | facts  # of the first plane
+        if progress:
+            progress(done, facts["passes"], model.variant.name)
+    hu = _merged([m.mean for m in moments.values()])
+    hu = np.where(inside, hu, np.float32(AIR_HU))
+    sd = np.where(inside, (every or moments[planes[0]]).sd(), np.float32(0)) if options.uncertainty else None
+    facts["tiled"] = bool(tiled)
+    if tiled:
+        sizes = ", ".join(map(str, sorted(tiled)))
+        warnings.append(f"the body is larger than the network's canvas ({sizes} px): joined from overlapping tiles")
+    return Synthesis(hu, sd, np.array(inside), facts, tuple(warnings))
+
+
+def _merged(means: list[np.ndarray]) -> np.ndarray:
+    """Return the voxel-wise median of the planes' volumes."""
+    return means[0] if len(means) == 1 else np.median(means, axis=0).astype(np.float32)
+
+
+def _nearest(mask: np.ndarray, volume: Volume, seen: Volume) -> np.ndarray:
+    if seen is volume:
+        return mask
+    grey = Volume(np.asarray(mask, np.float32), volume.affine, volume.path)
+    return resample_to(grey, seen, nearest=True, fill=0).array > 0
+
+
+def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> None:
+    """Raise MrictError unless these models can be one ensemble with these options."""
+    if not models:
+        raise MrictError("no model given; name at least one")
+    protocols = sorted({model.facts["protocol"] for model in models})
+    if len(protocols) > 1:
+        raise MrictError(f"models of protocols {' and '.join(protocols)} in one ensemble; expected one protocol")
+    turned = [model.variant.name for model in models if plane_of(model) != "axial"]
+    if turned and protocols == ["predecessor"]:
+        raise MrictError(f"{turned[0]}: protocol predecessor has axial slices alone; expected plane axial")
+    if options.uncertainty and len(models) < 2 and not options.tta:
+        raise MrictError(
+            "uncertainty needs several predictions; give several models, or test-time augmentation (--tta)"
+        )
+
+
+def trained_spacing_mm(model: Synthesizer) -> float | None:
+    """Return the typical pixel of a model's training slices in mm; None where its facts do not say."""
+    spacing = (model.facts.get("fingerprint") or {}).get("pixel_mm")
+    return float(spacing) if spacing else None
+
+
+def _working_volume(
+    models: list[Synthesizer], volume: Volume, options: SynthesisOptions, planes: list[str]
+) -> tuple[Volume, list[str]]:
+    """Return the volume that the networks see: the input itself, or resampled where asked or needed; and remarks."""
+    orders = {plane: SliceOrder.toward(volume.affine, PLANES[plane]) for plane in planes}
+    target, warnings = options.resample_to_mm, []
+    if target is None:
+        learned = {plane_of(model): trained_spacing_mm(model) for model in reversed(models)}
+        needs = [_needed_mm(orders[plane].spacing_mm(volume.affine)[1:], learned[plane]) for plane in planes]
+        target, remark = min((need for need in needs if need[0]), default=(0, ""))
+        if target and is_sheared(volume):
+            target, remark = 0, f"{remark}, but its axes are not at right angles: left as they are"
+        elif target:
+            remark = f"{remark}: synthesised at {target:.3g} mm"
+        warnings += [remark] if remark else []
+    if not target:
+        return volume, warnings
+    axes = orders[planes[0]].axes[1:] if len(planes) == 1 else range(3)
+    grid = in_plane_grid(volume, axes, target)
+    return resample_to(volume, grid, fill=float(volume.array.min())), warnings
+
+
+def _needed_mm(pixel_mm: Sequence[float], trained_mm: float | None) -> tuple[float, str]:
+    """Return the pixel that the network needs, 0 where it can take the slices as they are, and why."""
+    rows, cols = pixel_mm
+    came = f"pixels of {rows:.3g} x {cols:.3g} mm"
+    if trained_mm and max(rows / trained_mm, cols / trained_mm, trained_mm / rows, trained_mm / cols) > FAR:
+        return trained_mm, f"{came}, the network learned on {trained_mm:.3g} mm"
+    if max(rows / cols, cols / rows) > FAR:
+        return min(rows, cols), f"{came}, the network learned on square ones"
+    return 0.0, ""
+
+
+def _passes(
+    models: list[Synthesizer], mr: Volume, options: SynthesisOptions, body: np.ndarray, wanted: np.ndarray | None
+) -> Iterator[tuple[Synthesizer, PreparedMr, np.ndarray]]:
+    """Yield (model, its input, HU on the grid of `mr`) for every model and flip; one input is held at a time."""
+    key, prepared = None, None
+    for model in models:
+        if key != (key := (int(model.facts["size"]), plane_of(model))):
+            prepared = _prepare(model, mr, body, wanted)
+        for axes in FLIPS if options.tta else FLIPS[:1]:
+            hu = slices_to_hu(model, np.flip(prepared.mr, axes), options.overlap)
+            yield model, prepared, prepared.to_volume(np.flip(hu, axes))
+
+
+def _prepare(model: Synthesizer, mr: Volume, body: np.ndarray, wanted: np.ndarray | None) -> PreparedMr:
+    size, plane = int(model.facts["size"]), plane_of(model)
+    if model.facts["protocol"] == "predecessor":
+        return prepare_mr_predecessor(mr, size, whole=True, body=body)
+    keep = None if wanted is None else SliceOrder.toward(mr.affine, PLANES[plane]).to_slices(wanted)
+    return prepare_mr(mr, size, keep, plane=plane, whole=True, body=body)
+
+
+def _facts(prepared: PreparedMr, seen: Volume) -> dict[str, Any]:
+    return {
+        "mr_range": list(prepared.mr_range),
+        "canvas_px": int(prepared.crop.size),
+        "slices": len(prepared.z),
+        "network_spacing_mm": [round(v, 6) for v in prepared.order.spacing_mm(seen.affine)],
+    }

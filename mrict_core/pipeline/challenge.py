@@ -1,0 +1,126 @@
+"""The container layout of the SynthRAD challenges: /input/images/{mri,body}, /input/region.json, /output/images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrict_core.data.masks import check_mask
+from mrict_core.data.volumes import SUFFIXES, check_same_grid, load_volume, read_geometry, stem_of
+from mrict_core.errors import MrictError
+from mrict_core.inference.output import FORMATS
+from mrict_core.inference.volume import SynthesisOptions
+from mrict_core.paths import REGIONS, shown
+from mrict_core.pipeline.synthesize import Model, load_models, synthesize_case
+from mrict_core.runtime import read_json
+
+MRI, BODY, SCT = "images/mri", "images/body", "images/synthetic-ct"
+FACTS = "mrict"  # how each was made; the folder of the images may hold images alone
+REGION_FILES = ("region.json", "images/region.json")
+SPELLINGS = {  # of region.json, letters alone and small => region
+    **{region.lower(): region for region in REGIONS},
+    **{"head": "brain", "headandneck": "HN", "headneck": "HN", "thorax": "TH", "abdomen": "AB"},
+}
+
+
+def region_of_input(folder: Path) -> str:
+    """Return the region that region.json names, "" where there is no such file."""
+    for name in REGION_FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        value = read_json(path)
+        if isinstance(value, dict):
+            value = value.get("region", "")
+        key = "".join(c for c in str(value).lower() if c.isalpha())
+        if key not in SPELLINGS:
+            allowed = ", ".join(REGIONS)
+            raise MrictError(f"{shown(path)}: region {str(value)[:60]!r}; expected one of {allowed}; mend the file")
+        return SPELLINGS[key]
+    return ""
+
+
+def models_for(region: str, specs: Sequence[str]) -> list[str]:
+    """Return the models to use for a region: those given as `<region>=NAME`, else those given without a region."""
+    marked: dict[str, list[str]] = {}
+    for spec in specs:
+        name, separator, rest = spec.partition("=")
+        key = name if separator and name in REGIONS else ""
+        marked.setdefault(key, []).append(rest if key else spec)
+    chosen = marked.get(region) or marked.get("", [])
+    if not chosen:
+        given = ", ".join(sorted(filter(None, marked))) or "none"
+        raise MrictError(
+            f"no model for region {region or 'unknown'}; given: {given}; add --model {region or 'NAME'}=FILE"
+        )
+    return chosen
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise MrictError(f"{shown(folder)}: no such folder; expected the challenge's images/mri and images/body")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = stem_of(path)
+        if not stem or path.name.startswith("."):
+            continue
+        if stem in found:
+            raise MrictError(f"{shown(path)} and {shown(found[stem])}: two files of one case; remove one")
+        found[stem] = path
+    if not found:
+        raise MrictError(f"{shown(folder)}: no image; expected one for every case ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _body(masks: dict[str, Path], name: str, mr: Path) -> np.ndarray:
+    """Return the mask of a case, bool in file order: the one of its name, or the only one for the only MR."""
+    path = masks.get(name)
+    if path is None:
+        raise MrictError(f"{shown(mr)}: no body of that name beside it; expected images/body/{name}; add it")
+    check_same_grid({"MR": (*read_geometry(mr), mr), "body": (*read_geometry(path), path)})
+    return check_mask(load_volume(path).array, path)
+
+
+def run_challenge(
+    source: Path | str,
+    output: Path | str,
+    specs: Sequence[str],
+    options: SynthesisOptions = SynthesisOptions(),
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    overwrite: bool = False,
+    report: Callable[[str], None] = print,
+    **checks: Any,
+) -> dict[str, str]:
+    """Write images/synthetic-ct/<name> for every images/mri/<name>; return {case: why it failed}, empty when none did.
+
+    Outside the given body is air; inside it is what the network says, whose input is masked by the MR's own body, as in
+    training. The models for the region of region.json are used. `checks` go to `synthesize_case`.
+    """
+    source, output = Path(source), Path(output)
+    mrs, masks = _files(source / MRI), _files(source / BODY)
+    if len(mrs) == len(masks) == 1:  # archives name the two differently
+        masks = dict.fromkeys(mrs, next(iter(masks.values())))
+    region = region_of_input(source)
+    models: list[Model] = load_models(models_for(region, specs), device, precision)
+    failed: dict[str, str] = {}
+    for name, mr in mrs.items():
+        suffix = mr.name[len(name) :] if mr.name.lower().endswith(FORMATS) else FORMATS[2]
+        target = output / SCT / f"{name}{suffix}"
+        try:
+            body = _body(masks, name, mr)
+            beside = {"sidecar": output / FACTS / f"{name}.json", "overwrite": overwrite, "body": body}
+            facts = synthesize_case(mr, target, models, options, **beside, **checks)
+            report("; ".join([f"{name}: written", *facts["warnings"]]))
+        except MrictError as error:
+            failed[name] = str(error)
+        except Exception as error:  # a case that no check foresaw must not end the run for the others
+            cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            failed[name] = f"{shown(mr)}: cannot be synthesised ({cause}); check the file"
+        if name in failed:
+            report(f"{name}: failed: {failed[name]}")
+    return failed

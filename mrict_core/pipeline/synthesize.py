@@ -1,0 +1,250 @@
+"""One MR file to one synthetic CT file, with a json beside it that says how it was made."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrict_core import __version__
+from mrict_core.data.orders import PLANES
+from mrict_core.data.volumes import Volume
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.inference.output import (
+    NOTE,
+    format_of,
+    note_of,
+    sidecar_path,
+    staged,
+    staged_json,
+)
+from mrict_core.inference.reading import read_input
+from mrict_core.inference.synthesizer import Synthesizer, load_synthesizer
+from mrict_core.inference.volume import (
+    Progress,
+    Synthesis,
+    SynthesisOptions,
+    check_models,
+    plane_of,
+    synthesize_volume,
+)
+from mrict_core.paths import checkpoints_root, shown
+from mrict_core.runtime import code_hash, hash_file, hash_of, read_json, versions
+from mrict_core.variants import all_variants
+
+Check = Callable[[Volume, dict[str, Any]], list[str]]  # MR and a model's facts => warnings, or raises
+CheckOutput = Callable[[Synthesis, dict[str, Any]], list[str]]
+CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model and the hash of its file, or that under which it is published."""
+
+    synthesizer: Synthesizer
+    hash: str
+
+    @property
+    def name(self) -> str:
+        return self.synthesizer.variant.name
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what a reader needs to find this model again, without a path."""
+        facts = self.synthesizer.facts
+        kept = ("protocol", "size", "window_hu", "key", "epoch", "epochs", "complete", "split_hash", "store_key")
+        return {
+            "variant": self.name,
+            "hash": self.hash,
+            "plane": plane_of(self.synthesizer),
+            "profile": facts["profile"]["name"],
+            **{key: facts.get(key) for key in kept},
+            "trained_with": facts["versions"].get("mrict_core", ""),
+        }
+
+
+def find_model(spec: str, root: Path | None = None) -> Path:
+    """Return the checkpoint that a path or the name of a variant means (the newest of its best.pt)."""
+    path = Path(spec).expanduser()
+    if path.is_file():
+        return path
+    root = root or checkpoints_root()
+    names = [variant.name for variant in all_variants()]
+    if spec not in names:
+        if path.suffix or len(path.parts) > 1:
+            raise MrictError(f"{shown(path)}: no such checkpoint; give a .pt file, or the name of a trained variant")
+        raise unknown_name("model", spec, names)
+    found = [*root.glob(f"{spec}/best.pt"), *root.glob(f"*/{spec}/best.pt")]
+    if not found:
+        raise MrictError(
+            f"{spec}: no checkpoint of it under {shown(root)}; give a file, or train it: "
+            f"python -m mrict_core train {spec}"
+        )
+    return max(found, key=lambda p: p.stat().st_mtime)
+
+
+def load_model(spec: str, device: str = "auto", precision: str = "float32") -> Model:
+    """Return the model that `spec` names: a file or a variant, `coronal=` or `sagittal=` before it for its plane."""
+    plane, separator, rest = spec.partition("=")
+    named = bool(separator) and plane in PLANES
+    path = find_model(rest if named else spec)
+    synthesizer = load_synthesizer(path, device=device, precision=precision)
+    if named:
+        synthesizer = dataclasses.replace(synthesizer, facts=synthesizer.facts | {"plane": plane})
+    return Model(synthesizer, path.name if path.is_dir() else hash_file(path))
+
+
+def load_models(specs: Sequence[str], device: str = "auto", precision: str = "float32") -> list[Model]:
+    """Return the models of an ensemble; a model given twice is an error, for it would count twice."""
+    models = [load_model(spec, device, precision) for spec in specs]
+    keys = [(model.hash, plane_of(model.synthesizer)) for model in models]
+    for k, key in enumerate(keys):
+        if key in keys[:k]:
+            raise MrictError(f"{specs[k]}: given twice; expected different models; name each once")
+    return models
+
+
+def synthesize_case(
+    source: Path | str,
+    output: Path | str,
+    models: Sequence[Model],
+    options: SynthesisOptions = SynthesisOptions(),
+    *,
+    uncertainty: Path | str | None = None,
+    sidecar: Path | str | None = None,
+    overwrite: bool = False,
+    body: np.ndarray | None = None,
+    check: Check | None = None,
+    check_output: CheckOutput | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the synthetic CT of one MR, a map of its uncertainty where asked for, and a json: beside it, or `sidecar`.
+
+    Returns what the json holds. Raises MrictError, with nothing written, for bad input, for an output that exists
+    (unless `overwrite`) or that is the input, and for what `check` (before) and `check_output` (after) refuse;
+    `strict` refuses what these two would only warn of.
+    """
+    source, output = Path(source), Path(output)
+    uncertainty = Path(uncertainty) if uncertainty else None
+    sidecar = Path(sidecar) if sidecar else sidecar_path(output)
+    synthesizers = [model.synthesizer for model in models]
+    if (uncertainty is not None) != options.uncertainty:
+        options = dataclasses.replace(options, uncertainty=uncertainty is not None)
+    check_models(synthesizers, options)
+    check_targets(source, output, uncertainty, overwrite, sidecar)
+    volume = read_input(source)
+    warnings = [text for model in models for text in (check(volume, model.synthesizer.facts) if check else [])]
+    _refuse(source, warnings, strict)
+    synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
+    if check_output:
+        doubts = [text for model in models for text in check_output(synthesis, model.synthesizer.facts)]
+        _refuse(source, doubts, strict)
+        warnings += doubts
+    remarks = [text for model in models for text in _remarks(model)]
+    warnings = list(dict.fromkeys([*warnings, *synthesis.warnings, *remarks]))
+    facts = _describe(source, volume, models, options, body, synthesis) | {"warnings": warnings}
+    names = " + ".join(f"{model.name} {model.hash}" for model in models)
+    with contextlib.ExitStack() as stack:  # each is whole on the disk before the first takes its name
+        stack.enter_context(staged_json(sidecar, facts))
+        if uncertainty is not None:
+            note = f"HU SD of a {NOTE}; {names}"
+            stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
+        stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
+    return facts
+
+
+def _describe(
+    source: Path,
+    volume: Volume,
+    models: Sequence[Model],
+    options: SynthesisOptions,
+    body: np.ndarray | None,
+    synthesis: Synthesis,
+) -> dict[str, Any]:
+    """Return what a synthetic CT says of itself: no path, no name of a file, nothing of the input's header text."""
+    return {
+        "what": NOTE,
+        "key": case_key(source, models, options, body),
+        "mrict_core": __version__,
+        "versions": versions(),
+        "input_hash": source_hash(source),
+        "models": [model.as_dict() for model in models],
+        "options": dataclasses.asdict(options),
+        "precision": str(models[0].synthesizer.precision).removeprefix("torch."),
+        "device": models[0].synthesizer.device.type,
+        "shape": list(volume.shape),
+        "spacing_mm": [round(v, 6) for v in volume.spacing_mm],
+        "body_voxels": int(np.count_nonzero(synthesis.body)),
+        **synthesis.facts,
+    }
+
+
+def _refuse(source: Path, warnings: list[str], strict: bool) -> None:
+    if strict and warnings:
+        raise MrictError(f"{shown(source)}: {'; '.join(dict.fromkeys(warnings))} (refused by --strict)")
+
+
+def check_targets(
+    source: Path, output: Path, uncertainty: Path | None, overwrite: bool, sidecar: Path | None = None
+) -> None:
+    """Raise MrictError unless the files of a case can be written without harm to anything that is there."""
+    targets = [output, sidecar or sidecar_path(output), *([uncertainty] if uncertainty else [])]
+    for path in (output, uncertainty):
+        if path is not None:
+            format_of(path)
+    if len({path.resolve() for path in targets}) < len(targets):
+        raise MrictError(f"{shown(output)}: the same file for CT and uncertainty; expected two; give another name")
+    for path in targets:
+        if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
+            raise MrictError(f"{shown(path)}: input and output are the same file; expected two; give another output")
+        if path.is_dir():
+            raise MrictError(f"{shown(path)}: a folder; expected the name of a file to write; add one")
+        if path.exists() and not overwrite:
+            raise MrictError(f"{shown(path)}: exists already; give another output, or --overwrite to replace it")
+
+
+def source_hash(source: Path) -> str:
+    """Return the hash of an input's content: of a file, or of all files of a folder whatever their names."""
+    try:
+        if source.is_dir():
+            return hash_of(sorted(hash_file(path) for path in source.rglob("*") if path.is_file()))
+        return hash_file(source)
+    except OSError as error:
+        raise MrictError(f"{shown(source)}: cannot be read ({error.strerror}); check that it is there") from None
+
+
+def case_key(source: Path, models: Sequence[Model], options: SynthesisOptions, body: np.ndarray | None = None) -> str:
+    """Return a hash of all that decides a synthetic CT: input, models, options, code, precision and device."""
+    parts = [(m.hash, plane_of(m.synthesizer), str(m.synthesizer.precision), m.synthesizer.device.type) for m in models]
+    mask = hash_of(np.packbits(body).tobytes().hex()) if body is not None else ""
+    return hash_of([source_hash(source), parts, dataclasses.asdict(options), code_hash(*CODE), mask])
+
+
+def is_current(source: Path, output: Path, models: Sequence[Model], options: SynthesisOptions) -> dict[str, Any] | None:
+    """Return the json beside `output` where that is what synthesising `source` now would write, else None."""
+    beside = sidecar_path(output)
+    if not (output.is_file() and beside.is_file()):
+        return None
+    try:
+        facts = read_json(beside)
+        return facts if facts["key"] == case_key(source, models, options) else None
+    except (MrictError, KeyError, TypeError):
+        return None
+
+
+def _remarks(model: Model) -> list[str]:
+    """Return what a user of this model should know of it."""
+    facts = model.synthesizer.facts
+    found = []
+    if facts["profile"]["name"] != "full":
+        found.append(
+            f"{model.name}: a model of profile {facts['profile']['name']}, made to show the suite, not to be used"
+        )
+    if not facts["complete"]:
+        found.append(f"{model.name}: its training is not finished (epoch {facts['epoch']} of {facts['epochs']})")
+    return found

@@ -1,0 +1,176 @@
+"""Bad input, targets that must not be touched, full disks, checks: one clear line, nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from test_cli import error_of, ok
+from tiny_models import files_in, head_array, write_head
+
+from mrict_core.errors import MrictError
+from mrict_core.pipeline.synthesize import synthesize_case
+
+
+@contextlib.contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Let no file grow beyond `limit` bytes: writers then meet the error of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
+    nib.save(nib.Nifti1Image(array, np.diag([5.0, 5.0, 6.0, 1.0]) if affine is None else affine), path)
+
+
+def colours(path: Path) -> None:
+    rgb = np.zeros((8, 8, 3), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    nib.save(nib.Nifti1Image(rgb, np.eye(4)), path)
+
+
+def flat_affine(path: Path) -> None:
+    image = nib.Nifti1Image(head_array((20, 20, 5)), np.eye(4))
+    image.header["sform_code"], image.header["qform_code"] = 1, 0
+    image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = (1, 0, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0)
+    kept = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
+    nib.save(kept, path)
+
+
+def with_nan(path: Path) -> None:
+    array = head_array((20, 20, 5))
+    array[3, 3, 3] = np.nan
+    nifti(path, array)
+
+
+def without_voxels(path: Path) -> None:
+    nifti(path, np.zeros((4, 0, 3), np.float32))
+
+
+def cut_short(path: Path) -> None:
+    write_head(path)
+    path.write_bytes(path.read_bytes()[:900])
+
+
+BAD = {
+    "colours": (colours, "holds colours"),
+    "four dimensions": (lambda p: nifti(p, np.ones((8, 8, 4, 2), np.float32)), "4-D image of shape"),
+    "two dimensions": (lambda p: nifti(p, np.ones((8, 8), np.float32)), "2-D image of shape"),
+    "affine": (flat_affine, "affine not invertible"),
+    "nan": (with_nan, "1 voxels are NaN or infinite"),
+    "zero size": (without_voxels, "mr.nii.gz: "),
+    "not an image": (lambda p: p.write_bytes(b"hello"), "cannot be read"),
+    "cut short": (cut_short, "cannot be read"),
+    "constant": (lambda p: nifti(p, np.full((9, 9, 3), 4.0, np.float32)), "constant"),
+    "a mask": (lambda p: nifti(p, (head_array((20, 20, 5)) > 100).astype(np.float32)), "as a mask does"),
+    "a CT": (lambda p: nifti(p, head_array((20, 20, 5)) * 1.5 - 1000), "look like a CT in HU"),
+    "absent": (lambda p: None, "no such file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(name, tmp_path, checkpoints):
+    make, message = BAD[name]
+    make(tmp_path / "mr.nii.gz")
+    mr, out, model = (str(p) for p in (tmp_path / "mr.nii.gz", tmp_path / "out" / "ct.nii", checkpoints / "a.pt"))
+    text = error_of("synthesize", mr, "-o", out, "--model", model)
+    assert message in text
+    assert "mr.nii.gz" in text
+    assert files_in(tmp_path) == (["mr.nii.gz"] if name != "absent" else [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mr.nii.gz", "-o", "mr.nii.gz"], "input and output are the same file"),
+        (["mr.nii.gz", "-o", "link.nii.gz"], "input and output are the same file"),
+        (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "mr.nii.gz"], "input and output are the same file"),
+        (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "ct.nii"], "the same file for CT and uncertainty"),
+        (["mr.nii.gz", "-o", "there.nii"], "there.nii: exists already"),
+        (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "there.nii"], "there.nii: exists already"),
+        (["mr.nii.gz", "-o", "noted.nii"], "noted.json: exists already"),
+        (["mr.nii.gz", "-o", "folder.nii"], "folder.nii: a folder"),
+        (["mr.nii.gz", "-o", "ct.png"], "not an image type that is written"),
+        (["mr.nii.gz", "-o", "ct.mhd"], "not an image type that is written"),
+        (["mr.nii.gz", "-o", ".nii.gz"], "not an image type that is written"),
+        (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "sd.nii"], "uncertainty needs several predictions"),
+        (["mr.nii.gz", "-o", "ct.nii", "--csv", "x.csv"], "--csv and --format are for many cases"),
+        (["mr.nii.gz", "-o", "ct.nii", "--model", "MODEL"], "given twice"),
+        (["mr.nii.gz", "-o", "ct.nii", "--model", "mk6_3_5"], "'mk6_3_5': did you mean 'mk6_3_4'"),
+        (["mr.nii.gz", "-o", "ct.nii", "--model", "nowhere/x.pt"], "nowhere/x.pt: no "),
+        (["mr.nii.gz", "-o", "ct.nii", "--device", "tpu"], "device 'tpu' is not known"),
+        (["mr.nii.gz", "-o", "ct.nii", "--precision", "half"], "unknown precision 'half'"),
+        (["mr.nii.gz", "-o", "ct.nii", "--resample-to-mm", "-2"], "expected 0.05 to 50 mm"),
+        (["", "-o", "ct.nii"], "INPUT is empty"),
+    ],
+)
+def test_targets_and_options_are_checked_first(arguments, message, tmp_path, checkpoints, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mr = write_head(Path("mr.nii.gz"))
+    Path("link.nii.gz").symlink_to(mr)
+    Path("there.nii").write_text("there")
+    Path("noted.json").write_text("noted")
+    Path("folder.nii").mkdir()
+    before = files_in(tmp_path)
+    model = str(checkpoints / "a.pt")
+    arguments = [model if a == "MODEL" else a for a in arguments]
+    assert message in error_of("synthesize", *arguments, "--model", model)
+    assert files_in(tmp_path) == before
+    assert Path("there.nii").read_text() == "there"
+
+
+def test_no_model_is_an_error_and_overwrite_replaces(tmp_path, checkpoints):
+    mr = write_head(tmp_path / "mr.nii.gz")
+    assert "--model is empty" in error_of("synthesize", str(mr), "-o", str(tmp_path / "ct.nii"))
+    arguments = ["synthesize", str(mr), "-o", str(tmp_path / "ct.nii"), "--model"]
+    ok(*arguments, str(checkpoints / "a.pt"))
+    first = (tmp_path / "ct.nii").read_bytes()
+    assert "exists already" in error_of(*arguments, str(checkpoints / "b.pt"))
+    ok(*arguments, str(checkpoints / "b.pt"), "--overwrite")
+    assert (tmp_path / "ct.nii").read_bytes() != first
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd"])
+@pytest.mark.parametrize("limit", [0, 3000])
+def test_a_full_disk_leaves_nothing_half_written(suffix, limit, tmp_path, models):
+    mr = write_head(tmp_path / "mr.nii.gz")
+    with full_disk(limit), pytest.raises(MrictError, match="cannot be written"):
+        synthesize_case(mr, tmp_path / "out" / f"ct{suffix}", models)
+    assert files_in(tmp_path) == ["mr.nii.gz"]
+
+
+def test_a_full_disk_keeps_what_overwrite_would_replace(tmp_path, models):
+    mr = write_head(tmp_path / "mr.nii.gz")
+    synthesize_case(mr, tmp_path / "ct.nii", models)
+    before = {name: (tmp_path / name).read_bytes() for name in ("ct.nii", "ct.json")}
+    with full_disk(3000), pytest.raises(MrictError, match="cannot be written"):
+        synthesize_case(mr, tmp_path / "ct.nii", models, overwrite=True)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_checks_warn_and_strict_refuses(tmp_path, models):
+    mr = write_head(tmp_path / "mr.nii.gz")
+    seen = []
+
+    def check(volume, facts):
+        seen.append((volume.shape, facts["size"]))
+        return ["the body is small"]
+
+    facts = synthesize_case(mr, tmp_path / "ct.nii", models, check=check)
+    assert facts["warnings"][0] == "the body is small"
+    assert seen == [((34, 40, 7), 64)]
+    with pytest.raises(MrictError, match=r"mr\.nii\.gz: the body is small \(refused by --strict\)"):
+        synthesize_case(mr, tmp_path / "strict.nii", models, check=check, strict=True)
+    late = {"check_output": lambda synthesis, facts: [f"{synthesis.body.sum()} voxels of doubt"], "strict": True}
+    with pytest.raises(MrictError, match="voxels of doubt"):
+        synthesize_case(mr, tmp_path / "strict.nii", models, **late)
+    synthesize_case(mr, tmp_path / "strict.nii", models, strict=True)  # remarks on the model are not the input's fault
+    assert files_in(tmp_path) == ["ct.json", "ct.nii", "mr.nii.gz", "strict.json", "strict.nii"]

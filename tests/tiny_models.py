@@ -1,0 +1,90 @@
+"""Tiny models for tests: untrained networks under checkpoints that say so, and volumes to put through them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from mrict_core.data.intensity import WINDOWS
+from mrict_core.methods import METHODS
+from mrict_core.methods.base import make_generator
+from mrict_core.profiles import get_profile
+from mrict_core.runtime import versions
+from mrict_core.training.checkpoint import save_checkpoint
+from mrict_core.variant_tables import as_dict
+from mrict_core.variants import get
+
+
+def untrained_checkpoint(
+    path: Path, *, name: str = "mk6_3_4", seed: int = 0, size: int = 64, protocol: str = "patient", **facts: Any
+) -> Path:
+    """Write a whole checkpoint of a network of profile smoke whose weights are the random ones of `seed`.
+
+    Its batch norms have seen nothing and its history is empty: a model that runs, and knows nothing.
+    """
+    variant = get(name)
+    profile = dataclasses.replace(get_profile("smoke"), size=size, size_max=size)
+    torch.manual_seed(seed)
+    generator = make_generator(variant, profile)
+    window = WINDOWS[protocol]
+    payload = {
+        "key": f"untrained-{seed}",
+        "variant": name,
+        "fields": as_dict(variant),
+        "profile": dataclasses.asdict(profile),
+        "seed": seed,
+        "precision": "float32",
+        "size": size,
+        "protocol": protocol,
+        "window_hu": [window.low, window.high],
+        "store_key": "none",
+        "split_hash": "none",
+        "parent": None,
+        "parent_hash": None,
+        "features": None,
+        "training_pairs": 0,
+        "epoch": 0,
+        "epochs": 0,
+        "complete": True,
+        "stopped": "",
+        "history": [],
+        "versions": versions(),
+        "networks": {METHODS[variant.method].mr_to_ct: generator.state_dict()},
+        **facts,
+    }
+    save_checkpoint(path, payload)
+    return path
+
+
+def head_array(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float] = (5.0, 5.0, 6.0)) -> np.ndarray:
+    """Return an MR-like ball with an off-centre bright spot, so that no axis looks like its mirror image."""
+    grid = np.meshgrid(
+        *((np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm, strict=True)), indexing="ij"
+    )
+    reach = [max(0.42 * n * s, 0.6 * s) for n, s in zip(shape, spacing_mm, strict=True)]
+    radius = np.sqrt(sum((g / r) ** 2 for g, r in zip(grid, reach, strict=True)))
+    spot = np.exp(-sum(((g - 0.3 * r) / (0.25 * r)) ** 2 for g, r in zip(grid, reach, strict=True)))
+    noise = np.random.default_rng(5).normal(0, 3, shape)
+    return np.abs(np.select([radius < 0.8, radius < 1], [300.0, 700.0], 4.0) + 500 * spot + noise).astype(np.float32)
+
+
+def write_head(
+    path: Path,
+    shape: tuple[int, int, int] = (34, 40, 7),
+    affine: np.ndarray | None = None,
+    spacing_mm: tuple[float, float, float] = (5.0, 5.0, 6.0),
+) -> Path:
+    """Write `head_array` as NIfTI; the default affine has axes RAS."""
+    affine = np.diag([*spacing_mm, 1.0]) if affine is None else affine
+    nib.save(nib.Nifti1Image(head_array(shape, spacing_mm), affine), path)
+    return path
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return every file under a folder, relative to it."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
