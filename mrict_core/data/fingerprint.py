@@ -6,6 +6,7 @@ One code path: the features are computed from prepared slices, which the store k
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import nibabel as nib
@@ -60,7 +61,7 @@ def _shape(body: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
 def _levels(values: np.ndarray) -> list[np.ndarray]:
     """Split per-slice values into heights; fewer slices than heights repeat."""
     edges = np.linspace(0, len(values), LEVELS + 1)
-    return [values[int(a) : max(int(np.ceil(b)), int(a) + 1)] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [values[int(a) : max(int(np.ceil(b)), int(a) + 1)] for a, b in pairwise(edges)]
 
 
 def _flatness(body: np.ndarray) -> list[float]:
