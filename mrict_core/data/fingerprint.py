@@ -81,7 +81,7 @@ def _appearance(mr: np.ndarray, body: np.ndarray, spacing_mm: Sequence[float]) -
     marks = (10, 25, 50, 75, 90)
     found = {f"percentile_{q}": v for q, v in zip(marks, np.percentile(inside, marks), strict=True)}
     found["skewness"] = ((inside - inside.mean()) ** 3).mean() / spread**3
-    found["rim_minus_core"] = mr[rim].mean() - mr[core].mean() if core.any() else 0.0
+    found["rim_minus_core"] = mr[rim].mean() - mr[core].mean() if core.any() and rim.any() else 0.0
     found["roughness"] = np.log(max(float(np.abs(mr - smooth)[body].mean()), 1e-4) / spread)
     found |= {f"brightness_{k}": part.mean() for k, part in enumerate(_levels(_means(mr, body)))}
     rows = np.arange(mr.shape[1])[None, :, None]
