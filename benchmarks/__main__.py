@@ -19,7 +19,7 @@ from mrict_core.reporting.tables import markdown_table, text_table
 from mrict_core.runtime import write_json, write_text
 
 BENCHMARKS = (
-    *("scores", "preprocessing", "training", "precision", "pipeline", "inference", "startup", "scaling", "gpu"),
+    *("scores", "preprocessing", "training", "precision", "pipeline", "inference", "startup", "scaling", "gate", "gpu"),
 )
 
 

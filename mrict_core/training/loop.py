@@ -281,6 +281,7 @@ def _facts(run: Run, state: State) -> dict[str, Any]:
         "parent_hash": run.parent_hash,
         "features": {"name": features.name, "hash": features.weights_hash} if features is not None else None,
         "training_pairs": len(run.dataset),
+        "fingerprint": run.fingerprint,
         "epoch": state.epoch,
         "epochs": run.epochs,
         "complete": _complete(run, state),

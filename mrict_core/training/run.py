@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from mrict_core.data.fingerprint import fingerprint
 from mrict_core.data.pairs import Batch, PairedSlices, in_turns, paired_batches, unpaired_batches
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.data.store import SliceStore
@@ -111,6 +113,11 @@ class Run:
         else:
             keep = limit_pairs(self.store.counts(), in_turns(self.split.train, self.store), cap)
         return PairedSlices(self.store, sorted(keep), keep)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the training patients' MR looks like: kept in the checkpoint, compared with what the model is given."""
+        return fingerprint(self.store, {patient for patient, _ in self.dataset.index})
 
     def _predecessor_slices(self, which: str) -> dict[str, np.ndarray] | None:
         """The predecessor's split by slices ("train" or "val"), None where the split is by patient."""

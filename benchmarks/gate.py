@@ -1,0 +1,78 @@
+"""The gate measured: how many inputs of the wrong kind it catches, and how many good ones it would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gate_kinds import KINDS, SINGLE_SLICE
+from mrict_core.data.fingerprint import summarise, volume_features
+from mrict_core.data.phantom import PhantomSpec, make_patient, phantom_ids
+from mrict_core.data.volumes import Volume, load_volume
+from mrict_core.inference.gate import check_input
+from mrict_core.paths import ROOT
+
+TITLE = "Input gate: wrong inputs caught, good ones refused"
+SPEC = PhantomSpec("brain", 3.6, 5.0, 2)
+PELVIS = PhantomSpec("pelvis", 6.0, 8.0, 1)
+SAMPLES = ROOT.parent / "shared" / "samples"
+SIZES = {"phantoms": 64, "real": 224}
+
+
+def phantom(patient: str, seed: int, spec: PhantomSpec = SPEC, role: str = "mr") -> Volume:
+    made = make_patient(patient, seed, spec)
+    return Volume(np.asarray(getattr(made, role), np.float32), made.affine, Path(f"{patient}.nii.gz"))
+
+
+def trained_on(volumes: Iterable[Volume], size: int) -> dict[str, Any]:
+    return summarise([volume_features(volume, size)[0] for volume in volumes], size)
+
+
+def row(data: str, kind: str, volumes: Iterable[Volume], found: dict[str, Any], wrong: bool = True) -> dict[str, Any]:
+    findings = [check_input(volume, None, found) for volume in volumes]
+    stopped = sum(map(bool, findings))
+    names = [each[0].name for each in findings if each]
+    first = max(sorted(set(names)), key=names.count) if names else "–"
+    good = {"caught": f"{stopped}/{len(findings)}", "refused": "–"}
+    bad = {"caught": "–", "refused": f"{stopped}/{len(findings)}"}
+    return {"data": data, "input": kind, **(good if wrong else bad), "most frequent finding": first}
+
+
+def run(quick: bool = False) -> list[dict[str, Any]]:
+    """Return one row per data set and kind of input."""
+    return [*_phantoms(quick), *_real(quick)]
+
+
+def _phantoms(quick: bool) -> list[dict[str, Any]]:
+    data = "head phantoms, 9 in training"
+    found = trained_on((phantom(p, 0) for p in phantom_ids("brain", 3)), SIZES["phantoms"])
+    pairs = [(p, seed) for seed in (1, 2) for p in phantom_ids("brain", 5)][: 3 if quick else None]
+    held_out = [phantom(*pair) for pair in pairs]
+    rows = [row(data, "good, held out", held_out, found, wrong=False)]
+    for kind, make in KINDS.items():
+        rng = np.random.default_rng(0)
+        rows.append(row(data, kind, (make(volume, rng) for volume in held_out), found))
+    rows.append(row(data, "CT given as MR", (phantom(*pair, role="ct") for pair in pairs), found))
+    pelves = (phantom(p, 1, PELVIS) for p in phantom_ids("pelvis", 1 if quick else 3))
+    rows.append(row(data, "pelvis phantom", pelves, found))
+    bulk = SAMPLES / "pelvis_bulk" / "Task1" / "pelvis" / "P3" / "mr.nii.gz"
+    return rows + ([row(data, "pelvis, real anatomy", [load_volume(bulk)], found)] if bulk.is_file() else [])
+
+
+def _real(quick: bool) -> list[dict[str, Any]]:
+    data, folder = "real heads, middle slices (approximate)", SAMPLES / "synthrad_brain_axial" / "Task1" / "brain"
+    files = sorted(folder.glob("*/mr.nii.gz"))
+    if not files:
+        reason = "skipped: the samples are not beside this checkout"
+        return [{"data": data, "input": reason, "caught": "–", "refused": "–", "most frequent finding": "–"}]
+    found = trained_on((load_volume(path) for path in files[::2]), SIZES["real"])
+    held_out = [load_volume(path) for path in files[1::2][: 3 if quick else None]]
+    rows = [row(data, "good, held out", held_out, found, wrong=False)]
+    for kind in SINGLE_SLICE:
+        rng = np.random.default_rng(0)
+        rows.append(row(data, kind, (KINDS[kind](volume, rng) for volume in held_out), found))
+    ct = (load_volume(volume.path.with_name("ct.nii.gz")) for volume in held_out)
+    return [*rows, row(data, "CT given as MR", ct, found)]

@@ -1,0 +1,131 @@
+"""The gate: does an MR look like what the model was trained on, and do the networks agree on the result?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mrict_core.data.fingerprint import PROTOCOL, volume_features
+from mrict_core.data.volumes import Volume
+from mrict_core.errors import MrictError
+from mrict_core.paths import shown
+
+ALPHA = 2e-4  # two-sided, per feature: some fifty features are looked at, so about 1 % of good inputs by chance
+FACTOR_MIN = 5.0  # features have heavier tails than the normal distribution, also with many patients
+WRONG = 2.0  # times the limit: no longer a doubtful input but a wrong one
+HU_MEDIAN = -200.0  # the median of a CT in HU is air or lung; MR magnitudes are not negative
+DISAGREEMENT_HU = 100.0  # mean over the body; as large as the error of a usable synthetic CT
+# Smallest spreads, for cohorts that happen to be uniform. Logarithms: 0.02 is 2 %.
+MIN_SPREAD = {
+    **{"spacing": 0.04, "fov": 0.06},  # scanners of one kind differ by several per cent between protocols
+    **{"body": 0.05, "area": 0.03, "flat": 0.04, "front_share": 0.02},  # adults differ by about 5 % in length
+    **{"percentile": 0.05, "brightness": 0.05, "rim": 0.05, "front_minus": 0.04},  # of a range of 2
+    **{"histogram": 0.015, "skewness": 0.15, "roughness": 0.12},
+}
+LOGARITHMS = {"spacing": "mm", "fov": "mm", "body_volume": "ml", "body_area": "cm²", "body_extent": "mm"}
+MEANING = {
+    "spacing": ("voxel size along the {part}", "are the header's units right?"),
+    "fov": ("field of view along the {part}", "is it cut, or another protocol?"),
+    "body_volume": ("volume of the body", "is it cut, or another region?"),
+    "body_area": ("largest slice of the body", "is it cut, or another region?"),
+    "body_extent": ("extent of the body along the {part}", "is it cut, or another region?"),
+    "area": ("course of the body's area with height (level {part})", "is it upside down, cut, or another region?"),
+    "flat": ("straight edge of the body at its {part}", "is the body cut off there?"),
+    "front": ("difference of front and back", "is the orientation in the header right?"),
+    "roughness": ("noise relative to the contrast", "is the image noisy or heavily filtered?"),
+    "rim": ("brightness of the rim against the core", "is it another sequence, or is the contrast inverted?"),
+    "": ("distribution of grey values ({name})", "is it another sequence, inverted contrast, or another region?"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that does not fit: `value` lies outside `low` to `high` (in the words' unit); None: no number."""
+
+    name: str
+    text: str
+    severity: str = "warn"  # or "refuse": far outside
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def limits(name: str, entry: dict[str, Any], patients: int) -> tuple[float, float]:
+    """Return the lowest and highest value of a feature that passes: a prediction interval, wider for few patients."""
+    factor = max(FACTOR_MIN, float(stats.t.ppf(1 - ALPHA / 2, max(patients - 1, 1))) * (1 + 1 / patients) ** 0.5)
+    least = next((value for start, value in MIN_SPREAD.items() if name.startswith(start)), 0.05)
+    reach = factor * max(entry["spread"], least)
+    return min(entry["centre"] - reach, entry["low"]), max(entry["centre"] + reach, entry["high"])
+
+
+def check_input(
+    volume: Volume, body: np.ndarray | None = None, fingerprint: dict[str, Any] | None = None
+) -> list[Finding]:
+    """Return what does not fit between an MR and the training's fingerprint, the worst first; empty when all does.
+
+    `body` (file order, bool) adds a check that there is any; the features use the mask of `prepare_mr` as in training.
+    """
+    if float(np.median(volume.array)) < HU_MEDIAN:
+        text = "values look like a CT in HU (most are far below 0); expected MR intensities; give the MR"
+        return [Finding("ct_as_mr", text, "refuse", float(np.median(volume.array)), HU_MEDIAN)]
+    if body is not None and not np.any(body):
+        return [Finding("no_body", "no body found; expected tissue brighter than air", "refuse")]
+    if not fingerprint or fingerprint.get("protocol") != PROTOCOL or not fingerprint.get("features"):
+        text = "the model keeps no fingerprint of its training MR: whether this input fits it was not checked"
+        return [Finding("no_fingerprint", text)]
+    try:
+        found, _ = volume_features(volume, fingerprint["size"])
+    except MrictError as error:
+        return [Finding("unusable", str(error), "refuse")]
+    return compare(found, fingerprint)
+
+
+def compare(found: dict[str, float], fingerprint: dict[str, Any]) -> list[Finding]:
+    """Return the findings for features already computed, the worst first."""
+    scored = []
+    for name, entry in fingerprint["features"].items():
+        low, high = limits(name, entry, fingerprint["patients"])
+        value = found[name]
+        if low <= value <= high:
+            continue
+        far = abs(value - entry["centre"]) / max(high - entry["centre"], entry["centre"] - low)
+        scored.append((far, _finding(name, value, low, high, entry["centre"], "refuse" if far > WRONG else "warn")))
+    return [finding for _, finding in sorted(scored, key=lambda pair: -pair[0])]
+
+
+def _finding(name: str, value: float, low: float, high: float, centre: float, severity: str) -> Finding:
+    start = next(s for s in MEANING if name.startswith(s))
+    what, question = MEANING[start]
+    what = what.format(part=name.rsplit("_", 1)[-1], name=name.replace("_", " "))
+    unit = next((u for s, u in LOGARITHMS.items() if name.startswith(s)), None)
+    if unit is None:
+        text = f"{what} is {value:.2f}; training {centre:.2f}, accepted {low:.2f} to {high:.2f}; {question}"
+        return Finding(name, text, severity, value, low, high)
+    value, low, high, centre = (float(np.exp(v)) for v in (value, low, high, centre))
+    share = f"{100 * value / centre:.3g} % of the training patients'"
+    text = f"{what} is {share} ({value:.3g} {unit}; accepted {low:.3g} to {high:.3g} {unit}); {question}"
+    return Finding(name, text, severity, value, low, high)
+
+
+def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
+    """Return a finding where an ensemble's networks disagree: mean standard deviation (HU) over the body."""
+    inside = np.asarray(body, bool)
+    if sd_hu is None or not inside.any():
+        return []
+    mean = float(np.asarray(sd_hu)[inside].mean())
+    if mean <= DISAGREEMENT_HU:
+        return []
+    text = f"the networks disagree by {mean:.0f} HU on average over the body; expected at most {DISAGREEMENT_HU:.0f} HU"
+    return [Finding("disagreement", text, "refuse" if mean > WRONG * DISAGREEMENT_HU else "warn", mean, 0.0, 100.0)]
+
+
+def refuse(findings: Sequence[Finding], path: Path) -> None:
+    """Raise `MrictError` that names the worst finding, for `--strict`; nothing where there is none."""
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise MrictError(f"{shown(path)}: {findings[0].text}{more}; refused by --strict, leave it out to go on")
