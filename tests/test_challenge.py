@@ -18,7 +18,7 @@ from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT
 from mrict_core.pipeline.challenge import models_for, region_of_input
 
-DOCKERFILE = ROOT / "docker" / "Dockerfile"
+DOCKERFILE = ROOT / "docs" / "docker" / "Dockerfile"
 
 
 def image_of(array: np.ndarray) -> sitk.Image:

@@ -28,7 +28,10 @@ NAMES = [
     "mk6_3_2", "mk6_3_3", "mk6_3_4", "practice_mk2", "practice_mk4", "practice_mk5",
 ]
 # fmt: on
-COMMANDS = ("variants", "phantom", "preprocess", "train", "evaluate", "suite")
+COMMANDS = (
+    *("variants", "phantom", "download", "preprocess", "train", "evaluate", "models", "import-checkpoint"),
+    *("synthesize", "challenge", "score", "compare", "leave-one-centre-out", "report", "suite"),
+)
 
 
 def invoke(*arguments: str) -> Result:

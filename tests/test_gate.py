@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,7 @@ from mrict_core.data.fingerprint import fingerprint, patient_features, summarise
 from mrict_core.data.phantom import PhantomSpec, phantom_ids
 from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import load_volume
-from mrict_core.errors import MrictError
-from mrict_core.inference.gate import Finding, check_input, check_output, refuse
+from mrict_core.inference.gate import Finding, check_input, check_output, in_words
 from mrict_core.profiles import get_profile
 from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
 from mrict_core.training.loop import train
@@ -85,10 +83,11 @@ def test_training_writes_the_fingerprint(fresh_space):
     assert kept["patients"] == len(used)
 
 
-def test_strict_refuses_with_the_worst_first():
-    refuse([], Path("mr.nii.gz"))
-    with pytest.raises(MrictError, match=r"mr\.nii\.gz: too small \(and 1 more\)"):
-        refuse([Finding("a", "too small"), Finding("b", "too dark")], Path("mr.nii.gz"))
+def test_the_worst_are_told_and_the_rest_counted():
+    findings = [Finding(name, f"{name} is odd") for name in "abcdef"]
+    assert in_words(findings[:2]) == ["a is odd", "b is odd"]
+    assert in_words(findings)[-1] == "2 more features lie outside the training's range"
+    assert in_words([]) == []
 
 
 @pytest.mark.parametrize(("sd", "severity"), [(20, None), (150, "warn"), (500, "refuse")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -29,7 +28,8 @@ from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
 from mrict_core.inference.output import NOTE, format_of, sidecar_path, write_ct
 from mrict_core.inference.reading import read_input
-from mrict_core.pipeline.synthesize import find_model, load_models, synthesize_case
+from mrict_core.models.registry import find
+from mrict_core.pipeline.synthesize import load_models, synthesize_case
 
 SECRET = "DOE^JOHN"
 
@@ -192,15 +192,13 @@ def test_any_type_and_byte_order_is_read(order, dtype, tmp_path, models):
 # -------------------------------------------------------------------------------------------------- models, small parts
 
 
-def test_a_name_means_the_newest_best_checkpoint(tmp_path, checkpoints, monkeypatch):
+def test_a_name_means_a_trained_variant(tmp_path, checkpoints, monkeypatch):
     monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path))
-    with pytest.raises(MrictError, match="mk6_3_4: no "):
-        find_model("mk6_3_4")
-    for k, run in enumerate(("old", "new")):
-        path = untrained_checkpoint(tmp_path / run / "mk6_3_4" / "best.pt", seed=k)
-        os.utime(path, (1000 + k, 1000 + k))
-    assert find_model("mk6_3_4") == tmp_path / "new" / "mk6_3_4" / "best.pt"
-    assert find_model(str(checkpoints / "a.pt")) == checkpoints / "a.pt"
+    with pytest.raises(MrictError, match="mk6_3_4"):
+        find("mk6_3_4")
+    path = untrained_checkpoint(tmp_path / "run" / "mk6_3_4" / "best.pt", seed=1)
+    assert find("mk6_3_4") == path
+    assert find(str(checkpoints / "a.pt")) == checkpoints / "a.pt"
     coronal, axial = load_models(["coronal=mk6_3_4", "mk6_3_4"], device="cpu")
     assert [m.as_dict()["plane"] for m in (coronal, axial)] == ["coronal", "axial"]
 
@@ -237,7 +235,7 @@ def test_a_trained_variant_synthesises_a_cohort_that_score_reads(cohort, fresh_s
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert list(scores["status"]) == ["scored"] * 9
     assert scores["mae_hu"].between(1, 4024).all()
-    store, synthesizer = SliceStore(fresh_space.store), load_synthesizer(find_model("mk1"), device="cpu")
+    store, synthesizer = SliceStore(fresh_space.store), load_synthesizer(find("mk1"), device="cpu")
     for patient in store.patients[:3]:
         evaluated = store.to_volume(patient, synthesizer(store, patient))
         written = load_volume(tmp_path / "sct" / f"{patient}_sct.nii.gz").array

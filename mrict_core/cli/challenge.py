@@ -8,7 +8,7 @@ import typer
 
 from mrict_core.cli.options import Device, Precision
 from mrict_core.cli.progress import say
-from mrict_core.cli.synthesize import ResampleMm, Tta
+from mrict_core.cli.synthesize import ResampleMm, Strict, Tta
 from mrict_core.errors import MrictError
 
 
@@ -23,6 +23,7 @@ def challenge(
     ] = None,
     tta: Tta = False,
     resample_to_mm: ResampleMm = None,
+    strict: Strict = False,
     device: Device = "auto",
     precision: Precision = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what exists")] = False,
@@ -44,6 +45,7 @@ def challenge(
         precision=precision,
         overwrite=overwrite,
         report=say,
+        strict=strict,
     )
     if failed:
         raise typer.Exit(1)

@@ -28,6 +28,7 @@ ResampleMm = Annotated[
     float | None,
     typer.Option("--resample-to-mm", help="pixel that the network sees; 0: the input's own; default: only where far"),
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse an MR that the gate only warns of")]
 
 
 def synthesize(
@@ -45,7 +46,7 @@ def synthesize(
         str, typer.Option("--format", help="of many cases: nii.gz, nii, mha, nrrd; default: as read")
     ] = "",
     csv: Annotated[str, typer.Option("--csv", help="summary of many cases; default: OUTPUT/summary.csv")] = "",
-    strict: Annotated[bool, typer.Option("--strict", help="refuse what would only be warned of")] = False,
+    strict: Strict = False,
     device: Device = "auto",
     precision: Precision = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what exists")] = False,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -13,7 +12,9 @@ from scipy import stats
 from mrict_core.data.fingerprint import PROTOCOL, volume_features
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
-from mrict_core.paths import shown
+
+if TYPE_CHECKING:
+    from mrict_core.inference.volume import Synthesis
 
 ALPHA = 2e-4  # two-sided, per feature: some fifty features are looked at, so about 1 % of good inputs by chance
 FACTOR_MIN = 5.0  # features have heavier tails than the normal distribution, also with many patients
@@ -28,6 +29,7 @@ MIN_SPREAD = {
     **{"histogram": 0.015, "skewness": 0.15, "roughness": 0.12},
 }
 LOGARITHMS = {"spacing": "mm", "fov": "mm", "body_volume": "ml", "body_area": "cm²", "body_extent": "mm"}
+TOLD = 4  # findings that a user is told of; the rest are counted
 MEANING = {
     "spacing": ("voxel size along the {part}", "are the header's units right?"),
     "fov": ("field of view along the {part}", "is it cut, or another protocol?"),
@@ -124,8 +126,18 @@ def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
     return [Finding("disagreement", text, "refuse" if mean > WRONG * DISAGREEMENT_HU else "warn", mean, 0.0, 100.0)]
 
 
-def refuse(findings: Sequence[Finding], path: Path) -> None:
-    """Raise `MrictError` that names the worst finding, for `--strict`; nothing where there is none."""
-    if findings:
-        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise MrictError(f"{shown(path)}: {findings[0].text}{more}; refused by --strict, leave it out to go on")
+def before(volume: Volume, facts: dict[str, Any]) -> list[str]:
+    """Return in words what does not fit between an MR and the model with these facts."""
+    return in_words(check_input(volume, None, facts.get("fingerprint")))
+
+
+def after(synthesis: Synthesis, facts: dict[str, Any]) -> list[str]:
+    """Return in words what makes a result doubtful; the limit is the same for every model."""
+    return in_words(check_output(synthesis.sd_hu, synthesis.body))
+
+
+def in_words(findings: Sequence[Finding]) -> list[str]:
+    """Return the texts of the worst findings; how many more there are stands in the last."""
+    texts = [finding.text for finding in findings[:TOLD]]
+    more = len(findings) - len(texts)
+    return [*texts, f"{more} more features lie outside the training's range"] if more > 0 else texts

@@ -155,8 +155,9 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
 
 def trained_spacing_mm(model: Synthesizer) -> float | None:
     """Return the typical pixel of a model's training slices in mm; None where its facts do not say."""
-    spacing = (model.facts.get("fingerprint") or {}).get("pixel_mm")
-    return float(spacing) if spacing else None
+    features = (model.facts.get("fingerprint") or {}).get("features") or {}
+    logarithms = [features[f"spacing_{side}"]["centre"] for side in ("rows", "cols") if f"spacing_{side}" in features]
+    return float(np.exp(np.mean(logarithms))) if logarithms else None
 
 
 def _working_volume(

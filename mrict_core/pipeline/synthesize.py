@@ -14,7 +14,8 @@ import numpy as np
 from mrict_core import __version__
 from mrict_core.data.orders import PLANES
 from mrict_core.data.volumes import Volume
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError
+from mrict_core.inference import gate
 from mrict_core.inference.output import (
     NOTE,
     format_of,
@@ -33,9 +34,9 @@ from mrict_core.inference.volume import (
     plane_of,
     synthesize_volume,
 )
-from mrict_core.paths import checkpoints_root, shown
+from mrict_core.models import registry
+from mrict_core.paths import shown
 from mrict_core.runtime import code_hash, hash_file, hash_of, read_json, versions
-from mrict_core.variants import all_variants
 
 Check = Callable[[Volume, dict[str, Any]], list[str]]  # MR and a model's facts => warnings, or raises
 CheckOutput = Callable[[Synthesis, dict[str, Any]], list[str]]
@@ -67,31 +68,11 @@ class Model:
         }
 
 
-def find_model(spec: str, root: Path | None = None) -> Path:
-    """Return the checkpoint that a path or the name of a variant means (the newest of its best.pt)."""
-    path = Path(spec).expanduser()
-    if path.is_file():
-        return path
-    root = root or checkpoints_root()
-    names = [variant.name for variant in all_variants()]
-    if spec not in names:
-        if path.suffix or len(path.parts) > 1:
-            raise MrictError(f"{shown(path)}: no such checkpoint; give a .pt file, or the name of a trained variant")
-        raise unknown_name("model", spec, names)
-    found = [*root.glob(f"{spec}/best.pt"), *root.glob(f"*/{spec}/best.pt")]
-    if not found:
-        raise MrictError(
-            f"{spec}: no checkpoint of it under {shown(root)}; give a file, or train it: "
-            f"python -m mrict_core train {spec}"
-        )
-    return max(found, key=lambda p: p.stat().st_mtime)
-
-
 def load_model(spec: str, device: str = "auto", precision: str = "float32") -> Model:
-    """Return the model that `spec` names: a file or a variant, `coronal=` or `sagittal=` before it for its plane."""
+    """Return the model that `spec` names (see `registry.find`), `coronal=` or `sagittal=` before it for its plane."""
     plane, separator, rest = spec.partition("=")
     named = bool(separator) and plane in PLANES
-    path = find_model(rest if named else spec)
+    path = registry.find(rest if named else spec)
     synthesizer = load_synthesizer(path, device=device, precision=precision)
     if named:
         synthesizer = dataclasses.replace(synthesizer, facts=synthesizer.facts | {"plane": plane})
@@ -118,16 +99,16 @@ def synthesize_case(
     sidecar: Path | str | None = None,
     overwrite: bool = False,
     body: np.ndarray | None = None,
-    check: Check | None = None,
-    check_output: CheckOutput | None = None,
+    check: Check | None = gate.before,
+    check_output: CheckOutput | None = gate.after,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the synthetic CT of one MR, a map of its uncertainty where asked for, and a json: beside it, or `sidecar`.
 
     Returns what the json holds. Raises MrictError, with nothing written, for bad input, for an output that exists
-    (unless `overwrite`) or that is the input, and for what `check` (before) and `check_output` (after) refuse;
-    `strict` refuses what these two would only warn of.
+    (unless `overwrite`) or that is the input. `check` (before) and `check_output` (after) are the gate, and `strict`
+    refuses what it warns of.
     """
     source, output = Path(source), Path(output)
     uncertainty = Path(uncertainty) if uncertainty else None
