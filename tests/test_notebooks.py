@@ -51,6 +51,7 @@ def test_the_suite_is_complete():
         "05_pix2pix_mk6",
         "06_evaluation",
         "07_clinical_report",
+        "08_synthesize",
     }
     assert [path.stem for path in PATHS if path not in NUMBERED] == ["practice_brain_example"]
 
@@ -129,7 +130,9 @@ def test_names_no_place_of_one_machine(path):
 def test_takes_every_parameter_of_the_suite(path):
     known = papermill.inspect_notebook(str(path))
     suite = {"data_dir", "region", "protocol", "force"}
-    suite |= {"00": set(), "01": {"variants"}, "06": {"variants"}, "07": {"variants"}}.get(path.stem[:2], {"variant"})
+    suite |= {"00": set(), "01": {"variants"}, "06": {"variants"}, "07": {"variants"}, "08": {"variants"}}.get(
+        path.stem[:2], {"variant"}
+    )
     assert suite <= set(known)
     assert known["force"]["default"] == "False"
     for file in PARAMS:

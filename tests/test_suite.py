@@ -23,7 +23,7 @@ from mrict_core import suite
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.runtime import read_json
-from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, Step
+from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, SYNTHESIS, Step
 from mrict_core.variants import all_variants, lineage, select
 
 # The package also exports functions of these names.
@@ -58,13 +58,14 @@ def test_plan_of_a_lineage():
         (child, (PREPROCESS, parent)),
         (EVALUATION, (PREPROCESS, cycle, mk1, parent, child)),
         (REPORT, (EVALUATION,)),
+        (SYNTHESIS, (EVALUATION,)),
     ]
     by_name = {step.name: step for step in steps}
     assert by_name[cycle].parameters["variants"] == "cyclegan_mk1,cyclegan_mk2"
     assert set(by_name[cycle].outputs) == results(space, "cyclegan_mk1") | results(space, "cyclegan_mk2")
     assert by_name[child].parameters["variant"] == "mk6_0_1"
     assert set(by_name[child].outputs) == results(space, "mk6_0_1")
-    for name in (EVALUATION, REPORT):
+    for name in (EVALUATION, REPORT, SYNTHESIS):
         assert by_name[name].parameters["variants"].split(",") == [
             v.name for v in select("mk6_0_1,cyclegan_mk1,mk1,cyclegan_mk2")
         ]
@@ -80,11 +81,11 @@ def test_plan_covers_what_was_asked_parents_first(variants):
     assert names == sorted(names, key=lambda name: name[:2])
     for k, step in enumerate(steps):
         assert set(step.needs) <= set(names[:k])
-    told = [step.parameters.get("variant") or step.parameters["variants"] for step in steps[1:-2]]
+    told = [step.parameters.get("variant") or step.parameters["variants"] for step in steps[1:-3]]
     assert sorted(",".join(told).split(",")) == sorted(v.name for v in select(variants))
     if variants == "all":
         assert len(select(variants)) == len(all_variants())
-    for step in steps[1:-2]:
+    for step in steps[1:-3]:
         parents = [v.name for v in lineage(step.parameters.get("variant", "cyclegan_mk1"))[:-1]][-1:]
         assert [need.split("__")[1] for need in step.needs[1:]] == parents
 
@@ -92,11 +93,11 @@ def test_plan_covers_what_was_asked_parents_first(variants):
 @pytest.mark.parametrize(
     ("only", "expected"),
     [
-        ("", {PREPROCESS, "02_pix2pix_mk1__mk1", "03_pix2pix_mk2__mk2", EVALUATION, REPORT}),
+        ("", {PREPROCESS, "02_pix2pix_mk1__mk1", "03_pix2pix_mk2__mk2", EVALUATION, REPORT, SYNTHESIS}),
         ("00", {PREPROCESS}),
         ("00, 06_evaluation", {PREPROCESS, EVALUATION}),
         ("02_pix2pix_mk1__mk1", {"02_pix2pix_mk1__mk1"}),
-        ("0", {PREPROCESS, "02_pix2pix_mk1__mk1", "03_pix2pix_mk2__mk2", EVALUATION, REPORT}),
+        ("0", {PREPROCESS, "02_pix2pix_mk1__mk1", "03_pix2pix_mk2__mk2", EVALUATION, REPORT, SYNTHESIS}),
     ],
 )
 def test_only_some_steps(only, expected):
@@ -351,7 +352,7 @@ def test_output_that_cannot_be_written_is_one_line(fresh_space, tmp_path, monkey
 
 # ------------------------------------------------------------------------------------------------------ the whole suite
 
-STEPS = (PREPROCESS, "04_pix2pix_mk3__mk3_1_2_v4_50", "05_pix2pix_mk6__mk6_0_1", EVALUATION, REPORT)
+STEPS = (PREPROCESS, "04_pix2pix_mk3__mk3_1_2_v4_50", "05_pix2pix_mk6__mk6_0_1", EVALUATION, REPORT, SYNTHESIS)
 
 
 def leftovers(root: Path) -> list[str]:

@@ -41,6 +41,9 @@ def synthesize(
     uncertainty: Annotated[
         str, typer.Option("--uncertainty", help="HU SD over models and flips: a file, or a folder")
     ] = "",
+    qa: Annotated[
+        str, typer.Option("--qa", help="a page (.html) or picture (.png) to judge the CT by; of many: a folder")
+    ] = "",
     resample_to_mm: ResampleMm = None,
     image_format: Annotated[
         str, typer.Option("--format", help="of many cases: nii.gz, nii, mha, nrrd; default: as read")
@@ -66,13 +69,14 @@ def synthesize(
     many = holds_many(path)
     if not many and (csv or image_format):
         raise MrictError("--csv and --format are for many cases; the name of one output says its format")
-    target, spread = Path(output).expanduser(), Path(uncertainty).expanduser() if uncertainty else None
+    target = Path(output).expanduser()
+    spread, page = (Path(given).expanduser() if given else None for given in (uncertainty, qa))
     if many:
-        _many(path, target, spread, model, options, csv, image_format, strict, device, precision, overwrite)
+        _many(path, target, spread, page, model, options, csv, image_format, strict, device, precision, overwrite)
         return
     from mrict_core.pipeline.synthesize import check_targets, synthesize_case
 
-    check_targets(path, target, spread, overwrite)  # before a model is loaded
+    check_targets(path, target, spread, overwrite, qa=page)  # before a model is loaded
     models = load_models(model, device, precision)
     with Bar("synthesize", "pass") as bar:
         facts = synthesize_case(
@@ -81,6 +85,7 @@ def synthesize(
             models,
             options,
             uncertainty=spread,
+            qa=page,
             overwrite=overwrite,
             strict=strict,
             progress=bar if len(models) > 1 or tta else None,
@@ -93,6 +98,7 @@ def _many(
     source: Path,
     target: Path,
     spread: Path | None,
+    page: Path | None,
     names: list[str],
     options: SynthesisOptions,
     csv: str,
@@ -111,7 +117,7 @@ def _many(
         raise unknown_name("format", image_format, FORMAT_NAMES)
     summary = Path(csv).expanduser() if csv else target / "summary.csv"
     suffix = FORMAT_NAMES[image_format] if image_format else ""
-    cases, problems = find_cases(source, target, suffix=suffix, uncertainty=spread)
+    cases, problems = find_cases(source, target, suffix=suffix, uncertainty=spread, qa=page)
     check_summary(summary, overwrite)
     models: list[Model] = load_models(names, device, precision)
     with Bar("synthesize", "case") as bar:

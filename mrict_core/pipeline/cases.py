@@ -35,17 +35,24 @@ class Case:
     source: Path
     output: Path
     uncertainty: Path | None = None
+    qa: Path | None = None
 
 
 def find_cases(
-    source: Path | str, output: Path | str, *, suffix: str = "", uncertainty: Path | str | None = None
+    source: Path | str,
+    output: Path | str,
+    *,
+    suffix: str = "",
+    uncertainty: Path | str | None = None,
+    qa: Path | str | None = None,
 ) -> tuple[list[Case], dict[str, str]]:
     """Return (cases, {case: why it cannot be used}) of a folder or a csv; `output` is the folder of the results.
 
     In a folder a case is a file `<case>.nii.gz` (also `<case>_mr.mha` …) or a folder `<case>/` with a file named mr, in
     the folder itself or in its Task1/<region>/; files named as CT, synthetic CT or mask are left alone. A csv has a
     column `input`, relative to the csv, and may have `case` and `output`. Results are named `<case>_sct` with `suffix`,
-    or with the input's own where that is empty; maps of the uncertainty have the same name in their own folder.
+    or with the input's own where that is empty; maps of the uncertainty have the same name in their own folder, and
+    pages of the quality (`qa`) are `<case>_sct.html` in theirs.
     """
     source, output = Path(source), Path(output)
     uncertainty = Path(uncertainty) if uncertainty else None
@@ -63,7 +70,8 @@ def find_cases(
     cases = []
     for name, file, own in rows:
         target = output / (own or f"{name}_sct{suffix or _suffix(file)}")
-        cases.append(Case(name, file, target, uncertainty / target.name if uncertainty else None))
+        page = Path(qa) / f"{stem_of(target)}.html" if qa else None
+        cases.append(Case(name, file, target, uncertainty / target.name if uncertainty else None, page))
     return _without_clashes(cases, problems), problems
 
 
@@ -189,10 +197,10 @@ def _attempt(
     try:
         options = replace(options, uncertainty=case.uncertainty is not None)
         facts = None if overwrite else is_current(case.source, case.output, models, options)
-        if facts and (case.uncertainty is None or case.uncertainty.is_file()):
+        if facts and all(path is None or path.is_file() for path in (case.uncertainty, case.qa)):
             row["status"] = "kept"
         else:
-            more = {"uncertainty": case.uncertainty, "overwrite": overwrite} | checks
+            more = {"uncertainty": case.uncertainty, "qa": case.qa, "overwrite": overwrite} | checks
             facts = synthesize_case(case.source, case.output, models, options, **more)
     except MrictError as error:
         return row | {"status": "failed", "reason": str(error), "warnings": "", "output": ""}

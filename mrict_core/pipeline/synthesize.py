@@ -40,6 +40,7 @@ from mrict_core.runtime import code_hash, hash_file, hash_of, read_json, version
 
 Check = Callable[[Volume, dict[str, Any]], list[str]]  # MR and a model's facts => warnings, or raises
 CheckOutput = Callable[[Synthesis, dict[str, Any]], list[str]]
+QA_SUFFIXES = (".html", ".png")
 CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
 
 
@@ -97,6 +98,7 @@ def synthesize_case(
     *,
     uncertainty: Path | str | None = None,
     sidecar: Path | str | None = None,
+    qa: Path | str | None = None,
     overwrite: bool = False,
     body: np.ndarray | None = None,
     check: Check | None = gate.before,
@@ -104,7 +106,9 @@ def synthesize_case(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the synthetic CT of one MR, a map of its uncertainty where asked for, and a json: beside it, or `sidecar`.
+    """Write the synthetic CT of one MR and a json: beside it, or `sidecar`; where asked for, maps and a page too.
+
+    `uncertainty` is an image file, `qa` a page (.html) or picture (.png) of the quality.
 
     Returns what the json holds. Raises MrictError, with nothing written, for bad input, for an output that exists
     (unless `overwrite`) or that is the input. `check` (before) and `check_output` (after) are the gate, and `strict`
@@ -117,7 +121,8 @@ def synthesize_case(
     if (uncertainty is not None) != options.uncertainty:
         options = dataclasses.replace(options, uncertainty=uncertainty is not None)
     check_models(synthesizers, options)
-    check_targets(source, output, uncertainty, overwrite, sidecar)
+    qa = Path(qa) if qa else None
+    check_targets(source, output, uncertainty, overwrite, sidecar, qa)
     volume = read_input(source)
     warnings = [text for model in models for text in (check(volume, model.synthesizer.facts) if check else [])]
     _refuse(source, warnings, strict)
@@ -136,6 +141,10 @@ def synthesize_case(
             note = f"HU SD of a {NOTE}; {names}"
             stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
         stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
+        if qa is not None:
+            from mrict_core.reporting.case import write_case  # matplotlib: only where a page is wanted
+
+            write_case(qa, volume, synthesis, facts)
     return facts
 
 
@@ -171,15 +180,22 @@ def _refuse(source: Path, warnings: list[str], strict: bool) -> None:
 
 
 def check_targets(
-    source: Path, output: Path, uncertainty: Path | None, overwrite: bool, sidecar: Path | None = None
+    source: Path,
+    output: Path,
+    uncertainty: Path | None,
+    overwrite: bool,
+    sidecar: Path | None = None,
+    qa: Path | None = None,
 ) -> None:
     """Raise MrictError unless the files of a case can be written without harm to anything that is there."""
-    targets = [output, sidecar or sidecar_path(output), *([uncertainty] if uncertainty else [])]
+    targets = [output, sidecar or sidecar_path(output), *filter(None, (uncertainty, qa))]
+    if qa is not None and qa.suffix.lower() not in QA_SUFFIXES:
+        raise MrictError(f"{shown(qa)}: not a type of quality page; allowed: {', '.join(QA_SUFFIXES)}")
     for path in (output, uncertainty):
         if path is not None:
             format_of(path)
     if len({path.resolve() for path in targets}) < len(targets):
-        raise MrictError(f"{shown(output)}: the same file for CT and uncertainty; expected two; give another name")
+        raise MrictError(f"{shown(output)}: two outputs of one name; expected different files; give another name")
     for path in targets:
         if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
             raise MrictError(f"{shown(path)}: input and output are the same file; expected two; give another output")

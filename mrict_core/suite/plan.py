@@ -16,6 +16,7 @@ from mrict_core.variant import Variant
 
 NOTEBOOKS = ROOT / "notebooks"
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
+SYNTHESIS = "08_synthesize"
 NOTEBOOK_OF = {  # family of a variant => the notebook that tells its story
     "cyclegan": "01_cyclegan_baseline",
     "practice": "02_pix2pix_mk1",
@@ -57,6 +58,7 @@ def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any]) 
     everything = tuple(s.name for s in steps)
     steps.append(Step(EVALUATION, EVALUATION, listed, everything, (space.reports / "leaderboard.csv",)))
     steps.append(Step(REPORT, REPORT, listed, (EVALUATION,), (space.reports / "index.html",)))
+    steps.append(Step(SYNTHESIS, SYNTHESIS, listed, (EVALUATION,), (space.reports / "synthetic_ct" / "case_sct.html",)))
     return steps
 
 
