@@ -74,7 +74,7 @@ def case_figure(
         if image is not None:
             figure.colorbar(image, ax=axes, label="HU", aspect=18, pad=0.01, extend="both")
         if line == 0:
-            titles = [f"axial, {share:.0%} of the height" for share in HEIGHTS] + ["coronal", "sagittal"]
+            titles = [f"axial, height {share:.0%}" for share in HEIGHTS] + ["coronal", "sagittal"]
             for axis, title in zip(axes, titles, strict=True):
                 axis.set_title(title)
     half = len(spacings) // 2
@@ -89,15 +89,28 @@ def _histogram(axis: Axes, values: np.ndarray) -> None:
     axis.set(title="HU inside the body", xlabel="HU (ends hold what lies beyond)", ylabel="voxels")
     for name, place in LANDMARKS_HU.items():
         axis.axvline(place, color=style.FAINT, linewidth=0.6, linestyle=":")
+        left = name == "fat"  # its line is close to that of water
         axis.annotate(
-            name, (place, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top"
+            name,
+            (place, 1),
+            (-2 if left else 2, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            ha="right" if left else "left",
         )
 
 
 def _second(axis: Axes, sd_hu: np.ndarray | None, body: np.ndarray, mr: Volume, mr_range: Sequence[float]) -> None:
     """Draw the histogram of the uncertainty, or of the MR where there is none."""
     if sd_hu is not None:
-        axis.hist(sd_hu[body], bins=100, range=(0, 2 * SD_LIMIT_HU), color=style.PALETTE["orange"], log=True)
+        axis.hist(
+            sd_hu[body],
+            bins=100,
+            range=(0, max(SD_LIMIT_HU, float(sd_hu.max()))),
+            color=style.PALETTE["orange"],
+            log=True,
+        )
         axis.set(title="Uncertainty inside the body", xlabel="SD (HU)", ylabel="voxels")
         return
     axis.hist(normalise_mr(mr.array[body], *mr_range), bins=100, range=(-1, 1), color=style.PALETTE["green"])
