@@ -118,10 +118,11 @@ def test_the_card_holds_what_a_user_must_know(published, fresh_space):
     expected = (
         *(f"# mk1@{published.name}", "**Demo model.**", "Not for clinical use", get("mk1").why, split.hash),
         *(f"| MAE (HU) | {mae['mean']:.4g} ± {mae['sd']:.4g} |", record["cards"]["mae_hu"]["mask"], "## Intended use"),
-        *(f"| training | {len(split.train)} |", centres, "`lambda_perceptual` | 30 |", "no fingerprint"),
+        *(f"| training | {len(split.train)} |", centres, "`lambda_perceptual` | 30 |"),
         *(f"torch {torch.__version__.split('+')[0]}", "`precision` | float32", read_json(published / FACTS)["hash"]),
     )
     assert [part for part in expected if part not in card] == []
+    assert "no fingerprint" not in card
     everything = card + "".join((published / name).read_text(encoding="utf-8") for name in (FACTS, SCORES))
     patients = (*split.train, *split.val, *split.test)
     assert [word for word in (*patients, str(fresh_space.data_dir.parent)) if word in everything] == []
