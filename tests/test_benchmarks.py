@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import preprocessing
+from benchmarks import gpu, measure, preprocessing, scaling
+from benchmarks.__main__ import BENCHMARKS
+from mrict_core.methods import Method
 from mrict_core.paths import ROOT
+from mrict_core.profiles import get_profile
 
 
 def test_the_benchmark_of_the_scores_runs_and_its_forms_agree(tmp_path):
@@ -46,3 +53,56 @@ def test_a_misspelt_benchmark_is_named(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "did you mean 'scores'" in done.stdout
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_says_what_it_measures(name):
+    module = importlib.import_module(f"benchmarks.{name}")
+    assert module.TITLE
+    assert callable(module.run)
+
+
+def test_scaling_gives_exponents_and_a_figure(monkeypatch):
+    def linear(target, *arguments, repeats):
+        if target is scaling.training:
+            size = arguments[2] ** 2 * arguments[1]
+        else:
+            size = len(list(Path(arguments[0]).rglob("mr.nii.gz")))
+        return {"seconds": 0.5 * size, "peak_mib": 3.0}
+
+    monkeypatch.setattr(scaling.measure, "cost", linear)
+    rows = scaling.run(quick=True)
+    found = {row["axis"]: row["seconds_exponent"] for row in rows if "seconds_exponent" in row}
+    assert found == pytest.approx({"patients": 1, "side": 2, "batch": 1})
+    assert all(row["peak_mib_exponent"] == 0 for row in rows if "peak_mib_exponent" in row)
+    panels = [axis for axis in scaling.figure(rows).axes if axis.lines]
+    assert len(panels) == 6
+
+
+def test_one_point_of_scaling_is_measured_in_a_process_of_its_own():
+    found = measure.cost(scaling.training, 2, 1, 64, False, repeats=1)
+    assert found["seconds"] > 0
+    assert found["peak_mib"] >= 0
+
+
+def test_the_benchmark_of_the_gpu_runs_as_far_as_a_cpu_goes(monkeypatch):
+    monkeypatch.setattr(gpu, "get_profile", lambda name: get_profile("smoke"))
+    monkeypatch.setattr(Method, "compile", lambda self: None)  # a minute on a CPU
+    monkeypatch.setitem(gpu.SIZES, "quick", ((2,), 64, 32, 1))
+    rows = {row["case"]: row for row in gpu.run(quick=True, device="cpu")}
+    forms = ("plain, float32", "lean, float32", "lean, bfloat16", "compiled, bfloat16")
+    steps = [rows[f"{form}, batch 2 of 64×64"] for form in forms]
+    for row in steps:
+        assert row["training_h"] == pytest.approx(row["epoch_s"] * gpu.EPOCHS / 3600)
+        assert row["epoch_s"] == pytest.approx(gpu.SLICES / row["images_per_s"])
+    assert len({round(row["tflop_s"] / row["images_per_s"], 9) for row in steps}) == 1  # one work, whoever does it
+    assert sum("synthesis" in case for case in rows) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device: nothing is missing")
+def test_without_a_gpu_its_benchmark_says_so():
+    assert "no CUDA device" in gpu.missing()
+    script, environment = ROOT / "benchmarks" / "on_gpu.sh", os.environ | {"MRICT_PYTHON": sys.executable}
+    done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "sees no CUDA device" in done.stderr

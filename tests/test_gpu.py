@@ -1,0 +1,55 @@
+"""What only a GPU can show; run there by benchmarks/on_gpu.sh, skipped elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mrict_core.data.transforms import JointTransform
+from mrict_core.inference import Synthesizer
+from mrict_core.methods import build_method
+from mrict_core.methods.base import make_generator
+from mrict_core.profiles import get_profile
+from mrict_core.runtime import pick_precision, tune_gpu
+from mrict_core.variants import get
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+SMOKE = get_profile("smoke")
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["mk6_1_0", "cyclegan_mk1", "mk1"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_step_in_the_cards_own_precision(name, compiled):
+    tune_gpu(CUDA)
+    method = build_method(get(name), SMOKE, CUDA, pick_precision("auto", CUDA))
+    method.train()
+    if compiled:
+        method.compile()
+    images = [torch.rand(4, 1, 64, 64, device=CUDA) * 2 - 1 for _ in range(2)]
+    for _ in range(3):
+        terms = method.step(*images)
+    assert all(torch.isfinite(value) and value.device.type == "cuda" for value in terms.values())
+
+
+def test_augmentation_stays_on_the_card_and_repeats():
+    real = torch.rand(4, 1, 64, 64, device=CUDA) * 2 - 1
+    mask = (real > 0).float()
+    first, second = (JointTransform(generator=torch.Generator().manual_seed(3))(real, real, mask) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert a.device.type == "cuda"
+        torch.testing.assert_close(a, b)
+
+
+def test_the_card_synthesises_what_the_cpu_does():
+    variant = get("mk6_1_0")
+    generator = make_generator(variant, SMOKE).eval()
+    mr = np.random.default_rng(0).uniform(-1, 1, (5, 64, 64)).astype(np.float32)
+    facts, found = {"window_hu": [-1024.0, 3000.0]}, []
+    for device in (torch.device("cpu"), CUDA):
+        found.append(Synthesizer(generator.to(device), variant, facts, device, 2).slices_to_hu(mr))
+    assert np.abs(found[0] - found[1]).max() < 5  # HU, of a window of 4024; TF32 rounds the products
