@@ -104,7 +104,7 @@ def test_only_some_steps(only, expected):
     assert plan.only_steps(steps_of("mk1,mk2"), only) == expected
 
 
-@pytest.mark.parametrize("only", ["08", "00,05", "00,", "06_evalution"])
+@pytest.mark.parametrize("only", ["09", "00,05", "00,", "06_evalution"])
 def test_only_an_unknown_step_lists_what_there_is(only):
     with pytest.raises(MrictError, match=r"unknown notebook '.*allowed: 00_preprocess_and_mask, 02_pix2pix_mk1"):
         plan.only_steps(steps_of("mk1"), only)
@@ -141,15 +141,15 @@ def test_keys_change_with_notebook_parameters_and_code(copied, monkeypatch):
 
     with (copied / "04_pix2pix_mk3.ipynb").open("a") as file:
         file.write("\n")
-    assert changed(before, keys_of(steps, space)) == {"04", "05", "06", "07"}
+    assert changed(before, keys_of(steps, space)) == {"04", "05", "06", "07", "08"}
 
     before = keys_of(steps, space)
     steps[1].parameters["seed"] = 43
-    assert changed(before, keys_of(steps, space)) == {"02", "06", "07"}
+    assert changed(before, keys_of(steps, space)) == {"02", "06", "07", "08"}
 
     before = keys_of(steps, space)
     monkeypatch.setattr(plan, "code_hash", lambda: "other code")
-    assert changed(before, keys_of(steps, space)) == {"00", "02", "04", "05", "06", "07"}
+    assert changed(before, keys_of(steps, space)) == {"00", "02", "04", "05", "06", "07", "08"}
 
 
 @pytest.mark.parametrize("change", ["voxels", "another patient", "one patient less"])
@@ -174,7 +174,7 @@ def test_keys_change_with_the_data(cohort, tmp_path, change, linked):
     else:
         place = folder / patients[0].name
         place.unlink() if linked else shutil.rmtree(place)
-    assert changed(before, keys_of(steps, space)) == {"00", "02", "06", "07"}
+    assert changed(before, keys_of(steps, space)) == {"00", "02", "06", "07", "08"}
 
 
 def test_misspelt_parameter_is_refused():
@@ -467,7 +467,7 @@ def test_the_run_after_it_completes(finished):
 def test_second_run_finds_everything_done(finished):
     before = times(finished.root)
     lines = [line for line in finished.run() if line.startswith("[")]
-    assert lines == [f"[{k:2d}/5] {name}: unchanged" for k, name in enumerate(STEPS, start=1)]
+    assert lines == [f"[{k:2d}/6] {name}: unchanged" for k, name in enumerate(STEPS, start=1)]
     assert times(finished.root) == before
 
 
@@ -479,7 +479,7 @@ def test_missing_table_is_made_again_from_the_checkpoint(finished):
     path.unlink()
     lines = [line for line in finished.run() if line.startswith("[")]
     finished_anew = [line.split(": done in")[0] for line in lines if ": done in" in line]
-    assert finished_anew == [f"[ 3/5] {STEPS[2]}"]
+    assert finished_anew == [f"[ 3/6] {STEPS[2]}"]
     assert sum("unchanged" in line for line in lines) == 4
     assert read_json(path) == record
     after = times(finished.root)
