@@ -16,7 +16,7 @@ from mrict_core.paths import reports_root, shown
 from mrict_core.reporting.tables import markdown_table, text_table
 from mrict_core.runtime import write_json, write_text
 
-BENCHMARKS = ("scores", "training", "precision", "pipeline", "inference", "startup")
+BENCHMARKS = ("scores", "training", "precision", "pipeline", "inference", "validation", "startup")
 
 
 def main(

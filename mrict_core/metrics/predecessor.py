@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrict_core.errors import MrictError
-from mrict_core.metrics import windows
 from mrict_core.metrics.frechet import Cloud, frechet_distance, joined
+from mrict_core.metrics.plane_ssim import PlaneSsim
 from mrict_core.runtime import cpu_count
 
 if TYPE_CHECKING:
@@ -41,21 +41,23 @@ def predecessor_scores(real_hu: np.ndarray, fake_hu: np.ndarray) -> dict[str, fl
 
 
 def slice_scores(real_unit: np.ndarray, fake_unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `predecessor_mse` and `predecessor_ssim` of every slice, (N,) float64 each; slices run side by side."""
+    """Return `predecessor_mse` and `predecessor_ssim` of every slice, (N,) float64 each; all CPUs take their share."""
     check_stacks(real_unit, fake_unit)
+    workers = min(cpu_count(), len(real_unit))
+    shares = (np.array_split(stack, workers) for stack in (real_unit, fake_unit))
 
-    def of_slice(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
-        return _slice_mse(real, fake), _slice_ssim(real, fake)
+    def run(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _mse(real, fake), _ssim(real, fake)
 
-    with ThreadPoolExecutor(min(cpu_count(), len(real_unit))) as pool:
-        mse, ssim = zip(*pool.map(of_slice, real_unit, fake_unit), strict=True)
-    return np.array(mse), np.array(ssim)
+    with ThreadPoolExecutor(workers) as pool:
+        mse, ssim = zip(*pool.map(run, *shares), strict=True)
+    return np.concatenate(mse), np.concatenate(ssim)
 
 
 def predecessor_mse(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
     """Return the mean squared error of every slice, (N, H, W) in [-1, 1] twice => (N,) float64; 1 unit is 1000 HU."""
     check_stacks(real_unit, fake_unit)
-    return np.array([_slice_mse(real, fake) for real, fake in zip(real_unit, fake_unit, strict=True)])
+    return _mse(real_unit, fake_unit)
 
 
 def predecessor_ssim(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
@@ -65,26 +67,31 @@ def predecessor_ssim(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray
     real slice has no range of its own, and the formula would divide zero by zero: there the whole range, 2.0, is used.
     """
     check_stacks(real_unit, fake_unit)
-    return np.array([_slice_ssim(real, fake) for real, fake in zip(real_unit, fake_unit, strict=True)])
+    return _ssim(real_unit, fake_unit)
 
 
-def _slice_mse(real: np.ndarray, fake: np.ndarray) -> float:
-    gap = (real.astype(np.float64) - fake).ravel()
-    return float(gap @ gap) / gap.size
+def _mse(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
+    import cv2
+
+    pairs = zip(real_unit, fake_unit, strict=True)
+    return np.array([cv2.norm(real, fake, cv2.NORM_L2SQR) / real.size for real, fake in pairs])  # sums are float64
 
 
-def _slice_ssim(real: np.ndarray, fake: np.ndarray) -> float:
-    return windows.plane_ssim(real, fake, float(real.max()) - float(real.min()) or 2.0)
+def _ssim(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
+    similarity = PlaneSsim(real_unit.shape[1:])
+    widths = (float(real.max()) - float(real.min()) or 2.0 for real in real_unit)
+    return np.array([similarity(*planes) for planes in zip(real_unit, fake_unit, widths, strict=True)])
 
 
 def vgg_features(
-    stack_unit: np.ndarray, features: Features, side: int | None = VGG_SIDE, device: torch.device | str = "cpu"
+    stack_unit: np.ndarray,
+    features: Features,
+    side: int | None = VGG_SIDE,
+    device: torch.device | str = "cpu",
+    batch_size: int = 32,
 ) -> torch.Tensor:
-    """Return the features of one batch of slices, (B, H, W) in [-1, 1], as `predecessor_vgg` looks through them."""
-    import torch
-
-    with torch.inference_mode():
-        return features(_rgb(_resized(_grey(stack_unit).to(device), side)))
+    """Return the features of slices, (N, H, W) in [-1, 1], as `predecessor_vgg` looks through them."""
+    return _seen(stack_unit, lambda part: features(_rgb(_resized(_grey(part).to(device), side))), batch_size)
 
 
 def feature_errors(real: torch.Tensor, fake: torch.Tensor) -> np.ndarray:
@@ -128,14 +135,8 @@ def frechet_vectors(
     `features` maps uint8 images (B, 3, H, W) on `device` to vectors (B, D), at most `batch_size` at a time. The images
     are made as the predecessor made them, clamp(255 x, 0, 255), so only 0 to 1000 HU is seen.
     """
-    import torch
-
-    with torch.inference_mode():
-        parts = [
-            features(_rgb(_uint8(stack_unit[start : start + batch_size]).to(device))).cpu().numpy()
-            for start in range(0, len(stack_unit), batch_size)
-        ]
-    return np.concatenate(parts)
+    vectors = _seen(stack_unit, lambda part: features(_rgb(_uint8(part).to(device))), batch_size)
+    return vectors.cpu().numpy()
 
 
 class FrechetDistance:
@@ -158,6 +159,14 @@ class FrechetDistance:
     def compute(self) -> float:
         """Return the distance over everything taken in."""
         return frechet_distance(Cloud.of(joined(self.real)), Cloud.of(joined(self.fake)))
+
+
+def _seen(stack: np.ndarray, look: Callable[[np.ndarray], torch.Tensor], batch_size: int) -> torch.Tensor:
+    """Return what `look` sees in all slices, `batch_size` at a time."""
+    import torch
+
+    with torch.inference_mode():
+        return torch.cat([look(stack[start : start + batch_size]) for start in range(0, len(stack), batch_size)])
 
 
 def _grey(stack: np.ndarray) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 A volume is walked along its slowest axis with a running sum, so that only a few planes are in memory; in-plane sums
 are OpenCV's box filter. All sums are float64. Only what the mask needs is computed: its bounding box and a window.
-`plane_ssim` is the form for whole planes without a mask.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from mrict_core.runtime import cpu_count
 WINDOW = 7
 PAD = WINDOW // 2
 K1, K2 = 0.01, 0.03
-BAND = 48  # rows that are worked on at a time: with their float64 copies they stay in a core's cache
 Planes = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 # (plane of real, of fake, of the mask) => the two planes that are compared, float64
 MapValues = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -141,40 +139,3 @@ def _plane_sums(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
         cv2.boxFilter(part, cv2.CV_64F, (WINDOW, WINDOW), normalize=False, borderType=cv2.BORDER_CONSTANT)
         for part in (x, y, x * x + y * y, x * y)
     ]
-
-
-def plane_ssim(x: np.ndarray, y: np.ndarray, width: float) -> float:
-    """Return the mean of the SSIM map of two planes, (H, W) twice, where the 7x7 window is whole.
-
-    The map of `ssim_map`, sample covariance, written in the sum s and the difference d of the planes, whose moments are
-    those of x and y in other coordinates: m(s)^2 - m(d)^2 = 4 m(x) m(y), m(s)^2 + m(d)^2 = 2 (m(x)^2 + m(y)^2), and so
-    for the variances. OpenCV squares while it sums, so no product is ever stored.
-    """
-    size = WINDOW * WINDOW
-    c1, c2 = 2 * (K1 * width) ** 2, 2 * (K2 * width) ** 2 * (size - 1) / size  # the factor makes variances sample ones
-    total = 0.0
-    for start in range(0, len(x) - 2 * PAD, BAND):
-        rows = slice(start, start + BAND + 2 * PAD)
-        upper, lower = x[rows].astype(np.float64), y[rows].astype(np.float64)
-        (mean_s, var_s), (mean_d, var_d) = (_plane_moments(part) for part in (upper + lower, upper - lower))
-        # ((mean_s - mean_d + c1) (var_s - var_d + c2)) / ((mean_s + mean_d + c1) (var_s + var_d + c2)), in place
-        above, below = mean_s - mean_d, np.add(mean_s, mean_d, out=mean_s)
-        contrast, spread = var_s - var_d, np.add(var_s, var_d, out=var_s)
-        for part, constant in ((above, c1), (below, c1), (contrast, c2), (spread, c2)):
-            part += constant
-        above *= contrast
-        below *= spread
-        above /= below
-        total += float(above[:, PAD:-PAD].sum())
-    return total / ((x.shape[0] - 2 * PAD) * (x.shape[1] - 2 * PAD))
-
-
-def _plane_moments(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return squared mean and variance (divided by the window's size) of every window; PAD columns each side differ."""
-    import cv2
-
-    form = {"ddepth": cv2.CV_64F, "ksize": (WINDOW, WINDOW), "normalize": True, "borderType": cv2.BORDER_CONSTANT}
-    mean, squares = (sums(plane, **form)[PAD:-PAD] for sums in (cv2.boxFilter, cv2.sqrBoxFilter))
-    mean *= mean
-    squares -= mean
-    return mean, squares

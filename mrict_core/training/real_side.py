@@ -30,6 +30,7 @@ class RealSide:
         keep_mib: int = KEEP_MIB,
     ) -> None:
         self.fid_features, self.vgg_features, self.vgg_side, self.device = fid_features, vgg_features, vgg_side, device
+        self.batch_size = 8 if torch.device(device).type == "cpu" else 32  # more is no faster there, and takes memory
         self.room = keep_mib * 2**20  # bytes
         self.maps: dict[Hashable, torch.Tensor] = {}  # VGG's features by place
         self.vectors: dict[Hashable, np.ndarray] = {}  # by place, until all are there and `cloud` replaces them
@@ -37,10 +38,10 @@ class RealSide:
 
     def vgg_errors(self, place: Hashable, real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
         """Return the mean squared difference of features of every slice, (B, H, W) in [-1, 1] twice => (B,)."""
-        fake = vgg_features(fake_unit, self.vgg_features, self.vgg_side, self.device)
+        fake = self._maps(fake_unit)
         if place in self.maps:
             return feature_errors(self.maps[place].to(self.device), fake)
-        real = vgg_features(real_unit, self.vgg_features, self.vgg_side, self.device)
+        real = self._maps(real_unit)
         if real.nbytes <= self.room:
             self.room -= real.nbytes
             self.maps[place] = real.cpu()
@@ -49,11 +50,14 @@ class RealSide:
     def fake_vectors(self, place: Hashable, real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
         """Return the vectors of synthetic slices for the Fréchet distance; see to it that the real ones are there."""
         if self.cloud is None and place not in self.vectors:
-            self.vectors[place] = frechet_vectors(real_unit, self.fid_features, self.device)
-        return frechet_vectors(fake_unit, self.fid_features, self.device)
+            self.vectors[place] = frechet_vectors(real_unit, self.fid_features, self.device, self.batch_size)
+        return frechet_vectors(fake_unit, self.fid_features, self.device, self.batch_size)
 
     def frechet(self, fake: list[np.ndarray]) -> float:
         """Return the Fréchet distance of all real slices and the synthetic vectors of a whole pass."""
         if self.cloud is None:
             self.cloud, self.vectors = Cloud.of(joined(list(self.vectors.values()))), {}
         return frechet_distance(self.cloud, Cloud.of(joined(fake)))
+
+    def _maps(self, stack_unit: np.ndarray) -> torch.Tensor:
+        return vgg_features(stack_unit, self.vgg_features, self.vgg_side, self.device, self.batch_size)

@@ -29,7 +29,7 @@ from mrict_core.variant import Variant, as_dict
 # Rooms whose code decides the weights that a training run ends with.
 CODE = (
     *("variant", "profiles", "data/pairs", "data/splits", "data/transforms", "networks", "losses"),
-    *("metrics/predecessor", "metrics/frechet", "metrics/windows", "methods", "training"),
+    *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
 )
 PROSE = ("why", "parent", "family", "dataset", "epochs", "epochs_planned")  # fields of a variant that change no weight
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mrict_core.data.intensity import HuWindow
 from mrict_core.data.pairs import PairedSlices, ahead, loader
 from mrict_core.methods.base import translate
-from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores, to_unit
+from mrict_core.metrics.predecessor import HU_HIGH, HU_LOW, VGG_SIDE, Features, slice_scores, to_unit
 from mrict_core.training.real_side import KEEP_MIB, RealSide
 
 
@@ -50,14 +50,14 @@ class Validator:
         generator.eval()
         patients, slices, vectors = [], {"val_mse": [], "val_ssim": [], "val_vgg": []}, []
         for dataset in self.datasets:
-            patients.append(PatientSums())
+            patients.append(PatientSums((self.window.high - self.window.low) / 2))
             for real_A, real_B, mask in ahead(loader(dataset, self.batch_size)):
                 place = (len(patients), patients[-1].slices)
-                real_hu, fake_hu = self.window.to_hu(real_B)[:, 0].numpy(), self.predict(generator, real_A)
-                if not np.isfinite(fake_hu).all():
+                real_B, fake_B = real_B[:, 0].numpy(), self.predict(generator, real_A)
+                if not np.isfinite(fake_B).all():
                     return {"val_mae_hu": float("nan")}
-                patients[-1].add(real_hu, fake_hu, mask[:, 0].numpy() > 0)
-                real, fake = to_unit(real_hu), to_unit(fake_hu)
+                patients[-1].add(real_B, fake_B, mask[:, 0].numpy() > 0)
+                real, fake = self._unit(real_B), self._unit(fake_B)
                 for name, values in zip(("val_mse", "val_ssim"), slice_scores(real, fake), strict=True):
                     slices[name].extend(values)
                 if self.fid:
@@ -74,40 +74,45 @@ class Validator:
 
     @torch.inference_mode()
     def predict(self, generator: nn.Module, real_A: Tensor) -> np.ndarray:
-        """Return the synthetic HU of a batch.  # (B, 1, S, S) in [-1, 1] => (B, S, S) float32"""
+        """Return a batch's synthetic CT in the window's unit.  # (B, 1, S, S) in [-1, 1] => (B, S, S) float32"""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             fake_B = translate(generator, real_A.to(self.device), self.channels)
-        return self.window.to_hu(fake_B)[:, 0].cpu().numpy()
+        return fake_B[:, 0].float().cpu().numpy()
+
+    def _unit(self, values: np.ndarray) -> np.ndarray:
+        """Return values of the window's unit in the predecessor's, bit for bit where the windows are the same."""
+        same = (self.window.low, self.window.high) == (HU_LOW, HU_HIGH)
+        return values if same else to_unit(self.window.to_hu(values))
 
 
 @dataclass
 class PatientSums:
-    """What one patient's HU scores are made of, batch by batch."""
+    """What one patient's scores in HU are made of, batch by batch."""
 
+    hu_per_unit: float
     slices: int = 0
     error: float = 0.0  # sum of |real - fake| inside the mask
     voxels: int = 0  # inside the mask
     means: list[float] = field(default_factory=list)  # of every synthetic slice
     squares: list[float] = field(default_factory=list)  # of every synthetic slice, the mean of squares
 
-    def add(self, real_hu: np.ndarray, fake_hu: np.ndarray, inside: np.ndarray) -> None:
-        """Take in a batch: HU twice and the scoring mask, (B, S, S) each."""
+    def add(self, real: np.ndarray, fake: np.ndarray, inside: np.ndarray) -> None:
+        """Take in a batch: slices in the window's unit, float32, and the scoring mask, bool; (B, S, S) each."""
         import cv2
 
-        self.slices += len(real_hu)
+        self.slices += len(real)
         self.voxels += int(np.count_nonzero(inside))
-        for real, fake, mask in zip(real_hu, fake_hu, inside.view(np.uint8), strict=True):
-            self.error += cv2.norm(real, fake, cv2.NORM_L1, mask)
-            mean, sd = (float(value[0, 0]) for value in cv2.meanStdDev(fake))
-            self.means.append(mean)
-            self.squares.append(sd * sd + mean * mean)
+        for one, other, mask in zip(real, fake, inside.view(np.uint8), strict=True):  # OpenCV sums in float64
+            self.error += cv2.norm(one, other, cv2.NORM_L1, mask)
+            self.means.append(cv2.mean(other)[0])
+            self.squares.append(cv2.norm(other, cv2.NORM_L2SQR) / other.size)
 
     @property
     def mae_hu(self) -> float:
         """Mean absolute error inside the mask; NaN where the mask is empty."""
-        return self.error / self.voxels if self.voxels else float("nan")
+        return self.hu_per_unit * self.error / self.voxels if self.voxels else float("nan")
 
     @property
     def sd_hu(self) -> float:
         """Standard deviation over all voxels of all slices."""
-        return float(np.sqrt(max(0.0, np.mean(self.squares) - np.mean(self.means) ** 2)))
+        return self.hu_per_unit * float(np.sqrt(max(0.0, np.mean(self.squares) - np.mean(self.means) ** 2)))
