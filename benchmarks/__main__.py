@@ -19,7 +19,8 @@ from mrict_core.reporting.tables import markdown_table, text_table
 from mrict_core.runtime import write_json, write_text
 
 BENCHMARKS = (
-    *("scores", "preprocessing", "training", "precision", "pipeline", "inference", "startup", "scaling", "gate", "gpu"),
+    *("scores", "preprocessing", "training", "precision", "validation", "pipeline", "inference", "startup"),
+    *("scaling", "gate", "gpu"),
 )
 
 

@@ -106,3 +106,15 @@ def test_without_a_gpu_its_benchmark_says_so():
     done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "sees no CUDA device" in done.stderr
+
+
+@pytest.mark.parametrize("which", ["scores", "outputs"])
+def test_both_forms_of_the_validation_without_its_networks_agree(which):
+    from benchmarks import validation
+
+    forms = validation.passes(which, "quick")
+    assert set(forms["plain"]()) == {"mse", "ssim", "mae_hu"} | ({"fid"} if which == "outputs" else set())
+    row = validation.row(which, forms, 16, 1)
+    assert row["equal"] is True
+    assert row["times_faster"] == pytest.approx(row["all_plain_s"][0] / row["all_lean_s"][0])
+    assert row["largest_relative_difference"] < 1e-6

@@ -15,7 +15,7 @@ from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.errors import MrictError
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import translate
-from mrict_core.metrics.predecessor import VGG_SIDE, Features
+from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores
 from mrict_core.published import BLACK, PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def predecessor_validation(
     for real_A, real_B in _batches(store, patients, batch_size):
         real_A, real_B = augment(real_A, real_B, generator)
         real, fake = (part[:, 0].numpy() for part in (real_B, translation(real_A, real_B)))
-        means["mse"].append(float(metrics.predecessor_mse(real, fake).mean()))
-        means["ssim"].append(float(metrics.predecessor_ssim(real, fake).mean()))
+        for name, values in zip(("mse", "ssim"), slice_scores(real, fake), strict=True):
+            means[name].append(float(values.mean()))
         if not isinstance(vgg, MrictError):
             side = VGG_SIDE if vgg[0].startswith("vgg16") else None  # the resize to 224 belongs to VGG16
             means["vgg"].append(metrics.predecessor_vgg(real, fake, vgg[1], side=side, device=device))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.metrics import frechet
 
 if TYPE_CHECKING:
     import torch
@@ -73,20 +74,8 @@ def embed(images: np.ndarray, features: Embedding, device: torch.device | str = 
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Return the Fréchet distance of two clouds of features, (N, D) and (M, D), by torchmetrics."""
-    import torch
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    class Given(torch.nn.Module):
-        num_features = real.shape[1]
-
-        def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-            return vectors
-
-    metric = FrechetInceptionDistance(feature=Given()).set_dtype(torch.float64)
-    for cloud, is_real in ((real, True), (fake, False)):
-        metric.update(torch.from_numpy(np.asarray(cloud, np.float64)), real=is_real)
-    return max(0.0, float(metric.compute()))  # rounding can leave equal clouds just below zero
+    """Return the Fréchet distance of two clouds of features, (N, D) and (M, D)."""
+    return frechet.frechet_distance(frechet.Cloud.of(real), frechet.Cloud.of(fake))
 
 
 def kid(

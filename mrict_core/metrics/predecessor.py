@@ -7,11 +7,15 @@ run over slices; the predecessor averaged batch means, which gives its last, sma
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.metrics.frechet import Cloud, frechet_distance, joined
+from mrict_core.metrics.plane_ssim import PlaneSsim
+from mrict_core.runtime import cpu_count
 
 if TYPE_CHECKING:
     import torch
@@ -32,31 +36,71 @@ def to_unit(hu: np.ndarray) -> np.ndarray:
 
 def predecessor_scores(real_hu: np.ndarray, fake_hu: np.ndarray) -> dict[str, float]:
     """Return {"mse", "ssim"} of a stack of slices in HU, both (N, H, W): the mean of the per-slice values."""
-    real, fake = to_unit(real_hu), to_unit(fake_hu)
-    return {"mse": float(predecessor_mse(real, fake).mean()), "ssim": float(predecessor_ssim(real, fake).mean())}
+    mse, ssim = slice_scores(to_unit(real_hu), to_unit(fake_hu))
+    return {"mse": float(mse.mean()), "ssim": float(ssim.mean())}
+
+
+def slice_scores(real_unit: np.ndarray, fake_unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `predecessor_mse` and `predecessor_ssim` of every slice, (N,) float64 each; all CPUs take their share."""
+    check_stacks(real_unit, fake_unit)
+    workers = min(cpu_count(), len(real_unit))
+    shares = (np.array_split(stack, workers) for stack in (real_unit, fake_unit))
+
+    def run(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _mse(real, fake), _ssim(real, fake)
+
+    with ThreadPoolExecutor(workers) as pool:
+        mse, ssim = zip(*pool.map(run, *shares), strict=True)
+    return np.concatenate(mse), np.concatenate(ssim)
 
 
 def predecessor_mse(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
     """Return the mean squared error of every slice, (N, H, W) in [-1, 1] twice => (N,) float64; 1 unit is 1000 HU."""
     check_stacks(real_unit, fake_unit)
-    return np.square(real_unit.astype(np.float64) - fake_unit).mean(axis=(1, 2))
+    return _mse(real_unit, fake_unit)
 
 
 def predecessor_ssim(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
     """Return the structural similarity of every slice, (N, H, W) in [-1, 1] twice => (N,) float64.
 
-    Uniform 7x7 window over the full slice, data_range = max - min of the *real* slice. A constant real slice has no
-    range of its own, and the formula would divide zero by zero: there the whole range, 2.0, is used.
+    Uniform 7x7 window over the full slice, data_range = max - min of the *real* slice: scikit-image's value. A constant
+    real slice has no range of its own, and the formula would divide zero by zero: there the whole range, 2.0, is used.
     """
-    from skimage.metrics import structural_similarity
-
     check_stacks(real_unit, fake_unit)
-    return np.array(
-        [
-            structural_similarity(real, fake, win_size=SSIM_WINDOW, data_range=float(np.ptp(real)) or 2.0)
-            for real, fake in zip(real_unit.astype(np.float64), fake_unit.astype(np.float64), strict=True)
-        ]
-    )
+    return _ssim(real_unit, fake_unit)
+
+
+def _mse(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
+    import cv2
+
+    pairs = zip(real_unit, fake_unit, strict=True)
+    return np.array([cv2.norm(real, fake, cv2.NORM_L2SQR) / real.size for real, fake in pairs])  # sums are float64
+
+
+def _ssim(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
+    similarity = PlaneSsim(real_unit.shape[1:])
+    widths = (float(real.max()) - float(real.min()) or 2.0 for real in real_unit)
+    return np.array([similarity(*planes) for planes in zip(real_unit, fake_unit, widths, strict=True)])
+
+
+def vgg_features(
+    stack_unit: np.ndarray,
+    features: Features,
+    side: int | None = VGG_SIDE,
+    device: torch.device | str = "cpu",
+    batch_size: int = 32,
+) -> torch.Tensor:
+    """Return the features of slices, (N, H, W) in [-1, 1], as `predecessor_vgg` looks through them."""
+    return _seen(stack_unit, lambda part: features(_rgb(_resized(_grey(part).to(device), side))), batch_size)
+
+
+def feature_errors(real: torch.Tensor, fake: torch.Tensor) -> np.ndarray:
+    """Return the mean squared difference of two batches of features, (B, ...) twice => (B,) float64."""
+    import torch
+
+    gap = (real - fake).flatten(1)
+    norms = torch.linalg.vector_norm(gap, dim=1, dtype=torch.float64)
+    return (norms.square() / gap.shape[1]).cpu().numpy()
 
 
 def predecessor_vgg(
@@ -74,76 +118,71 @@ def predecessor_vgg(
     VGG16 [:16] without ImageNet normalisation after a bilinear, antialiased resize to 224; `side=None` keeps the size
     of the slices.
     """
-    import torch
-
     check_stacks(real_unit, fake_unit)
     total = 0.0
-    with torch.no_grad():
-        for start in range(0, len(real_unit), batch_size):
-            part = slice(start, start + batch_size)
-            real, fake = (features(_resized(_rgb(stack[part]).to(device), side)) for stack in (real_unit, fake_unit))
-            total += float((real.double() - fake.double()).square().flatten(1).mean(dim=1).sum())
+    for start in range(0, len(real_unit), batch_size):
+        part = slice(start, start + batch_size)
+        pair = (vgg_features(stack[part], features, side, device) for stack in (real_unit, fake_unit))
+        total += float(feature_errors(*pair).sum())
     return total / len(real_unit)
+
+
+def frechet_vectors(
+    stack_unit: np.ndarray, features: Features, device: torch.device | str = "cpu", batch_size: int = 32
+) -> np.ndarray:
+    """Return the vectors that the Fréchet distance is taken of, (N, H, W) in [-1, 1] => (N, D).
+
+    `features` maps uint8 images (B, 3, H, W) on `device` to vectors (B, D), at most `batch_size` at a time. The images
+    are made as the predecessor made them, clamp(255 x, 0, 255), so only 0 to 1000 HU is seen.
+    """
+    vectors = _seen(stack_unit, lambda part: features(_rgb(_uint8(part).to(device))), batch_size)
+    return vectors.cpu().numpy()
 
 
 class FrechetDistance:
     """The Fréchet distance between the feature clouds of real and synthetic slices, fed part by part.
 
-    `features` maps uint8 images (B, 3, H, W) on `device` to vectors (B, D), at most `batch_size` at a time. The images
-    are made as the predecessor made them, clamp(255 x, 0, 255), so only 0 to 1000 HU is seen. It needs two slices of
-    each kind; below 2048 slices the value is biased upwards and must be shown with N.
+    See `frechet_vectors` for `features` and the images. It needs two slices of each kind; below 2048 slices the value
+    is biased upwards and must be shown with N.
     """
 
     def __init__(self, features: Features, device: torch.device | str = "cpu", batch_size: int = 32) -> None:
         self.features, self.device, self.batch_size = features, device, batch_size
-        self.count = 0
-        self.metric: torch.nn.Module | None = None  # made with the first images, which tell the vectors' length
+        self.real: list[np.ndarray] = []
+        self.fake: list[np.ndarray] = []
 
     def update(self, real_unit: np.ndarray, fake_unit: np.ndarray) -> None:
         """Take in real and synthetic slices, (N, H, W) in [-1, 1] twice."""
-        import torch
-        from torchmetrics.image.fid import FrechetInceptionDistance
-
-        with torch.no_grad():
-            if self.metric is None:
-                length = int(self.features(_uint8(real_unit[:1]).to(self.device)).shape[1])
-                self.metric = FrechetInceptionDistance(feature=_adapter(self.features, length))  # sums on the CPU
-            for start in range(0, len(real_unit), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                self.metric.update(_uint8(real_unit[part]).to(self.device), real=True)
-                self.metric.update(_uint8(fake_unit[part]).to(self.device), real=False)
-        self.count += len(real_unit)
+        for vectors, stack in ((self.real, real_unit), (self.fake, fake_unit)):
+            vectors.append(frechet_vectors(stack, self.features, self.device, self.batch_size))
 
     def compute(self) -> float:
         """Return the distance over everything taken in."""
-        if self.count < 2:
-            raise MrictError(f"the Fréchet distance needs at least 2 slices, {self.count} was given; score more slices")
-        return max(0.0, float(self.metric.compute()))  # rounding can leave equal clouds just below zero
+        return frechet_distance(Cloud.of(joined(self.real)), Cloud.of(joined(self.fake)))
 
 
-def _adapter(features: Features, count: int) -> torch.nn.Module:
-    """Return `features` as the module that torchmetrics asks for: with `num_features`, float64 vectors on the CPU."""
+def _seen(stack: np.ndarray, look: Callable[[np.ndarray], torch.Tensor], batch_size: int) -> torch.Tensor:
+    """Return what `look` sees in all slices, `batch_size` at a time."""
     import torch
 
-    class Adapter(torch.nn.Module):
-        num_features = count
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return features(images).double().cpu()
-
-    return Adapter()
+    with torch.inference_mode():
+        return torch.cat([look(stack[start : start + batch_size]) for start in range(0, len(stack), batch_size)])
 
 
-def _rgb(stack: np.ndarray) -> torch.Tensor:
+def _grey(stack: np.ndarray) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32))[:, None].repeat(1, 3, 1, 1)
+    return torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32))[:, None]
+
+
+def _rgb(images: torch.Tensor) -> torch.Tensor:
+    return images.expand(-1, 3, -1, -1)
 
 
 def _uint8(stack: np.ndarray) -> torch.Tensor:
     import torch
 
-    return (_rgb(stack) * 255).clamp(0, 255).to(torch.uint8)
+    return (_grey(stack) * 255).clamp(0, 255).to(torch.uint8)
 
 
 def _resized(images: torch.Tensor, side: int | None) -> torch.Tensor:

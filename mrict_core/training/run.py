@@ -31,7 +31,7 @@ from mrict_core.variant import Variant, as_dict
 # Rooms whose code decides the weights that a training run ends with.
 CODE = (
     *("variant", "profiles", "data/pairs", "data/splits", "data/transforms", "networks", "losses"),
-    *("metrics/predecessor", "methods", "training"),
+    *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
 )
 PROSE = ("why", "parent", "family", "dataset", "epochs", "epochs_planned")  # fields of a variant that change no weight
 
@@ -139,7 +139,7 @@ class Run:
         device = pick_device(self.settings.device)
         return make(self.dataset, self.profile.batch(self.variant), transform, generators["shuffle"], device)
 
-    def validator(self, device: torch.device) -> Validator:
+    def validator(self, device: torch.device, precision: torch.dtype = torch.float32) -> Validator:
         """Validation on the split's validation patients, with the feature metrics the variant's score asks for."""
         score = self.variant.score
         stops = self.variant.early_stop_patience is not None or self.variant.select_by == "fid_vgg"
@@ -155,6 +155,7 @@ class Run:
             fid_features=fid_features(fid) if fid is not None else None,
             vgg_features=vgg,
             vgg_side=None if own else VGG_SIDE,  # a resize to 224 belongs to VGG16 alone
+            precision=precision,
         )
 
 

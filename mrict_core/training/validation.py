@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mrict_core.data.intensity import HuWindow
-from mrict_core.data.pairs import PairedSlices, loader
+from mrict_core.data.pairs import PairedSlices, ahead, loader
 from mrict_core.methods.base import translate
-from mrict_core.metrics.predecessor import (
-    VGG_SIDE,
-    Features,
-    FrechetDistance,
-    predecessor_scores,
-    predecessor_vgg,
-    to_unit,
-)
+from mrict_core.metrics.predecessor import HU_HIGH, HU_LOW, VGG_SIDE, Features, slice_scores, to_unit
+from mrict_core.training.real_side import KEEP_MIB, RealSide
 
 
 class Validator:
-    """Scores a generator on the validation patients, one patient in memory at a time.
+    """Scores a generator on the validation patients, one batch in memory at a time.
 
     datasets: the slices of one patient each. fid_features, vgg_features: what the predecessor's two feature metrics
     look through; None leaves them out. vgg_side: pixels the slices are resized to for VGG, None for their own size.
+    precision: of the generator's pass, float32 or bfloat16; scores are float64 in either. keep_mib: see `RealSide`.
     """
 
     def __init__(
@@ -39,52 +35,84 @@ class Validator:
         fid_features: Features | None = None,
         vgg_features: Features | None = None,
         vgg_side: int | None = VGG_SIDE,
+        precision: torch.dtype = torch.float32,
+        keep_mib: int = KEEP_MIB,
     ) -> None:
         self.window, self.datasets = window, list(datasets)
-        self.channels, self.batch_size, self.device = channels, batch_size, device
-        self.fid_features, self.vgg_features, self.vgg_side = fid_features, vgg_features, vgg_side
+        self.channels, self.batch_size, self.device, self.precision = channels, batch_size, device, precision
+        self.fid, self.vgg = fid_features is not None, vgg_features is not None
+        self.real_side = RealSide(fid_features, vgg_features, vgg_side, device, keep_mib)
 
     def scores(self, generator: nn.Module) -> dict[str, float]:
         """Return val_mae_hu (masked; mean over patients), val_mse and val_ssim (the predecessor's, mean over slices),
         val_fid and val_vgg where asked for, and output_sd_hu, the spread of the whole output. An output with NaN gives
         val_mae_hu = NaN alone."""
         generator.eval()
-        frechet = FrechetDistance(self.fid_features, self.device) if self.fid_features else None
-        mae_hu, sums, count, spread = [], dict.fromkeys(("mse", "ssim", "vgg"), 0.0), 0, []
+        patients, slices, vectors = [], {"val_mse": [], "val_ssim": [], "val_vgg": []}, []
         for dataset in self.datasets:
-            real_hu, fake_hu, inside = self.predict(generator, dataset)
-            if not np.isfinite(fake_hu).all():
-                return {"val_mae_hu": float("nan")}
-            mae_hu.append(np.abs(real_hu - fake_hu)[inside].mean(dtype=np.float64) if inside.any() else np.nan)
-            spread.append(fake_hu.std(dtype=np.float64))
-            scores = predecessor_scores(real_hu, fake_hu)
-            if frechet:
-                frechet.update(to_unit(real_hu), to_unit(fake_hu))
-            if self.vgg_features:
-                scores["vgg"] = predecessor_vgg(
-                    to_unit(real_hu), to_unit(fake_hu), self.vgg_features, side=self.vgg_side, device=self.device
-                )
-            count += len(real_hu)
-            for name, value in scores.items():
-                sums[name] += value * len(real_hu)
-        row = {
-            "val_mae_hu": float(np.nanmean(mae_hu)),
-            "val_mse": sums["mse"] / count,
-            "val_ssim": sums["ssim"] / count,
-        }
-        if frechet:
-            row["val_fid"] = frechet.compute()
-        if self.vgg_features:
-            row["val_vgg"] = sums["vgg"] / count
-        return row | {"output_sd_hu": float(np.mean(spread))}
+            patients.append(PatientSums((self.window.high - self.window.low) / 2))
+            for real_A, real_B, mask in ahead(loader(dataset, self.batch_size)):
+                place = (len(patients), patients[-1].slices)
+                real_B, fake_B = real_B[:, 0].numpy(), self.predict(generator, real_A)
+                if not np.isfinite(fake_B).all():
+                    return {"val_mae_hu": float("nan")}
+                patients[-1].add(real_B, fake_B, mask[:, 0].numpy() > 0)
+                real, fake = self._unit(real_B), self._unit(fake_B)
+                for name, values in zip(("val_mse", "val_ssim"), slice_scores(real, fake), strict=True):
+                    slices[name].extend(values)
+                if self.fid:
+                    vectors.append(self.real_side.fake_vectors(place, real, fake))
+                if self.vgg:
+                    slices["val_vgg"].extend(self.real_side.vgg_errors(place, real, fake))
+        row = {"val_mae_hu": float(np.nanmean([patient.mae_hu for patient in patients]))}
+        row |= {name: float(np.mean(slices[name])) for name in ("val_mse", "val_ssim")}
+        if self.fid:
+            row["val_fid"] = self.real_side.frechet(vectors)
+        if self.vgg:
+            row["val_vgg"] = float(np.mean(slices["val_vgg"]))
+        return row | {"output_sd_hu": float(np.mean([patient.sd_hu for patient in patients]))}
 
-    @torch.no_grad()
-    def predict(self, generator: nn.Module, dataset: PairedSlices) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return real HU, synthetic HU and the scoring mask of one patient, (N, S, S) each."""
-        parts = []
-        for real_A, real_B, mask in loader(dataset, self.batch_size):
-            fake_B = translate(generator, real_A.to(self.device), self.channels).float().cpu()
-            to_hu = self.window.to_hu
-            parts.append((to_hu(real_B)[:, 0].numpy(), to_hu(fake_B)[:, 0].numpy(), mask[:, 0].numpy() > 0))
-        real_hu, fake_hu, inside = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return real_hu, fake_hu, inside
+    @torch.inference_mode()
+    def predict(self, generator: nn.Module, real_A: Tensor) -> np.ndarray:
+        """Return a batch's synthetic CT in the window's unit.  # (B, 1, S, S) in [-1, 1] => (B, S, S) float32"""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            fake_B = translate(generator, real_A.to(self.device), self.channels)
+        return fake_B[:, 0].float().cpu().numpy()
+
+    def _unit(self, values: np.ndarray) -> np.ndarray:
+        """Return values of the window's unit in the predecessor's, bit for bit where the windows are the same."""
+        same = (self.window.low, self.window.high) == (HU_LOW, HU_HIGH)
+        return values if same else to_unit(self.window.to_hu(values))
+
+
+@dataclass
+class PatientSums:
+    """What one patient's scores in HU are made of, batch by batch."""
+
+    hu_per_unit: float
+    slices: int = 0
+    error: float = 0.0  # sum of |real - fake| inside the mask
+    voxels: int = 0  # inside the mask
+    means: list[float] = field(default_factory=list)  # of every synthetic slice
+    squares: list[float] = field(default_factory=list)  # of every synthetic slice, the mean of squares
+
+    def add(self, real: np.ndarray, fake: np.ndarray, inside: np.ndarray) -> None:
+        """Take in a batch: slices in the window's unit, float32, and the scoring mask, bool; (B, S, S) each."""
+        import cv2
+
+        self.slices += len(real)
+        self.voxels += int(np.count_nonzero(inside))
+        for one, other, mask in zip(real, fake, inside.view(np.uint8), strict=True):  # OpenCV sums in float64
+            self.error += cv2.norm(one, other, cv2.NORM_L1, mask)
+            self.means.append(cv2.mean(other)[0])
+            self.squares.append(cv2.norm(other, cv2.NORM_L2SQR) / other.size)
+
+    @property
+    def mae_hu(self) -> float:
+        """Mean absolute error inside the mask; NaN where the mask is empty."""
+        return self.hu_per_unit * self.error / self.voxels if self.voxels else float("nan")
+
+    @property
+    def sd_hu(self) -> float:
+        """Standard deviation over all voxels of all slices."""
+        return self.hu_per_unit * float(np.sqrt(max(0.0, np.mean(self.squares) - np.mean(self.means) ** 2)))
