@@ -345,7 +345,7 @@ def test_real_folders(name):
         return
     volume = read_series(folder, modality="CT")
     assert volume.shape == expected
-    if list(folder.iterdir())[0].is_file():
+    if next(iter(folder.iterdir())).is_file():
         array, affine = sitk_volume(folder)
         np.testing.assert_array_equal(volume.array, array)
         assert corner_gap_mm(volume.affine, affine, expected) < 1e-3

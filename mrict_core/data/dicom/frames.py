@@ -27,7 +27,7 @@ TAGS = (
     *("Modality", "SeriesNumber", "SeriesDescription", "InstanceNumber", "PatientPosition"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *VARIANTS),
 )
 GROUPS = {

@@ -28,6 +28,7 @@ class Source:
     study_uid: str = field(repr=False)
     frame_of_reference_uid: str = field(repr=False)
     patient_position: str
+    lossy: bool  # compressed with loss at some time
     frames: tuple[Frame, ...] = field(repr=False)
     remarks: tuple[str, ...] = ()
     identity: dict[str, str] | None = field(default=None, repr=False)
@@ -61,6 +62,7 @@ def read_series(
         study_uid=_one(series, "StudyInstanceUID", path),
         frame_of_reference_uid=_one(series, "FrameOfReferenceUID", path),
         patient_position=text_of(first, "PatientPosition"),
+        lossy=any(text_of(header, "LossyImageCompression") == "01" for _, header in series.headers),
         frames=tuple(frames),
         remarks=(*remarks, *more),
         identity=_identity(frames[0].path) if keep_identifiers else None,
