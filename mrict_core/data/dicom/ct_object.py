@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -36,15 +36,15 @@ class Plane:
 class SeriesFacts:
     """What the slices of one synthetic CT share. `identity` None: the patient stays unnamed."""
 
-    study_uid: str
+    study_uid: str = field(repr=False)
     series_uid: str
-    frame_of_reference_uid: str
+    frame_of_reference_uid: str = field(repr=False)
     patient_position: str
     lossy: bool
     model: str
     version: str
     intercept: int
-    identity: dict[str, str] | None
+    identity: dict[str, str] | None = field(repr=False)
 
 
 def ct_slice(facts: SeriesFacts, plane: Plane, number: int, hu: np.ndarray) -> FileDataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ GROUPS = {
     "FrameType": "MRImageFrameTypeSequence",
 }
 GREY = ("MONOCHROME1", "MONOCHROME2")
+UID = re.compile(r"[0-9][0-9.]{0,63}")
 RIGHT_ANGLE = 1e-3  # how far the two axes of a plane may be from unit vectors at a right angle
 
 
@@ -88,17 +90,17 @@ class Frame:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Silence pydicom: its warnings and log lines quote values of tags."""
-    logger, mode = logging.getLogger("pydicom"), settings.reading_validation_mode
+    """Silence pydicom, whose warnings, log lines and errors on odd values quote them; values then pass as they are."""
+    logger, modes = logging.getLogger("pydicom"), (settings.reading_validation_mode, settings.writing_validation_mode)
     level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logger.setLevel(logging.CRITICAL + 1)
-        settings.reading_validation_mode = IGNORE
+        settings.reading_validation_mode = settings.writing_validation_mode = IGNORE
         try:
             yield
         finally:
-            settings.reading_validation_mode = mode
+            settings.reading_validation_mode, settings.writing_validation_mode = modes
             logger.setLevel(level)
 
 
@@ -111,6 +113,12 @@ def text_of(header: pydicom.Dataset, keyword: str) -> str:
     """Return a value as text, "" where it is absent or of several."""
     value = header.get(keyword)
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
+
+
+def uid_of(header: pydicom.Dataset, keyword: str) -> str:
+    """Return a UID, "" where it is absent or none."""
+    uid = text_of(header, keyword)
+    return uid if UID.fullmatch(uid) else ""
 
 
 def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
@@ -186,6 +194,9 @@ def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame
         raise damaged(path, "ImageOrientationPatient is not two unit vectors at a right angle")
     if min(placed["PixelSpacing"]) <= 0:
         raise damaged(path, "PixelSpacing is not positive")
+    shape = (whole_of(header, "Rows") or 0, whole_of(header, "Columns") or 0)
+    if min(shape) < 1:
+        raise damaged(path, "Rows or Columns is not a positive number")
     slope = one("RescaleSlope", 1.0)
     if slope == 0:
         raise damaged(path, "RescaleSlope is 0")
@@ -193,7 +204,7 @@ def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame
         path=path,
         index=index,
         of=count,
-        shape=(whole_of(header, "Rows"), whole_of(header, "Columns")),
+        shape=shape,
         position=placed["ImagePositionPatient"],
         orientation=placed["ImageOrientationPatient"],
         spacing_mm=placed["PixelSpacing"],
@@ -203,8 +214,8 @@ def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame
         intercept=one("RescaleIntercept", 0.0),
         instance=whole_of(header, "InstanceNumber") if count == 1 else index + 1,
         variants=_variants(header, index),
-        sop_class=text_of(header, "SOPClassUID"),
-        sop_uid=text_of(header, "SOPInstanceUID"),
+        sop_class=uid_of(header, "SOPClassUID"),
+        sop_uid=uid_of(header, "SOPInstanceUID"),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pydicom
 
-from mrict_core.data.dicom.frames import Frame, damaged, frames_of, hushed, text_of
+from mrict_core.data.dicom.frames import Frame, damaged, frames_of, hushed, text_of, uid_of
 from mrict_core.data.dicom.series import Series, choose
 from mrict_core.data.dicom.stack import stack
 from mrict_core.data.volumes import Volume
@@ -19,6 +20,7 @@ IDENTITY = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"),
 )
+LYING = re.compile("[HFLRAP]F(S|P|DL|DR)")  # PatientPosition: head first supine, and so on
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def read_series(
     source = Source(
         study_uid=_one(series, "StudyInstanceUID", path),
         frame_of_reference_uid=_one(series, "FrameOfReferenceUID", path),
-        patient_position=text_of(first, "PatientPosition"),
+        patient_position=lying if LYING.fullmatch(lying := text_of(first, "PatientPosition")) else "",
         lossy=any(text_of(header, "LossyImageCompression") == "01" for _, header in series.headers),
         frames=tuple(frames),
         remarks=(*remarks, *more),
@@ -77,7 +79,7 @@ def _frames(series: Series) -> list[Frame]:
 
 def _one(series: Series, keyword: str, path: Path) -> str:
     """Return the value that all files of a series share."""
-    found = {text_of(header, keyword) for _, header in series.headers}
+    found = {uid_of(header, keyword) for _, header in series.headers}
     if len(found) > 1:
         raise MrictError(f"{shown(path)}: slices of {len(found)} different {keyword}; expected one; export it again")
     return found.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from mrict_core.paths import shown
 DIRECTORY = "1.2.840.10008.1.3.10"
 MAGIC = slice(128, 132)
 GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")  # how a file without the leading 128 bytes begins
+MODALITY = re.compile("[A-Z]{2,16}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def _series(uid: str, headers: list[tuple[Path, pydicom.Dataset]]) -> Series:
     first = headers[0][1]
     images = sum(whole_of(header, "NumberOfFrames") or 1 for _, header in headers)
     localizer = all("LOCALIZER" in str(header.get("ImageType", "")).upper() for _, header in headers)
-    return Series(uid, text_of(first, "Modality"), images, localizer, tuple(headers))
+    modality = text_of(first, "Modality")
+    return Series(uid, modality if MODALITY.fullmatch(modality) else "", images, localizer, tuple(headers))
 
 
 def choose(path: Path, wanted: str, modality: str, keep_identifiers: bool = False) -> tuple[Series, list[str]]:

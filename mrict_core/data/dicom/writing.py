@@ -14,7 +14,7 @@ import numpy as np
 from pydicom.uid import generate_uid
 
 from mrict_core.data.dicom.ct_object import Plane, SeriesFacts, ct_slice
-from mrict_core.data.dicom.frames import RIGHT_ANGLE
+from mrict_core.data.dicom.frames import RIGHT_ANGLE, hushed
 from mrict_core.data.dicom.reading import DicomVolume, Source
 from mrict_core.data.volumes import LPS_TO_RAS, SliceOrder, Volume
 from mrict_core.errors import MrictError
@@ -60,7 +60,7 @@ def write_ct_series(
             )
     stack, planes = _of_dicom(hu, volume, source) if source else _of_file(hu, volume)
     facts = _facts(source, _plain(model), _plain(version), intercept, identity)
-    with _new_folder(folder, overwrite) as temporary:
+    with _new_folder(folder, overwrite) as temporary, hushed():
         for k, plane in enumerate(planes):
             pixels = np.rint(stack[k]).astype(np.int32)
             ct_slice(facts, plane, k + 1, pixels).save_as(temporary / f"CT{k + 1:04d}.dcm", enforce_file_format=True)
