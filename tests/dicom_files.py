@@ -75,6 +75,7 @@ def _dataset(sop_class: str, uids: dict[str, str], syntax: str) -> FileDataset:
     for keyword, value in {**IDENTIFIERS, **uids}.items():
         setattr(dataset, keyword, value)
     dataset.PatientSex, dataset.Modality, dataset.SeriesNumber = "M", "MR", 3
+    dataset.AcquisitionNumber = 998877
     dataset.PatientPosition, dataset.PositionReferenceIndicator = "HFS", ""
     block = dataset.private_block(0x0011, "PLANTED", create=True)
     block.add_new(1, "LO", PRIVATE)

@@ -42,7 +42,7 @@ def odd(folder: Path) -> None:
         for keyword, value in ODD.items():
             old = IDENTIFIERS[keyword].encode()
             content = content.replace(old, value.encode()[: len(old)].ljust(len(old)))
-        file.write_bytes(content.replace(b"HFS ", b"DOE^"))
+        file.write_bytes(content.replace(b"HFS ", b"DOE^").replace(b"998877", b"DOE^DR"))
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_the_plants_are_there_and_pydicom_would_tell(tmp_path, heard):
     write_mr_series(tmp_path / "mr", stored(), grid())
     assert set(found_in(content_of(tmp_path / "mr"))) == set(PLANTED)
     odd(tmp_path / "mr")
-    assert pydicom.dcmread(next((tmp_path / "mr").iterdir())).PatientPosition == "DOE^"
-    assert "Invalid value for VR CS: 'DOE^'" in heard()
+    assert pydicom.dcmread(next((tmp_path / "mr").iterdir())).AcquisitionNumber == "DOE^DR"
+    assert "Invalid value for VR IS: 'DOE^DR'" in heard()
 
 
 @pytest.mark.parametrize("values", ["as they should be", "odd"])
