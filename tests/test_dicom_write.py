@@ -172,6 +172,21 @@ def test_existing_folders(tmp_path, mr):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ct", "empty", "mr"]
 
 
+def test_a_series_of_others_is_never_replaced(tmp_path, mr):
+    """Files named as ours are, but of a scanner."""
+    for file in (tmp_path / "mr").iterdir():
+        file.rename(file.with_name(file.name.replace("IM", "CT")))
+    before = {file.name: file.read_bytes() for file in (tmp_path / "mr").iterdir()}
+    with pytest.raises(MrictError, match="holds other files"):
+        write_ct_series(tmp_path / "mr", some_hu(mr.shape), mr, overwrite=True, **BY)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "mr").iterdir()} == before
+
+
+def test_leftovers_of_a_killed_writer_are_not_read(tmp_path, mr):
+    write_ct_series(tmp_path / "mr" / ".ct.killed", some_hu(mr.shape), mr, **BY)
+    assert read_series(tmp_path / "mr").source.remarks == ()
+
+
 @pytest.fixture
 def small_files():
     """No file may grow beyond 900 bytes: the system refuses the write, as it does on a full disk."""

@@ -14,6 +14,7 @@ from mrict_core.data.dicom.frames import Frame
 from mrict_core.runtime import hash_of
 
 SERIES_NUMBER = 9001  # behind the scanner's own
+MAKER = "MRICT"
 NOTE = "not for clinical use"
 LONG_STRING = 64  # characters of VR LO
 WINDOW_HU = (40, 400)  # centre and width a viewer opens with: soft tissue
@@ -91,7 +92,7 @@ def _set_series(image: Dataset, facts: SeriesFacts) -> None:
     image.SeriesDescription = f"synthetic CT (MRICT {facts.model[:room]}), {NOTE}"
     image.PatientPosition, image.Laterality = facts.patient_position, ""
     image.FrameOfReferenceUID, image.PositionReferenceIndicator = facts.frame_of_reference_uid, ""
-    image.Manufacturer, image.ManufacturerModelName = "MRICT", facts.model[:LONG_STRING]
+    image.Manufacturer, image.ManufacturerModelName = MAKER, facts.model[:LONG_STRING]
     image.SoftwareVersions = facts.version[:LONG_STRING]
 
 
@@ -107,7 +108,7 @@ def _set_derivation(image: Dataset, facts: SeriesFacts, source: Frame | None) ->
     image.BurnedInAnnotation, image.ContentQualification = "NO", "RESEARCH"
     image.LossyImageCompression = "01" if facts.lossy else "00"  # once lossy, always so
     equipment = Dataset()
-    equipment.Manufacturer, equipment.ManufacturerModelName = "MRICT", facts.model[:LONG_STRING]
+    equipment.Manufacturer, equipment.ManufacturerModelName = MAKER, facts.model[:LONG_STRING]
     equipment.SoftwareVersions, equipment.ContributionDescription = facts.version[:LONG_STRING], f"synthetic CT, {NOTE}"
     equipment.PurposeOfReferenceCodeSequence = [_code("109103", "Modifying Equipment")]
     image.ContributingEquipmentSequence = [equipment]

@@ -212,7 +212,7 @@ def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame
         between_mm=one("SpacingBetweenSlices"),
         slope=slope,
         intercept=one("RescaleIntercept", 0.0),
-        instance=whole_of(header, "InstanceNumber") if count == 1 else index + 1,
+        instance=whole_of(header, "InstanceNumber") if count == 1 else None,
         variants=_variants(header, index),
         sop_class=uid_of(header, "SOPClassUID"),
         sop_uid=uid_of(header, "SOPInstanceUID"),

@@ -48,9 +48,12 @@ class Series:
 def is_dicom(path: Path | str) -> bool:
     """Return whether `path` is a DICOM file, or a folder that holds one (not deeper) or a DICOMDIR."""
     path = Path(path)
-    if path.is_dir():
-        return any(_may_be_dicom(file) for file in sorted(path.iterdir()) if file.is_file())
-    return path.is_file() and _may_be_dicom(path)
+    try:
+        if path.is_dir():
+            return any(_may_be_dicom(file) for file in sorted(path.iterdir()) if file.is_file())
+        return path.is_file() and _may_be_dicom(path)
+    except OSError:  # a folder that may not be looked into
+        return False
 
 
 def list_series(path: Path | str) -> list[Series]:
@@ -85,7 +88,8 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise MrictError(f"{shown(path)}: no such file or folder; expected a DICOM series")
-    return sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith(".") and f.name != "DICOMDIR")
+    files = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
+    return sorted(f for f in files if f.is_file() and f.name != "DICOMDIR")
 
 
 def _may_be_dicom(file: Path) -> bool:

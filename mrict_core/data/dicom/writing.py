@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from pydicom.uid import generate_uid
 
-from mrict_core.data.dicom.ct_object import Plane, SeriesFacts, ct_slice
-from mrict_core.data.dicom.frames import RIGHT_ANGLE, hushed
+from mrict_core.data.dicom.ct_object import MAKER, Plane, SeriesFacts, ct_slice
+from mrict_core.data.dicom.frames import RIGHT_ANGLE, hushed, text_of
 from mrict_core.data.dicom.reading import DicomVolume, Source
 from mrict_core.data.volumes import LPS_TO_RAS, SliceOrder, Volume
 from mrict_core.errors import MrictError
@@ -132,6 +133,7 @@ def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o755)
         if folder.exists():
+            _check_replaceable(folder, overwrite)  # it may have appeared meanwhile
             os.rename(folder, old)
         os.rename(temporary, folder)
     except OSError as error:
@@ -146,14 +148,25 @@ def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise MrictError(f"{shown(folder)}: exists and is no folder; expected a new folder; choose another name")
-    inside = [path.name for path in folder.iterdir()]
+    inside = list(folder.iterdir())
     if inside and not overwrite:
         raise MrictError(f"{shown(folder)}: exists already; expected a new folder; choose another or allow overwriting")
-    if not all(FILE.fullmatch(name) for name in inside):
+    if not all(_is_ours(file) for file in inside):
         raise MrictError(
             f"{shown(folder)}: holds other files than a CT series of this suite; nothing was replaced; "
             "choose another folder"
         )
+
+
+def _is_ours(file: Path) -> bool:
+    if not (FILE.fullmatch(file.name) and file.is_file()):
+        return False
+    try:
+        with hushed():
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Manufacturer"])
+            return text_of(header, "Manufacturer") == MAKER
+    except Exception:  # not DICOM, or damaged: not ours to delete
+        return False
 
 
 def _unwritable(folder: Path, error: OSError) -> MrictError:
