@@ -258,6 +258,24 @@ def test_slices_that_may_be_missing_are_remarked(tmp_path):
     assert remark.startswith("slices lie 5 mm apart, SpacingBetweenSlices says 2.5")
 
 
+def test_distances_that_drift_are_uneven(tmp_path):
+    """Every step is within the rounding that is let pass; the sum of them is not."""
+    files = write_mr_series(tmp_path, stored((4, 4, 20)), grid())
+    for k, file in enumerate(files):
+        x, y, z = pydicom.dcmread(file).ImagePositionPatient
+        retag(file, ImagePositionPatient=[x, y, z + 0.02 * min(k, 10)])
+    with pytest.raises(MrictError, match=r"slices lie unevenly, 2\.5 to 2\.52 mm apart"):
+        read_series(tmp_path)
+
+
+def test_positions_of_few_decimals_are_even(tmp_path):
+    files = write_mr_series(tmp_path, stored((4, 4, 20)), grid(spacing=(1, 1, 1 / 3)))
+    for file in files:
+        x, y, z = pydicom.dcmread(file).ImagePositionPatient
+        retag(file, ImagePositionPatient=[x, y, round(z, 2)])
+    assert read_series(tmp_path).spacing_mm[2] == pytest.approx(1 / 3, abs=1e-3)
+
+
 def test_is_dicom(tmp_path):
     (file,) = write_mr_series(tmp_path / "deep" / "er", stored((2, 2, 1)), grid(), suffix="")
     (tmp_path / "x.dcm").write_text("no")
