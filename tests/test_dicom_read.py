@@ -116,6 +116,13 @@ def test_enhanced_multi_frame_in_any_order_of_frames(tmp_path):
     assert [f.index for f in volume.source.frames] == [1, 3, 4, 0, 5, 2]
 
 
+def test_enhanced_equals_what_simpleitk_reads(tmp_path):
+    file = write_enhanced(tmp_path / "multi.dcm", stored(), grid(), lambda k: (2, -5))
+    volume, image = read_series(file), sitk.ReadImage(str(file))
+    np.testing.assert_array_equal(volume.array, sitk.GetArrayFromImage(image).T)
+    assert corner_gap_mm(volume.affine, _itk_affine(image), volume.shape) < 1e-4
+
+
 def test_one_slice_takes_its_thickness(tmp_path):
     (file,) = write_mr_series(tmp_path, stored((4, 4, 1)), grid())
     assert read_series(file).spacing_mm == pytest.approx((0.9, 1.1, 2.5))
@@ -214,6 +221,8 @@ BAD = {
     "micrometres": (tag_all(PixelSpacing=[900, 900]), "voxels of 900 x 900 x 2.5 mm"),
     "zero slope": (tag_third(RescaleSlope=0, RescaleIntercept=0), "RescaleSlope is 0"),
     "mosaic": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "a mosaic of slices"),
+    "phase": (tag_third(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]), "a phase image; expected magnitudes"),
+    "phase by component": (tag_all(ComplexImageComponent="PHASE"), "a phase image; expected magnitudes"),
     "table": (tag_all(ModalityLUTSequence=[Dataset()]), "grey values through a table"),
     "frames": (tag_all(NumberOfFrames=3), "3 frames without a position each"),
     "pixels cut": (cut(-20), r"cannot be read \(pixels: ValueError\)"),
@@ -234,6 +243,11 @@ def test_bad_series(tmp_path, case):
         read_series(tmp_path)
     assert str(error.value).startswith(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(MrictError, match="no such file or folder; expected a DICOM series"):
+        read_series(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("keep", range(0, 1200, 60))

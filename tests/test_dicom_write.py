@@ -182,6 +182,12 @@ def test_a_series_of_others_is_never_replaced(tmp_path, mr):
     assert {file.name: file.read_bytes() for file in (tmp_path / "mr").iterdir()} == before
 
 
+def test_a_place_that_cannot_be_is_named(tmp_path, mr):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MrictError, match=r"file/ct: cannot be written \(.+\); free space or choose another folder"):
+        write_ct_series(tmp_path / "file" / "ct", some_hu(mr.shape), mr, **BY)
+
+
 def test_leftovers_of_a_killed_writer_are_not_read(tmp_path, mr):
     write_ct_series(tmp_path / "mr" / ".ct.killed", some_hu(mr.shape), mr, **BY)
     assert read_series(tmp_path / "mr").source.remarks == ()

@@ -45,6 +45,7 @@ GROUPS = {
     "ComplexImageComponent": "MRImageFrameTypeSequence",
     "FrameType": "MRImageFrameTypeSequence",
 }
+PHASE = {"P", "PHASE", "PHASE MAP"}  # in ImageType of several vendors, or ComplexImageComponent
 GREY = ("MONOCHROME1", "MONOCHROME2")
 UID = re.compile(r"[0-9][0-9.]{0,63}")
 RIGHT_ANGLE = 1e-3  # how far the two axes of a plane may be from unit vectors at a right angle
@@ -136,7 +137,10 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
         raise MrictError(f"{shown(path)}: a colour image; expected one grey value per pixel; export the grey series")
     if "ModalityLUTSequence" in header:
         raise MrictError(f"{shown(path)}: grey values through a table; expected slope and intercept; export it plainly")
-    if any("MOSAIC" in str(v).upper() for v in _values(header.get("ImageType"))):
+    kinds = {str(v).upper() for v in (*_values(header.get("ImageType")), header.get("ComplexImageComponent"))}
+    if kinds & PHASE:
+        raise MrictError(f"{shown(path)}: a phase image; expected magnitudes; give the magnitude series alone")
+    if any("MOSAIC" in kind for kind in kinds):
         raise MrictError(f"{shown(path)}: a mosaic of slices; expected one slice per frame; export slices")
     count = whole_of(header, "NumberOfFrames") or 1
     groups = header.get("PerFrameFunctionalGroupsSequence")
