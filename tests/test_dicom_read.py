@@ -94,6 +94,34 @@ def test_transfer_syntaxes(tmp_path, syntax):
     np.testing.assert_array_equal(read_series(tmp_path).array, stored((65, 49, 3)))
 
 
+@pytest.mark.parametrize("kind", ["JPEGLosslessProcess14_1", "JPEGLosslessProcess14", "JPEGLSLossless"])
+def test_lossless_jpeg_of_scanners(tmp_path, kind):
+    import gdcm
+
+    for file in write_mr_series(tmp_path, stored((65, 49, 3)), grid()):
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(file))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, kind)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(file))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        assert pydicom.dcmread(file).file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_series(tmp_path).array, stored((65, 49, 3)))
+
+
+def test_compression_that_cannot_be_decoded(tmp_path):
+    """Lossy JPEG of twelve bits, a real file, given a place in the patient."""
+    file = Path(shutil.copy(PYDICOM / "JPGExtended.dcm", tmp_path))
+    placed = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    retag(file, PixelSpacing=[1, 1], SliceThickness=1, **placed)
+    with pytest.raises(MrictError, match=r"pixels compressed as JPEG Extended .* cannot be decoded"):
+        read_series(file, modality="")
+
+
 def test_files_without_suffix_or_preamble_in_subfolders(tmp_path):
     files = write_mr_series(tmp_path / "a" / "b", stored(), grid(), suffix="")
     files[2].write_bytes(files[2].read_bytes()[132:])

@@ -112,11 +112,19 @@ def _pixels(frames: list[Frame]) -> np.ndarray:
 
 
 def _decode(file: Path) -> np.ndarray:
+    packed = ""
     try:
         with hushed():
             dataset = pydicom.dcmread(file, force=True)
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            packed = syntax.name if syntax is not None and syntax.is_compressed else ""
             return dataset.pixel_array
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make pydicom and its decoders raise nearly anything
+        if packed and isinstance(error, (RuntimeError, NotImplementedError)):
+            raise MrictError(
+                f"{shown(file)}: pixels compressed as {packed} cannot be decoded; "
+                "expected another compression, or an undamaged file; export it uncompressed"
+            ) from None
         raise damaged(file, f"pixels: {type(error).__name__}") from None
