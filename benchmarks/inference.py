@@ -23,7 +23,8 @@ from mrict_core.variants import get
 
 TITLE = "Inference: a volume through the full-width generator"
 SIZES = {"full": (200, 256), "quick": (8, 128)}  # slices, side in pixels
-BATCHES = {"full": (1, 8, 16, 32), "quick": (4,)}
+# batch => slices and repeats of a row: the whole volume once, the other batches on a part of it
+BATCHES = {"full": {1: (32, 3), 8: (32, 3), 32: (32, 3), 20: (200, 1)}, "quick": {4: (8, 1)}}
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -108,12 +109,12 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     rows = []
     for precision in (torch.float32, torch.bfloat16):
-        for batch in BATCHES[kind]:
+        for batch, (count, repeats) in BATCHES[kind].items():
             model = synthesizer(precision, batch)
-            mr = rng.uniform(-1, 1, (slices // batch * batch, side, side)).astype(np.float32)
+            mr = rng.uniform(-1, 1, (count, side, side)).astype(np.float32)
             flop = 2 * macs(model.generator, side) * len(mr)
             whole = partial(model.slices_to_hu, mr)
-            row = measure.alternating(bare_convolutions(model, mr), whole, 1 if quick else 3)
+            row = measure.alternating(bare_convolutions(model, mr), whole, repeats)
             rows.append(
                 {
                     "case": f"{len(mr)}×{side}×{side}, {str(precision)[6:]}, batch {batch}",

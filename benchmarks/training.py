@@ -92,5 +92,5 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     """Return one row per profile and precision."""
     rows = []
     for name, (batch, side) in CASES["quick" if quick else "full"].items():
-        rows += rows_of(get_profile(name), batch, side, repeats=2 if quick else 5)
+        rows += rows_of(get_profile(name), batch, side, repeats=1 if quick else 3)
     return rows

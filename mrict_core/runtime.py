@@ -22,7 +22,17 @@ from mrict_core.paths import shown
 if TYPE_CHECKING:
     import pandas as pd
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "nibabel", "SimpleITK", "opencv-python")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "nibabel",
+    "SimpleITK",
+    "opencv-python",
+    "pydicom",
+)
 PRECISIONS = ("auto", "float32", "bfloat16")
 LOCK_WAIT_S = 1.0
 CODE_SUFFIXES = (".py", ".j2", ".css", ".js")

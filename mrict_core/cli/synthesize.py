@@ -33,9 +33,15 @@ Strict = Annotated[bool, typer.Option("--strict", help="refuse an MR that the ga
 
 def synthesize(
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="an MR (NIfTI, MHA, NRRD), a folder of cases or a csv")
+        str,
+        typer.Argument(metavar="INPUT", help="an MR (NIfTI, MHA, NRRD, a folder of DICOM), a folder of cases or a csv"),
     ],
-    output: Annotated[str, typer.Option("--output", "-o", help="the CT's file; of many cases: a folder")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", help="the CT's file; without a suffix: a folder of DICOM; of many cases: a folder"
+        ),
+    ],
     model: Models = None,
     tta: Tta = False,
     uncertainty: Annotated[
@@ -49,6 +55,10 @@ def synthesize(
         str, typer.Option("--format", help="of many cases: nii.gz, nii, mha, nrrd; default: as read")
     ] = "",
     csv: Annotated[str, typer.Option("--csv", help="summary of many cases; default: OUTPUT/summary.csv")] = "",
+    series: Annotated[str, typer.Option("--series", help="of a DICOM folder with several: its name or UID")] = "",
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="write the patient's name, id and dates into the DICOM CT")
+    ] = False,
     strict: Strict = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -67,6 +77,8 @@ def synthesize(
     options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
     path = Path(source).expanduser()
     many = holds_many(path)
+    if many and (series or keep_identifiers):
+        raise MrictError("--series and --keep-identifiers are for one DICOM series; give its folder alone")
     if not many and (csv or image_format):
         raise MrictError("--csv and --format are for many cases; the name of one output says its format")
     target = Path(output).expanduser()
@@ -88,6 +100,8 @@ def synthesize(
             qa=page,
             overwrite=overwrite,
             strict=strict,
+            series=series,
+            keep_identifiers=keep_identifiers,
             progress=bar if len(models) > 1 or tta else None,
         )
     _tell(facts["warnings"])

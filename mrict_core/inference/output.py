@@ -31,9 +31,15 @@ def format_of(path: Path | str) -> str:
     return suffix
 
 
+def is_series(path: Path | str) -> bool:
+    """Return whether an output is the folder of a DICOM series: a name without a suffix."""
+    return not Path(path).suffix
+
+
 def sidecar_path(path: Path | str) -> Path:
     """Return where the json of a synthetic CT lies: beside it, under its name."""
-    return Path(path).with_name(f"{stem_of(Path(path))}.json")
+    path = Path(path)
+    return path.with_name(f"{path.name if is_series(path) else stem_of(path)}.json")
 
 
 def note_of(model: str) -> str:

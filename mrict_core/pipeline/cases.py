@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from mrict_core.data.dicom import is_dicom
 from mrict_core.data.volumes import stem_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.files import NAMES, ROLES, role_files
@@ -49,10 +50,10 @@ def find_cases(
     """Return (cases, {case: why it cannot be used}) of a folder or a csv; `output` is the folder of the results.
 
     In a folder a case is a file `<case>.nii.gz` (also `<case>_mr.mha` …) or a folder `<case>/` with a file named mr, in
-    the folder itself or in its Task1/<region>/; files named as CT, synthetic CT or mask are left alone. A csv has a
-    column `input`, relative to the csv, and may have `case` and `output`. Results are named `<case>_sct` with `suffix`,
-    or with the input's own where that is empty; maps of the uncertainty have the same name in their own folder, and
-    pages of the quality (`qa`) are `<case>_sct.html` in theirs.
+    the folder itself or in its Task1/<region>/; files named as CT, synthetic CT or mask are left alone. Where folders
+    hold DICOM, each is a case. A csv has a column `input`, relative to the csv, and may have `case` and `output`.
+    Results are named `<case>_sct` with `suffix`, or with the input's own where that is empty; maps of the uncertainty
+    have the same name in their own folder, and pages of the quality (`qa`) are `<case>_sct.html` in theirs.
     """
     source, output = Path(source), Path(output)
     uncertainty = Path(uncertainty) if uncertainty else None
@@ -88,6 +89,9 @@ def _of_folder(folder: Path, problems: dict[str, str]) -> list[tuple[str, Path, 
         if len(own) > 1:
             problems[folder.resolve().name] = f"{shown(own[1])} and {shown(own[0])}: two files for one mr; remove one"
         return [(folder.resolve().name, path, "") for path in own if len(own) == 1]
+    series = [(path.name, path, "") for path in sorted(folder.iterdir()) if path.is_dir() and is_dicom(path)]
+    if series:
+        return series
     found = role_files(folder, "mr", problems)
     endings = "|".join(re.escape(name) for role in ROLES for name in NAMES[role])
     others = re.compile(rf"[_-]({endings})$", re.IGNORECASE)

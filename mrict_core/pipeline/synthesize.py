@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrict_core import __version__
+from mrict_core.data.dicom import DicomVolume, write_ct_series
 from mrict_core.data.orders import PLANES
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
@@ -19,6 +20,7 @@ from mrict_core.inference import gate
 from mrict_core.inference.output import (
     NOTE,
     format_of,
+    is_series,
     note_of,
     sidecar_path,
     staged,
@@ -104,11 +106,14 @@ def synthesize_case(
     check: Check | None = gate.before,
     check_output: CheckOutput | None = gate.after,
     strict: bool = False,
+    series: str = "",
+    keep_identifiers: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the synthetic CT of one MR and a json: beside it, or `sidecar`; where asked for, maps and a page too.
 
-    `uncertainty` is an image file, `qa` a page (.html) or picture (.png) of the quality.
+    `output` is an image file or, without a suffix, the folder of a DICOM series; `uncertainty` is an image file, `qa` a
+    page (.html) or picture (.png) of the quality. `series` and `keep_identifiers` are for DICOM: see `read_input`.
 
     Returns what the json holds. Raises MrictError, with nothing written, for bad input, for an output that exists
     (unless `overwrite`) or that is the input. `check` (before) and `check_output` (after) are the gate, and `strict`
@@ -123,7 +128,7 @@ def synthesize_case(
     check_models(synthesizers, options)
     qa = Path(qa) if qa else None
     check_targets(source, output, uncertainty, overwrite, sidecar, qa)
-    volume = read_input(source)
+    volume = read_input(source, series, keep_identifiers)
     warnings = [text for model in models for text in (check(volume, model.synthesizer.facts) if check else [])]
     _refuse(source, warnings, strict)
     synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
@@ -132,7 +137,8 @@ def synthesize_case(
         _refuse(source, doubts, strict)
         warnings += doubts
     remarks = [text for model in models for text in _remarks(model)]
-    warnings = list(dict.fromkeys([*warnings, *synthesis.warnings, *remarks]))
+    of_input = volume.source.remarks if isinstance(volume, DicomVolume) else ()
+    warnings = list(dict.fromkeys([*warnings, *of_input, *synthesis.warnings, *remarks]))
     facts = _describe(source, volume, models, options, body, synthesis) | {"warnings": warnings}
     names = " + ".join(f"{model.name} {model.hash}" for model in models)
     with contextlib.ExitStack() as stack:  # each is whole on the disk before the first takes its name
@@ -140,7 +146,11 @@ def synthesize_case(
         if uncertainty is not None:
             note = f"HU SD of a {NOTE}; {names}"
             stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
-        stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
+        if is_series(output):
+            kept = {"overwrite": overwrite, "keep_identifiers": keep_identifiers}
+            write_ct_series(output, synthesis.hu, volume, model=names, version=__version__, **kept)
+        else:
+            stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
         if qa is not None:
             from mrict_core.reporting.case import write_case  # matplotlib: only where a page is wanted
 
@@ -191,7 +201,7 @@ def check_targets(
     targets = [output, sidecar or sidecar_path(output), *filter(None, (uncertainty, qa))]
     if qa is not None and qa.suffix.lower() not in QA_SUFFIXES:
         raise MrictError(f"{shown(qa)}: not a type of quality page; allowed: {', '.join(QA_SUFFIXES)}")
-    for path in (output, uncertainty):
+    for path in (None if is_series(output) else output, uncertainty):
         if path is not None:
             format_of(path)
     if len({path.resolve() for path in targets}) < len(targets):
@@ -199,7 +209,7 @@ def check_targets(
     for path in targets:
         if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
             raise MrictError(f"{shown(path)}: input and output are the same file; expected two; give another output")
-        if path.is_dir():
+        if path.is_dir() and not (path == output and is_series(output)):
             raise MrictError(f"{shown(path)}: a folder; expected the name of a file to write; add one")
         if path.exists() and not overwrite:
             raise MrictError(f"{shown(path)}: exists already; give another output, or --overwrite to replace it")
