@@ -252,6 +252,4 @@ def _remarks(model: Model) -> list[str]:
         found.append(
             f"{model.name}: a model of profile {facts['profile']['name']}, made to show the suite, not to be used"
         )
-    if not facts["complete"]:
-        found.append(f"{model.name}: its training is not finished (epoch {facts['epoch']} of {facts['epochs']})")
     return found
