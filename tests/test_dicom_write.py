@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import resource
 import shutil
 import signal
 import subprocess
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -193,25 +194,27 @@ def test_leftovers_of_a_killed_writer_are_not_read(tmp_path, mr):
     assert read_series(tmp_path / "mr").source.remarks == ()
 
 
-@pytest.fixture
-def small_files():
-    """No file may grow beyond 900 bytes: the system refuses the write, as it does on a full disk."""
-    if threading.current_thread() is not threading.main_thread():
-        pytest.skip("signals belong to the main thread")
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Let no file grow beyond 900 bytes: the system refuses the write, as it does on a full disk.
+
+    No fixture: pytest writes its own output, perhaps to a file, before a fixture ends.
+    """
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (900, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_full_disk_leaves_what_was_there(tmp_path, mr, request):
+def test_full_disk_leaves_what_was_there(tmp_path, mr):
     hu = some_hu(mr.shape)
     folder = write_ct_series(tmp_path / "ct", hu, mr, **BY)
-    request.getfixturevalue("small_files")
     for name in ("ct", "new"):
-        with pytest.raises(MrictError, match=r"cannot be written \(File too large\); free space"):
+        with small_files(), pytest.raises(MrictError, match=r"cannot be written \(File too large\); free space"):
             write_ct_series(tmp_path / name, hu, mr, overwrite=True, **BY)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ct", "mr"]
     np.testing.assert_array_equal(read_series(folder, modality="CT").array, np.rint(hu))
