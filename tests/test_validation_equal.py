@@ -252,3 +252,18 @@ def test_kept_maps_stop_at_the_room_there_is():
     kept = sum(maps.nbytes for maps in side.maps.values())
     assert 2**20 - 50_000 < kept <= 2**20
     assert side.vgg_errors(39, stack, -stack) == pytest.approx(side.vgg_errors(0, stack, -stack), rel=1e-12)
+
+
+def test_another_window_is_converted_to_the_predecessors_unit():
+    window, G = WINDOWS["patient"], generator(3)
+    data = Phantom(5, 0)
+    data.real_B = torch.empty_like(data.real_B).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    lean = Validator(window, [data], channels=1, batch_size=2, device=CPU)
+    with torch.no_grad():
+        hu = [window.to_hu(unit)[:, 0].double().numpy() for unit in (data.real_B, G.eval()(data.real_A))]
+    found, inside = lean.scores(G), data.mask[:, 0].numpy() > 0
+    assert found["val_mae_hu"] == pytest.approx(np.abs(hu[0] - hu[1])[inside].mean(), rel=1e-6)
+    real, fake = (stack.clip(-1000, 1000) / 1000 for stack in hu)
+    assert found["val_mse"] == pytest.approx(np.square(real - fake).mean(), rel=1e-6)
+    ssim = [structural_similarity(r, f, win_size=7, data_range=np.ptp(r)) for r, f in zip(real, fake, strict=True)]
+    assert found["val_ssim"] == pytest.approx(np.mean(ssim), rel=1e-6)
