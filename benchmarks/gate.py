@@ -16,6 +16,7 @@ from mrict_core.inference.gate import check_input
 from mrict_core.paths import ROOT
 
 TITLE = "Input gate: wrong inputs caught, good ones refused"
+HOW = "counts of inputs; caught and refused: at least one finding"
 SPEC = PhantomSpec("brain", 3.6, 5.0, 2)
 PELVIS = PhantomSpec("pelvis", 6.0, 8.0, 1)
 SAMPLES = ROOT.parent / "shared" / "samples"
