@@ -432,7 +432,7 @@ def test_ctrl_c_leaves_nothing_half_written(finished):
 @pytest.mark.slow
 def test_the_run_after_it_completes(finished):
     space = finished.space
-    steps = [re.sub(r"^\[ ?\d+/5\] ", "", line) for line in finished.lines if line.startswith("[")]
+    steps = [re.sub(r"^\[ ?\d+/6\] ", "", line) for line in finished.lines if line.startswith("[")]
     assert steps[0] == f"{PREPROCESS}: unchanged"
     assert [line.split(":")[0] for line in steps if ": done in" in line] == list(STEPS[1:])
     board = pd.read_csv(space.reports / "leaderboard.csv")
@@ -480,7 +480,7 @@ def test_missing_table_is_made_again_from_the_checkpoint(finished):
     lines = [line for line in finished.run() if line.startswith("[")]
     finished_anew = [line.split(": done in")[0] for line in lines if ": done in" in line]
     assert finished_anew == [f"[ 3/6] {STEPS[2]}"]
-    assert sum("unchanged" in line for line in lines) == 4
+    assert sum("unchanged" in line for line in lines) == 5
     assert read_json(path) == record
     after = times(finished.root)
     written = {name for name in after if after[name] != before[name]}
