@@ -17,7 +17,7 @@ from benchmarks import measure
 from mrict_core.data.volumes import load_volume, save_nifti
 from mrict_core.inference import Synthesizer
 from mrict_core.methods.base import make_generator
-from mrict_core.networks.layers import channels_last
+from mrict_core.networks.layers import autocast, channels_last
 from mrict_core.profiles import get_profile
 from mrict_core.variants import get
 
@@ -69,7 +69,7 @@ def bare_convolutions(model: Synthesizer, mr: np.ndarray) -> Callable[[], None]:
 
     @torch.inference_mode()
     def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=model.precision == torch.bfloat16):
+        with autocast(model.device, model.precision):
             for _ in range(len(mr) // model.batch_size):
                 for module, image in calls:
                     module(image)

@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,10 +172,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Give a temporary folder beside `path`; rename it to `path` on success, remove it on any failure.
 
-    What stands at `path` already is never replaced: that is an error.
+    What stands at `path` already is replaced only where `may_replace(path)` is given and does not raise; it is back in
+    its place when anything fails.
     """
     path = Path(path)
     try:
@@ -185,18 +186,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise MrictError(
             f"{shown(path)}: cannot be written ({error.strerror}); make the folder writable or choose another"
         ) from None
+    old = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
         temporary.chmod(0o755)
         if os.path.lexists(path):
-            raise MrictError(f"{shown(path)}: exists already and is not replaced; move it away or choose another name")
+            if may_replace is None:
+                raise MrictError(
+                    f"{shown(path)}: exists already and is not replaced; move it away or choose another name"
+                )
+            may_replace(path)
+            path.rename(old)
         temporary.rename(path)
     except OSError as error:
         raise MrictError(
             f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not os.path.lexists(path):
+            old.rename(path)
+        for leftover in (old, temporary):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -51,7 +51,8 @@ def test_the_picture_alone(tmp_path, models):
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("qa.pdf", "allowed: .html, .png"), ("ct.json", "allowed"), ("mr.html", None)]
+    ("name", "wanted"),
+    [("qa.pdf", "allowed: .html, .png"), ("QA.PNG", "allowed"), ("ct.json", "allowed"), ("mr.html", None)],
 )
 def test_other_types_are_refused_before_anything_is_written(name, wanted, tmp_path, models):
     source = write_head(tmp_path / "mr.nii")

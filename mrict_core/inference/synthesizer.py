@@ -16,7 +16,7 @@ from mrict_core.errors import MrictError
 from mrict_core.methods import METHODS, translate
 from mrict_core.methods.base import make_generator
 from mrict_core.models.folder import load_facts_and_weights
-from mrict_core.networks.layers import channels_last
+from mrict_core.networks.layers import autocast, channels_last
 from mrict_core.paths import shown
 from mrict_core.profiles import Profile
 from mrict_core.runtime import pick_device, pick_precision
@@ -49,7 +49,7 @@ class Synthesizer:
     def slices_to_hu(self, mr: np.ndarray) -> np.ndarray:
         """Return the synthetic CT of prepared slices.  # (N, H, W) in [-1, 1] => (N, H, W) float32 HU"""
         hu = np.empty(mr.shape, np.float32)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with autocast(self.device, self.precision):
             for start in range(0, len(mr), self.batch_size):
                 part = slice(start, start + self.batch_size)
                 real_A = torch.from_numpy(np.array(mr[part], np.float32))[:, None].to(self.device)

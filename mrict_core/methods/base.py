@@ -13,7 +13,7 @@ from mrict_core.losses.adversarial import bce_discriminator
 from mrict_core.losses.penalty import gradient_penalty
 from mrict_core.losses.perceptual import feature_l1, feature_mse
 from mrict_core.networks import build_discriminator, build_features, build_generator
-from mrict_core.networks.layers import channels_last
+from mrict_core.networks.layers import autocast, channels_last
 from mrict_core.profiles import Profile
 from mrict_core.variant import Variant
 
@@ -70,7 +70,7 @@ class Method(ABC):
 
         One context per set of weights: autocast keeps the copies it makes of them until the context ends.
         """
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        return autocast(self.device, self.precision)
 
     def compile(self) -> None:
         """Compile the networks' forward passes. D's penalty, which is differentiated twice, stays as it is."""

@@ -33,6 +33,11 @@ def in_full(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Return a context for forward passes in `precision`, float32 (which changes nothing) or bfloat16."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
 def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
     """Let `network` work on images stored pixel by pixel, which convolutions run faster on; return it.
 

@@ -38,7 +38,7 @@ from mrict_core.inference.volume import (
 )
 from mrict_core.models import registry
 from mrict_core.paths import shown
-from mrict_core.runtime import code_hash, hash_file, hash_of, read_json, versions
+from mrict_core.runtime import atomic_path, code_hash, hash_file, hash_of, read_json, versions
 
 Check = Callable[[Volume, dict[str, Any]], list[str]]  # MR and a model's facts => warnings, or raises
 CheckOutput = Callable[[Synthesis, dict[str, Any]], list[str]]
@@ -146,15 +146,15 @@ def synthesize_case(
         if uncertainty is not None:
             note = f"HU SD of a {NOTE}; {names}"
             stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
+        if qa is not None:
+            from mrict_core.reporting.case import write_case  # matplotlib: only where a page is wanted
+
+            write_case(stack.enter_context(atomic_path(qa)), volume, synthesis, facts)
         if is_series(output):
             kept = {"overwrite": overwrite, "keep_identifiers": keep_identifiers}
             write_ct_series(output, synthesis.hu, volume, model=names, version=__version__, **kept)
         else:
             stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
-        if qa is not None:
-            from mrict_core.reporting.case import write_case  # matplotlib: only where a page is wanted
-
-            write_case(qa, volume, synthesis, facts)
     return facts
 
 
@@ -199,7 +199,7 @@ def check_targets(
 ) -> None:
     """Raise MrictError unless the files of a case can be written without harm to anything that is there."""
     targets = [output, sidecar or sidecar_path(output), *filter(None, (uncertainty, qa))]
-    if qa is not None and qa.suffix.lower() not in QA_SUFFIXES:
+    if qa is not None and qa.suffix not in QA_SUFFIXES:
         raise MrictError(f"{shown(qa)}: not a type of quality page; allowed: {', '.join(QA_SUFFIXES)}")
     for path in (None if is_series(output) else output, uncertainty):
         if path is not None:

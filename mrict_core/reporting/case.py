@@ -134,6 +134,6 @@ def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any]) ->
     label = " + ".join(f"{model['variant']} ({model['profile']})" for model in facts["models"])
     sd, body = synthesis.sd_hu, synthesis.body
     figure = case_figure(mr, synthesis.hu, sd, body, mr_range=synthesis.facts["mr_range"], label=label)
-    if path.suffix.lower() == ".png":
+    if path.suffix == ".png":
         return style.save(figure, path)
     return write_text(path, case_html(figure, facts, None if sd is None else float(sd[body].mean())))

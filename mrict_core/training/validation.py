@@ -13,6 +13,7 @@ from mrict_core.data.intensity import HuWindow
 from mrict_core.data.pairs import PairedSlices, ahead, loader
 from mrict_core.methods.base import translate
 from mrict_core.metrics.predecessor import HU_HIGH, HU_LOW, VGG_SIDE, Features, slice_scores, to_unit
+from mrict_core.networks.layers import autocast
 from mrict_core.training.real_side import KEEP_MIB, RealSide
 
 
@@ -75,7 +76,7 @@ class Validator:
     @torch.inference_mode()
     def predict(self, generator: nn.Module, real_A: Tensor) -> np.ndarray:
         """Return a batch's synthetic CT in the window's unit.  # (B, 1, S, S) in [-1, 1] => (B, S, S) float32"""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with autocast(self.device, self.precision):
             fake_B = translate(generator, real_A.to(self.device), self.channels)
         return fake_B[:, 0].float().cpu().numpy()
 

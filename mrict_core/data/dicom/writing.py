@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from mrict_core.data.dicom.reading import DicomVolume, Source
 from mrict_core.data.volumes import LPS_TO_RAS, SliceOrder, Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
+from mrict_core.runtime import atomic_folder
 
 LOWEST_HU = -1024  # the intercept, unless lower values come
 STORED = 2**16 - 1
@@ -61,7 +59,10 @@ def write_ct_series(
             )
     stack, planes = _of_dicom(hu, volume, source) if source else _of_file(hu, volume)
     facts = _facts(source, _plain(model), _plain(version), intercept, identity)
-    with _new_folder(folder, overwrite) as temporary, hushed():
+    may_replace = partial(_check_replaceable, overwrite=overwrite)
+    if os.path.lexists(folder):
+        may_replace(folder)
+    with atomic_folder(folder, may_replace) as temporary, hushed():
         for k, plane in enumerate(planes):
             pixels = np.rint(stack[k]).astype(np.int32)
             ct_slice(facts, plane, k + 1, pixels).save_as(temporary / f"CT{k + 1:04d}.dcm", enforce_file_format=True)
@@ -115,36 +116,6 @@ def _of_file(hu: np.ndarray, volume: Volume) -> tuple[np.ndarray, list[Plane]]:
     return stack, [Plane(origin + k * steps[0], orientation, spacing[1:], spacing[0]) for k in range(len(stack))]
 
 
-@contextlib.contextmanager
-def _new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary folder beside `folder`; it takes its place when the block ends well, and vanishes when not.
-
-    An older series is replaced with `overwrite` only, and only where the folder holds nothing else.
-    """
-    if folder.is_symlink() or folder.exists():
-        _check_replaceable(folder, overwrite)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:40]}.", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    old = temporary.with_name(temporary.name + ".old")
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        if folder.exists():
-            _check_replaceable(folder, overwrite)  # it may have appeared meanwhile
-            os.rename(folder, old)
-        os.rename(temporary, folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise MrictError(f"{shown(folder)}: exists and is no folder; expected a new folder; choose another name")
@@ -167,8 +138,3 @@ def _is_ours(file: Path) -> bool:
             return text_of(header, "Manufacturer") == MAKER
     except Exception:  # not DICOM, or damaged: not ours to delete
         return False
-
-
-def _unwritable(folder: Path, error: OSError) -> MrictError:
-    reason = error.strerror or type(error).__name__
-    return MrictError(f"{shown(folder)}: cannot be written ({reason}); free space or choose another folder")
