@@ -184,7 +184,7 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
         temporary = Path(tempfile.mkdtemp(prefix=f"{NEW}{path.name[:40]}-", dir=path.parent))
     except OSError as error:
         raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror}); make the folder writable or choose another"
+            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
         ) from None
     old = temporary.with_name(f"{temporary.name}.old")
     try:

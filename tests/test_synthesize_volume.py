@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import SAMPLES
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
@@ -130,6 +130,8 @@ def test_every_voxel_lands_where_it_was(copying, code, shape, spacing, angles, p
     shape, spacing = (tuple(np.take(v, np.argsort((*axial.axes[1:], axial.axes[0])))) for v in (shape, spacing))
     affine = affine_of(code, spacing)
     affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ affine[:3, :3]
+    # three tilts may add up to more than 45 degrees: the thin axis would then lie in the slices, and the head with it
+    assume(SliceOrder.axial(affine).axes == axial.axes)
     volume = Volume(head_array(shape, spacing), affine, Path("x.nii"))
     model = in_plane(of_size(copying, 96), plane)
     found = synthesize_volume(model, volume, SynthesisOptions(resample_to_mm=0))
