@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mrict_core.networks.features import FeatureNetwork
 from mrict_core.networks.winograd import WinogradConv2d, convolve, transform_kernel, use_winograd
 
-WIDE = 256  # channels from which it is used
+WIDE = 128  # channels from which it is used
 
 
 def direct(image, weight, bias=None):
@@ -39,19 +39,16 @@ def test_equals_the_direct_sum(shape, outputs, seed, last):
 
 
 def test_more_tiles_than_one_portion():
-    image, weight = torch.randn(3, 2, 70, 601, dtype=torch.float64), torch.randn(3, 2, 3, 3, dtype=torch.float64)
+    image, weight = (torch.randn(s, dtype=torch.float64) for s in ((3, 512, 17, 61), (2, 512, 3, 3)))
     torch.testing.assert_close(convolve(image, transform_kernel(weight)), direct(image, weight))
 
 
-def test_rounds_no_worse_than_the_direct_sum():
+@pytest.mark.parametrize("channels", [128, 512])
+def test_rounds_by_two_millionths_at_most(channels):
     torch.manual_seed(0)
-    image, weight = torch.randn(1, 512, 16, 16), torch.randn(512, 512, 3, 3) / 68
+    image, weight = torch.randn(2, channels, 16, 16), torch.randn(channels, channels, 3, 3) / channels
     exact = direct(image.double(), weight.double())
-    errors = [
-        float((y - exact).norm() / exact.norm())
-        for y in (convolve(image, transform_kernel(weight)), direct(image, weight))
-    ]
-    assert errors[0] < max(2 * errors[1], 1e-6)
+    assert float((convolve(image, transform_kernel(weight)) - exact).norm() / exact.norm()) < 2e-6
 
 
 def test_the_gradient_reaches_the_image():
@@ -65,9 +62,9 @@ def test_the_gradient_reaches_the_image():
 @pytest.mark.parametrize(
     ("conv", "used"),
     [
-        (nn.Conv2d(256, 256, 3, padding=1), True),
+        (nn.Conv2d(128, 128, 3, padding=1), True),
         (nn.Conv2d(256, 512, 3, padding=1, bias=False), True),
-        (nn.Conv2d(255, 256, 3, padding=1), False),
+        (nn.Conv2d(127, 256, 3, padding=1), False),
         (nn.Conv2d(256, 256, 3), False),
         (nn.Conv2d(256, 256, 3, padding=1, stride=2), False),
         (nn.Conv2d(256, 256, 3, padding=1, groups=2), False),
