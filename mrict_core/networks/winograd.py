@@ -7,8 +7,8 @@ multiplying, entry by entry; over all channels that is 36 matrix products, which
 
 A, G and B are values of polynomials at `POINTS` (Toom and Cook's construction). The result is that of the direct sum up
 to rounding, in float32 to about 1.5e-6 of its size; with the usual points, 0, ±1 and ±2, it would be more than twice
-that (on the choice: Barabasz et al. 2020, arXiv 1803.10986). It pays where there are many channels; the kernels are transformed
-once, so it is for weights that do not change. The gradient to the image is a convolution of the same kind.
+that (on the choice: Barabasz et al. 2020, arXiv 1803.10986). It pays where there are many channels; the kernels are
+transformed once, so it is for weights that do not change. The gradient to the image is a convolution of the same kind.
 """
 
 from __future__ import annotations
