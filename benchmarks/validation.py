@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,20 +107,20 @@ class Inception(nn.Module):
 @contextmanager
 def random_weights() -> Iterator[None]:
     """Let `InceptionFid` draw weights where it would load them."""
-    real = features.load_into
+    real = features.load_into, features.locate
 
-    def draw(module: nn.Module, name: str) -> str:
+    def draw(module: nn.Module, name: str, found: tuple[Path, str]) -> str:
         module.to_empty(device="cpu")
         for layer in module.modules():
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
         return f"random {name}"
 
-    features.load_into = draw
+    features.load_into, features.locate = draw, lambda name: (Path(name), "")
     try:
         yield
     finally:
-        features.load_into = real
+        features.load_into, features.locate = real
 
 
 def networks() -> tuple[nn.Module, InceptionFid, FeatureNetwork]:
@@ -149,7 +150,7 @@ def passes(which: str, size: str) -> dict[str, Pass]:
         generator, inception, vgg = networks()
         generators = (copy.deepcopy(generator).to(memory_format=layouts[0]), generator)
         inceptions = tuple(Inception(inception, dimension, layout) for layout in layouts)
-        vggs = (copy.deepcopy(vgg.layers).to(memory_format=layouts[0]), vgg)
+        vggs = (copy.deepcopy(vgg.layers).to(memory_format=layouts[0]), vgg.compute_in(torch.float32))
 
     def lean(precision: torch.dtype) -> Pass:
         looks = {"fid_features": inceptions[1], "vgg_features": vggs[1]}
@@ -195,6 +196,7 @@ def bare_networks(slices: int) -> float:
     grey, resized = torch.rand(count, 1, 256, 256), torch.rand(count, 3, 224, 224)
     images = torch.randint(0, 256, (count, 3, 256, 256), dtype=torch.uint8)
     with torch.inference_mode():
+        vgg.compute_in(torch.float32)
         calls = {"G": lambda: generator(grey), "I": lambda: inception(images), "V": lambda: vgg(resized)}
         seconds = measure.in_turns(calls, 3)
     return sum(sorted(values)[1] for values in seconds.values()) / count

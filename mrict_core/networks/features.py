@@ -21,7 +21,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.networks.demo_pyramid import DemoPyramid
 from mrict_core.networks.layers import in_full
 from mrict_core.networks.lpips import LpipsSqueeze
-from mrict_core.networks.weights import load_into, local_only
+from mrict_core.networks.weights import load_into, local_only, locate
 from mrict_core.networks.winograd import use_winograd
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -99,11 +99,12 @@ class FeatureNetwork(nn.Module):
 
 def _vgg(name: str, weights: str, depth: int | None, dimension: int, imagenet_normalisation: bool) -> FeatureNetwork:
     """Return the first `depth` layers (None: all) of torchvision's VGG with the weights of that name."""
+    found = locate(weights)
     from torchvision import models
 
     with torch.device("meta"):  # no time and memory for values that are replaced at once
         layers = getattr(models, weights)(weights=None, init_weights=False).features[:depth]
-    digest = load_into(layers, weights)
+    digest = load_into(layers, weights, found)
     if not imagenet_normalisation:
         return FeatureNetwork(layers, name=name, weights_hash=digest, dimension=dimension)
     return FeatureNetwork(
@@ -121,13 +122,14 @@ def _vgg19_normalised() -> FeatureNetwork:
 
     Its file's first layer, a 1x1 convolution, turns RGB in [0, 1] into BGR in 0..255 minus the Caffe mean.
     """
+    found = locate("vgg19_normalised")
     from torchvision import models
 
     with torch.device("meta"):
         vgg = models.vgg19(weights=None, init_weights=False).features[: len(NORMALISED_NAMES)]
         scaling = nn.Conv2d(3, 3, kernel_size=1)
     layers = nn.Sequential(OrderedDict([("0", scaling), *zip(NORMALISED_NAMES, vgg, strict=True)]))
-    digest = load_into(layers, "vgg19_normalised")
+    digest = load_into(layers, "vgg19_normalised", found)
     return FeatureNetwork(
         layers,
         name="vgg19_normalised_relu3_1",
@@ -170,6 +172,7 @@ class InceptionFid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        found = locate("inception_fid")
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         class Checked(FeatureExtractorInceptionV3):
@@ -183,7 +186,7 @@ class InceptionFid(nn.Module):
         nothing.seek(0)
         with torch.device("meta"):
             self.network = Checked("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
-        self.weights_hash = load_into(self.network, "inception_fid")
+        self.weights_hash = load_into(self.network, "inception_fid", found)
         self.network.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.eval()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.errors import MrictError
-from mrict_core.networks.weights import load_into
+from mrict_core.networks.weights import load_into, locate
 
 HEAD_SHA256 = "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76"  # the authors' v0.1/squeeze.pth
 
@@ -24,12 +24,13 @@ class LpipsSqueeze(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        found = locate("squeezenet1_1")
         from torchmetrics.functional.image import lpips
         from torchvision import models
 
         with torch.device("meta"):  # no time and memory for values that are replaced at once
             backbone = models.squeezenet1_1(weights=None).features
-        self.weights_hash = load_into(backbone, "squeezenet1_1")
+        self.weights_hash = load_into(backbone, "squeezenet1_1", found)
         head = Path(lpips.__file__).parent / "lpips_models" / "squeeze.pth"
         if not head.is_file() or hashlib.sha256(head.read_bytes()).hexdigest() != HEAD_SHA256:
             raise MrictError(

@@ -81,17 +81,18 @@ def load_state(name: str) -> tuple[dict[str, Tensor], str]:
     the same keys. Files in the user's folder may differ from the official hash (a features-only file must); the
     returned hash records what was used. Raises MrictError for absent, damaged or altered files.
     """
-    path, digest = _find(name)
+    path, digest = locate(name)
     return _read(path), digest
 
 
-def load_into(module: nn.Module, name: str) -> str:
+def load_into(module: nn.Module, name: str, found: tuple[Path, str] | None = None) -> str:
     """Load the weights `name` into `module`, which may stand on the meta device; return the sha256 of the file.
 
-    Keys that `module` has no place for are ignored (it may be the first layers of the file's network). A key that is
-    missing or of another shape is a MrictError that names the file and the first such key.
+    found: what `locate` returned, where it was asked before. Keys that `module` has no place for are ignored (it may be
+    the first layers of the file's network). A key that is missing or of another shape is a MrictError that names the
+    file and the first such key.
     """
-    path, digest = _find(name)
+    path, digest = found or locate(name)
     state = _read(path)
     fitting = {}
     for key, wanted in module.state_dict().items():
@@ -109,8 +110,11 @@ def load_into(module: nn.Module, name: str) -> str:
     return digest
 
 
-def _find(name: str) -> tuple[Path, str]:
-    """Return the path of a weights file and its sha256; download it when it is nowhere."""
+def locate(name: str) -> tuple[Path, str]:
+    """Return the path of a weights file and its sha256; download it when it is nowhere.
+
+    Asked first, it says that weights are absent before anything slow is imported for them.
+    """
     if name not in FILES:
         raise unknown_name("weights", name, FILES)
     file = FILES[name]

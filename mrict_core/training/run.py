@@ -146,6 +146,8 @@ class Run:
         own = self.profile.feature_network
         fid = build_features(own or "inception_fid").to(device) if score.fid or stops else None
         vgg = build_features(own or "vgg16_relu3_3").to(device) if score.vgg or stops else None
+        if vgg is not None:
+            vgg.compute_in(torch.float32)
         return Validator(
             self.store.window,
             self.validation_sets(),
