@@ -17,7 +17,6 @@ from mrict_core.data.transforms import JointTransform
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import build_method
 from mrict_core.methods.base import make_generator
-from mrict_core.networks.layers import channels_last
 from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import pick_device, tune_gpu
 from mrict_core.variant import Variant
@@ -118,7 +117,7 @@ def around_the_step(device: torch.device, sizes: Sized) -> list[dict[str, Any]]:
     rows = [{"case": f"augmentation, batch {batch}", "images_per_s": batch / seconds, "peak_mib": peak}]
     variant, slices = get(VARIANT), np.zeros((4 * batch, side, side), np.float32)
     for dtype in (torch.float32, torch.bfloat16):
-        generator = channels_last(make_generator(variant, get_profile("full")).to(device), device).eval()
+        generator = make_generator(variant, get_profile("full")).to(device, memory_format=torch.channels_last).eval()
         model = Synthesizer(generator, variant, {"window_hu": [-1024.0, 3000.0]}, device, batch, dtype)
         seconds, peak = clock(lambda model=model: model.slices_to_hu(slices), device, repeats)
         case = f"synthesis of {len(slices)} slices, {str(dtype)[6:]}, batch {batch}"

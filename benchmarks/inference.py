@@ -17,7 +17,7 @@ from benchmarks import measure
 from mrict_core.data.volumes import load_volume, save_nifti
 from mrict_core.inference import Synthesizer
 from mrict_core.methods.base import make_generator
-from mrict_core.networks.layers import autocast, channels_last
+from mrict_core.networks.layers import autocast
 from mrict_core.profiles import get_profile
 from mrict_core.variants import get
 
@@ -34,7 +34,7 @@ def synthesizer(precision: torch.dtype, batch_size: int) -> Synthesizer:
     generator = make_generator(variant, get_profile("full"))
     facts = {"window_hu": [-1024.0, 3000.0]}
     device = torch.device("cpu")
-    generator = channels_last(generator, device).eval()
+    generator = generator.to(device, memory_format=torch.channels_last).eval()
     return Synthesizer(generator, variant, facts, device, batch_size, precision)
 
 

@@ -27,7 +27,6 @@ from mrict_core.methods.base import make_generator
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.networks import features
 from mrict_core.networks.features import FeatureNetwork, InceptionFid
-from mrict_core.networks.layers import channels_last
 from mrict_core.profiles import get_profile
 from mrict_core.training.validation import Validator
 from mrict_core.variants import get
@@ -131,7 +130,7 @@ def networks() -> tuple[nn.Module, InceptionFid, FeatureNetwork]:
     layers = models.vgg16(weights=None).features[:16].requires_grad_(False)
     vgg = FeatureNetwork(layers, name="random VGG16", weights_hash="none", dimension=256)
     generator = make_generator(get("mk6_3_4"), get_profile("full")).eval()
-    return channels_last(generator, torch.device("cpu")), inception, vgg
+    return generator.to(memory_format=torch.channels_last), inception, vgg
 
 
 def passes(which: str, size: str) -> dict[str, Pass]:

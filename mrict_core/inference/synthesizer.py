@@ -16,7 +16,7 @@ from mrict_core.errors import MrictError
 from mrict_core.methods import METHODS, translate
 from mrict_core.methods.base import make_generator
 from mrict_core.models.folder import load_facts_and_weights
-from mrict_core.networks.layers import autocast, channels_last
+from mrict_core.networks.layers import autocast
 from mrict_core.paths import shown
 from mrict_core.profiles import Profile
 from mrict_core.runtime import pick_device, pick_precision
@@ -64,7 +64,7 @@ def load_synthesizer(
     """Return the MR→CT generator of a checkpoint file or of a published model's folder, in evaluation mode.
 
     It computes in float32 unless asked otherwise: scores must not depend on the device. Its layers work on images
-    stored pixel by pixel (`channels_last`); a plain copy of the network in the same layout gives the same bits, one in
+    stored pixel by pixel (channels last); a plain copy of the network in the same layout gives the same bits, one in
     torch's default layout sums in another order and differs in the last ones.
     """
     facts, networks = load_facts_and_weights(path, expect_variant)
@@ -85,7 +85,7 @@ def load_synthesizer(
         )
     load_weights(generator, networks[name], name, path)
     chosen = pick_device(device)
-    generator = channels_last(generator.to(chosen), chosen).eval()
+    generator = generator.to(chosen, memory_format=torch.channels_last).eval()
     return Synthesizer(
         generator, variant, {**facts, "path": shown(path)}, chosen, precision=pick_precision(precision, chosen)
     )

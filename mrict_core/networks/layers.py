@@ -1,4 +1,4 @@
-"""What makes the networks fast and changes nothing they compute: memory layout, and a cheap mask for dropout."""
+"""What makes the networks fast and changes nothing they compute: a cheap mask for dropout, and precision."""
 
 from __future__ import annotations
 
@@ -36,17 +36,3 @@ def in_full(x: Tensor) -> Tensor:
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """Return a context for forward passes in `precision`, float32 (which changes nothing) or bfloat16."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
-
-
-def channels_last(network: nn.Module, device: torch.device) -> nn.Module:
-    """Let `network` work on images stored pixel by pixel, which convolutions run faster on; return it.
-
-    What a convolution returns has the order of its weights or of its input, so on a CPU the first one's weights decide
-    for the whole network; the others stay as they are, for Adam is faster on them. On a GPU all weights take the order.
-    """
-    if device.type != "cpu":
-        return network.to(memory_format=torch.channels_last)
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None:
-        first.to(memory_format=torch.channels_last)
-    return network
