@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
 import platform
 import statistics
@@ -18,14 +20,47 @@ from mrict_core.runtime import cpu_count, versions
 
 def in_turns(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Return the seconds of every call, taken in turns after one warm-up each."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    return _turns({name: functools.partial(_seconds, call) for name, call in calls.items()}, repeats)
+
+
+def in_turns_apart(targets: dict[str, tuple[Any, ...]], repeats: int) -> dict[str, list[float]]:
+    """The same, every form in a process of its own: {name: (target, *arguments)}; `target(*arguments)()` is measured.
+
+    What one form asks of its process, of its memory above all, does not reach the others.
+    """
+    context = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        takes = {}
+        for name, target in targets.items():
+            pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=target)
+            stack.enter_context(pool)
+            takes[name] = functools.partial(lambda pool: pool.submit(_seconds_prepared).result(), pool)
+        return _turns(takes, repeats)
+
+
+def _turns(takes: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in takes}
     for number in range(repeats + 1):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
+        for name, take in takes.items():
+            took = take()
             if number:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(took)
     return seconds
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _prepare(target: Callable[..., Any], *arguments: Any) -> None:
+    global _prepared
+    _prepared = target(*arguments)
+
+
+def _seconds_prepared() -> float:
+    return _seconds(_prepared)
 
 
 def alternating(plain: Callable[[], Any], lean: Callable[[], Any], repeats: int) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks import measure
 from benchmarks.training import VARIANT, random_vgg19
@@ -46,7 +48,7 @@ def training(width: int, batch: int, side: int, vgg: bool) -> Callable[[], Any]:
     torch.manual_seed(0)
     profile = get_profile("full" if vgg else "demo")
     images = [torch.rand(batch, 1, side, side) * 2 - 1 for _ in range(2)]
-    with random_vgg19():
+    with random_vgg19() if vgg else nullcontext():
         method = build_method(get(VARIANT), dataclasses.replace(profile, width=width))
     method.train()
     method.step(*(image[:1, :, :64, :64] for image in images))  # what is made once: Adam's moments, kernels
@@ -66,14 +68,14 @@ def by_patients(kind: str, repeats: int) -> list[dict[str, Any]]:
 
 def by_size(kind: str, repeats: int) -> list[dict[str, Any]]:
     """Return seconds and memory of a training step as the image or the batch grows."""
-    width = 64 if kind == "full" else 4
+    width, vgg = (64, True) if kind == "full" else (4, False)
     rows = []
     for side in SIDES[kind]:
-        found = measure.cost(training, width, 1, side, True, repeats=repeats)
+        found = measure.cost(training, width, 1, side, vgg, repeats=repeats)
         rows.append({"axis": "side", "value": side, "case": f"training step, width {width}, one image", **found})
     side = 128 if kind == "full" else 64
     for batch in BATCHES[kind]:
-        found = measure.cost(training, width, batch, side, True, repeats=repeats)
+        found = measure.cost(training, width, batch, side, vgg, repeats=repeats)
         rows.append({"axis": "batch", "value": batch, "case": f"training step, width {width}, {side}×{side}", **found})
     return rows
 
@@ -105,10 +107,12 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
             panel.loglog(x, line, color=style.FAINT, linestyle=":", label="in proportion")
             panel.loglog(x, y, color=style.PALETTE["blue"], marker="o", markersize=3.5, label="measured")
             panel.set_xticks(x, [str(value) for value in x])
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
             panel.minorticks_off()
             panel.set(ylabel=unit)
             panel.grid(axis="y")
-        column[0].set_title(points[0]["case"])
+        column[0].set_title(points[0]["case"].replace(", ", "\n"))
         column[1].set_xlabel(label)
     panels[0, 0].legend()
     return drawn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from benchmarks.plain.pix2pix import PlainWeights, plain_step
 from mrict_core.methods import Method, base, build_method
 from mrict_core.networks.features import DemoFeatures, FeatureNetwork
 from mrict_core.profiles import Profile, get_profile
+from mrict_core.runtime import kept_memory
 from mrict_core.variant import Variant
 from mrict_core.variants import get
 
@@ -24,6 +25,8 @@ TITLE = "A training step, pix2pix MK6 (1 D + 3 G steps, penalty, perceptual, L1)
 VARIANT = "mk6_3_4"
 # profile => batch and side in pixels. VGG19 has random weights here: time does not depend on their values.
 CASES = {"full": {"full": (4, 256), "demo": (8, 64)}, "quick": {"full": (1, 128), "demo": (8, 64)}}
+
+_lasting = ExitStack()  # contexts of a process that measures one form
 
 
 @contextmanager
@@ -61,18 +64,24 @@ def lean_call(method: Method, *images: torch.Tensor) -> Callable[[], Any]:
     return lambda: method.step(*images)
 
 
-def rows_of(profile: Profile, batch: int, side: int, repeats: int) -> list[dict[str, Any]]:
-    """Return one row per precision, all forms in turns."""
+def step_of(form: str, profile_name: str, batch: int, side: int) -> Callable[[], Any]:
+    """Return one form's step, "plain" or a precision of the lean one, in a process that is its own from now on."""
     torch.manual_seed(0)
-    variant = get(VARIANT)
+    variant, profile = get(VARIANT), get_profile(profile_name)
     images = [torch.rand(batch, 1, side, side) * 2 - 1 for _ in range(2)]
     with random_vgg19() as layers:
-        vgg = DemoFeatures().layers.requires_grad_(True) if profile.feature_network else layers
-        calls = {"plain": plain_call(variant, profile, vgg, *images)}
-        for precision in (torch.float32, torch.bfloat16):
-            method = build_method(variant, profile, "cpu", precision)
-            calls[str(precision).removeprefix("torch.")] = lean_call(method, *images)
-        seconds = measure.in_turns(calls, repeats)
+        if form == "plain":
+            vgg = DemoFeatures().layers.requires_grad_(True) if profile.feature_network else layers
+            return plain_call(variant, profile, vgg, *images)
+        method = build_method(variant, profile, "cpu", getattr(torch, form))
+    _lasting.enter_context(kept_memory())  # as the training loop does
+    return lean_call(method, *images)
+
+
+def rows_of(profile: Profile, batch: int, side: int, repeats: int) -> list[dict[str, Any]]:
+    """Return one row per precision, all forms in turns."""
+    forms = {name: (step_of, name, profile.name, batch, side) for name in ("plain", "float32", "bfloat16")}
+    seconds = measure.in_turns_apart(forms, repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         {
@@ -83,7 +92,7 @@ def rows_of(profile: Profile, batch: int, side: int, repeats: int) -> list[dict[
             "all_plain_s": seconds["plain"],
             "all_lean_s": seconds[name],
         }
-        for name in calls
+        for name in forms
         if name != "plain"
     ]
 
@@ -92,5 +101,5 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     """Return one row per profile and precision."""
     rows = []
     for name, (batch, side) in CASES["quick" if quick else "full"].items():
-        rows += rows_of(get_profile(name), batch, side, repeats=1 if quick else 3)
+        rows += rows_of(get_profile(name), batch, side, repeats=1 if quick else 5)
     return rows

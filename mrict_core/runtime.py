@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import platform
 import random
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -36,6 +38,9 @@ PACKAGES = (
 PRECISIONS = ("auto", "float32", "bfloat16")
 LOCK_WAIT_S = 1.0
 CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
+# glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX. The defaults are what glibc grows them to by itself.
+MALLOC_KEEPS = {-1: -1, -4: 0}
+MALLOC_DEFAULTS = {-1: 2**26, -3: 2**25, -4: 2**16}
 NEW = ".new-"  # begins the name of a folder that is still being written
 
 
@@ -97,6 +102,27 @@ def set_threads(count: int | None) -> int:
     if count:
         torch.set_num_threads(count)
     return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory in the process while training lasts, and give it back afterwards.
+
+    The GNU C library returns every large block to the system at once, which then hands out and clears each page anew:
+    a tenth of a step at full width. Elsewhere this does nothing.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+        yield
+        return
+    for option, value in MALLOC_KEEPS.items():
+        library.mallopt(option, value)
+    try:
+        yield
+    finally:
+        for option, value in MALLOC_DEFAULTS.items():
+            library.mallopt(option, value)
+        library.malloc_trim(0)
 
 
 def cpu_count() -> int:

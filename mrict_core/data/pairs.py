@@ -112,9 +112,13 @@ def paired_batches(
     generator: torch.Generator,
     device: torch.device = CPU,
 ) -> Iterator[Batch]:
-    """Yield one epoch of shuffled pairs, augmented on `device`."""
-    for real_A, real_B, mask in _epoch(dataset, batch_size, generator, device):
-        yield transform(real_A, real_B, mask) if transform else (real_A, real_B, mask)
+    """Yield one epoch of shuffled pairs, augmented on `device`; on a CPU beside the caller's work."""
+
+    def augmented() -> Iterator[Batch]:
+        for batch in _epoch(dataset, batch_size, generator, device):
+            yield transform(*batch) if transform else batch
+
+    return ahead(augmented()) if device.type == "cpu" else augmented()
 
 
 def unpaired_batches(
@@ -131,8 +135,12 @@ def unpaired_batches(
     # Two generators: the halves are read in two threads, and each must draw the same numbers every time.
     seeds = torch.randint(2**62, (2,), generator=generator).tolist()
     halves = (_epoch(dataset, batch_size, torch.Generator().manual_seed(seed), device) for seed in seeds)
-    for (real_A, other_B, mask_A), (other_A, real_B, mask_B) in zip(*halves, strict=True):
-        if transform:
-            real_A, _, _ = transform(real_A, other_B, mask_A)
-            _, real_B, mask_B = transform(other_A, real_B, mask_B)
-        yield real_A, real_B, mask_B
+
+    def augmented() -> Iterator[Batch]:
+        for (real_A, other_B, mask_A), (other_A, real_B, mask_B) in zip(*halves, strict=True):
+            if transform:
+                real_A, _, _ = transform(real_A, other_B, mask_A)
+                _, real_B, mask_B = transform(other_A, real_B, mask_B)
+            yield real_A, real_B, mask_B
+
+    return ahead(augmented()) if device.type == "cpu" else augmented()

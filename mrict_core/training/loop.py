@@ -17,6 +17,7 @@ from mrict_core.methods import Method, build_method
 from mrict_core.paths import Workspace, shown
 from mrict_core.profiles import Profile
 from mrict_core.runtime import (
+    kept_memory,
     pick_device,
     pick_precision,
     seed_everything,
@@ -89,7 +90,7 @@ def train(
     """
     set_threads(profile.threads)
     run = prepare_run(variant, profile, workspace, settings)
-    with sole_writer(run.folder, f"trains {variant.name}"):
+    with sole_writer(run.folder, f"trains {variant.name}"), kept_memory():
         return _train(run, report, progress, stop_after, force)
 
 
