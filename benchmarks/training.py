@@ -24,7 +24,7 @@ from mrict_core.variants import get
 TITLE = "A training step, pix2pix MK6 (1 D + 3 G steps, penalty, perceptual, L1)"
 VARIANT = "mk6_3_4"
 # profile => batch and side in pixels. VGG19 has random weights here: time does not depend on their values.
-CASES = {"full": {"full": (4, 256), "demo": (8, 64)}, "quick": {"full": (1, 128), "demo": (8, 64)}}
+CASES = {"full": {"full": (4, 256), "demo": (8, 64)}, "quick": {"demo": (8, 64)}}
 
 _lasting = ExitStack()  # contexts of a process that measures one form
 

@@ -50,6 +50,7 @@ def test_freed_memory_stays_while_training_lasts_and_goes_back_afterwards(ending
 
 
 def test_a_system_without_glibc_trains_as_before():
-    code = "import sys; sys.platform = 'other'\nfrom mrict_core.runtime import kept_memory\nwith kept_memory(): print(1)"
+    use = "from mrict_core.runtime import kept_memory\nwith kept_memory(): print(1)"
+    code = f"import sys; sys.platform = 'other'\n{use}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
