@@ -40,9 +40,7 @@ print(inside - before, after - before, resident_mib() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc and mallopt are Linux's")
 @pytest.mark.parametrize("ending", ["ends", "fails"])
 def test_freed_memory_stays_while_training_lasts_and_goes_back_afterwards(ending):
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKS, ending], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", BLOCKS, ending], cwd=ROOT, capture_output=True, text=True, check=True)
     inside, after, later = map(float, done.stdout.split())
     assert inside > 60
     assert after < 8
