@@ -108,8 +108,8 @@ def set_threads(count: int | None) -> int:
 def kept_memory() -> Iterator[None]:
     """Keep freed memory in the process while training lasts, and give it back afterwards.
 
-    The GNU C library returns every large block to the system at once, which then hands out and clears each page anew:
-    a tenth of a step at full width. Elsewhere this does nothing.
+    The GNU C library returns every large block to the system at once, which then hands out and clears each page anew, a
+    good part of a step at full width. Elsewhere this does nothing.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
