@@ -12,7 +12,7 @@ from benchmarks.plain import synthrad as plain
 from mrict_core import metrics
 
 TITLE = "SynthRAD2023 scores of one case"
-SHAPES = {"full": (256, 256, 200), "quick": (64, 64, 32)}
+SHAPES = {"full": (256, 256, 200), "quick": (96, 96, 64)}
 RELATIVE = 1e-6  # how near the values must be
 
 
