@@ -34,7 +34,7 @@ def in_turns_apart(targets: dict[str, tuple[Any, ...]], repeats: int) -> dict[st
         for name, target in targets.items():
             pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=target)
             stack.enter_context(pool)
-            takes[name] = functools.partial(lambda pool: pool.submit(_seconds_prepared).result(), pool)
+            takes[name] = functools.partial(_seconds_apart, pool)
         return _turns(takes, repeats)
 
 
@@ -52,6 +52,10 @@ def _seconds(call: Callable[[], Any]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
+
+
+def _seconds_apart(pool: ProcessPoolExecutor) -> float:
+    return pool.submit(_seconds_prepared).result()
 
 
 def _prepare(target: Callable[..., Any], *arguments: Any) -> None:

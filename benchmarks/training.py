@@ -64,10 +64,10 @@ def lean_call(method: Method, *images: torch.Tensor) -> Callable[[], Any]:
     return lambda: method.step(*images)
 
 
-def step_of(form: str, profile_name: str, batch: int, side: int) -> Callable[[], Any]:
+def step_of(form: str, profile: Profile, batch: int, side: int) -> Callable[[], Any]:
     """Return one form's step, "plain" or a precision of the lean one, in a process that is its own from now on."""
     torch.manual_seed(0)
-    variant, profile = get(VARIANT), get_profile(profile_name)
+    variant = get(VARIANT)
     images = [torch.rand(batch, 1, side, side) * 2 - 1 for _ in range(2)]
     with random_vgg19() as layers:
         if form == "plain":
@@ -80,7 +80,7 @@ def step_of(form: str, profile_name: str, batch: int, side: int) -> Callable[[],
 
 def rows_of(profile: Profile, batch: int, side: int, repeats: int) -> list[dict[str, Any]]:
     """Return one row per precision, all forms in turns."""
-    forms = {name: (step_of, name, profile.name, batch, side) for name in ("plain", "float32", "bfloat16")}
+    forms = {name: (step_of, name, profile, batch, side) for name in ("plain", "float32", "bfloat16")}
     seconds = measure.in_turns_apart(forms, repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [

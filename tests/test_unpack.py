@@ -165,6 +165,7 @@ def test_no_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     refused(archive, "needed to unpack")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=module.MARGIN + len(NOISE) + 3))
     unpack(archive, tmp_path / "out", "Task1")
+    assert tree(tmp_path / "out") == GOOD
 
 
 def test_disk_full_while_writing(tmp_path, monkeypatch):

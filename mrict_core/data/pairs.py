@@ -100,9 +100,16 @@ def ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _epoch(dataset: PairedSlices, batch_size: int, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
-    """Yield one shuffled epoch on `device`; reading and copying go on beside the work there."""
-    for batch in ahead(loader(dataset, batch_size, generator, pinned=device.type == "cuda")):
-        yield tuple(part.to(device, non_blocking=True) for part in batch)
+    """Yield one shuffled epoch on `device`; for a GPU, reading and copying go on beside its work."""
+    if device.type == "cpu":
+        return iter(loader(dataset, batch_size, generator))
+    batches = ahead(loader(dataset, batch_size, generator, pinned=device.type == "cuda"))
+    return (tuple(part.to(device, non_blocking=True) for part in batch) for batch in batches)
+
+
+def _beside(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Make the batches of a CPU in a thread, beside the caller's work on the one before; a GPU makes its own."""
+    return ahead(batches) if device.type == "cpu" else batches
 
 
 def paired_batches(
@@ -112,13 +119,13 @@ def paired_batches(
     generator: torch.Generator,
     device: torch.device = CPU,
 ) -> Iterator[Batch]:
-    """Yield one epoch of shuffled pairs, augmented on `device`; on a CPU beside the caller's work."""
+    """Yield one epoch of shuffled pairs, augmented on `device`."""
 
     def augmented() -> Iterator[Batch]:
         for batch in _epoch(dataset, batch_size, generator, device):
             yield transform(*batch) if transform else batch
 
-    return ahead(augmented()) if device.type == "cpu" else augmented()
+    return _beside(augmented(), device)
 
 
 def unpaired_batches(
@@ -132,7 +139,7 @@ def unpaired_batches(
 
     The mask belongs to real_B. Both halves come from the same patients, as in the predecessor's CycleGAN.
     """
-    # Two generators: the halves are read in two threads, and each must draw the same numbers every time.
+    # Two generators: for a GPU the halves are read in two threads, and each must draw the same numbers every time.
     seeds = torch.randint(2**62, (2,), generator=generator).tolist()
     halves = (_epoch(dataset, batch_size, torch.Generator().manual_seed(seed), device) for seed in seeds)
 
@@ -143,4 +150,4 @@ def unpaired_batches(
                 _, real_B, mask_B = transform(other_A, real_B, mask_B)
             yield real_A, real_B, mask_B
 
-    return ahead(augmented()) if device.type == "cpu" else augmented()
+    return _beside(augmented(), device)

@@ -145,9 +145,9 @@ class Run:
         stops = self.variant.early_stop_patience is not None or self.variant.select_by == "fid_vgg"
         own = self.profile.feature_network
         fid = build_features(own or "inception_fid").to(device) if score.fid or stops else None
-        vgg = build_features(own or "vgg16_relu3_3").to(device) if score.vgg or stops else None
-        if vgg is not None:
-            vgg.compute_in(torch.float32)
+        vgg = None
+        if score.vgg or stops:
+            vgg = build_features(own or "vgg16_relu3_3").to(device).compute_in(torch.float32)
         return Validator(
             self.store.window,
             self.validation_sets(),
