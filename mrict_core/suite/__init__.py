@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
@@ -21,6 +22,9 @@ from mrict_core.suite.plan import (
     step_key,
 )
 from mrict_core.variants import select
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
 
 __all__ = ["run_suite"]
 
@@ -60,10 +64,13 @@ def run_suite(
         keys[step.name] = step_key(step, keys, space)
     marks = {step.name: f"[{number:2d}/{len(steps)}]" for number, step in enumerate(steps, start=1)}
 
-    def run(step: Step) -> None:
-        _run_step(step, keys[step.name], space, force, marks[step.name], say)
+    from mrict_core.suite.kernels import kernel_managers  # jupyter_client, half a second
 
-    with sole_writer(space.executed, "runs the suite on these data"):
+    with sole_writer(space.executed, "runs the suite on these data"), kernel_managers() as kernels:
+
+        def run(step: Step) -> None:
+            _run_step(step, keys[step.name], space, force, marks[step.name], say, kernels)
+
         run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
         rest = [s for s in steps if s.name in wanted and s.notebook != PREPROCESS]
         if rest and (space.store / "index.json").is_file() and not space.split_file.is_file():
@@ -76,7 +83,9 @@ def run_suite(
     return space
 
 
-def _run_step(step: Step, key: str, space: Workspace, force: bool, mark: str, say: Say) -> None:
+def _run_step(
+    step: Step, key: str, space: Workspace, force: bool, mark: str, say: Say, kernels: type[AsyncKernelManager]
+) -> None:
     stamp = space.executed / f"{step.name}.json"
     done = _stamped(stamp) == key and all(path.is_file() for path in step.outputs)
     if done and not force:
@@ -85,7 +94,7 @@ def _run_step(step: Step, key: str, space: Workspace, force: bool, mark: str, sa
     stamp.unlink(missing_ok=True)
     say(f"{mark} {step.name} …")
     started = time.perf_counter()
-    execute(step, space.executed / f"{step.name}.ipynb", force, say)
+    execute(step, space.executed / f"{step.name}.ipynb", force, say, kernels)
     seconds = time.perf_counter() - started
     write_json(stamp, {"key": key, "seconds": round(seconds, 1)})
     say(f"{mark} {step.name}: done in {_clock(seconds)}")

@@ -11,10 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, shown
 from mrict_core.suite.plan import NOTEBOOKS, Step, as_papermill_path
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
 
 Say = Callable[[str], None]
 KERNEL_ARGUMENTS = ["--log-level=50"]  # a local kernel's talk of its sockets and of its end helps nobody
@@ -45,8 +49,11 @@ class _Echo(io.TextIOBase):
         return len(text)
 
 
-def execute(step: Step, target: Path, force: bool, say: Say) -> None:
-    """Execute a notebook into `target`. The copy appears whole: after success, or with the error in it."""
+def execute(step: Step, target: Path, force: bool, say: Say, kernels: type[AsyncKernelManager]) -> None:
+    """Execute a notebook into `target`, in a kernel of the manager `kernels`.
+
+    The copy appears whole: after success, or with the error in it.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -63,6 +70,7 @@ def execute(step: Step, target: Path, force: bool, say: Say) -> None:
             log_output=False,
             stdout_file=_Echo(say),
             extra_arguments=KERNEL_ARGUMENTS,
+            kernel_manager_class=kernels,
             on_cell_start=_unless_stopping,
         )
         os.replace(partial, target)
