@@ -55,7 +55,7 @@ PROFILES = {
         Profile(
             name="demo",
             label="demo",
-            width=12,
+            width=8,
             size=None,
             size_max=256,
             epoch_fraction=0.2,

@@ -23,6 +23,7 @@ from mrict_core import suite
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.runtime import read_json
+from mrict_core.suite.kernels import kernel_managers
 from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, SYNTHESIS, Step
 from mrict_core.variants import all_variants, lineage, select
 
@@ -277,32 +278,38 @@ def tiny_notebook(folder: Path, code: str) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=like), folder / "tiny.ipynb")
 
 
-def run_tiny(folder: Path, code: str, monkeypatch) -> tuple[Path, list[str]]:
+@pytest.fixture(scope="module")
+def kernels():
+    with kernel_managers() as managers:
+        yield managers
+
+
+def run_tiny(folder: Path, code: str, monkeypatch, kernels) -> tuple[Path, list[str]]:
     for module in (plan, execute):
         monkeypatch.setattr(module, "NOTEBOOKS", folder)
     tiny_notebook(folder, code)
     target, said = folder / "out" / "tiny__one.ipynb", []
     try:
-        execute.execute(Step("tiny__one", "tiny", {"word": "given"}, (), ()), target, True, said.append)
+        execute.execute(Step("tiny__one", "tiny", {"word": "given"}, (), ()), target, True, said.append, kernels)
     finally:
         assert [p.name for p in (folder / "out").iterdir() if p != target] == []
     return target, said
 
 
-def test_notebook_is_executed_with_its_parameters(tmp_path, monkeypatch):
+def test_notebook_is_executed_with_its_parameters(tmp_path, monkeypatch, kernels):
     folder = tmp_path / "with {braces}"
     folder.mkdir()
     code = "import os\nprint('x epoch 1/1: loss', flush=True)\nprint(word, force, os.getcwd())"
-    target, said = run_tiny(folder, code, monkeypatch)
+    target, said = run_tiny(folder, code, monkeypatch, kernels)
     assert [line.strip() for line in said] == ["x epoch 1/1: loss"]
     text = "".join(output.text for output in nbformat.read(target, 4).cells[-1].outputs)
     assert text.splitlines()[-1] == f"given True {ROOT}"
 
 
-def test_failing_notebook_names_step_cell_and_error(tmp_path, monkeypatch):
+def test_failing_notebook_names_step_cell_and_error(tmp_path, monkeypatch, kernels):
     code = "print('before')\nraise ValueError('too few slices\\nsecond line')"
     with pytest.raises(MrictError) as caught:
-        run_tiny(tmp_path, code, monkeypatch)
+        run_tiny(tmp_path, code, monkeypatch, kernels)
     target = tmp_path / "out" / "tiny__one.ipynb"
     assert str(caught.value) == (
         f"tiny__one: cell [3] failed with ValueError: too few slices (executed copy: {target})"
@@ -312,20 +319,20 @@ def test_failing_notebook_names_step_cell_and_error(tmp_path, monkeypatch):
     assert cell.outputs[1].evalue == "too few slices\nsecond line"
 
 
-def test_notebook_whose_process_dies_is_one_line(tmp_path, monkeypatch):
+def test_notebook_whose_process_dies_is_one_line(tmp_path, monkeypatch, kernels):
     with pytest.raises(MrictError, match=r"^tiny__one: its process was ended .*memory.*--jobs 1") as caught:
-        run_tiny(tmp_path, "import os\nos.kill(os.getpid(), 9)", monkeypatch)
+        run_tiny(tmp_path, "import os\nos.kill(os.getpid(), 9)", monkeypatch, kernels)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "out" / "tiny__one.ipynb").is_file()
 
 
-def test_interrupted_notebook_is_put_away(tmp_path, monkeypatch):
+def test_interrupted_notebook_is_put_away(tmp_path, monkeypatch, kernels):
     with pytest.raises(KeyboardInterrupt):
-        run_tiny(tmp_path, "raise KeyboardInterrupt", monkeypatch)
+        run_tiny(tmp_path, "raise KeyboardInterrupt", monkeypatch, kernels)
     assert not (tmp_path / "out" / "tiny__one.ipynb").exists()
 
 
-def test_ctrl_c_ends_a_running_cell(tmp_path, monkeypatch):
+def test_ctrl_c_ends_a_running_cell(tmp_path, monkeypatch, kernels):
     for module in (plan, execute):
         monkeypatch.setattr(module, "NOTEBOOKS", tmp_path)
     tiny_notebook(tmp_path, "import time\nprint('x epoch 1', flush=True)\ntime.sleep(60)")
@@ -337,7 +344,7 @@ def test_ctrl_c_ends_a_running_cell(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         execute.run_in_order(
-            [step("tiny"), step("after", "tiny")], lambda s: execute.execute(s, target, True, press), 2
+            [step("tiny"), step("after", "tiny")], lambda s: execute.execute(s, target, True, press, kernels), 2
         )
     assert time.monotonic() - begun[0] < 15
     assert list(target.parent.iterdir()) == []

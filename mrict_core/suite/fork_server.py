@@ -67,9 +67,10 @@ def become_kernel(arguments: list[str], environment: dict[str, str], folder: str
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
-    os.environ.update(environment, JPY_PARENT_PID=str(server))  # the kernel ends when this process does
+    os.environ.update(environment)
     os.chdir(folder)
-    sys.argv = ["ipykernel_launcher", *arguments]
+    # It ends when the process named here does. JPY_PARENT_PID would say the same, but has been read at the import.
+    sys.argv = ["ipykernel_launcher", *arguments, f"--IPKernelApp.parent_handle={server}"]
     launch_new_instance()
     atexit._run_exitfuncs()
     os._exit(0)  # as multiprocessing's forks end: taking torch apart piece by piece takes seconds
