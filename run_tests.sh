@@ -15,6 +15,9 @@ export MRICT_DATA="$scratch/data" MRICT_CHECKPOINTS="$scratch/checkpoints" MRICT
 if [ $# -gt 0 ]; then
   .venv/bin/python -m pytest "$@"
 else
-  # One session for both, so that the last lines count every test.
-  .venv/bin/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10
+  # One session for both, so that the last lines count every test, in two processes. The notebooks, which follow each
+  # other in one of them (tests/conftest.py), come first: they take the longest.
+  # OMP_WAIT_POLICY: torch's threads must not wait in a loop on a core that the other process needs.
+  OMP_WAIT_POLICY=passive .venv/bin/python -m pytest notebooks tests --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10 \
+    --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 fi

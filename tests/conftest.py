@@ -8,17 +8,40 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from mrict_core.paths import ROOT, Workspace, workspace
 
 SAMPLES = ROOT.parent / "shared" / "samples"
+FOLDERS = ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")
+
+
+def pytest_configure():
+    """Of several test processes, give each its own part of the folders that the caller chose."""
+    process = os.environ.get("PYTEST_XDIST_WORKER")
+    for name in FOLDERS:
+        if process and os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]) / process)
+
+
+class Together(LoadScopeScheduling):
+    """Keeps in one process what builds on each other: the tests of a file, and all notebooks."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "notebooks" if file.endswith(".ipynb") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Share the tests between processes so (pytest-xdist 3.8's own marks for it do nothing under pytest 9.2)."""
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _scratch(tmp_path_factory):
     """Send everything the suite writes into a temporary folder, unless the caller already chose one."""
     root = tmp_path_factory.mktemp("mrict")
-    chosen = {name: os.environ.get(name) for name in ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")}
+    chosen = {name: os.environ.get(name) for name in FOLDERS}
     for name, value in chosen.items():
         if value is None:
             os.environ[name] = str(root / name.lower())
