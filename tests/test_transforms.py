@@ -46,7 +46,7 @@ def test_mask_follows_the_image(seed):
     assert bool((mask[inside] == 1).all())
     assert bool((mask[~inside & ~rim] == 0).all())
     assert rim.sum() < 260
-    assert mask.sum() == pytest.approx(float(disc.sum()), rel=0.12)  # scale ±5 % in each direction
+    assert mask.sum() == pytest.approx(float(disc.sum()), rel=0.15)  # scale ±5 % each way, whole pixels at the rim
 
 
 @given(st.integers(0, 2**31), st.floats(-1, 0.9), st.floats(0.01, 0.1))
