@@ -91,6 +91,17 @@ def test_leads_a_group_of_its_own(kernels):
     assert process == group != os.getpgid(0)
 
 
+def test_what_is_imported_before_forks_asks_for_no_gpu():
+    """CUDA refuses to work in the forks of a process that has but counted its devices."""
+    code = (
+        "import torch\nasked = []\ntorch._C._cuda_getDeviceCount = lambda: asked.append('GPU') or 0\n"
+        "torch.cuda.is_available(); assert asked; asked.clear()\n"
+        "from mrict_core.suite.fork_server import preload\npreload()\nprint(asked)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_kernel_no_server():
     with kernel_managers() as managers:
         assert managers.server.process is None

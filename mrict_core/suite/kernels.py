@@ -1,6 +1,7 @@
 """Kernels that begin with torch, matplotlib and the rest imported: forks of one process that did it once.
 
-A notebook of the demo trains for about twenty seconds; starting Python, torch and the figures anew would take ten more.
+Starting Python, torch and the figures anew takes as long as a good part of a demo notebook's work
+(`python -m benchmarks --only startup`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ from jupyter_client.provisioning import LocalProvisioner
 
 from mrict_core.paths import ROOT
 
-FORKS = sys.platform == "linux"  # elsewhere a process that has loaded torch is not safely forked
+
+def _can_fork() -> bool:
+    """Elsewhere than on Linux a process that has loaded torch is not safely forked; the handle asks for Linux 5.3."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return sys.platform == "linux"
+
+
+FORKS = _can_fork()
 
 
 class ForkServer:
