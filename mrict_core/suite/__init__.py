@@ -64,7 +64,7 @@ def run_suite(
         keys[step.name] = step_key(step, keys, space)
     marks = {step.name: f"[{number:2d}/{len(steps)}]" for number, step in enumerate(steps, start=1)}
 
-    from mrict_core.suite.kernels import kernel_managers  # jupyter_client, half a second
+    from mrict_core.suite.kernels import kernel_managers  # and jupyter_client, for a run only
 
     with sole_writer(space.executed, "runs the suite on these data"), kernel_managers() as kernels:
 

@@ -44,7 +44,6 @@ def preload() -> None:
 
 def serve(channel: socket.socket) -> dict | None:
     """Fork for every request. Return the request in the new process, None in the server when there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the suite
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     # The only other threads are OpenBLAS's, which it takes down before a fork and makes anew after it.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -78,6 +77,7 @@ def become_kernel(arguments: list[str], environment: dict[str, str], folder: str
 
 def main() -> None:
     """Serve standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the suite, also while this still imports
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     preload()
