@@ -76,4 +76,4 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))[: 1 if quick else None]:
         took, printed = seconds(import_cell(path) + tell, repeats)
         rows.append({"case": f"imports of {path.stem}", "seconds": took, "imports": printed.strip() or "none of them"})
-    return rows + kernel_rows(repeats)
+    return rows if quick else rows + kernel_rows(repeats)
