@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 
 class MrictError(Exception):
-    """A problem the user can mend. The message is one line; the command line prints it without a traceback."""
+    """A problem the user can fix. The message is one line; the command line prints it without a traceback."""
+
+
+class UnavailableError(MrictError):
+    """A fault that says nothing about the content: a file that vanished, EIO, too many open files, too little memory.
+
+    It may be gone at the next try, so no result of it is ever remembered, and no patient or case is refused for it.
+    """
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> MrictError:

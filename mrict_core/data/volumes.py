@@ -47,6 +47,7 @@ class Volume:
     affine: np.ndarray
     path: Path
     header: Any = None  # nibabel header; None for files of ITK
+    remarks: tuple[str, ...] = ()  # what the reader had to decide, one line each, for the user
 
     @property
     def shape(self) -> tuple[int, int, int]:
