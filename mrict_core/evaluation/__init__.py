@@ -2,6 +2,7 @@
 
 from mrict_core.evaluation.baselines import baseline_predictors
 from mrict_core.evaluation.records import (
+    combine_seeds,
     is_current,
     metrics_record,
     read_metrics,
@@ -21,6 +22,7 @@ __all__ = [
     "Scores",
     "baseline_predictors",
     "centre_table",
+    "combine_seeds",
     "is_current",
     "leaderboard",
     "leave_out_table",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from mrict_core.runtime import hash_of, read_json, write_csv, write_json, write_
 
 KINDS = ("variant", "baseline", "control")
 REQUIRED = ("name", "kind", "label", "summary", "patients", "cards", "context")
-PROVENANCE = ("profile", "protocol", "split_hash", "checkpoint_hash", "code_hash")  # of the context, on every card
+PROVENANCE = ("profile", "protocol", "split_hash", "seed", "checkpoint_hash", "code_hash")  # of the context, on a card
+SAME_DATA = ("profile", "store_key", "split_hash", "test_data_hash")  # of the context: alike in all seeds of a variant
 CARDS_FILE = "cards.csv"
 
 
@@ -83,8 +84,137 @@ def number_card(metric: str, n: int, context: Mapping[str, Any]) -> dict[str, An
     return metrics.card(metric).as_dict() | {"n": n} | {key: context.get(key, "") for key in PROVENANCE}
 
 
-def write_metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write `record` to folder/<name>.json and its per-patient rows to folder/<name>.csv, each atomically.
+def combine_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the record of one variant from the records of its seeds, in the order of the seeds.
+
+    Patients: every metric is the mean over the seeds, absent where one of them has none; the statistics are over these
+    patients, so their SD is the one over patients. `seeds` holds the values, the checkpoints and {metric: {mean, sd,
+    n}} over the seeds' own means over patients: its SD (ddof 1, None for one seed) is the one over seeds. Curves keep
+    one entry per patient and seed; facts of the context that differ are joined by " / ".
+
+    Raises MrictError where the records are not of one variant, the same data and patients, or a seed comes twice.
+    """
+    records = sorted(records, key=lambda record: (record["context"]["seed"], record["context"]["checkpoint_hash"]))
+    _check_seeds(records)
+    first, values = records[0], [record["context"]["seed"] for record in records]
+    means = {m: [record["summary"]["all"][m]["mean"] for record in records] for m in first["summary"]["all"]}
+    seeds = {
+        "values": values,
+        "summary": {metric: _over_seeds(own) for metric, own in means.items()},
+        "checkpoints": [record["context"]["checkpoint_hash"] for record in records],
+    }
+    if len(records) == 1:
+        return {**first, "seeds": seeds}
+    patients = [_mean_patient(rows, values) for rows in zip(*(record["patients"] for record in records), strict=True)]
+    context = _joined([record["context"] for record in records])
+    summary = summarise(pd.DataFrame(patients).astype(dict.fromkeys(METRICS, float)))
+    counts = {metric: summary["all"].get(metric, summary["all"]["ssim"])["n"] for metric in first["cards"]}
+    return plain(
+        {
+            **first,
+            "note": _by_seed([record.get("note") or "" for record in records], values),
+            "summary": summary,
+            "patients": patients,
+            "details": _all_curves(records, values),
+            "cards": {metric: number_card(metric, n, context) for metric, n in counts.items()},
+            "context": context,
+            "predecessor": _mean_predecessor([record.get("predecessor") or {} for record in records]),
+            "features": _mean_features([record.get("features", []) for record in records]),
+            "seeds": seeds,
+        }
+    )
+
+
+def seeds_of(record: Mapping[str, Any]) -> list[int]:
+    """Return the seeds behind a record's numbers; none for a baseline or a control."""
+    own = record["context"].get("seed")
+    return list(record["seeds"]["values"]) if record.get("seeds") else [] if own in (None, "") else [own]
+
+
+def _check_seeds(records: Sequence[Mapping[str, Any]]) -> None:
+    if not records:
+        raise MrictError("there is no record of any seed to combine; evaluate the variant first")
+    alike = {
+        "name": [record["name"] for record in records],
+        **{key: [record["context"].get(key) for record in records] for key in SAME_DATA},
+        "patients": [[(p["patient"], p["centre"], p["n_voxels"]) for p in record["patients"]] for record in records],
+    }
+    differing = [what for what, found in alike.items() if any(value != found[0] for value in found)]
+    name, values = records[0]["name"], [record["context"]["seed"] for record in records]
+    if differing:
+        raise MrictError(
+            f"{name}: its seeds were not scored alike, they differ in {', '.join(differing)}; evaluate again"
+        )
+    if len(set(values)) < len(values):
+        raise MrictError(f"{name}: seeds {', '.join(map(str, values))} hold one twice; give one record for each seed")
+
+
+def _over_seeds(means: Sequence[float | None]) -> dict[str, float | int | None]:
+    known = [mean for mean in means if mean is not None]
+    sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return {"mean": float(np.mean(known)) if known else None, "sd": sd, "n": len(known)}
+
+
+def _mean_patient(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """Return one patient's row of several seeds: a metric that one seed lacks is absent, so that all mean the same."""
+    flags = _by_seed([row.get("flags") or "" for row in rows], seeds)
+    return {**rows[0], **{metric: _mean([row.get(metric) for row in rows]) for metric in METRICS}, "flags": flags}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values or not values else float(np.mean(values))
+
+
+def _by_seed(notes: Sequence[str], seeds: Sequence[int]) -> str:
+    """Return what is said of all seeds once, else each note with its seed."""
+    if len(set(notes)) == 1:
+        return notes[0]
+    return "; ".join(f"seed {seed}: {note}" for note, seed in zip(notes, seeds, strict=True) if note)
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Return what all have in common; mappings key by key, and what differs in the order of the seeds."""
+    if all(value == values[0] for value in values):
+        return values[0]
+    if all(isinstance(value, Mapping) for value in values):
+        return {key: _joined([value.get(key, "") for value in values]) for key in values[0]}
+    return " / ".join(map(str, values))
+
+
+def _all_curves(records: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    return {
+        kind: {
+            **curves,
+            "patients": [
+                {**one, "seed": seed}
+                for record, seed in zip(records, seeds, strict=True)
+                for one in record["details"][kind]["patients"]
+            ],
+        }
+        for kind, curves in records[0].get("details", {}).items()
+    }
+
+
+def _mean_predecessor(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    numbers = {metric: _mean([one.get(metric) for one in found]) for metric in ("mse", "ssim", "vgg", "fid")}
+    return {**_joined(found), **numbers}
+
+
+def _mean_features(found: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the mean over the seeds of every feature metric; the interval of each seed is in its own record."""
+    rows = []
+    for score in found[0]:
+        own = [other for scores in found for other in scores if other["name"] == score["name"]]
+        value = _mean([other["value"] for other in own]) if len(own) == len(found) else None
+        reasons = dict.fromkeys(other["reason"] for other in own if other.get("reason"))
+        rows.append({**score, "value": value, "low": None, "high": None, "reason": "; ".join(reasons)})
+    return rows
+
+
+def write_metrics(folder: Path, record: Mapping[str, Any], stem: str = "") -> tuple[Path, Path]:
+    """Write `record` to folder/<stem>.json and its per-patient rows to folder/<stem>.csv, each atomically.
+
+    `stem` is the record's name where none is given.
 
     Every row of the csv carries its provenance, so that it can be pasted anywhere; folder/cards.csv defines the
     columns of all of them, and `cards` is its hash.
@@ -97,8 +227,9 @@ def write_metrics(folder: Path, record: Mapping[str, Any]) -> tuple[Path, Path]:
     for key in PROVENANCE:
         frame[key] = record["context"].get(key, "")
     frame["cards"] = hash_of(definitions.to_dict(orient="records"))
-    csv = write_csv(folder / f"{record['name']}.csv", frame, float_format="%.6f")
-    return write_json(folder / f"{record['name']}.json", dict(record)), csv
+    stem = stem or record["name"]
+    csv = write_csv(folder / f"{stem}.csv", frame, float_format="%.6f")
+    return write_json(folder / f"{stem}.json", dict(record)), csv
 
 
 def cards_table() -> pd.DataFrame:

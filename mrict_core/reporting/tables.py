@@ -153,7 +153,8 @@ def with_provenance(frame: pd.DataFrame, context: Mapping[str, Any]) -> pd.DataF
 
     What its columns mean stands in cards.csv and summary.csv beside it.
     """
-    keys = [key for key in PROVENANCE if key != "checkpoint_hash" and key in context and key not in frame]
+    own = ("seed", "checkpoint_hash")  # of each record, not of the table
+    keys = [key for key in PROVENANCE if key not in own and key in context and key not in frame]
     return frame.assign(**{key: context[key] for key in keys})
 
 
