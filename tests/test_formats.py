@@ -27,14 +27,18 @@ from mrict_core.training.checkpoint import check_resumable, load_checkpoint
 FORMATS = sorted((Path(__file__).parent / "data" / "formats").iterdir())
 
 
-@pytest.fixture(params=FORMATS, ids=lambda folder: folder.name)
-def old(request, tmp_path) -> Path:
-    """A copy of one format's artefacts, checkpoints unpacked."""
-    folder = Path(shutil.copytree(request.param, tmp_path / "old"))
+def unpacked(artefacts: Path, folder: Path) -> Path:
+    """Copy one format's artefacts, checkpoints unpacked."""
+    shutil.copytree(artefacts, folder)
     for packed in folder.rglob("*.xz"):
         packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
         packed.unlink()
     return folder
+
+
+@pytest.fixture(params=FORMATS, ids=lambda folder: folder.name)
+def old(request, tmp_path) -> Path:
+    return unpacked(request.param, tmp_path / "old")
 
 
 def test_every_checkpoint_makes_a_ct(old):
