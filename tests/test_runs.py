@@ -142,7 +142,7 @@ def test_ctrl_c_in_a_new_training_leaves_the_finished_one(fresh_space, monkeypat
     assert sum("no epoch of the training is done" in line for line in said) == 3
 
 
-# ---------------------------------------------------------------------------------------------------- the code's version
+# ---------------------------------------------------------------------------------------------------- other code
 
 
 def test_other_code_keeps_the_training_and_says_so(fresh_space, monkeypatch):

@@ -22,7 +22,7 @@ from conftest import write_patient
 from mrict_core import suite
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, Workspace, workspace
-from mrict_core.runtime import read_json
+from mrict_core.runtime import read_json, write_json
 from mrict_core.suite.kernels import kernel_managers
 from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, SYNTHESIS, Step
 from mrict_core.variants import all_variants, lineage, select
@@ -42,8 +42,20 @@ def steps_of(variants: str, space: Workspace | None = None) -> list[Step]:
 
 
 def results(space: Workspace, name: str) -> set[Path]:
-    """What must be there for a variant to count as done."""
-    return {space.metrics / f"{name}.json", *(space.checkpoints / name / f"{which}.pt" for which in ("best", "last"))}
+    """What must be there for a variant to count as done; of one that is scored also the training it was scored on."""
+    return {space.metrics / f"{name}.json"}
+
+
+def test_a_lost_checkpoint_is_missed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MRICT_REPORTS", str(tmp_path))
+    space = workspace("smoke")
+    folder = space.checkpoints / "mk1" / "seed42-0123abcd"
+    for context, expected in (({"run": folder.name}, folder), ({}, folder.parent)):  # the second of an earlier version
+        write_json(space.metrics / "mk1.json", {"name": "mk1", "context": context})
+        step = next(step for step in steps_of("mk1", space) if step.name.endswith("mk1"))
+        assert set(step.outputs) == results(space, "mk1") | {expected / "best.pt", expected / "last.pt"}
+    (space.metrics / "mk1.json").write_text("[")
+    assert {o for step in steps_of("mk1", space) for o in step.outputs} >= results(space, "mk1")
 
 
 def test_plan_of_a_lineage():

@@ -190,7 +190,7 @@ def _train(
     device = pick_device(run.settings.device)
     validator = run.validator(device)  # missing weights must show before anything is written
     if device.type == "cpu" and run.profile.width >= SLOW_WIDTH:
-        report(duration_line(run))
+        report(duration_line(run, target.record.get("epoch", 0)))
     if old:
         _adopt(run, target, old)
     begun = target.last.is_file() and target.best.is_file()
@@ -282,8 +282,8 @@ def _resume(run: Run, target: Target) -> State:
     return state
 
 
-def duration_line(run: Run) -> str:
-    """Return what the training will take on this CPU, measured on two slices and scaled to its steps.
+def duration_line(run: Run, done: int = 0) -> str:
+    """Return what the epochs after `done` will take on this CPU, scaled from a step with two slices.
 
     Validation is not counted. Networks and random states of the training itself are made afterwards.
     """
@@ -291,18 +291,20 @@ def duration_line(run: Run) -> str:
     method.train()
     size, batch = run.store.size, run.profile.batch(run.variant)
     images = torch.linspace(-1, 1, 2 * size * size).reshape(2, 1, size, size)
-    for _ in range(2):  # the first one also fills memory
+    seconds = 0.0
+    for _ in range(2):  # the first one also fills memory, which matters little where it takes long
         started = time.perf_counter()
-        method.step(images, images)
-        seconds = time.perf_counter() - started
-    steps = run.epochs * (len(run.dataset) // batch)
-    hours = steps * seconds * batch / 2 / 3600
+        if seconds < 1:
+            method.step(images, images)
+            seconds = (time.perf_counter() - started) * batch / 2
+    epochs, steps = run.epochs - done, len(run.dataset) // batch
+    hours = epochs * steps * seconds / 3600
     took = (
         f"{hours / 24:.0f} days" if hours > 72 else f"{hours:.0f} hours" if hours > 2 else f"{60 * hours:.0f} minutes"
     )
     return (
-        f"{run.variant.name}: about {took} on this CPU ({run.epochs} epochs of {steps // run.epochs} steps, "
-        f"{seconds * batch / 2:.1f} s each as measured now, validation not counted); a GPU is far faster: --device cuda"
+        f"{run.variant.name}: about {took} on this CPU ({epochs} epochs of {steps} steps, {seconds:.1f} s a step by a "
+        "measurement with two slices, validation not counted); a GPU is far faster: --device cuda"
     )
 
 
