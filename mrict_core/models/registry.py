@@ -116,8 +116,8 @@ def find(spec: str | Path, root: Path | None = None) -> Path:
         return _by_hash(variant, prefix, published, root)
     if damaged := [entry for entry in published if entry.problem]:  # it may be the newest: nothing else in its place
         raise MrictError(
-            f"{variant}: the newest model cannot be told, {damaged[0].name} is damaged ({damaged[0].problem}); "
-            "mend or delete it, or name the model with its hash"
+            f"{variant}: which model is the newest is not known, {damaged[0].name} is damaged ({damaged[0].problem}); "
+            "repair or delete it, or name the model with its hash"
         )
     usable = [entry for entry in published if entry.makes_ct]
     return max(usable, key=lambda e: (not e.demo, e.published)).path if usable else _trained(variant, root)
