@@ -147,11 +147,6 @@ def hash_of(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def hash_bytes(content: bytes) -> str:
-    """Return the hash that `hash_file` gives a file of this content."""
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
 def hash_file(path: Path) -> str:
     """Return a short hash of a file's content."""
     digest = hashlib.blake2b(digest_size=8)
@@ -159,6 +154,11 @@ def hash_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hash_bytes(content: bytes) -> str:
+    """Return the hash that `hash_file` gives a file of this content."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def code_hash(*rooms: str) -> str:

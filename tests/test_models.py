@@ -317,7 +317,7 @@ def test_a_damaged_model_is_not_published_over_and_never_stands_behind_a_bare_na
     with pytest.raises(MrictError, match="changed or damaged; delete the folder"):
         evaluate_variant(get("mk1"), SMOKE, fresh_space, device="cpu")
     cut(WEIGHTS)(published)
-    with pytest.raises(MrictError, match=rf"mk1: which model is the newest is not known, mk1@{published.name[:8]} is damaged"):
+    with pytest.raises(MrictError, match=rf"mk1: which .* is not known, mk1@{published.name[:8]} is damaged"):
         find("mk1")
     assert find(f"mk1@{other.name[:6]}") == other
     with pytest.raises(MrictError, match=r"expected \d+ bytes of weights"):
