@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -103,7 +104,7 @@ def undisturbed(space, tmp_path_factory) -> Path:
         return train(MK1, TWO, space, FEW, **QUIET).run.folder
 
 
-RENAMES = 9  # run.json; then of two epochs best.pt, history.csv, last.pt, run.json
+RENAMES = 9  # run.json; then of two epochs history.csv, last.pt, best.pt, run.json
 
 
 @pytest.mark.parametrize("number", range(1, RENAMES + 2))
@@ -114,7 +115,7 @@ def test_killed_at_any_rename_the_next_run_ends_as_an_undisturbed_one(number, fr
     assert process.exitcode == (-signal.SIGKILL if number <= RENAMES else RENAMES), "renames are counted right"
     for run in runs_of(fresh_space, "mk1"):  # what a reader sees in between
         assert not run.problem
-        assert run.epoch > 0 or not run.last.exists() or run.best.exists()
+        assert run.best.exists() or not run.epoch
         if run.best.exists():
             payload = load_checkpoint(run.best)
             assert payload["epoch"] > 0
@@ -123,6 +124,25 @@ def test_killed_at_any_rename_the_next_run_ends_as_an_undisturbed_one(number, fr
     assert (result.epochs, result.complete) == (2, True)
     same_result(undisturbed, result.run.folder)
     assert len(runs_of(fresh_space, "mk1")) == 1
+
+
+def test_a_lost_best_checkpoint_is_made_from_last_while_that_holds_it(fresh_space, undisturbed):
+    half = train(MK1, TWO, fresh_space, FEW, stop_after=1, **QUIET).run
+    half.best.unlink()
+    same_result(undisturbed, train(MK1, TWO, fresh_space, FEW, **QUIET).run.folder)
+
+
+def test_a_best_checkpoint_that_is_nowhere_any_more_means_the_start(fresh_space, monkeypatch):
+    maes, plain = itertools.cycle([1.0, 2.0]), loop.Validator.scores  # the first epoch is the best
+    monkeypatch.setattr(loop.Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
+    whole = train(MK1, TWO, fresh_space, FEW, **QUIET).run
+    expected, lines = tensors(whole.best), []
+    write_json(whole.folder / "run.json", read_json(whole.folder / "run.json") | {"complete": False})
+    whole.best.unlink()
+    again = train(MK1, TWO, fresh_space, FEW, report=lines.append).run
+    assert "is not of epoch 1, the best; training from the start" in lines[0]
+    assert (again.folder, again.complete, again.best_epoch) == (whole.folder, True, 1)
+    assert all(torch.equal(value, expected[key]) for key, value in tensors(again.best).items())
 
 
 def test_ctrl_c_in_a_new_training_leaves_the_finished_one(fresh_space, monkeypatch):

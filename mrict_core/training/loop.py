@@ -43,7 +43,19 @@ from mrict_core.training.checkpoint import (
     save_checkpoint,
 )
 from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_parent
-from mrict_core.training.runs import BEST, CODE, HISTORY, LAST, RUN, TENSORS, Report, TrainingRun, new_folder, read_run
+from mrict_core.training.runs import (
+    BEST,
+    CODE,
+    HISTORY,
+    LAST,
+    RESUME,
+    RUN,
+    TENSORS,
+    Report,
+    TrainingRun,
+    new_folder,
+    read_run,
+)
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
 from mrict_core.training.validation import Validator
 from mrict_core.variant import Variant, as_dict
@@ -193,12 +205,37 @@ def _train(
         report(duration_line(run, target.record.get("epoch", 0)))
     if old:
         _adopt(run, target, old)
-    begun = target.last.is_file() and target.best.is_file()
-    state = _resume(run, target) if begun else _start(run)
-    if begun:
+    saved = _saved(run, target, report)
+    state = _resume(run, saved, target.last) if saved else _start(run)
+    if saved:
         report(f"{run.variant.name}: resuming after epoch {state.epoch} of {run.epochs}")
     target = dataclasses.replace(target, record=_write_record(run, target, state))
     return _epochs(run, target, state, validator, min(run.epochs, stop_after or run.epochs), report, progress)
+
+
+def _saved(run: Run, target: Target, report: Report) -> dict[str, Any] | None:
+    """Return last.pt, None where there is nothing to go on with; see that best.pt is of the best epoch up to there.
+
+    Where a killed process came to write last.pt and not best.pt, the networks are in last.pt.
+    """
+    if not target.last.is_file():
+        return None
+    saved = load_checkpoint(target.last, expect_variant=run.variant.name)
+    check_key(saved, target.id, target.last)
+    check_resumable(saved, target.last)
+    best = _best_epoch(saved["history"])
+    have = checkpoint_facts(target.best) if target.best.is_file() else None
+    if have and (have["key"], have["epoch"]) == (target.id, best):
+        return saved
+    if best == saved["epoch"]:
+        save_checkpoint(target.best, {k: v for k, v in saved.items() if k not in (*RESUME, "format")})
+        return saved
+    report(f"{run.variant.name}: {shown(target.best)} is not of epoch {best}, the best; training from the start")
+    return None
+
+
+def _best_epoch(history: list[dict[str, Any]]) -> int:
+    return max((row["epoch"] for row in history if row["is_best"]), default=0)
 
 
 def _adopt(run: Run, target: Target, old: TrainingRun) -> None:
@@ -260,12 +297,8 @@ def _start(run: Run) -> State:
     return State(method, _steppers(run.variant, method), _generators(run.settings.seed))
 
 
-def _resume(run: Run, target: Target) -> State:
+def _resume(run: Run, saved: dict[str, Any], path: Path) -> State:
     """The saved networks, optimisers, schedules and random states; a device without a saved state is seeded."""
-    path = target.last
-    saved = load_checkpoint(path, expect_variant=run.variant.name)
-    check_key(saved, target.id, path)
-    check_resumable(saved, path)
     seed_everything(run.settings.seed)
     method = _build(run)
     state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
@@ -377,10 +410,10 @@ def _complete(run: Run, state: State) -> bool:
 
 
 def _save(run: Run, target: Target, state: State, is_best: bool) -> None:
-    """Write best.pt (networks alone) if this epoch is the best, history.csv, last.pt (all it takes to go on), run.json.
+    """Write history.csv, last.pt (all it takes to go on), best.pt if this epoch is the best (networks alone), run.json.
 
-    In this order: whichever of them a killed process did not come to write, training goes on from last.pt and writes
-    the same again.
+    In this order: a killed process leaves the last epoch whole in last.pt, and what it did not come to write is made
+    from that.
     """
     payload = state.others | _facts(run, target, state)
     payload["networks"] = {n: m.state_dict() for n, m in state.method.networks.items()}
@@ -390,16 +423,16 @@ def _save(run: Run, target: Target, state: State, is_best: bool) -> None:
         "method_state": state.method.state(),
         "rng": rng_state(state.generators),
     }
-    if is_best:
-        save_checkpoint(target.best, payload)
     write_csv(target.folder / HISTORY, pd.DataFrame(state.history))
     save_checkpoint(target.last, payload | resume)
+    if is_best:
+        save_checkpoint(target.best, payload)
     _write_record(run, target, state)
 
 
 def _write_record(run: Run, target: Target, state: State) -> dict[str, Any]:
     """Write run.json; return it. What another version wrote into it is kept."""
-    best = max((row["epoch"] for row in state.history if row["is_best"]), default=0)
+    best = _best_epoch(state.history)
     now, code = datetime.now(UTC).isoformat(timespec="microseconds"), code_hash(*CODE)
     codes = target.record.get("code", [])
     complete = _complete(run, state)
