@@ -505,6 +505,7 @@ def test_missing_table_is_made_again_from_the_checkpoint(finished):
     written = {name for name in after if after[name] != before[name]}
     assert {Path(name).stem.removesuffix("_samples").removesuffix("_curves") for name in written} == {
         "mk6_0_1",
+        "mk6_0_1--seed42",
         STEPS[2],
     }
     assert not [name for name in written if name.endswith(".pt")]

@@ -196,7 +196,11 @@ def test_a_name_means_a_trained_variant(tmp_path, checkpoints, monkeypatch):
     monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path))
     with pytest.raises(MrictError, match="mk6_3_4"):
         find("mk6_3_4")
-    path = untrained_checkpoint(tmp_path / "run" / "mk6_3_4" / "best.pt", seed=1)
+    folder = tmp_path / "run" / "mk6_3_4"
+    untrained_checkpoint(folder / "best.pt", seed=1)
+    with pytest.raises(MrictError, match="mk6_3_4"):
+        find("mk6_3_4")
+    path = untrained_checkpoint(folder / "best.pt", seed=1, epoch=1, epochs=1)  # so it says
     assert find("mk6_3_4") == path
     assert find(str(checkpoints / "a.pt")) == checkpoints / "a.pt"
     coronal, axial = load_models(["coronal=mk6_3_4", "mk6_3_4"], device="cpu")

@@ -128,6 +128,8 @@ def _facts_of_checkpoints(folder: Path) -> dict[str, Any]:
     from mrict_core.training.checkpoint import checkpoint_facts
 
     found = {path.name: checkpoint_facts(path) for path in (folder / BEST, folder / LAST) if path.is_file()}
+    if not found:
+        raise MrictError(f"{shown(folder)}: holds no training; train {_variant_folder(folder).name} again")
     if len({facts["key"] for facts in found.values()}) > 1:
         raise MrictError(
             f"{shown(folder)}: {BEST} and {LAST} are of different trainings; train the variant again: that makes a new "
@@ -276,7 +278,9 @@ def choose(
             f"{variant}: no finished training of seed {', '.join(map(str, missing))} on these data; train it: "
             f"python -m mrict_core train {variant} --seeds {','.join(map(str, missing))}"
         )
-    runs = tuple(newest[seed] for seed in sorted(newest))
+    if not newest:
+        raise MrictError(f"{shown(like.folder)}: {nothing_learned(like)}; there is nothing to score yet")
+    runs = tuple(newest[seed] for seed in sorted(newest, key=lambda seed: (seed is None, seed)))
     left_out += [
         f"left out: {shown(run.folder)}: {why}" for run in usable if run not in runs and (why := _why(run, runs, seeds))
     ]
@@ -288,6 +292,8 @@ def _why(run: TrainingRun, runs: Sequence[TrainingRun], seeds: Sequence[int]) ->
     now = " (in training now)" if in_training(run) else ""
     if run.epoch == 0:
         return nothing_learned(run) + now
+    if not run.best.is_file():
+        return f"{BEST} is missing{now}"
     if run.experiment != runs[0].experiment:
         differing = [name for name in differences(run.trained, runs[0].trained) if name != "settings.seed"]
         return f"other settings ({', '.join(differing) or 'parent'}){now}"
