@@ -14,7 +14,7 @@ from mrict_core.data.pairs import in_turns
 from mrict_core.data.splits import Split
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
-from mrict_core.evaluation import centre_table, leaderboard, leave_out_table, pairwise_table
+from mrict_core.evaluation import centre_table, leaderboard, leave_out_table, pairwise_table, seeds_remark
 from mrict_core.evaluation.controls import blindness
 from mrict_core.evaluation.predecessor import predecessor_table
 from mrict_core.evaluation.records import CARDS_FILE, cards_table
@@ -47,7 +47,7 @@ def write_report(profile: Profile, space: Workspace, names: str = "", *, device:
     paths: dict[str, Path] = {}
     context = data.records[0]["context"]
     paths["leaderboard_csv"], paths["leaderboard"] = write_leaderboard(
-        space.reports, tables["board"], profile.label, context
+        space.reports, tables["board"], profile.label, context, seeds_remark(data.records)
     )
     for name in ("comparisons", "centres", "leave_out", "predecessor", "controls"):
         paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(tables[name], context))
@@ -173,10 +173,12 @@ def _provenance(profile: Profile, space: Workspace, records: Sequence[dict]) -> 
     return {
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data": {key: context.get(key, "") for key in keys},
-        "run": {"profile": profile.name, "seed": context.get("seed", ""), "workspace": space.results},
+        "run": {"profile": profile.name, "workspace": space.results},
         "versions": versions(),
         "checkpoints": {
-            r["name"]: {key: r["context"].get(key, "") for key in ("checkpoint_hash", "checkpoint_epoch", "code_hash")}
+            r["name"]: {
+                key: r["context"].get(key, "") for key in ("seed", "checkpoint_hash", "checkpoint_epoch", "code_hash")
+            }
             for r in records
         },
     }
@@ -187,8 +189,9 @@ def _sections(data: PageData, tables: dict[str, pd.DataFrame]) -> dict[str, tupl
     best = data.records[0]["name"]
     comparisons = tables["comparisons"]
     against_best = comparisons[(comparisons["a"] == best) | (comparisons["b"] == best)]
+    remark = seeds_remark(data.records)
     return {
-        "Leaderboard": (data.intro, tables["board"].drop(columns="label")),
+        "Leaderboard": ("\n\n".join(filter(None, (data.intro, remark))), tables["board"].drop(columns="label")),
         f"Is {best} better than the others?": (
             f"Paired per patient; p of the Wilcoxon signed-rank test, Holm-adjusted for all {len(comparisons)} pairs "
             "(comparisons.csv has them all).",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mrict_core.errors import MrictError
-from mrict_core.evaluation import leaderboard
+from mrict_core.evaluation import leaderboard, shown_name
 from mrict_core.reporting import style
 
 Record = Mapping[str, Any]
@@ -41,7 +41,7 @@ def _looks(records: Sequence[Record]) -> list[dict[str, Any]]:
             {
                 "color": style.FAINT if baseline else COLOURS[place % len(COLOURS)],
                 "linestyle": "-" if baseline else LINES[place % len(LINES)],
-                "label": record["name"],
+                "label": shown_name(record),
             }
         )
     return looks
@@ -51,8 +51,8 @@ def _looks(records: Sequence[Record]) -> list[dict[str, Any]]:
 def calibration_figure(records: Sequence[Record], *, label: str) -> Figure:
     """Return the HU calibration of the leading variants: mean sCT at each CT value, with its spread.
 
-    Line: the mean over patients of the bins' means; band: ± the mean SD within a bin; dots: single patients. On the
-    dashed diagonal the HU are right on average.
+    Line: the mean over patients of the bins' means; band: ± the mean SD within a bin; dots: single patients, of several
+    seeds one for each. On the dashed diagonal the HU are right on average.
     """
     chosen = [record for record in leading(records) if record.get("details", {}).get("calibration")]
     if not chosen:
@@ -84,7 +84,7 @@ def _calibration(axis: Axes, record: Record, colour: str) -> None:
     axis.fill_between(centres[known], mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     axis.plot(centres[known], mean, color=colour)
     axis.plot(centres, means.T, linestyle="none", marker=".", markersize=2, color=style.INK, alpha=0.5)
-    axis.set(title=record["name"], xlim=HU_SHOWN, ylim=HU_SHOWN)
+    axis.set(title=shown_name(record), xlim=HU_SHOWN, ylim=HU_SHOWN)
     axis.set_aspect("equal")
     axis.grid()
 
@@ -140,7 +140,7 @@ def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
         axis.scatter(values, [place] * len(values), color=look["color"], s=14, alpha=0.8, linewidths=0, zorder=3)
         if values:
             axis.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=style.INK, linewidth=1.6, zorder=4)
-    axis.set_yticks(range(len(records)), [record["name"] for record in records])
+    axis.set_yticks(range(len(records)), [shown_name(record) for record in records])
     axis.set(ylim=(len(records) - 0.5, -0.5), xlim=(0, None))
     axis.grid(axis="x")
 
@@ -172,7 +172,8 @@ def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
             axis.scatter([x] * len(values), values, color=colour, s=9, alpha=0.7, linewidths=0, zorder=3)
     for centre in centres:
         axis.plot([], [], color=style.CENTRE_COLOURS[centre], label=f"centre {centre}")
-    axis.set_xticks(range(len(chosen)), [record["name"] for record in chosen], fontsize=6.5)
+    names = [shown_name(record).replace(" (", "\n(") for record in chosen]
+    axis.set_xticks(range(len(chosen)), names, fontsize=6.5)
     axis.set(ylabel="MAE inside the scoring mask (HU)", ylim=(0, None))
     axis.grid(axis="y")
     figure.legend(loc="outside lower center", ncols=len(centres))

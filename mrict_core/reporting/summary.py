@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.evaluation import seeds_of, seeds_sd
 from mrict_core.evaluation.scores import CLINICAL, MAIN, METRICS, PREDECESSOR
 from mrict_core.reporting.tables import definitions, markdown_table
 from mrict_core.runtime import write_csv, write_text
@@ -19,11 +20,15 @@ GROUPS = (
     ("Clinical panel", CLINICAL),
     ("The predecessor’s numbers and their twins", PREDECESSOR),
 )
+OVER_SEEDS = ("sd_over_seeds", "n_seeds")
 CARD_FIELDS = ("unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note")
 
 
 def summary_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row per record and metric: mean, SD, median, 95 % interval, n, and the whole card of the number."""
+    """Return one row per record and metric: mean, SD, median, 95 % interval, n, and the whole card of the number.
+
+    Where a record combines several seeds, `sd_over_seeds` and `n_seeds` stand beside the SD over patients.
+    """
     rows = []
     for record in records:
         for metric in METRICS:
@@ -31,9 +36,11 @@ def summary_table(records: Sequence[Record]) -> pd.DataFrame:
             card = record["cards"].get(metric, metrics.card(metric).as_dict())
             row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": metric}
             provenance = {key: value for key, value in card.items() if key not in (*CARD_FIELDS, "name", "n")}
+            row |= dict(zip(OVER_SEEDS, (seeds_sd(record, metric), len(seeds_of(record)) or None), strict=True))
             rows.append(row | statistics | {key: card[key] for key in CARD_FIELDS} | provenance)
         rows += [_feature_row(record, score) for score in record.get("features", [])]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame if any(len(seeds_of(record)) > 1 for record in records) else frame.drop(columns=list(OVER_SEEDS))
 
 
 def panel_table(records: Sequence[Record]) -> pd.DataFrame:

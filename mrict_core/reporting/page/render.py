@@ -9,6 +9,7 @@ import jinja2
 from matplotlib import colormaps
 
 from mrict_core import __version__
+from mrict_core.evaluation import seeds_sd
 from mrict_core.reporting import style
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
@@ -71,7 +72,8 @@ def _cards(data: PageData) -> dict[str, Any]:
             )
             own = {key: value for key, value in card.items() if key not in shared}
             statistics = record["summary"]["all"].get(metric, {})
-            entry["numbers"][record["name"]] = own | {"mean": statistics.get("mean"), "label": record["label"]}
+            own |= {"mean": statistics.get("mean"), "sd_over_seeds": seeds_sd(record, metric), "label": record["label"]}
+            entry["numbers"][record["name"]] = own
     return cards
 
 

@@ -74,7 +74,7 @@
   // ---------------------------------------------------------------- metric cards
   const cards = json("data-cards"), dialog = $("#card"), names = $("#card-name");
   const FACTS = [["unit", "unit"], ["better", "better"], ["range", "range"], ["mask", "mask"], ["dimensionality", "taken in"], ["aggregation", "aggregation"], ["weights", "weights"], ["note", "note"]];
-  const OWN = [["mean", "mean here"], ["n", "patients (N)"], ["label", "label"], ["profile", "profile"], ["protocol", "protocol"], ["split_hash", "split"], ["checkpoint_hash", "checkpoint"], ["code_hash", "code"]];
+  const OWN = [["mean", "mean here"], ["n", "patients (N)"], ["label", "label"], ["seed", "seeds"], ["sd_over_seeds", "SD over seeds"], ["profile", "profile"], ["protocol", "protocol"], ["split_hash", "split"], ["checkpoint_hash", "checkpoint"], ["code_hash", "code"]];
   let shownMetric = "";
   const fillCard = () => {
     const card = cards[shownMetric], own = card.numbers[names.value] || {};
