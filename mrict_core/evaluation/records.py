@@ -157,9 +157,9 @@ def seeds_remark(records: Iterable[Mapping[str, Any]]) -> str:
             several.setdefault(", ".join(map(str, seeds)), []).append(record["name"])
     which = "; ".join(f"{', '.join(names)}: seeds {seeds}" for seeds, names in several.items())
     return which and (
-        f"Several trainings ({which}): a patient's value is their mean, here and in paired tests. “± over patients” is "
-        "the SD of these values, “± over seeds” that of the seeds' own means; intervals and p values hold the spread "
-        "over patients, not that over seeds."
+        f"Several trainings ({which}): a patient's value is their mean, here and in paired tests. The plain ± is the "
+        "SD of these values over patients, the ± “over seeds” that of the seeds' own means; intervals and p values "
+        "hold the spread over patients, not that over seeds."
     )
 
 
