@@ -1,4 +1,4 @@
-"""The predecessor's validation, exactly as it computed it, and its printed table read beside ours."""
+"""The predecessor's validation by its own procedure, and its printed table read beside ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metric card: how a number of the suite is defined. A number is never shown without its card."""
+"""The metric card: how a number of the suite is defined."""
 
 from __future__ import annotations
 

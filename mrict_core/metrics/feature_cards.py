@@ -17,9 +17,9 @@ FEATURE_CARDS = (
         range=f"{_RANGE}, to 0…255",
         mask=_MASK,
         dimensionality="2D",
-        aggregation="one value per set of slices, by torchmetrics",
+        aggregation="one value per set of slices",
         weights=_INCEPTION,
-        note=f"Fréchet distance; biased upwards below 2048 slices and then never ranked by; {_RESIZE}",
+        note=f"Fréchet distance by this suite (metrics/frechet.py); biased upwards below 2048 slices and then never ranked by; {_RESIZE}",
     ),
     MetricCard(
         name="kid",
@@ -30,7 +30,7 @@ FEATURE_CARDS = (
         dimensionality="2D",
         aggregation="one value per set of slices; 95 % bootstrap over patients",
         weights=_INCEPTION,
-        note=f"unbiased squared maximum mean discrepancy, cubic kernel, all slices at once; {_RESIZE}",
+        note=f"unbiased squared maximum mean discrepancy, cubic kernel of torchmetrics, summed by this suite over all slices at once; {_RESIZE}",
     ),
     MetricCard(
         name="lpips",

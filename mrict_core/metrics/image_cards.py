@@ -100,7 +100,7 @@ IMAGE_CARDS = (
         dimensionality="2D",
         aggregation="one value per set of slices",
         weights="named with each value",
-        note="Fréchet distance by torchmetrics; biased upwards below 2048 slices and then never ranked by; "
+        note="Fréchet distance by this suite (metrics/frechet.py); biased upwards below 2048 slices and then never ranked by; "
         "comparable with published FID only with the 2048-d Inception weights",
     ),
     MetricCard(

@@ -114,13 +114,11 @@ def _word(value: Any) -> str:
 def summary_table(data: PageData, names: Sequence[str], caption: str, extra: bool = False) -> Table:
     """Return one row per record, one column per metric: mean ± SD, every number with its card."""
     board = data.board.set_index("name")
-    headings, cards = ["rank", "name"], ["", ""]
+    several = "seeds" in board
+    headings = ["rank", "name", *(["seeds"] if several else [])]
+    cards = [""] * len(headings)
     headings += [heading(name) for name in names]
     cards += list(names)
-    several = "seeds" in board
-    if several:
-        headings.append("seeds")
-        cards.append("")
     noted = extra and any(own_note(board.loc[record["name"]]) for record in data.records)
     if extra:
         headings += ["beats baselines", *(["note"] if noted else [])]
@@ -132,13 +130,12 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
         row = [
             Cell(NOTHING if rank is None else f"{rank:.0f}", rank),
             Cell(record["name"], record["name"], kind="name"),
+            *([Cell(own["seeds"] or NOTHING, own["seeds"])] if several else []),
         ]
         for metric in names:
             found = statistics[metric]
             text, small = (_brief if extra else _whole)(found, metric, _over_seeds(record, metric))
             row.append(Cell(text, found["mean"], metric, record["name"], small=small))
-        if several:
-            row.append(Cell(own["seeds"] or NOTHING, own["seeds"]))
         if extra:
             beats = own["beats_baselines"]
             word = NOTHING if pd.isna(beats) else "yes" if beats else "no"

@@ -233,7 +233,7 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
 
 
 CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
-    "leaderboard": ("Masked MAE of every held-out patient by model; the table below holds the means.", leaderboard),
+    "leaderboard": ("Masked MAE of every held-out patient by model; the table above holds the means.", leaderboard),
     "centres": ("Box plots of the masked MAE by centre; the table below holds the numbers.", centres),
     "calibration": ("Mean synthetic CT at each CT value; the closer to the diagonal, the better.", calibration),
     "tissues": ("MAE in air, soft tissue and bone; the clinical table holds the numbers.", tissues),
