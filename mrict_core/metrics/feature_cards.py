@@ -19,7 +19,8 @@ FEATURE_CARDS = (
         dimensionality="2D",
         aggregation="one value per set of slices",
         weights=_INCEPTION,
-        note=f"Fréchet distance by this suite (metrics/frechet.py); biased upwards below 2048 slices and then never ranked by; {_RESIZE}",
+        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices and then never ranked by; "
+        f"{_RESIZE}",
     ),
     MetricCard(
         name="kid",
@@ -30,7 +31,8 @@ FEATURE_CARDS = (
         dimensionality="2D",
         aggregation="one value per set of slices; 95 % bootstrap over patients",
         weights=_INCEPTION,
-        note=f"unbiased squared maximum mean discrepancy, cubic kernel of torchmetrics, summed by this suite over all slices at once; {_RESIZE}",
+        note="unbiased squared maximum mean discrepancy, cubic kernel of torchmetrics, all slices at once by "
+        f"metrics/features.py; {_RESIZE}",
     ),
     MetricCard(
         name="lpips",

@@ -14,7 +14,7 @@ from mrict_core.data.pairs import in_turns
 from mrict_core.data.splits import Split
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
-from mrict_core.evaluation import centre_table, leaderboard, leave_out_table, pairwise_table, seeds_remark
+from mrict_core.evaluation import MAIN, PANEL, centre_table, leaderboard, leave_out_table, pairwise_table
 from mrict_core.evaluation.controls import blindness
 from mrict_core.evaluation.predecessor import predecessor_table
 from mrict_core.evaluation.records import CARDS_FILE, cards_table
@@ -28,7 +28,7 @@ from mrict_core.profiles import Profile
 from mrict_core.reporting.corrections import CORRECTIONS
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
-from mrict_core.reporting.tables import with_provenance, write_leaderboard
+from mrict_core.reporting.tables import remarks, with_provenance, write_leaderboard
 from mrict_core.runtime import versions, write_csv
 from mrict_core.training.checkpoint import checkpoint_path
 from mrict_core.variant_tables import value_text
@@ -47,7 +47,7 @@ def write_report(profile: Profile, space: Workspace, names: str = "", *, device:
     paths: dict[str, Path] = {}
     context = data.records[0]["context"]
     paths["leaderboard_csv"], paths["leaderboard"] = write_leaderboard(
-        space.reports, tables["board"], profile.label, context, seeds_remark(data.records)
+        space.reports, tables["board"], profile.label, context, remarks(data.records, (*MAIN, *PANEL))
     )
     for name in ("comparisons", "centres", "leave_out", "predecessor", "controls"):
         paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(tables[name], context))
@@ -189,9 +189,11 @@ def _sections(data: PageData, tables: dict[str, pd.DataFrame]) -> dict[str, tupl
     best = data.records[0]["name"]
     comparisons = tables["comparisons"]
     against_best = comparisons[(comparisons["a"] == best) | (comparisons["b"] == best)]
-    remark = seeds_remark(data.records)
     return {
-        "Leaderboard": ("\n\n".join(filter(None, (data.intro, remark))), tables["board"].drop(columns="label")),
+        "Leaderboard": (
+            "\n\n".join([data.intro, *remarks(data.records, (*MAIN, *PANEL))]),
+            tables["board"].drop(columns="label"),
+        ),
         f"Is {best} better than the others?": (
             f"Paired per patient; p of the Wilcoxon signed-rank test, Holm-adjusted for all {len(comparisons)} pairs "
             "(comparisons.csv has them all).",

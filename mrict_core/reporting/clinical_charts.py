@@ -22,10 +22,9 @@ HU_SHOWN = (-1000.0, 1600.0)
 
 
 def leading(records: Sequence[Record], count: int = SHOWN) -> list[Record]:
-    """Return the best `count` variants by masked MAE and after them the best baseline."""
+    """Return the best `count` variants by masked MAE, those without one last, and after them the best baseline."""
     by_name = {record["name"]: record for record in records}
     board = leaderboard(records)
-    board = board[board["mae_hu"].notna()]
     chosen = [by_name[name] for name in board.loc[board["kind"] == "variant", "name"][:count]]
     chosen += [by_name[name] for name in board.loc[board["kind"] == "baseline", "name"][:1]]
     if not chosen:
@@ -45,6 +44,10 @@ def _looks(records: Sequence[Record]) -> list[dict[str, Any]]:
             }
         )
     return looks
+
+
+def _stacked(record: Record) -> str:
+    return shown_name(record).replace(" (", "\n(")
 
 
 @style.styled
@@ -119,6 +122,9 @@ def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str,
             axis.bar(x, s["mean"], width * 0.9, color=look["color"])
             if s["low"] is not None:
                 axis.plot([x, x], [s["low"], s["high"]], color=style.INK, linewidth=0.9)
+    for group, tissue in enumerate(("air", "soft", "bone")):
+        if all(record["summary"]["all"][f"mae_{tissue}_hu"]["mean"] is None for record in records):
+            axis.text(group, 0, "no voxel", ha="center", va="bottom", color=style.FAINT, fontsize=7)
     axis.set_xticks(range(3), ["air\n< −200 HU", "soft\n−200…250", "bone\n> 250"])
     axis.set(title="MAE by tissue of the CT", ylabel="HU; line: 95 % interval of the mean")
     axis.grid(axis="y")
@@ -129,6 +135,8 @@ def _dice(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
     for record, look in zip(records, looks, strict=True):
         means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in thresholds]
         axis.plot(thresholds, [np.nan if m is None else m for m in means], marker="o", markersize=3, **look)
+    if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
+        axis.text(0.5, 0.5, "no value", transform=axis.transAxes, ha="center", color=style.FAINT, fontsize=7)
     axis.set(title="bone Dice", xlabel="threshold (HU)", ylabel="Dice inside the mask", ylim=(0, 1))
     axis.set_xticks(thresholds)
     axis.grid(axis="y")
@@ -140,7 +148,10 @@ def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
         axis.scatter(values, [place] * len(values), color=look["color"], s=14, alpha=0.8, linewidths=0, zorder=3)
         if values:
             axis.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=style.INK, linewidth=1.6, zorder=4)
-    axis.set_yticks(range(len(records)), [shown_name(record) for record in records])
+        else:
+            beside = axis.get_yaxis_transform()
+            axis.text(0.02, place, "no value", transform=beside, va="center", color=style.FAINT, fontsize=7)
+    axis.set_yticks(range(len(records)), [_stacked(record) for record in records])
     axis.set(ylim=(len(records) - 0.5, -0.5), xlim=(0, None))
     axis.grid(axis="x")
 
@@ -172,8 +183,7 @@ def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
             axis.scatter([x] * len(values), values, color=colour, s=9, alpha=0.7, linewidths=0, zorder=3)
     for centre in centres:
         axis.plot([], [], color=style.CENTRE_COLOURS[centre], label=f"centre {centre}")
-    names = [shown_name(record).replace(" (", "\n(") for record in chosen]
-    axis.set_xticks(range(len(chosen)), names, fontsize=6.5)
+    axis.set_xticks(range(len(chosen)), [_stacked(record) for record in chosen], fontsize=6.5)
     axis.set(ylabel="MAE inside the scoring mask (HU)", ylim=(0, None))
     axis.grid(axis="y")
     figure.legend(loc="outside lower center", ncols=len(centres))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.evaluation.records import PROVENANCE
+from mrict_core.evaluation.records import PROVENANCE, seeds_remark
 from mrict_core.runtime import write_csv, write_text
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ BETTER = {
     **{"zero": "nearest 0 is best", "one": "nearest 1 is best", "none": "neither better nor worse"},
 }
 NOTHING = "–"
+NAMES_SHOWN = 6  # in a remark
 FACTS_SHOWN = 3  # records whose differing fact is spelt out
 
 
@@ -93,13 +94,48 @@ def _markdown(cell: str) -> str:
     return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
+def remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return what a reader of these metrics must know: several seeds, and what the dashes stand for."""
+    return [*filter(None, [seeds_remark(records)]), *absent_remarks(records, names)]
+
+
+def why_absent(metric: str) -> str:
+    """Return why a patient may have no value of a metric."""
+    return metrics.card(metric).absent or "the value is not finite"
+
+
+def absent_remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return what the dashes of a table stand for: for each reason the metrics, models and patients it concerns."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for metric in names:
+        for record in records:
+            lacking = [row["patient"] for row in record["patients"] if row.get(metric) is None or pd.isna(row[metric])]
+            if not lacking:
+                continue
+            who = f"all {len(lacking)} patients" if len(lacking) == len(record["patients"]) > 1 else _some(lacking)
+            found.setdefault((why_absent(metric), who), {}).setdefault(HEADINGS.get(metric, metric), []).append(
+                record["name"]
+            )
+    remarks = []
+    for (why, who), own in found.items():
+        models = {tuple(names) for names in own.values()}
+        which = f" ({_some(max(models, key=len))})" if any(len(names) < len(records) for names in models) else ""
+        remarks.append(f"Absent: {', '.join(own)} of {who}{which}: {why}.")
+    return remarks
+
+
+def _some(names: Sequence[str]) -> str:
+    shown, more = ", ".join(names[:NAMES_SHOWN]), len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 def write_leaderboard(
-    folder: Path, frame: pd.DataFrame, label: str, context: Mapping[str, Any] | None = None, remark: str = ""
+    folder: Path, frame: pd.DataFrame, label: str, context: Mapping[str, Any] | None = None, said: Sequence[str] = ()
 ) -> tuple[Path, Path]:
     """Write folder/leaderboard.csv (unrounded) and folder/leaderboard.md with the metrics' definitions; return both.
 
-    `context` (of a record of the table) adds the columns that say where the numbers come from; `remark` is said above
-    the table (what several seeds mean).
+    `context` (of a record of the table) adds the columns that say where the numbers come from; `said` stands above
+    the table (see `remarks`).
     """
     csv = write_csv(Path(folder) / "leaderboard.csv", with_provenance(frame, context or {}))
     shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
@@ -107,7 +143,7 @@ def write_leaderboard(
         f"# Leaderboard ({label})",
         "Held-out patients; mean ± SD over patients, of the MAE also the 95 % patient bootstrap of the mean; ranked by "
         "masked MAE. Rows of kind *baseline* are the trivial predictors that a model must beat.",
-        *([remark] if remark else []),
+        *said,
         markdown_table(shown),
         "## How the numbers are defined",
         definitions(_metrics_of(frame)),

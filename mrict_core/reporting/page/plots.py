@@ -21,9 +21,8 @@ THRESHOLDS = (150, 250, 350, 500)
 
 def leading(records: Sequence[Record]) -> list[Record]:
     """Return the best variants and the best baseline."""
-    scored = [r for r in records if r["summary"]["all"]["mae_hu"]["mean"] is not None]
-    variants = [r for r in scored if r["kind"] == "variant"][:SHOWN]
-    return [*variants, *[r for r in scored if r["kind"] == "baseline"][:1]]
+    variants = [r for r in records if r["kind"] == "variant"][:SHOWN]
+    return [*variants, *[r for r in records if r["kind"] == "baseline"][:1]]
 
 
 def _line(place: int, record: Record) -> dict[str, Any]:
@@ -174,13 +173,16 @@ def tissues(records: Sequence[Record]) -> dict[str, Any]:
 
 def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) -> dict[str, Any]:
     figure = go.Figure()
-    for place, record in enumerate(leading(records)):
+    chosen = leading(records)
+    empty = {m for _, m in groups if all(r["summary"]["all"][m]["mean"] is None for r in chosen)}
+    names = [f"{name}: no voxel" if metric in empty else name for name, metric in groups]
+    for place, record in enumerate(chosen):
         found = [record["summary"]["all"][metric] for _, metric in groups]
         means = [s["mean"] for s in found]
         ends = [[(s[k] if s[k] is not None else s["mean"]) for s in found] for k in ("high", "low")]
         gap = [[None if m is None else abs(e - m) for e, m in zip(end, means, strict=True)] for end in ends]
         figure.add_bar(
-            x=[name for name, _ in groups],
+            x=names,
             y=means,
             name=shown_name(record),
             marker={"color": _line(place, record)["color"]},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -11,6 +10,7 @@ from matplotlib import colormaps
 
 from mrict_core import __version__
 from mrict_core.evaluation import seeds_sd
+from mrict_core.evaluation.records import plain
 from mrict_core.reporting import style
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
@@ -64,19 +64,19 @@ def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str
         alternative, make = plots.CHARTS[name]
         figure = make(data.histories if name == "training" else data.records)
         if figure is not None:
-            plain = json.loads(json.dumps(figure, default=lambda value: value.tolist()))  # plotly keeps numpy arrays
-            charts[name] = {"figure": plain, "alternative": alternative}
+            charts[name] = {"figure": plain(figure), "alternative": alternative}  # no numpy arrays, null for NaN
     return charts
 
 
 def _cards(data: PageData) -> dict[str, Any]:
     """Return {metric: {definition, heading, numbers {record: its own part of the card}}} for the dialog."""
-    shared = ("name", "unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note")
+    shared = ("name", "unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note", "absent")
     cards: dict[str, Any] = {}
     for record in (*data.records, *data.controls):
         for metric, card in record["cards"].items():
             entry = cards.setdefault(
-                metric, {key: card[key] for key in shared} | {"heading": HEADINGS.get(metric, metric), "numbers": {}}
+                metric,
+                {key: card.get(key, "") for key in shared} | {"heading": HEADINGS.get(metric, metric), "numbers": {}},
             )
             own = {key: value for key, value in card.items() if key not in shared}
             statistics = record["summary"]["all"].get(metric, {})

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrict_core import metrics
-from mrict_core.evaluation import seeds_of, seeds_remark, shown_name
+from mrict_core.evaluation import seeds_of, shown_name
 from mrict_core.evaluation.scores import CLINICAL, MAIN, PREDECESSOR
 from mrict_core.reporting.page import plots, slices
 from mrict_core.reporting.page.cells import Cell, Table, by_centre, heading, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.tables import NOTHING
+from mrict_core.reporting.tables import NOTHING, remarks
 
 CONTROL_HEADINGS = {
     "control_black": "black",
@@ -47,12 +47,7 @@ def _leaderboard(data: PageData) -> dict[str, Any]:
         "columns are means, the clinical panel has their SD. Click a heading to sort, a number or an i for its card."
     )
     table = summary_table(data, names, caption, extra=True)
-    return {"tables": [table], "charts_after": ["leaderboard"], "notes": _seeds(data)}
-
-
-def _seeds(data: PageData) -> list[str]:
-    """Return the note on several seeds, none where every model has one."""
-    return list(filter(None, [seeds_remark(data.records)]))
+    return {"tables": [table], "charts_after": ["leaderboard"], "notes": remarks(data.records, names)}
 
 
 def _slices(data: PageData) -> dict[str, Any]:
@@ -77,7 +72,7 @@ def _comparisons(data: PageData) -> dict[str, Any]:
         **{"high_hu": "to", "p": "p", "p_holm": "p (Holm)", "verdict": "verdict"},
     }
     caption = f"{best} against every other model, paired by patient; p adjusted for all {len(frame)} pairs."
-    return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)], "notes": _seeds(data)}
+    return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)], "notes": remarks(data.records, ())}
 
 
 def _centres(data: PageData) -> dict[str, Any]:
@@ -92,7 +87,7 @@ def _centres(data: PageData) -> dict[str, Any]:
         folds |= {"low_hu": "95 % from", "high_hu": "to", "best_baseline_hu": "best baseline (HU)"}
         caption = "Trained without a centre and scored on it: what a model does at a hospital it has never seen."
         tables.append(table_of(data.folds, caption, folds | {"beats_baselines": "beats it"}))
-    notes = _seeds(data)
+    notes = remarks(data.records, ())
     if not len(data.folds):
         notes.append("Training without one centre was not run; python -m mrict_core leave-one-centre-out NAME does it.")
     return {"charts": ["centres"], "tables": tables, "notes": notes}
@@ -105,7 +100,7 @@ def _clinical(data: PageData) -> dict[str, Any]:
     return {
         "charts": ["calibration", "tissues", "dice", "path_length"],
         "tables": [summary_table(data, ("mae_hu", *CLINICAL), caption)],
-        "notes": _seeds(data),
+        "notes": remarks(data.records, CLINICAL),
     }
 
 

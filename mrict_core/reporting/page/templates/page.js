@@ -75,7 +75,7 @@
 
   // ---------------------------------------------------------------- metric cards
   const cards = json("data-cards"), dialog = $("#card"), names = $("#card-name");
-  const FACTS = [["unit", "unit"], ["better", "better"], ["range", "range"], ["mask", "mask"], ["dimensionality", "taken in"], ["aggregation", "aggregation"], ["weights", "weights"], ["note", "note"]];
+  const FACTS = [["unit", "unit"], ["better", "better"], ["range", "range"], ["mask", "mask"], ["dimensionality", "taken in"], ["aggregation", "aggregation"], ["weights", "weights"], ["note", "note"], ["absent", "absent where"]];
   const OWN = [["mean", "mean here"], ["n", "patients (N)"], ["label", "label"], ["seed", "seeds"], ["sd_over_seeds", "SD over seeds"], ["profile", "profile"], ["protocol", "protocol"], ["split_hash", "split"], ["checkpoint_hash", "checkpoint"], ["code_hash", "code"]];
   let shownMetric = "";
   const fillCard = () => {
