@@ -43,7 +43,7 @@ CLINICAL_CARDS = (
             "higher",
             f"Dice of CT > {threshold} HU and sCT > {threshold} HU; none where neither has such a voxel",
             range=f"threshold {threshold} HU",
-            absent=f"neither image has a voxel above {threshold} HU inside the mask",
+            absent="neither image has a voxel above the threshold inside the mask",
         )
         for threshold in DICE_THRESHOLDS_HU
     ),

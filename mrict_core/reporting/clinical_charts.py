@@ -124,9 +124,9 @@ def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str,
                 axis.plot([x, x], [s["low"], s["high"]], color=style.INK, linewidth=0.9)
     for group, tissue in enumerate(("air", "soft", "bone")):
         if all(record["summary"]["all"][f"mae_{tissue}_hu"]["mean"] is None for record in records):
-            axis.text(group, 0, "no voxel", ha="center", va="bottom", color=style.FAINT, fontsize=7)
+            axis.text(group, 0, "no value", ha="center", va="bottom", color=style.FAINT, fontsize=7)
     axis.set_xticks(range(3), ["air\n< −200 HU", "soft\n−200…250", "bone\n> 250"])
-    axis.set(title="MAE by tissue of the CT", ylabel="HU; line: 95 % interval of the mean")
+    axis.set(title="MAE by tissue of the CT", xlim=(-0.5, 2.5), ylabel="HU; line: 95 % interval of the mean")
     axis.grid(axis="y")
 
 

@@ -284,7 +284,7 @@ def _with_interval(mean: str, low: Any, high: Any, column: str) -> str:
 
 def with_seeds(text: str, spread: Any, column: str) -> str:
     """Return a mean's text with the SD over seeds behind it, where there is one."""
-    return text if pd.isna(spread) else f"{text} (± {_text(float(spread), column)} over seeds)"
+    return text if text == NOTHING or pd.isna(spread) else f"{text} (± {_text(float(spread), column)} over seeds)"
 
 
 def _with_spread(mean: str, spread: Any, column: str) -> str:

@@ -77,7 +77,8 @@ def _brief(statistics: Mapping[str, Any], metric: str, over_seeds: str) -> tuple
 def _over_seeds(record: Mapping[str, Any], metric: str) -> str:
     """Return "± SD over seeds", "" for a record of one seed."""
     sd = seeds_sd(record, metric)
-    return "" if sd is None else f"± {number(sd, metric)} over seeds"
+    known = sd is not None and record["summary"]["all"][metric]["mean"] is not None
+    return f"± {number(sd, metric)} over seeds" if known else ""
 
 
 def heading(metric: str) -> str:

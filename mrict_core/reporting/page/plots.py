@@ -175,7 +175,7 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
     figure = go.Figure()
     chosen = leading(records)
     empty = {m for _, m in groups if all(r["summary"]["all"][m]["mean"] is None for r in chosen)}
-    names = [f"{name}: no voxel" if metric in empty else name for name, metric in groups]
+    names = [f"{name}: no value" if metric in empty else name for name, metric in groups]
     for place, record in enumerate(chosen):
         found = [record["summary"]["all"][metric] for _, metric in groups]
         means = [s["mean"] for s in found]
@@ -192,18 +192,23 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
     return _finished(figure, 460, "", y, barmode="group")
 
 
-def dice(records: Sequence[Record]) -> dict[str, Any]:
-    """Bone Dice against the threshold for the leading models."""
+def dice(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Bone Dice against the threshold for the leading models; None where no mask holds bone."""
     figure = go.Figure()
     for place, record in enumerate(leading(records)):
+        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in THRESHOLDS]
+        if means == [None] * len(means):
+            continue
         figure.add_scatter(
             x=list(THRESHOLDS),
-            y=[record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in THRESHOLDS],
+            y=means,
             mode="lines+markers",
             name=shown_name(record),
             line=_line(place, record),
             hovertemplate="%{fullData.name}<br>above %{x} HU: %{y:.3f}<extra></extra>",
         )
+    if not figure.data:
+        return None
     return _finished(figure, 460, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis={"tickvals": THRESHOLDS})
 
 
@@ -215,6 +220,8 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
         if not curve:
             continue
         errors = np.abs(np.array([p["error_mm"] for p in curve["patients"]], float)).mean(axis=0)
+        if not np.isfinite(errors).any():
+            continue
         angles = np.asarray(curve["angles_deg"], float)
         around = np.concatenate([angles, angles + 180, angles[:1]])  # a beam is the same from either side
         figure.add_scatterpolar(
