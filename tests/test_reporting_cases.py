@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from page_data import PATIENTS, page_data
@@ -16,6 +17,7 @@ from mrict_core.evaluation.records import plain
 from mrict_core.reporting import figures, tables
 from mrict_core.reporting.page import render
 from mrict_core.reporting.summary import panel_table, summary_table, write_summary
+from mrict_core.variants import all_variants
 
 BONE = tuple(m for m in evaluation.METRICS if "bone" in m)
 AIR = ("mae_air_hu", "me_air_hu")
@@ -145,3 +147,27 @@ def test_who_lacks_a_number_is_said():
     (remark,) = tables.absent_remarks([one], ("mae_hu", "mae_bone_hu"))
     assert remark == f"Absent: bone MAE (HU) of {PATIENTS[1]}: nowhere inside the mask the CT is above 250 HU."
     assert plain({"x": float("nan")}) == {"x": None}
+
+
+@pytest.mark.parametrize(
+    ("hu", "arrows"),
+    [
+        ([40.0, 40, 40, 700], ["bone, > 250 HU: 25 % of the voxels,\nmedian MR 50, CT 700 HU"]),
+        ([40.0, 40, 40, -900], ["air, < -200 HU: 25 % of the voxels,\nmedian MR 50, CT -900 HU"]),
+        ([40.0, 40, 40, 40], []),
+    ],
+)
+def test_the_joint_histogram_points_where_bone_and_air_are(hu, arrows):
+    mr = np.array([100.0, 110, 120, 50])
+    figure = figures.joint_histogram_figure(mr, np.array(hu), np.ones(4, bool), label="practice")
+    found = [text for axis in figure.axes for text in axis.texts if getattr(text, "arrow_patch", None)]
+    assert [text.get_text() for text in found] == arrows
+    assert [text.xy for text in found] == [(50.0, hu[3])] * len(arrows)
+
+
+def test_the_lineage_names_seeds_and_a_missing_score():
+    none = changed(page_data(count=1, slices=2, side=24).records[0] | {"name": "mk2"}, 2, nothing_known)
+    figure = figures.lineage_figure(all_variants(), label="demo", records=[evaluation.combine_seeds(seeded()), none])
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert any("105.0 HU, 3 seeds" in text for text in texts)
+    assert any("no MAE" in text for text in texts)

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from mrict_core.data.splits import SETS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
+from mrict_core.metrics.clinical import AIR_BELOW_HU, BONE_ABOVE_HU
 from mrict_core.reporting import style
 
 if TYPE_CHECKING:
@@ -253,7 +254,11 @@ def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) 
 def joint_histogram_figure(
     mr: np.ndarray, ct: np.ndarray, inside: np.ndarray, *, label: str, bins: int = 120
 ) -> Figure:
-    """Return how often each pair of MR value and HU occurs at the same voxel; arrays of one shape, `inside` boolean."""
+    """Return how often each pair of MR value and HU occurs at the same voxel; arrays of one shape, `inside` boolean.
+
+    An arrow points at the medians of the voxels whose CT is bone, another of those that are air, with their share;
+    what the CT does not hold has none.
+    """
     x, y = np.asarray(mr, np.float64)[inside], np.asarray(ct, np.float64)[inside]
     low, high = style.WINDOWS_HU["wide"]
     top = float(np.quantile(x, 0.999))
@@ -262,7 +267,12 @@ def joint_histogram_figure(
     counts, edges_x, edges_y = np.histogram2d(x, y, bins, ((0, top), (low, high)))
     image = axis.pcolormesh(edges_x, edges_y, np.log10(counts.T + 1), cmap="magma_r", rasterized=True)
     axis.set(xlabel="MR (arbitrary units)", ylabel="CT (HU)", xlim=(0, top), ylim=(low, high))
-    for text, height in (("bone", 1050), ("air", -930)):
-        axis.annotate(text, (0.05 * top, height), (0.3 * top, height), arrowprops={"arrowstyle": "->", "lw": 0.8})
+    tissues = {f"bone, > {BONE_ABOVE_HU:g} HU": y > BONE_ABOVE_HU, f"air, < {AIR_BELOW_HU:g} HU": y < AIR_BELOW_HU}
+    for name, chosen in tissues.items():
+        if chosen.any():
+            tip = np.clip(np.median(x[chosen]), 0, top), np.clip(np.median(y[chosen]), low, high)
+            text = f"{name}: {100 * chosen.mean():.2g} % of the voxels,\nmedian MR {tip[0]:.0f}, CT {tip[1]:.0f} HU"
+            place = (0.45 * top, tip[1])
+            axis.annotate(text, tip, place, va="center", fontsize=6.5, arrowprops={"arrowstyle": "->", "lw": 0.8})
     figure.colorbar(image, ax=axis, label="voxels, log10(n + 1)")
     return figure
