@@ -153,7 +153,7 @@ def test_who_lacks_a_number_is_said():
     ("hu", "arrows"),
     [
         ([40.0, 40, 40, 700], ["bone, > 250 HU: 25 % of the voxels,\nmedian MR 50, CT 700 HU"]),
-        ([40.0, 40, 40, -900], ["air, < -200 HU: 25 % of the voxels,\nmedian MR 50, CT -900 HU"]),
+        ([40.0, 40, 40, -900], ["air, < −200 HU: 25 % of the voxels,\nmedian MR 50, CT −900 HU"]),
         ([40.0, 40, 40, 40], []),
     ],
 )

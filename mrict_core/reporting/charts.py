@@ -272,7 +272,7 @@ def joint_histogram_figure(
         if chosen.any():
             tip = np.clip(np.median(x[chosen]), 0, top), np.clip(np.median(y[chosen]), low, high)
             text = f"{name}: {100 * chosen.mean():.2g} % of the voxels,\nmedian MR {tip[0]:.0f}, CT {tip[1]:.0f} HU"
-            place = (0.45 * top, tip[1])
-            axis.annotate(text, tip, place, va="center", fontsize=6.5, arrowprops={"arrowstyle": "->", "lw": 0.8})
+            look = {"arrowprops": {"arrowstyle": "->", "lw": 0.8}, "bbox": {"fc": "white", "ec": "none", "alpha": 0.7}}
+            axis.annotate(text.replace("-", "−"), tip, (0.45 * top, tip[1]), va="center", fontsize=6.5, **look)
     figure.colorbar(image, ax=axis, label="voxels, log10(n + 1)")
     return figure

@@ -156,7 +156,9 @@ def _node(axis: Axes, place: Place, variant: Variant, text: str, *, scored: bool
         )
     )
     axis.text(x, y - 0.13, variant.name, ha="center", va="center", fontsize=7, weight="bold", zorder=4)
-    axis.text(x, y + 0.16, text, ha="center", va="center", fontsize=6, color="#444444", zorder=4)
+    axis.text(
+        x, y + 0.16, text, ha="center", va="center", fontsize=6 if len(text) < 24 else 4.6, color="#444444", zorder=4
+    )
 
 
 def _arrow(axis: Axes, points: Sequence[Place], *, solid: bool) -> None:
