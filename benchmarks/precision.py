@@ -26,7 +26,7 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
             curves, seconds = {}, {}
             for precision in ("float32", "bfloat16"):
                 settings = TrainSettings(seed=seed, device="cpu", precision=precision)
-                history = train(variant, profile, space, settings, report=lambda line: None, force=True).history
+                history = train(variant, profile, space, settings, report=lambda line: None, retrain=True).history
                 curves[precision] = history["val_mae_hu"].tolist()
                 seconds[precision] = float(history["seconds"].sum())
             last = {name: curve[-1] for name, curve in curves.items()}

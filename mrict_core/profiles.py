@@ -8,32 +8,34 @@ and smoke look through `demo_features`), which changes that term's values.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.variant import Variant
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One scale at which the suite runs."""
+    """One scale at which the suite runs. A default stands for a field that an old file does not have."""
 
-    name: str
-    label: str  # printed in every table and figure
+    name: str = ""
+    label: str = ""  # printed in every table and figure
     width: int  # channels of the first encoder block (predecessor: 64)
-    size: int | None  # canvas in pixels; None: the smallest multiple of 32 that holds the volumes, at most `size_max`
-    size_max: int
-    epoch_fraction: float  # of the variant's epochs
-    epochs_min: int
-    epochs_max: int | None
-    batch_size: int | None  # None: the variant's own
-    feature_network: str | None  # None: the variant's own (torchvision VGG); else this one for every perceptual term
-    threads: int | None  # CPU threads; pinned where results must be bit-equal
-    jobs: int  # notebooks that the suite runs at a time; small networks gain more from this than from threads
-    phantom_patients_per_centre: int
-    phantom_in_plane_mm: dict[str, float]  # by region
-    phantom_slice_mm: float
-    phantom_supersample: int  # partial volume: sub-voxels along each axis
+    size: int | None = (
+        None  # canvas in pixels; None: the smallest multiple of 32 that holds the volumes, up to `size_max`
+    )
+    size_max: int = 256
+    epoch_fraction: float = 1.0  # of the variant's epochs
+    epochs_min: int = 1
+    epochs_max: int | None = None
+    batch_size: int | None = None  # None: the variant's own
+    feature_network: str | None = None  # None: the variant's own (torchvision VGG); else this for every perceptual term
+    threads: int | None = None  # CPU threads; pinned where results must be bit-equal
+    jobs: int = 1  # notebooks that the suite runs at a time; small networks gain more from this than from threads
+    phantom_patients_per_centre: int = 1
+    phantom_in_plane_mm: dict[str, float] = field(default_factory=dict)  # by region
+    phantom_slice_mm: float = 1.0
+    phantom_supersample: int = 1  # partial volume: sub-voxels along each axis
 
     def epochs(self, variant: Variant) -> int:
         """Return the number of epochs `variant` trains in this profile."""

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError, UnavailableError, unknown_name
 from mrict_core.paths import shown
 
 if TYPE_CHECKING:
@@ -145,6 +145,11 @@ def hash_of(value: Any) -> str:
     """Return a short hash of anything json can hold; equal values give equal hashes on every machine."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def hash_bytes(content: bytes) -> str:
+    """Return the hash that `hash_file` gives a file of this content."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def hash_file(path: Path) -> str:
@@ -296,7 +301,9 @@ def read_json(path: Path) -> Any:
         raise MrictError(f"{shown(path)}: not found; run the step that makes it first") from None
     except OSError as error:
         raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except MemoryError:
+        raise UnavailableError(f"{shown(path)}: too little memory to read it; free some") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also of wrong UTF-8 and of endless numbers
         raise MrictError(
             f"{shown(path)}: not valid json ({error}); delete it and run the step that makes it again"
         ) from None

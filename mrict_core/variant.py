@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from mrict_core.errors import MrictError, unknown_name
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Score:
 class Schedule:
     """Learning-rate schedule of one optimiser."""
 
-    kind: str  # "plateau" | "cosine" | "constant"
+    kind: str = "constant"  # or "plateau", "cosine"
     factor: float | None = None  # plateau
     patience: int | None = None  # plateau: epochs
     mode: str | None = None  # plateau: "min" | "max"
@@ -37,55 +42,59 @@ class Schedule:
     eta_min: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One named experiment: every value that decides what is learned."""
+    """One named experiment: every value that decides what is learned.
+
+    A default says what the absence of a field means in a file written before the field existed, so a new field needs
+    one under which nothing changes, and no default ever changes. What a generator is made of has none.
+    """
 
     name: str
-    why: str  # one sentence: what this experiment asks
-    parent: str | None  # configuration lineage: the variant it was derived from
-    init_from: str | None  # weight lineage: starts from this variant's last checkpoint
-    family: str  # "practice" | "cyclegan" | "mk1" | "mk2" | "mk3" | "mk4" | "mk6"
+    why: str = ""  # one sentence: what this experiment asks
+    parent: str | None = None  # configuration lineage: the variant it was derived from
+    init_from: str | None = None  # weight lineage: starts from this variant's last checkpoint
+    family: str = ""  # "practice" | "cyclegan" | "mk1" | "mk2" | "mk3" | "mk4" | "mk6"
     method: str  # "pix2pix" | "cyclegan"
     # networks
     generator: str  # "unet_a" | "unet_b"
     channels: int  # of the images the networks see; 3 repeats the grey image
-    generator_dropout: float
+    generator_dropout: float = 0.0
     generator_slope: float  # of LeakyReLU
-    discriminator: str  # "patch4" | "patch3" | "scalar"
-    discriminator_dropout: float
-    conditional_discriminator: bool  # True: D sees MR and CT; the predecessor's saw the CT alone
+    discriminator: str = "patch4"  # "patch4" | "patch3" | "scalar"
+    discriminator_dropout: float = 0.0
+    conditional_discriminator: bool = False  # True: D sees MR and CT; the predecessor's saw the CT alone
     # generator loss
-    lambda_gan: float
-    perceptual: str  # "vgg19_pool5_mse" | "vgg19_relu3_3_l1" | "none"
-    lambda_perceptual: float
-    lambda_perceptual_step: float  # > 0: adaptive rule of mk4_1, change per epoch
-    lambda_l1: float  # pixel L1, full image, [-1, 1] units
-    lambda_cycle: float
-    lambda_identity: float
+    lambda_gan: float = 1.0
+    perceptual: str = "none"  # "vgg19_pool5_mse" | "vgg19_relu3_3_l1" | "none"
+    lambda_perceptual: float = 0.0
+    lambda_perceptual_step: float = 0.0  # > 0: adaptive rule of mk4_1, change per epoch
+    lambda_l1: float = 0.0  # pixel L1, full image, [-1, 1] units
+    lambda_cycle: float = 0.0
+    lambda_identity: float = 0.0
     # discriminator loss
-    real_label: float  # one-sided label smoothing; also the generator's target
-    lambda_gp: float  # gradient penalty on the sigmoid output
-    image_pool: int  # CycleGAN history buffer (paper: 50); 0: the newest fake only
+    real_label: float = 1.0  # one-sided label smoothing; also the generator's target
+    lambda_gp: float = 0.0  # gradient penalty on the sigmoid output
+    image_pool: int = 0  # CycleGAN history buffer (paper: 50); 0: the newest fake only
     # optimisation
-    lr_generator: float
-    lr_discriminator: float
-    beta1: float
-    beta2: float
-    generator_steps: int  # G steps per D step
-    batch_size: int
-    schedule: Schedule  # of G; watches `score`
-    schedule_discriminator: Schedule  # of D; watches the epoch's mean loss of D
-    score: Score
-    early_stop_patience: int | None  # epochs without a better 0.5 FID + 0.5 VGG
-    epochs: int  # as run
-    epochs_planned: int
+    lr_generator: float = 2e-4
+    lr_discriminator: float = 2e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    generator_steps: int = 1  # G steps per D step
+    batch_size: int = 1
+    schedule: Schedule = Schedule()  # of G; watches `score`
+    schedule_discriminator: Schedule = Schedule()  # of D; watches the epoch's mean loss of D
+    score: Score = Score()
+    early_stop_patience: int | None = None  # epochs without a better 0.5 FID + 0.5 VGG
+    epochs: int = 1  # as run
+    epochs_planned: int = 1
     # data
-    dataset: str  # the predecessor's name of its data set
-    training_pairs: int  # slices it trained on; an upper bound here
+    dataset: str = ""  # the predecessor's name of its data set
+    training_pairs: int = 0  # slices it trained on; an upper bound here
     # switches that restore the predecessor's behaviour
-    generator_eval_after_first_validation: bool
-    select_by: str  # which checkpoint is "best": "mae_hu" (masked, validation patients) | "fid_vgg" (predecessor)
+    generator_eval_after_first_validation: bool = False
+    select_by: str = "mae_hu"  # what the best checkpoint has: "mae_hu" (masked, validation patients) | "fid_vgg"
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Variant))
@@ -160,3 +169,54 @@ class Registry:
 def as_dict(variant: Variant) -> dict[str, Any]:
     """Return every field as plain json values."""
     return dataclasses.asdict(variant)
+
+
+PROSE = ("why", "parent", "family", "dataset", "epochs", "epochs_planned")  # fields that change no weight
+
+
+def deciding(variant: Variant) -> dict[str, Any]:
+    """Return the fields that decide what is learned, without those at their default.
+
+    So a field that a later version adds changes nothing in the description of a variant that does not use it.
+    """
+    return {name: value for name, value in _changed(variant).items() if name not in PROSE}
+
+
+def _changed(value: Any) -> Any:
+    if not dataclasses.is_dataclass(value):
+        return value
+    own = {f.name: (getattr(value, f.name), f.default) for f in dataclasses.fields(value)}
+    return {name: _changed(now) for name, (now, default) in own.items() if now != default}
+
+
+def from_dict(kind: type[T], values: Any, where: str) -> T:
+    """Return the dataclass `kind` from the plain values of a file, whichever version wrote it.
+
+    Fields that `kind` does not know are passed over, missing ones take their default. Raises MrictError, with `where`
+    and the field's name, for a missing one that has none and for a value of another type.
+    """
+    if not isinstance(values, Mapping):
+        raise MrictError(f"{where}: is {type(values).__name__}, expected named values")
+    hints, found = get_type_hints(kind), {}
+    for field in dataclasses.fields(kind):
+        hint, value = hints[field.name], values.get(field.name, MISSING)
+        if value is MISSING and field.default is MISSING and field.default_factory is MISSING:
+            raise MrictError(f"{where}: '{field.name}' is missing and cannot be guessed")
+        if value is MISSING:
+            continue
+        if dataclasses.is_dataclass(hint):
+            value = from_dict(hint, value, f"{where}.{field.name}")
+        elif not _fits(value, hint):
+            expected = getattr(hint, "__name__", str(hint))
+            raise MrictError(f"{where}: '{field.name}' is {str(value)[:40]!r}, expected {expected}")
+        found[field.name] = value
+    return kind(**found)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value from json or a checkpoint is of a field's type; a whole number is a float too."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = {get_origin(option) or option for option in options}
+    return type(value) in kinds or (type(value) is int and float in kinds)

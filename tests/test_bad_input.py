@@ -324,7 +324,7 @@ def test_two_trainings_of_a_variant_do_not_mix(own: Workspace, trained: Path, mo
     monkeypatch.setattr(runtime, "LOCK_WAIT_S", 0.05)
     before = (trained / "best.pt").read_bytes()
     with filelock.FileLock(trained / ".lock"), pytest.raises(MrictError, match="another process trains mk1"):
-        train(MK1, SMOKE, own, CPU, report=lambda line: None, force=True)
+        train(MK1, SMOKE, own, CPU, report=lambda line: None, retrain=True)
     assert (trained / "best.pt").read_bytes() == before
 
 

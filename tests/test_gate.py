@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny_models import run_of
 
 from benchmarks.gate import phantom
 from benchmarks.gate_kinds import KINDS
@@ -16,7 +17,7 @@ from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import load_volume
 from mrict_core.inference.gate import Finding, check_input, check_output, in_words
 from mrict_core.profiles import get_profile
-from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
+from mrict_core.training.checkpoint import load_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings, prepare_run
 from mrict_core.variants import get
@@ -77,7 +78,7 @@ def test_training_writes_the_fingerprint(fresh_space):
     variant, profile, settings = get("mk1"), get_profile("smoke"), TrainSettings(device="cpu", max_pairs=17)
     run = prepare_run(variant, profile, fresh_space, settings)
     train(variant, profile, fresh_space, settings, report=lambda line: None)
-    kept = load_checkpoint(checkpoint_path(fresh_space, "mk1", "best"))["fingerprint"]
+    kept = load_checkpoint(run_of(fresh_space, "mk1").best)["fingerprint"]
     used = {patient for patient, _ in run.dataset.index}
     assert kept == run.fingerprint == fingerprint(run.store, used)
     assert kept["patients"] == len(used)

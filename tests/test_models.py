@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import run_of
 from typer.testing import CliRunner
 
 from mrict_core import cli, runtime
@@ -40,7 +41,7 @@ from mrict_core.paths import Workspace, checkpoints_root
 from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data, train_variant
 from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, write_json
-from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
+from mrict_core.training.checkpoint import load_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
 from mrict_core.variants import get
@@ -92,7 +93,7 @@ def invoke(*arguments: str):
 
 
 def test_a_published_model_is_the_best_checkpoint(published, fresh_space):
-    best = checkpoint_path(fresh_space, "mk1", "best")
+    best = run_of(fresh_space, "mk1").best
     payload = load_checkpoint(best)
     facts, networks = load_facts_and_weights(published, "mk1")
     assert facts == {k: v for k, v in payload.items() if k != "networks"}
@@ -234,7 +235,7 @@ def test_what_is_unfinished_or_lacks_a_centre_is_not_published(fresh_space):
     evaluate_variant(get("mk1"), SMOKE, fold, device="cpu")
     fold.split_file.unlink()  # the store is shared with other tests
     assert entries() == []
-    assert find("mk1") == checkpoint_path(fresh_space, "mk1", "best")  # and not that of a fold
+    assert find("mk1") == run_of(fresh_space, "mk1").best  # and not that of a fold
 
 
 # ------------------------------------------------------------------------------------------------ damage and tampering
@@ -399,7 +400,7 @@ def test_atomic_folder_never_replaces(tmp_path):
 
 
 def test_names(published, fresh_space, tmp_path):
-    root, best = checkpoints_root(), checkpoint_path(fresh_space, "mk1", "best")
+    root, best = checkpoints_root(), run_of(fresh_space, "mk1").best
     first = another(root, published, seed=1)
     second = another(root, published, seed=2)
     demo = another(root, published, seed=3, demo=True, label="demo")
@@ -461,7 +462,7 @@ def test_a_hash_that_begins_two_models_is_refused(published):
 def test_what_was_trained_and_not_published_is_found_unless_it_is_ambiguous(fresh_space):
     root = checkpoints_root()
     train_variant(get("mk1"), SMOKE, fresh_space, FEW, **QUIET)
-    best = checkpoint_path(fresh_space, "mk1", "best")
+    best = run_of(fresh_space, "mk1").best
     assert find("mk1") == best
     with pytest.raises(MrictError, match="trained and not published"):
         read_card("mk1")

@@ -9,6 +9,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from tiny_models import run_of
 
 from mrict_core.data.transforms import NONE
 from mrict_core.errors import MrictError
@@ -16,9 +17,11 @@ from mrict_core.inference import load_synthesizer
 from mrict_core.methods import Pix2Pix
 from mrict_core.pipeline import evaluate_variant, prepare_data, train_variant
 from mrict_core.profiles import get_profile
-from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from mrict_core.runtime import read_json, write_json
+from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings, prepare_run
+from mrict_core.training.runs import runs_of
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
 from mrict_core.variant import Schedule, Score
 from mrict_core.variants import get
@@ -53,16 +56,15 @@ COSINE = Schedule("cosine", t_0=3, t_mult=2, eta_min=1e-6)
 )
 def test_half_resume_half_equals_whole_bit_for_bit(name, changes, fresh_space):
     variant = dataclasses.replace(get(name), **changes)
-    last = checkpoint_path(fresh_space, name, "last")
     whole = train(variant, FOUR, fresh_space, FEW, **QUIET)
-    expected = weights(last)
+    expected = weights(whole.last)
     shutil.rmtree(fresh_space.checkpoints)
     half = train(variant, FOUR, fresh_space, FEW, stop_after=2, **QUIET)
     assert (half.epochs, half.complete) == (2, False)
     torch.manual_seed(999)  # another process would have another state
     resumed = train(variant, FOUR, fresh_space, FEW, **QUIET)
     assert (resumed.epochs, resumed.complete) == (4, True)
-    found = weights(last)
+    found = weights(resumed.last)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     columns = [c for c in whole.history if c != "seconds"]
@@ -89,27 +91,38 @@ def trained_space(trained, fresh_space, tmp_path):
     return fresh_space
 
 
-def test_an_equal_run_is_reused_and_a_changed_one_repeated(trained_space):
-    path = checkpoint_path(trained_space, "mk1", "last")
-    before = path.read_bytes()
-    lines: list[str] = []
+def files_of(space):
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in space.checkpoints.rglob("*") if p.is_file()}
+
+
+def test_an_equal_run_is_reused_and_another_one_made_beside_it(trained_space):
+    before, lines = files_of(trained_space), []
     assert train(get("mk1"), SMOKE, trained_space, FEW, report=lines.append).reused
-    assert path.read_bytes() == before
-    assert "unchanged" in lines[0]
-    lines.clear()
-    again = train(get("mk1"), SMOKE, trained_space, TrainSettings(seed=1, max_pairs=17), report=lines.append)
+    assert lines == [f"mk1: unchanged, 1 epochs are there already ({run_of(trained_space, 'mk1').last})"]
+    assert files_of(trained_space) == before
+    other = train(get("mk1"), SMOKE, trained_space, TrainSettings(seed=1, max_pairs=17), **QUIET)
+    again = train(get("mk1"), SMOKE, trained_space, FEW, retrain=True, **QUIET)
+    assert not other.reused
     assert not again.reused
-    assert "changed" in lines[0]
-    assert not train(get("mk1"), SMOKE, trained_space, TrainSettings(seed=1, max_pairs=17), force=True, **QUIET).reused
+    assert again.run.folder.name.endswith("-2")
+    assert train(get("mk1"), SMOKE, trained_space, FEW, **QUIET).run == again.run, "the newest of the same is meant"
+    assert len({run.folder for run in runs_of(trained_space, "mk1")}) == 3
+    assert before.items() <= files_of(trained_space).items(), "nothing that was finished is touched"
 
 
 def test_history_and_checkpoint_say_where_they_come_from(trained_space):
-    payload = load_checkpoint(checkpoint_path(trained_space, "mk1", "last"))
+    payload = load_checkpoint(run_of(trained_space, "mk1").last)
     assert payload["fields"]["lambda_perceptual"] == 30
     assert payload["features"]["name"] == "demo_features"
     assert payload["versions"]["torch"] == torch.__version__.split("+")[0]
     assert payload["training_pairs"] == 17
-    history = pd.read_csv(trained_space.checkpoints / "mk1" / "history.csv")
+    run = run_of(trained_space, "mk1")
+    assert run.id == payload["key"]
+    assert (run.seed, run.epoch, run.epochs, run.best_epoch, run.complete) == (42, 1, 1, 1, True)
+    assert (run.data, run.todays) == ((payload["store_key"], payload["split_hash"]), True)
+    assert run.trained["variant"]["lambda_perceptual"] == 30
+    history = pd.read_csv(run.history)
+    assert run.val_mae_hu == pytest.approx(history["val_mae_hu"][0])
     assert list(history["epoch"]) == [1]
     assert {"loss_g", "loss_d", "val_mae_hu", "val_ssim", "val_fid", "lr_generator", "is_best"} <= set(history)
     assert history.notna().all().all()
@@ -117,19 +130,21 @@ def test_history_and_checkpoint_say_where_they_come_from(trained_space):
 
 def test_a_child_starts_from_its_parents_last_weights(trained_space, monkeypatch):
     seen = {}
-    monkeypatch.setattr(Pix2Pix, "step", lambda self, a, b: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def step(self, real_A, real_B):
+        seen.update({name: {k: v.clone() for k, v in n.state_dict().items()} for name, n in self.networks.items()})
+        seen["adam"] = self.optimizers["G"].state_dict()["state"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pix2Pix, "step", step)
     with pytest.raises(KeyboardInterrupt):
         train(get("mk6_0_1"), SMOKE, trained_space, FEW, **QUIET)
-    child = load_checkpoint(checkpoint_path(trained_space, "mk6_0_1", "last"))
-    parent = load_checkpoint(checkpoint_path(trained_space, "mk3_1_2_v4_50", "last"))
-    for network in ("G", "D"):
-        seen[network] = all(
-            torch.equal(child["networks"][network][k], v) for k, v in parent["networks"][network].items()
-        )
-    assert seen == {"G": True, "D": True}
-    assert child["epoch"] == 0
-    assert child["parent_hash"] == parent["key"]
-    assert not child["optimizers"]["G"]["state"], "the child's Adam starts fresh"
+    parent = load_checkpoint(run_of(trained_space, "mk3_1_2_v4_50").last)
+    assert all(torch.equal(seen[n][k], v) for n in ("G", "D") for k, v in parent["networks"][n].items())
+    assert not seen["adam"], "the child's Adam starts fresh"
+    child = run_of(trained_space, "mk6_0_1")
+    assert (child.epoch, child.complete, child.trained["parent"]) == (0, False, parent["key"])
+    assert not child.best.exists(), "nothing is a best network before an epoch is done"
 
 
 def test_a_missing_parent_is_named_and_the_lineage_offered(fresh_space):
@@ -137,7 +152,7 @@ def test_a_missing_parent_is_named_and_the_lineage_offered(fresh_space):
         train(get("mk6_0_1"), SMOKE, fresh_space, FEW, **QUIET)
     result = train_variant(get("mk6_0_1"), SMOKE, fresh_space, FEW, ancestors=True, **QUIET)
     assert result.complete
-    assert checkpoint_path(fresh_space, "mk3_1_2_v4_50", "last").is_file()
+    assert run_of(fresh_space, "mk3_1_2_v4_50").last.is_file()
 
 
 def test_an_unfinished_parent_is_refused(fresh_space):
@@ -148,10 +163,9 @@ def test_an_unfinished_parent_is_refused(fresh_space):
 
 def test_a_parent_of_another_split_is_refused(trained_space):
     """It may have been trained on patients that are test patients now."""
-    path = checkpoint_path(trained_space, "mk3_1_2_v4_50", "last")
-    payload = load_checkpoint(path) | {"split_hash": "0123"}
-    payload.pop("format")
-    save_checkpoint(path, payload)
+    path = run_of(trained_space, "mk3_1_2_v4_50").folder / "run.json"
+    facts = read_json(path)
+    write_json(path, facts | {"trained": facts["trained"] | {"split": "0123"}})
     with pytest.raises(MrictError, match=r"another split.*test patients.*train mk6_0_1 --lineage"):
         train(get("mk6_0_1"), SMOKE, trained_space, FEW, **QUIET)
 
@@ -162,19 +176,22 @@ def test_missing_metric_weights_show_before_a_checkpoint_is_touched(trained_spac
     def missing(name):
         raise MrictError("weights 'inception_fid': not to be had")
 
-    last = checkpoint_path(trained_space, "mk1", "last")
+    last = run_of(trained_space, "mk1").last
     before = last.read_bytes()
     monkeypatch.setattr(run, "build_features", missing)
     with pytest.raises(MrictError, match="not to be had"):
-        train(get("mk1"), SMOKE, trained_space, FEW, force=True, **QUIET)
+        train(get("mk1"), SMOKE, trained_space, FEW, retrain=True, **QUIET)
     assert last.read_bytes() == before
 
 
-def test_a_lost_best_checkpoint_is_trained_again(trained_space):
-    best = checkpoint_path(trained_space, "mk1", "best")
-    best.unlink()
-    assert not train(get("mk1"), SMOKE, trained_space, FEW, **QUIET).reused
-    assert best.is_file()
+def test_where_a_best_checkpoint_is_lost_a_new_one_is_trained_beside(trained_space):
+    run, lines = run_of(trained_space, "mk1"), []
+    run.best.unlink()
+    result = train(get("mk1"), SMOKE, trained_space, FEW, report=lines.append)
+    assert not result.reused
+    assert "lacks best.pt or last.pt" in lines[0]
+    assert result.best.is_file()
+    assert result.run.folder != run.folder
 
 
 @pytest.mark.parametrize(
@@ -193,12 +210,12 @@ def test_a_lost_best_checkpoint_is_trained_again(trained_space):
         ({}, {}, {"augment": NONE}, False),
     ],
 )
-def test_the_key_holds_what_decides_the_weights_and_nothing_else(variant, profile, settings, same, space):
-    def key(variant, profile, settings):
+def test_the_id_holds_what_decides_the_weights_and_nothing_else(variant, profile, settings, same, space):
+    def identity(variant, profile, settings):
         changed = dataclasses.replace(get("mk1"), **variant), dataclasses.replace(SMOKE, **profile)
-        return prepare_run(*changed, space, TrainSettings(**settings)).key
+        return prepare_run(*changed, space, TrainSettings(**settings)).id
 
-    assert (key(variant, profile, settings) == key({}, {}, {})) is same
+    assert (identity(variant, profile, settings) == identity({}, {}, {})) is same
 
 
 def test_a_split_without_validation_patients_is_refused(fresh_space, monkeypatch):
@@ -334,7 +351,7 @@ def test_the_reloaded_generator_gives_the_validated_error(trained_space, space):
     from mrict_core.data.store import SliceStore
 
     store = SliceStore(space.store)
-    synthesizer = load_synthesizer(checkpoint_path(trained_space, "mk1"), "mk1", "cpu")
+    synthesizer = load_synthesizer(run_of(trained_space, "mk1").best, "mk1", "cpu")
     errors = []
     for patient in load_split(space.split_file).val:
         slices = store.slices(patient)
@@ -350,9 +367,9 @@ def damaged(path, how):
 
 @pytest.mark.parametrize("how", ["truncated", "text"])
 def test_a_damaged_checkpoint_is_named(how, trained_space):
-    path = checkpoint_path(trained_space, "mk1", "best")
+    path = run_of(trained_space, "mk1").best
     damaged(path, how)
-    with pytest.raises(MrictError, match=r"mk1/best\.pt: not a readable checkpoint") as caught:
+    with pytest.raises(MrictError, match=r"best\.pt: not a readable checkpoint") as caught:
         load_synthesizer(path)
     assert "\n" not in str(caught.value)
 
@@ -364,21 +381,21 @@ def test_a_pickle_that_would_run_code_is_refused(trained_space):
         def __reduce__(self):
             return (exec, ("raise SystemExit('ran')",))
 
-    path = checkpoint_path(trained_space, "mk1", "best")
+    path = run_of(trained_space, "mk1").best
     torch.save({"format": 1, "variant": Evil()}, path, pickle_module=pickle)
     with pytest.raises(MrictError, match="unsafe"):
         load_checkpoint(path)
 
 
 def test_another_variants_checkpoint_names_both(trained_space):
-    own, other = (checkpoint_path(trained_space, name) for name in ("mk1", "mk3_1_2_v4_50"))
+    own, other = (run_of(trained_space, name).best for name in ("mk1", "mk3_1_2_v4_50"))
     shutil.copy(other, own)
     with pytest.raises(MrictError, match=r"checkpoint of variant 'mk3_1_2_v4_50', expected 'mk1'"):
         load_synthesizer(own, "mk1")
 
 
 def test_a_wrong_width_names_both_shapes(trained_space):
-    path = checkpoint_path(trained_space, "mk1")
+    path = run_of(trained_space, "mk1").best
     payload = load_checkpoint(path)
     payload["profile"] = dataclasses.asdict(dataclasses.replace(SMOKE, width=8))
     payload.pop("format")
@@ -387,18 +404,8 @@ def test_a_wrong_width_names_both_shapes(trained_space):
         load_synthesizer(path)
 
 
-def test_a_checkpoint_with_other_fields_is_named(trained_space):
-    path = checkpoint_path(trained_space, "mk1")
-    payload = load_checkpoint(path)
-    payload["fields"] |= {"lambda_gone": 1.0}
-    payload.pop("format")
-    save_checkpoint(path, payload)
-    with pytest.raises(MrictError, match=r"mk1/best\.pt: written by version .*lambda_gone.*train the variant again"):
-        load_synthesizer(path)
-
-
 def test_a_model_of_another_split_is_not_scored(trained_space):
-    path = checkpoint_path(trained_space, "mk1")
+    path = run_of(trained_space, "mk1").best
     payload = load_checkpoint(path) | {"split_hash": "0123"}
     payload.pop("format")
     save_checkpoint(path, payload)
@@ -407,7 +414,7 @@ def test_a_model_of_another_split_is_not_scored(trained_space):
 
 
 def test_missing_checkpoint_is_named(fresh_space):
-    with pytest.raises(MrictError, match=r"mk1/best\.pt: no such checkpoint; train"):
+    with pytest.raises(MrictError, match=r"mk1 is not trained on these data; train it: python -m mrict_core train mk1"):
         evaluate_variant(get("mk1"), SMOKE, fresh_space)
 
 

@@ -13,9 +13,11 @@ import torch
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.methods import METHODS
 from mrict_core.methods.base import make_generator
+from mrict_core.paths import Workspace
 from mrict_core.profiles import get_profile
 from mrict_core.runtime import versions
 from mrict_core.training.checkpoint import save_checkpoint
+from mrict_core.training.runs import TrainingRun, runs_of
 from mrict_core.variant_tables import as_dict
 from mrict_core.variants import get
 
@@ -59,6 +61,11 @@ def untrained_checkpoint(
     }
     save_checkpoint(path, payload)
     return path
+
+
+def run_of(space: Workspace, name: str) -> TrainingRun:
+    """Return the newest training of a variant."""
+    return runs_of(space, name)[-1]
 
 
 def head_array(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float] = (5.0, 5.0, 6.0)) -> np.ndarray:

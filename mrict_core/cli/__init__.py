@@ -62,6 +62,7 @@ for command in (
     experiments.preprocess,
     experiments.train,
     experiments.evaluate,
+    experiments.runs,
     models.models,
     models.import_checkpoint,
     synthesize.synthesize,

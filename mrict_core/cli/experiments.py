@@ -1,4 +1,4 @@
-"""Commands that make and score experiments: variants, phantom, preprocess, train, evaluate, leave-one-centre-out."""
+"""Commands on experiments: variants, phantom, preprocess, train, evaluate, runs, leave-one-centre-out."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Force, Precision, Profile, Protocol, Region, Seed
+from mrict_core.cli.options import Data, Device, Precision, Profile, Protocol, Region, Seed
 from mrict_core.cli.progress import Bar, batches
+from mrict_core.errors import MrictError
 
 
 def variants(
@@ -77,7 +78,10 @@ def train(
         int, typer.Option("--max-pairs", min=0, help="cap on training slices; 0: the variant's own")
     ] = 0,
     lineage: Annotated[bool, typer.Option("--lineage", help="train first the variants it starts from")] = False,
-    force: Force = False,
+    seeds: Annotated[str, typer.Option("--seeds", metavar="1,2,3", help="train once for each of these seeds")] = "",
+    retrain: Annotated[
+        bool, typer.Option("--retrain", "--force", help="make a new training beside one that is there already")
+    ] = False,
 ) -> None:
     """Train a variant on prepared data, or go on where an interrupted training stopped."""
     from mrict_core.paths import shown, workspace
@@ -85,15 +89,25 @@ def train(
     from mrict_core.variants import get
 
     variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    wanted = _seeds(seeds) or [seed]
     from mrict_core.pipeline import open_data, train_variant
     from mrict_core.training.run import TrainSettings
 
     open_data(space, seed)
-    settings = TrainSettings(
-        seed=seed, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None
-    )
-    result = train_variant(variant, chosen, space, settings, ancestors=lineage, force=force, progress=batches)
-    print(f"best checkpoint: {shown(result.best)}")
+    for own in wanted:
+        settings = TrainSettings(
+            seed=own, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None
+        )
+        result = train_variant(variant, chosen, space, settings, ancestors=lineage, retrain=retrain, progress=batches)
+        print(f"best checkpoint: {shown(result.best)}")
+
+
+def _seeds(text: str) -> list[int]:
+    """Return the seeds of an option "1,2,3", each once."""
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",") if text))
+    except ValueError:
+        raise MrictError(f"--seeds {text}: expected whole numbers separated by commas, such as 1,2,3") from None
 
 
 def evaluate(
@@ -103,6 +117,9 @@ def evaluate(
     region: Region = "brain",
     protocol: Protocol = "patient",
     device: Device = "auto",
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="1,2,3", help="score these seeds; without it all that are trained")
+    ] = "",
 ) -> None:
     """Score a trained variant on the held-out patients, write its tables, publish it as a model."""
     from mrict_core.paths import shown, workspace
@@ -110,20 +127,48 @@ def evaluate(
     from mrict_core.variants import get
 
     variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    wanted = _seeds(seeds)
     from mrict_core.evaluation import leaderboard
     from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data
     from mrict_core.reporting.tables import text_table
-    from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
+    from mrict_core.training.runs import choose
 
-    open_data(space)
-    load_checkpoint(checkpoint_path(space, variant.name), variant.name)  # fails before the baselines take their time
+    store, split = open_data(space)
+    choose(space, variant.name, (store.key, split.hash), seeds=wanted)  # fails before the baselines take their time
     said: list[str] = []  # printed below the bar
     baselines = evaluate_baselines(chosen, space)
     with Bar("evaluate") as bar:
-        record, _ = evaluate_variant(variant, chosen, space, device=device, progress=bar, report=said.append)
+        record, _ = evaluate_variant(
+            variant, chosen, space, seeds=wanted, device=device, progress=bar, report=said.append
+        )
     records = [record, *baselines]
     print(text_table(leaderboard(records)))
     print("\n".join([f"tables: {shown(space.metrics)}", *said]))
+
+
+def runs(
+    remove: Annotated[
+        str, typer.Option("--remove", metavar="PATH", help="delete this training, with all its checkpoints")
+    ] = "",
+) -> None:
+    """List every training on this machine, or remove one."""
+    from pathlib import Path
+
+    from mrict_core.paths import checkpoints_root, shown
+    from mrict_core.training.runs import all_runs, remove_run, size_bytes, table
+
+    if remove:
+        gone = remove_run(Path(remove))
+        print(f"removed: {shown(gone.folder)} ({gone.variant}, seed {gone.seed}, {gone.progress})")
+        return
+    from mrict_core.reporting.tables import text_table
+
+    found = all_runs()
+    sound = [run for run in found if not run.problem]
+    print(text_table(table(sound)) if sound else f"no training in {shown(checkpoints_root())}; `train` makes one")
+    for run in found:
+        if run.problem:
+            print(f"damaged: {shown(run.folder)} ({size_bytes(run) / 2**20:.1f} MB): {run.problem}")
 
 
 def leave_one_centre_out(

@@ -1,6 +1,6 @@
 """From MR to synthetic CT with a trained generator."""
 
-from mrict_core.inference.synthesizer import Synthesizer, check_store, load_synthesizer, variant_of
+from mrict_core.inference.synthesizer import Synthesizer, check_store, load_synthesizer, make_synthesizer, variant_of
 from mrict_core.inference.volume import Synthesis, SynthesisOptions, synthesize_volume
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Synthesizer",
     "check_store",
     "load_synthesizer",
+    "make_synthesizer",
     "synthesize_volume",
     "variant_of",
 ]

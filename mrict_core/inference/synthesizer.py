@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from mrict_core.data.intensity import HuWindow
+from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.data.store import SliceStore
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.methods import METHODS, translate
 from mrict_core.methods.base import make_generator
-from mrict_core.models.folder import load_facts_and_weights
+from mrict_core.models.folder import Networks, load_facts_and_weights
+from mrict_core.networks import GENERATORS
 from mrict_core.networks.layers import autocast
 from mrict_core.paths import shown
 from mrict_core.profiles import Profile
 from mrict_core.runtime import pick_device, pick_precision
-from mrict_core.training.checkpoint import load_weights
-from mrict_core.variant import Schedule, Score, Variant
+from mrict_core.training.checkpoint import ABSENT, check_shapes, load_weights
+from mrict_core.variant import Variant, from_dict
+
+COUNTS = {"width": (1, 1024), "channels": (1, 16), "size": (16, 8192)}  # what a model may say of itself
+WINDOW_HU = 100_000
 
 
 @dataclass(frozen=True)
@@ -67,22 +72,29 @@ def load_synthesizer(
     stored pixel by pixel (channels last); a plain copy of the network in the same layout gives the same bits, one in
     torch's default layout sums in another order and differs in the last ones.
     """
-    facts, networks = load_facts_and_weights(path, expect_variant)
+    return make_synthesizer(*load_facts_and_weights(path, expect_variant), path, device, precision)
+
+
+def make_synthesizer(
+    facts: dict[str, Any], networks: Networks, path: Path, device: str = "auto", precision: str = "float32"
+) -> Synthesizer:
+    """Return what `load_synthesizer` does, from facts and weights that were read already; `path` is for messages."""
     try:
-        variant, profile = variant_of(facts), Profile(**facts["profile"])
-    except (KeyError, TypeError, AttributeError) as error:
+        variant, profile = variant_of(facts), from_dict(Profile, facts.get("profile"), "profile")
+        facts = ABSENT | facts | {"profile": dataclasses.asdict(profile) | facts["profile"]}
+        check_facts(facts, variant, profile)
+    except MrictError as error:
         remedy = "import its file again" if facts.get("files") else "train the variant again"
-        raise MrictError(
-            f"{shown(path)}: written by version {facts['versions'].get('mrict_core', '?')}, whose fields differ from "
-            f"those of today ({error}); {remedy}"
-        ) from None
-    generator = make_generator(variant, profile)
+        raise MrictError(f"{shown(path)}: {error}; {remedy}") from None
     name = METHODS[variant.method].mr_to_ct
     if name not in networks:
         raise MrictError(
             f"{shown(path)}: holds no network {name}, so it cannot make a CT; train {variant.name} again, or give "
             "another model"
         )
+    with torch.device("meta"):  # shapes alone: what does not fit must show before memory is asked for
+        check_shapes(make_generator(variant, profile), networks[name], name, path)
+    generator = make_generator(variant, profile)
     load_weights(generator, networks[name], name, path)
     chosen = pick_device(device)
     generator = generator.to(chosen, memory_format=torch.channels_last).eval()
@@ -93,11 +105,27 @@ def load_synthesizer(
 
 def variant_of(facts: dict[str, Any]) -> Variant:
     """Return the variant as it was when the checkpoint was written, whatever `variants.py` says today."""
-    fields = dict(facts["fields"])
-    for name in ("schedule", "schedule_discriminator"):
-        fields[name] = Schedule(**fields[name])
-    fields["score"] = Score(**fields["score"])
-    return Variant(**fields)
+    return from_dict(Variant, facts.get("fields"), "variant")
+
+
+def check_facts(facts: dict[str, Any], variant: Variant, profile: Profile) -> None:
+    """Raise MrictError, with the fact's name, where a model says of itself what cannot be."""
+    for kind, name, known in (
+        ("method", variant.method, METHODS),
+        ("generator", variant.generator, GENERATORS),
+        ("protocol", str(facts.get("protocol")), WINDOWS),
+    ):
+        if name not in known:
+            raise unknown_name(kind, name[:40], known)
+    counts = {"width": profile.width, "channels": variant.channels, "size": facts.get("size")}
+    for name, value in counts.items():
+        low, high = COUNTS[name]
+        if type(value) is not int or not low <= value <= high:
+            raise MrictError(f"{name} is {str(value)[:40]}, expected a whole number from {low} to {high}")
+    window = facts.get("window_hu")
+    sound = isinstance(window, list | tuple) and len(window) == 2 and all(type(v) in (int, float) for v in window)
+    if not sound or not -WINDOW_HU <= window[0] < window[1] <= WINDOW_HU:
+        raise MrictError(f"window_hu is {str(window)[:40]}, expected two rising numbers within ±{WINDOW_HU} HU")
 
 
 def check_store(facts: dict[str, Any], store: SliceStore) -> None:

@@ -23,17 +23,17 @@ from mrict_core.errors import MrictError
 from mrict_core.models.card import card_text
 from mrict_core.paths import shown
 from mrict_core.runtime import NEW, atomic_folder, hash_of, held, read_json, write_json, write_text
+from mrict_core.training.runs import TENSORS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Networks = dict[str, dict[str, Tensor]]  # name of the network => its state dict
+Networks = dict[str, dict[str, "Tensor"]]  # name of the network => its state dict
 
 FORMAT = 1
 FACTS, WEIGHTS, SCORES, CARD = "model.json", "model.safetensors", "scores.json", "README.md"
 KINDS = ("trained", "imported")
 REQUIRED = ("format", "hash", "published", "kind", "label", "demo", "generator", "facts", "data", "weights")
-TENSORS = ("networks", "optimizers", "schedulers", "method_state", "rng")  # of a checkpoint; the rest are its facts
 WAIT_S = 60.0  # for another process that publishes the same variant
 
 
@@ -150,7 +150,7 @@ def read_model(folder: Path) -> dict[str, Any]:
     try:
         found, variant = model_hash(description), str(description["facts"]["variant"])
         size = int(description["weights"]["bytes"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise MrictError(f"{shown(folder / FACTS)}: not the facts of a model ({error}); {remedy}") from None
     if found != description["hash"]:
         raise MrictError(
@@ -199,8 +199,7 @@ def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tup
     if not path.is_dir():
         from mrict_core.training.checkpoint import load_checkpoint
 
-        payload = load_checkpoint(path, expect_variant)
-        return {key: value for key, value in payload.items() if key not in TENSORS}, payload["networks"]
+        return facts_and_weights(load_checkpoint(path, expect_variant))
     import safetensors
     import safetensors.torch
 
@@ -222,3 +221,8 @@ def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tup
         network, _, key = name.partition("/")
         networks.setdefault(network, {})[key] = tensor
     return facts, networks
+
+
+def facts_and_weights(payload: Mapping[str, Any]) -> tuple[dict[str, Any], Networks]:
+    """Return a checkpoint's content as (facts, {network: state dict})."""
+    return {key: value for key, value in payload.items() if key not in TENSORS}, payload["networks"]

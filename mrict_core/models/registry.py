@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrict_core.data.splits import LEAVE_OUT
 from mrict_core.errors import MrictError
 from mrict_core.models.card import card_text
 from mrict_core.models.folder import FACTS, WEIGHTS, check_weights, is_model, read_model, read_scores
 from mrict_core.paths import checkpoints_root, shown
+from mrict_core.training.runs import unpublished
 from mrict_core.variants import all_variants, get
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHORT = 8  # digits of a hash that are shown
+# what files with values that nobody expects raise
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -75,24 +77,24 @@ def _entry(folder: Path, verify: bool) -> Entry:
             check_weights(folder, description)
         scores = read_scores(folder)
         mae = scores["summary"]["all"]["mae_hu"] if scores else {"mean": None, "n": 0}
-        networks = tuple(description["weights"]["networks"])
-        return Entry(
+        networks = tuple(map(str, description["weights"]["networks"]))
+        return Entry(  # of the types a table needs, whatever a file says: one bad folder must not stop the list
             variant,
             digest,
             folder,
-            kind=description["kind"],
-            label=description["label"],
-            demo=description["demo"],
-            data=description["data"]["name"],
-            published=description["published"],
-            mae_hu=mae["mean"],
-            patients=mae["n"],
+            kind=str(description["kind"]),
+            label=str(description["label"]),
+            demo=bool(description["demo"]),
+            data=str(description["data"]["name"]),
+            published=str(description["published"]),
+            mae_hu=None if mae["mean"] is None else float(mae["mean"]),
+            patients=int(mae["n"]),
             networks=networks,
             makes_ct=description["generator"] in networks,
         )
     except MrictError as error:
         return Entry(variant, digest, folder, problem=str(error))
-    except (KeyError, TypeError, AttributeError, OSError) as error:
+    except UNREADABLE as error:
         return Entry(variant, digest, folder, problem=f"{shown(folder)}: not a model of this suite ({error!r})")
 
 
@@ -157,7 +159,7 @@ def _by_hash(variant: str, prefix: str, published: list[Entry], root: Path) -> P
 
 def _trained(variant: str, root: Path) -> Path:
     """Return the best checkpoint of a variant that was trained and not published."""
-    found = [p for p in sorted(root.glob(f"*/{variant}/best.pt")) if f"-{LEAVE_OUT}" not in p.parts[-3]]
+    found = [run.best for run in unpublished(variant, root)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -176,7 +178,10 @@ def read_card(spec: str, root: Path | None = None) -> str:
     path = find(spec, root)
     if not path.is_dir():
         raise MrictError(f"{spec}: trained and not published ({shown(path)}), so it has no card; evaluate it first")
-    return card_text(read_model(path), read_scores(path))
+    try:
+        return card_text(read_model(path), read_scores(path))
+    except UNREADABLE as error:
+        raise MrictError(f"{shown(path)}: its facts or scores cannot be shown ({error!r}); publish it again") from None
 
 
 def table(found: list[Entry]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
     Predict,
     baseline_predictors,
+    combine_seeds,
     is_current,
     metrics_record,
     read_metrics,
@@ -23,16 +24,18 @@ from mrict_core.evaluation import (
 from mrict_core.evaluation.controls import control_predictors, control_translation
 from mrict_core.evaluation.predecessor import predecessor_validation, synthesizer_translation
 from mrict_core.evaluation.samples import sample_rows
-from mrict_core.inference import Synthesizer, load_synthesizer
+from mrict_core.inference import Synthesizer, load_synthesizer, make_synthesizer
 from mrict_core.metrics.features import FeatureCollector
+from mrict_core.models.folder import facts_and_weights
 from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.prepare import CountProgress, open_data
 from mrict_core.profiles import Profile
-from mrict_core.runtime import code_hash, hash_file, hash_of, pick_device, versions
-from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint
+from mrict_core.runtime import code_hash, hash_of, pick_device, versions
+from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
+from mrict_core.training.runs import TrainingRun, choose, in_training, of_record
 from mrict_core.variant import Variant
 from mrict_core.variants import get
 
@@ -61,37 +64,67 @@ def evaluate_variant(
     profile: Profile,
     space: Workspace,
     *,
+    seeds: Sequence[int] = (),
+    like: TrainingRun | None = None,
     device: str = "auto",
     progress: CountProgress | None = None,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = print,
 ) -> tuple[dict, Synthesizer]:
-    """Score the variant's best checkpoint on the held-out test patients; write json and csv; return both.
+    """Score the variant's best checkpoints on the held-out test patients; return the record and the first seed's model.
 
-    A finished training of the whole workspace is also published as a model; `report` hears of it. Those of a fold are
-    not: each lacks a centre.
+    Scored are the finished trainings on these data, one per seed; see `training.runs.choose` for `seeds` and `like`.
+    Each has its own record in metrics/seeds, and that of the variant is of all of them (`combine_seeds`). A finished
+    training of the whole workspace is also published as a model, of the very weights that were scored; those of a fold
+    are not, for each lacks a centre. `report` hears of what is published, unfinished, left out or in training.
     """
     store, split = open_data(space)
-    path = checkpoint_path(space, variant.name, "best")
-    synthesizer = load_synthesizer(path, expect_variant=variant.name, device=device)
-    facts = synthesizer.facts
-    if facts["split_hash"] != split.hash:
+    chosen = choose(space, variant.name, (store.key, split.hash), seeds=seeds, like=like)
+    for line in chosen.left_out:
+        report(f"{variant.name}: {line}")
+    scored = [
+        _evaluate_run(run, variant, profile, space, (store, split), device, progress, report) for run in chosen.runs
+    ]
+    record = combine_seeds([own for own, _ in scored])
+    write_metrics(space.metrics, record)
+    return record, scored[0][1]
+
+
+def _evaluate_run(
+    run: TrainingRun,
+    variant: Variant,
+    profile: Profile,
+    space: Workspace,
+    data: tuple[SliceStore, Split],
+    device: str,
+    progress: CountProgress | None,
+    report: Callable[[str], None],
+) -> tuple[dict, Synthesizer]:
+    """Score one training. Its checkpoint is read once: what is scored is what is hashed and published."""
+    store, split = data
+    payload, checkpoint_hash = read_checkpoint(run.best, variant.name)
+    check_key(payload, run.id, run.best)
+    if (payload["store_key"], payload["split_hash"]) != (store.key, split.hash):
         raise MrictError(
-            f"{shown(path)}: trained on split {facts['split_hash']}, the data now have split {split.hash}; "
-            f"its test patients may have been trained on; train {variant.name} again"
+            f"{shown(run.best)}: trained on slices {payload['store_key']}, split {payload['split_hash']}, which is not "
+            f"what {shown(run.folder)} says; its test patients may have been trained on; train {variant.name} again"
         )
-    if facts["store_key"] != store.key or facts["profile"]["name"] != profile.name:
-        raise MrictError(
-            f"{shown(path)}: trained with profile {facts['profile']['name']} on slices {facts['store_key']}, asked for "
-            f"are profile {profile.name} and slices {store.key} (data, settings or code changed); "
-            f"train {variant.name} again"
-        )
-    final = load_checkpoint(checkpoint_path(space, variant.name, "last"), variant.name)  # epochs done, why it stopped
-    unfinished = f"training not finished: epoch {final['epoch']} of {final['epochs']}"
+    if not payload["epoch"]:
+        raise MrictError(f"{shown(run.best)}: of epoch 0, an untrained network; train {variant.name} to its end")
+    facts, networks = facts_and_weights(payload)
+    facts |= {"complete": run.complete, "stopped": run.stopped}  # best.pt was written before the training ended
+    synthesizer = make_synthesizer(facts, networks, run.best, device)
+    unfinished = "" if run.complete else f"training not finished: epoch {run.epoch} of {run.epochs}"
+    now = " (in training now)" if in_training(run) else ""
+    if unfinished or run.stopped:
+        report(f"{variant.name}: {shown(run.folder)}: {unfinished or run.stopped}{now}")
+    if unfinished:
+        report(f"{variant.name}: scored as it is after epoch {payload['epoch']}, and not published")
     context = _context(profile, space, store, split) | {
-        "checkpoint_hash": hash_file(path),
+        "run": "" if run.old else run.folder.name,
+        "checkpoint_hash": checkpoint_hash,
         "checkpoint_epoch": facts["epoch"],
-        "epochs": final["epoch"],
-        "stopped": final["stopped"] or ("" if final["complete"] else unfinished),
+        "epochs": run.epoch,
+        "stopped": run.stopped or unfinished,
         "feature_network": facts["features"]["name"] if facts["features"] else "none",
         "feature_hash": facts["features"]["hash"] if facts["features"] else "",
         "parent": facts["parent"],
@@ -106,11 +139,10 @@ def evaluate_variant(
         "features": [score.as_dict() for score in features.scores()],
     }
     record = metrics_record(variant.name, scores, kind="variant", label=profile.label, context=context, more=more)
-    write_metrics(space.metrics, record)
-    if final["complete"] and not space.fold:
-        folder, new = publish(space, variant, record, _best_baseline(space, record))
-        if report:
-            report(f"model {variant.name}@{folder.name}{'' if new else ' (there already)'}: {shown(folder)}")
+    write_metrics(space.metrics / "seeds", record, f"{variant.name}--seed{facts['seed']}")
+    if run.complete and not space.fold:
+        folder, new = publish(space, data, facts, networks, record, _best_baseline(space, record))
+        report(f"model {variant.name}@{folder.name}{'' if new else ' (there already)'}: {shown(folder)}")
     return record, synthesizer
 
 
@@ -234,7 +266,8 @@ def compare_on_samples(
     store, split = open_data(space)
     result = [(row, {}) for row in sample_rows(store, split.test)]
     for name in names:
-        synthesizer = load_synthesizer(checkpoint_path(space, name, "best"), name, device)
+        run = of_record(space, read_record(space.metrics, name))
+        synthesizer = load_synthesizer(run.best, name, device)
         for (_, scts), own in zip(result, sample_rows(store, split.test, synthesizer), strict=True):
             scts[name] = own["sct"]
     return result

@@ -42,8 +42,10 @@ def leave_one_centre_out(
         kind = f"leave_out_{centre}"
         fold = space.of_fold(kind)
         save_split(fold.split_file, make_split(centres, split.seed, kind))
-        train_variant(variant, profile, fold, settings, ancestors=True, report=report, progress=progress)
-        record, _ = evaluate_variant(variant, profile, fold, device=settings.device)
+        result = train_variant(variant, profile, fold, settings, ancestors=True, report=report, progress=progress)
+        record, _ = evaluate_variant(
+            variant, profile, fold, seeds=[settings.seed], like=result.run, device=settings.device, report=report
+        )
         baselines = [b["summary"]["all"]["mae_hu"]["mean"] for b in evaluate_baselines(profile, fold)]
         mae = record["summary"]["all"]["mae_hu"]
         row = {"name": variant.name, "left_out": centre, "n": mae["n"], "mean_hu": mae["mean"]}

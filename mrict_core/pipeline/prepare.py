@@ -161,15 +161,16 @@ def train_variant(
     settings: TrainSettings = TrainSettings(),
     *,
     ancestors: bool = False,
-    force: bool = False,
+    retrain: bool = False,
     report: Report = print,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train one variant; with `ancestors` first those whose weights it starts from, oldest first.
+    """Train one variant; with `ancestors` first those whose weights it starts from, oldest first, with the same seed.
 
-    Ancestors that are complete and unchanged are reused; `force` repeats the variant itself alone.
+    What is complete already is reused; `retrain` makes a new training of the variant itself beside it.
     """
+    parent = None
     if ancestors:
-        for parent in lineage(variant.name)[:-1]:
-            train(parent, profile, space, settings, report=report, progress=progress)
-    return train(variant, profile, space, settings, report=report, progress=progress, force=force)
+        for one in lineage(variant.name)[:-1]:
+            parent = train(one, profile, space, settings, report=report, progress=progress, parent=parent).run
+    return train(variant, profile, space, settings, report=report, progress=progress, retrain=retrain, parent=parent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
 from mrict_core.reporting.tables import remarks, with_provenance, write_leaderboard
 from mrict_core.runtime import versions, write_csv
-from mrict_core.training.checkpoint import checkpoint_path
+from mrict_core.training.runs import TrainingRun, of_record
 from mrict_core.variant_tables import value_text
 from mrict_core.variants import all_variants, diff, get
 
@@ -78,7 +78,8 @@ def collect(
         "predecessor": predecessor_table([*variants, *controls]),
         "controls": blindness([*records, *controls]),
     }
-    browser, note = _browser(store, split, space, ranked, device)
+    runs = {name: of_record(space, next(r for r in variants if r["name"] == name)) for name in ranked}
+    browser, note = _browser(store, split, runs, device)
     data = PageData(
         title=TITLE,
         label=profile.label,
@@ -87,7 +88,7 @@ def collect(
         records=sorted(records, key=lambda record: list(board["name"]).index(record["name"])),
         controls=controls,
         missing=missing,
-        histories=_histories(space, ranked),
+        histories={name: pd.read_csv(run.history) for name, run in runs.items() if run.history.is_file()},
         variants=_variant_facts(profile),
         comparisons=tables["comparisons"],
         centres=tables["centres"],
@@ -116,11 +117,6 @@ def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, 
     )
 
 
-def _histories(space: Workspace, names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    found = {name: space.checkpoints / name / "history.csv" for name in names}
-    return {name: pd.read_csv(path) for name, path in found.items() if path.is_file()}
-
-
 def _variant_facts(profile: Profile) -> list[dict[str, Any]]:
     return [
         {
@@ -137,14 +133,13 @@ def _variant_facts(profile: Profile) -> list[dict[str, Any]]:
 
 
 def _browser(
-    store: SliceStore, split: Split, space: Workspace, names: Sequence[str], device: str
+    store: SliceStore, split: Split, runs: Mapping[str, TrainingRun], device: str
 ) -> tuple[list[BrowserPatient], str]:
     """Return the test patients that the page can leaf through, the first of each centre in turn, with every sCT."""
     synthesizers, lost = {}, []
-    for name in names:
-        path = checkpoint_path(space, name, "best")
+    for name, run in runs.items():
         try:
-            synthesizers[name] = load_synthesizer(path, get(name).name, device)
+            synthesizers[name] = load_synthesizer(run.best, get(name).name, device)
         except MrictError as error:
             lost.append(f"{name}: {error}")
     patients = in_turns(split.test, store)[:PATIENTS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import yaml
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import ROOT, Workspace, shown
-from mrict_core.runtime import code_hash, hash_file, hash_of
+from mrict_core.runtime import code_hash, hash_file, hash_of, read_json
+from mrict_core.training.runs import of_record
 from mrict_core.variant import Variant
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -64,8 +66,11 @@ def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any]) 
 
 def _results(space: Workspace, variant: str) -> tuple[Path, ...]:
     """What later steps read of a variant: its scores, its best networks, and the last ones its children start from."""
-    checkpoints = space.checkpoints / variant
-    return space.metrics / f"{variant}.json", checkpoints / "best.pt", checkpoints / "last.pt"
+    record = space.metrics / f"{variant}.json"
+    with contextlib.suppress(MrictError, LookupError, TypeError, AttributeError):  # not scored yet, or damaged
+        run = of_record(space, read_json(record))
+        return record, run.best, run.last
+    return (record,)
 
 
 def load_parameters(profile: str) -> dict[str, Any]:

@@ -1,33 +1,32 @@
 """Checkpoints: one file that holds all it takes to go on, and to say where it came from.
 
-Written to a temporary name and renamed; read with `weights_only=True` alone, so a file can never run code.
+Written to a temporary name and renamed; read once, and with `weights_only=True` alone, so a file can never run code.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mrict_core.errors import MrictError
-from mrict_core.paths import Workspace, shown
-from mrict_core.runtime import atomic_path
+from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.paths import shown
+from mrict_core.runtime import atomic_path, hash_bytes
+from mrict_core.training.runs import RESUME, TENSORS
 
 FORMAT = 1
-REQUIRED = (
-    *("format", "key", "variant", "fields", "profile", "networks", "epoch", "epochs", "complete", "stopped", "history"),
-    *("seed", "size", "protocol", "window_hu", "store_key", "split_hash", "parent", "features", "training_pairs"),
-    "versions",
-)
-RESUME = ("optimizers", "schedulers", "method_state", "rng")  # in last.pt alone
-
-
-def checkpoint_path(workspace: Workspace, name: str, which: str = "best") -> Path:
-    """Return where the `best` or `last` checkpoint of a variant lies."""
-    return workspace.checkpoints / name / f"{which}.pt"
+REQUIRED = ("format", "key", "variant", "fields", "profile", "networks", "size", "protocol", "window_hu", "epoch")
+ABSENT: dict[str, Any] = {  # what it means that a file does not have one of these
+    **{"epochs": 0, "complete": False, "stopped": "", "history": [], "seed": None, "training_pairs": 0},
+    **{"store_key": "", "split_hash": "", "parent": None, "parent_hash": None, "features": None, "versions": {}},
+}
+UNREADABLE = "not a readable checkpoint (truncated, damaged or unsafe: {}); delete it and train the variant again"
 
 
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
@@ -44,24 +43,52 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU. What an earlier version did not write has the value of `ABSENT`.
 
     Raises MrictError when the file is absent, truncated, not a checkpoint of this suite, unsafe, or of another
     variant than expected; the message names both sides.
     """
-    if not path.is_file():
-        raise MrictError(f"{shown(path)}: no such checkpoint; train the variant first")
+    return read_checkpoint(path, expect_variant)[0]
+
+
+def read_checkpoint(path: Path, expect_variant: str | None = None) -> tuple[dict[str, Any], str]:
+    """Return what `load_checkpoint` does, and the hash of the very bytes it was read from."""
     try:
-        with zipfile.ZipFile(path) as content:  # torch does not compare the check sums
-            if damaged := content.testzip():
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise MrictError(f"{shown(path)}: no such checkpoint; train the variant first") from None
+    except MemoryError:
+        raise UnavailableError(f"{shown(path)}: too little memory to read it; free some") from None
+    except OSError as error:
+        raise UnavailableError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
+    with _refusing(path):
+        with zipfile.ZipFile(io.BytesIO(content)) as parts:  # torch does not compare the check sums
+            if damaged := parts.testzip():
                 raise ValueError(f"wrong check sum of {damaged}")
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the readers raise nearly anything
+        payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return _checked(payload, path, expect_variant), hash_bytes(content)
+
+
+def checkpoint_facts(path: Path) -> dict[str, Any]:
+    """Return a checkpoint without its tensors. Only its first kilobytes are read, however large the file is."""
+    with _refusing(path):
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return {key: value for key, value in _checked(payload, path).items() if key not in TENSORS}
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn whatever torch raises at damaged bytes, which is nearly anything, into one line."""
+    try:
+        yield
+    except MemoryError:
+        raise UnavailableError(f"{shown(path)}: too little memory to read it; free some") from None
+    except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise MrictError(
-            f"{shown(path)}: not a readable checkpoint (truncated, damaged or unsafe: {reason}); "
-            "delete it and train the variant again"
-        ) from None
+        raise MrictError(f"{shown(path)}: {UNREADABLE.format(reason)}") from None
+
+
+def _checked(payload: Any, path: Path, expect_variant: str | None = None) -> dict[str, Any]:
     missing = [key for key in REQUIRED if key not in payload] if isinstance(payload, dict) else list(REQUIRED)
     if missing:
         raise MrictError(
@@ -77,7 +104,16 @@ def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, 
             f"{shown(path)}: checkpoint of variant '{payload['variant']}', expected '{expect_variant}'; "
             "give the file of that variant or name the other variant"
         )
-    return payload
+    return ABSENT | payload
+
+
+def check_key(payload: Mapping[str, Any], key: str, path: Path) -> None:
+    """Raise MrictError unless a checkpoint is of the training whose folder it is in."""
+    if payload["key"] != key:
+        raise MrictError(
+            f"{shown(path)}: of training {payload['key']}, its folder is of training {key}; it was put there or mixed "
+            "up; remove the folder (python -m mrict_core runs --remove) and train again"
+        )
 
 
 def check_resumable(payload: dict[str, Any], path: Path) -> None:
@@ -86,10 +122,15 @@ def check_resumable(payload: dict[str, Any], path: Path) -> None:
         raise MrictError(
             f"{shown(path)}: holds no {', '.join(missing)} to go on with (a copy of best.pt?); delete it, train again"
         )
+    if len(payload["history"]) != payload["epoch"]:
+        raise MrictError(
+            f"{shown(path)}: a history of {len(payload['history'])} epochs after epoch {payload['epoch']}; delete it, "
+            "train again"
+        )
 
 
-def load_weights(network: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> None:
-    """Load `state` into `network`; a mismatch names the first tensor and both shapes."""
+def check_shapes(network: nn.Module, state: Mapping[str, torch.Tensor], name: str, path: Path) -> None:
+    """Raise MrictError for a state dict that does not fit; it names the first tensor and both shapes."""
     own = network.state_dict()
     for key in sorted(own.keys() | state.keys()):
         have = tuple(own[key].shape) if key in own else "absent"
@@ -99,6 +140,11 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], name: str, 
                 f"{shown(path)}: does not fit network {name}: '{key}' is {came} in the file and {have} in the network; "
                 "variant, width and channels must be those it was trained with"
             )
+
+
+def load_weights(network: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> None:
+    """Load `state` into `network`; see `check_shapes`."""
+    check_shapes(network, state, name, path)
     network.load_state_dict(state)
 
 

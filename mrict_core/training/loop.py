@@ -7,29 +7,35 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from mrict_core.errors import MrictError
 from mrict_core.methods import Method, build_method
 from mrict_core.paths import Workspace, shown
 from mrict_core.profiles import Profile
 from mrict_core.runtime import (
+    code_hash,
     kept_memory,
     pick_device,
     pick_precision,
+    read_json,
     seed_everything,
     set_threads,
     sole_writer,
     tune_gpu,
     versions,
     write_csv,
+    write_json,
 )
 from mrict_core.training.checkpoint import (
+    check_key,
     check_resumable,
-    checkpoint_path,
+    checkpoint_facts,
     load_checkpoint,
     load_weights,
     restore_rng,
@@ -37,27 +43,47 @@ from mrict_core.training.checkpoint import (
     save_checkpoint,
 )
 from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_parent
+from mrict_core.training.runs import BEST, CODE, HISTORY, LAST, RUN, TENSORS, Report, TrainingRun, new_folder, read_run
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
 from mrict_core.training.validation import Validator
 from mrict_core.variant import Variant, as_dict
 
+RUN_FORMAT = 1  # of run.json
+SLOW_WIDTH = 32  # from here on an epoch on a CPU takes so long that it is said beforehand
 CONSTANT_SD_HU = 1.0  # an output that varies less than this over whole slices is a constant image
-Report = Callable[[str], None]
 Progress = Callable[[Iterable, int, str], Iterable]  # (batches, number of batches, description) => batches
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a training run ended."""
+    """Where a training ended."""
 
     variant: str
     history: pd.DataFrame  # one row per epoch
-    best: Path
-    last: Path
-    epochs: int  # done
-    complete: bool
-    stopped: str  # why it ended before its last epoch; "" otherwise
-    reused: bool  # True: an equal run was there already
+    run: TrainingRun
+    reused: bool  # True: an equal training was there already
+
+    @property
+    def best(self) -> Path:
+        return self.run.best
+
+    @property
+    def last(self) -> Path:
+        return self.run.last
+
+    @property
+    def epochs(self) -> int:
+        """Done."""
+        return self.run.epoch
+
+    @property
+    def complete(self) -> bool:
+        return self.run.complete
+
+    @property
+    def stopped(self) -> str:
+        """Why it ended before its last epoch; "" otherwise."""
+        return self.run.stopped
 
 
 @dataclass
@@ -70,6 +96,24 @@ class State:
     epoch: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     stopped: str = ""
+    others: dict[str, Any] = dataclasses.field(default_factory=dict)  # facts that another version wrote
+
+
+@dataclass(frozen=True)
+class Target:
+    """The folder that a training writes into, and the id that all its files carry."""
+
+    folder: Path
+    id: str
+    record: dict[str, Any]  # of run.json as it was found; {} for a new training
+
+    @property
+    def best(self) -> Path:
+        return self.folder / BEST
+
+    @property
+    def last(self) -> Path:
+        return self.folder / LAST
 
 
 def train(
@@ -81,44 +125,102 @@ def train(
     report: Report = print,
     progress: Progress | None = None,
     stop_after: int | None = None,
-    force: bool = False,
+    retrain: bool = False,
+    parent: TrainingRun | None = None,
 ) -> TrainResult:
-    """Train `variant`, or go on where an interrupted run stopped, or return at once when an equal run is complete.
+    """Train `variant`, or go on where an interrupted training stopped, or return at once when an equal one is complete.
 
-    stop_after: end after this many epochs, to be resumed later. force: begin anew even when nothing changed.
-    Writes `best.pt`, `last.pt` and `history.csv` into the variant's checkpoint folder.
+    stop_after: end after this many epochs, to be resumed later. retrain: make a new training beside what is there.
+    parent: the training whose weights it starts from; None: see `find_parent`. Writes run.json, and after every epoch
+    best.pt, history.csv and last.pt, into a folder of its own (see `training.runs`); no other training is touched.
+    Raises MrictError also where training collapses in its first epoch: nothing was learned then.
     """
     set_threads(profile.threads)
-    run = prepare_run(variant, profile, workspace, settings)
-    with sole_writer(run.folder, f"trains {variant.name}"), kept_memory():
-        return _train(run, report, progress, stop_after, force)
+    run = prepare_run(variant, profile, workspace, settings, parent=parent, report=report)
+    found = None if retrain else run.found()
+    if found and found.complete and not found.whole and found.epoch:
+        report(f"{variant.name}: {shown(found.folder)} lacks {BEST} or {LAST}; training again beside it")
+        found = None
+    if found:
+        _say_code(found, report)
+    if found and found.complete:
+        return _unchanged(found, report)
+    if found and not found.old:
+        folder, identity = found.folder, found.id
+    else:
+        folder, identity = new_folder(run.place, settings.seed, run.id)
+    with sole_writer(folder, f"trains {variant.name}"), kept_memory():
+        now = read_run(folder) if (folder / RUN).is_file() else None
+        if now and now.complete:  # by another process, since it was looked for
+            return _unchanged(now, report)
+        target = Target(folder, identity, read_json(folder / RUN) if now else {})
+        return _train(run, target, found if found and found.old else None, report, progress, stop_after)
 
 
-def _train(run: Run, report: Report, progress: Progress | None, stop_after: int | None, force: bool) -> TrainResult:
-    variant, workspace, settings = run.variant, run.workspace, run.settings
-    best, last = (checkpoint_path(workspace, variant.name, which) for which in ("best", "last"))
-    whole = best.is_file() and last.is_file()
-    saved = load_checkpoint(last, expect_variant=variant.name) if whole and not force else None
-    if saved and saved["key"] != run.key:
-        report(f"{variant.name}: code, data or settings changed since {shown(last)}; training again from the start")
-        saved = None
-    if saved and saved["complete"]:
-        report(f"{variant.name}: unchanged, {saved['epoch']} epochs are there already ({shown(last)})")
-        return _result(run, saved["history"], saved["epoch"], True, saved["stopped"], reused=True)
-    validator = run.validator(pick_device(settings.device))  # missing weights must show before anything is overwritten
-    state = _resume(run, saved) if saved else _start(run)
-    if saved:
-        report(f"{variant.name}: resuming after epoch {state.epoch} of {run.epochs}")
-    target = min(run.epochs, stop_after or run.epochs)
-    return _epochs(run, state, validator, target, report, progress)
+def _say_code(found: TrainingRun, report: Report) -> None:
+    if not found.todays:
+        report(
+            f"{found.variant}: {shown(found.folder)} was made by another version of the code; "
+            "--retrain makes a new one beside it"
+        )
+
+
+def _unchanged(found: TrainingRun, report: Report) -> TrainResult:
+    _refuse_collapsed(found)
+    report(f"{found.variant}: unchanged, {found.epoch} epochs are there already ({shown(found.last)})")
+    return _result(found.folder, checkpoint_facts(found.last)["history"], reused=True)
+
+
+def _refuse_collapsed(found: TrainingRun) -> None:
+    if found.complete and not found.epoch:
+        raise MrictError(
+            f"{shown(found.folder)}: training {found.stopped}; nothing was learned, so there is no checkpoint; "
+            "try another seed (--seed) or --retrain"
+        )
+
+
+def _train(
+    run: Run,
+    target: Target,
+    old: TrainingRun | None,
+    report: Report,
+    progress: Progress | None,
+    stop_after: int | None,
+) -> TrainResult:
+    device = pick_device(run.settings.device)
+    validator = run.validator(device)  # missing weights must show before anything is written
+    if device.type == "cpu" and run.profile.width >= SLOW_WIDTH:
+        report(duration_line(run))
+    if old:
+        _adopt(run, target, old)
+    begun = target.last.is_file() and target.best.is_file()
+    state = _resume(run, target) if begun else _start(run)
+    if begun:
+        report(f"{run.variant.name}: resuming after epoch {state.epoch} of {run.epochs}")
+    target = dataclasses.replace(target, record=_write_record(run, target, state))
+    return _epochs(run, target, state, validator, min(run.epochs, stop_after or run.epochs), report, progress)
+
+
+def _adopt(run: Run, target: Target, old: TrainingRun) -> None:
+    """Copy the checkpoints of an unfinished training of an earlier version under the new id; the old ones stay."""
+    for source, path in ((old.best, target.best), (old.last, target.last)):
+        payload = load_checkpoint(source, expect_variant=run.variant.name)
+        payload.pop("format")
+        save_checkpoint(path, payload | {"key": target.id})
 
 
 def _epochs(
-    run: Run, state: State, validator: Validator, target: int, report: Report, progress: Progress | None
+    run: Run,
+    target: Target,
+    state: State,
+    validator: Validator,
+    goal: int,
+    report: Report,
+    progress: Progress | None,
 ) -> TrainResult:
     full, left = divmod(len(run.dataset), run.profile.batch(run.variant))
     batches = full + (left > 1)  # a last batch of one slice is dropped
-    while state.epoch < target and not state.stopped:
+    while state.epoch < goal and not state.stopped:
         started = time.perf_counter()
         frozen_G = run.variant.generator_eval_after_first_validation and state.epoch > 0
         state.method.train(generators=not frozen_G)
@@ -132,7 +234,7 @@ def _epochs(
             row |= validator.scores(state.method.generator)
             collapse = _not_finite(row) or _constant(row)
         if collapse:
-            return _collapse(run, state, f"collapsed in epoch {state.epoch + 1}: {collapse}", report)
+            return _collapse(run, target, state, f"collapsed in epoch {state.epoch + 1}: {collapse}", report)
         row["score"] = schedule_score(run.variant.score, row, state.epoch)
         state.method.end_epoch(row)
         state.steppers["G"].step(row["score"])
@@ -142,31 +244,32 @@ def _epochs(
         state.history.append(row)
         state.epoch += 1
         state.stopped = _early_stop(run, state)
-        _save(run, state, row["is_best"])
+        _save(run, target, state, row["is_best"])
         report(_line(run, row))
     if state.stopped:
         report(f"{run.variant.name}: {state.stopped}")
-    return _result(run, state.history, state.epoch, _complete(run, state), state.stopped)
+    return _result(target.folder, state.history)
 
 
 def _start(run: Run) -> State:
-    """Fresh networks (or the parent's), fresh optimisers, seeded; saved as epoch 0 for the collapse guard."""
+    """Fresh networks (or the parent's), fresh optimisers, seeded. Nothing is saved before an epoch is done."""
     seed_everything(run.settings.seed)
     method = _build(run)
-    if run.variant.init_from:
-        start_from_parent(method, run.variant, run.workspace)
-    state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
-    _save(run, state, is_best=True)
-    return state
+    if run.parent:
+        start_from_parent(method, run)
+    return State(method, _steppers(run.variant, method), _generators(run.settings.seed))
 
 
-def _resume(run: Run, saved: dict[str, Any]) -> State:
+def _resume(run: Run, target: Target) -> State:
     """The saved networks, optimisers, schedules and random states; a device without a saved state is seeded."""
-    seed_everything(run.settings.seed)
-    path = checkpoint_path(run.workspace, run.variant.name, "last")
+    path = target.last
+    saved = load_checkpoint(path, expect_variant=run.variant.name)
+    check_key(saved, target.id, path)
     check_resumable(saved, path)
+    seed_everything(run.settings.seed)
     method = _build(run)
     state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
+    state.others = {name: value for name, value in saved.items() if name not in (*TENSORS, "format")}
     for name, network in method.networks.items():
         load_weights(network, saved["networks"][name], name, path)
     for name, optimizer in method.optimizers.items():
@@ -177,6 +280,30 @@ def _resume(run: Run, saved: dict[str, Any]) -> State:
     state.epoch, state.history, state.stopped = saved["epoch"], list(saved["history"]), saved["stopped"]
     restore_rng(saved["rng"], state.generators)
     return state
+
+
+def duration_line(run: Run) -> str:
+    """Return what the training will take on this CPU, measured on two slices and scaled to its steps.
+
+    Validation is not counted. Networks and random states of the training itself are made afterwards.
+    """
+    method = _build(run)
+    method.train()
+    size, batch = run.store.size, run.profile.batch(run.variant)
+    images = torch.linspace(-1, 1, 2 * size * size).reshape(2, 1, size, size)
+    for _ in range(2):  # the first one also fills memory
+        started = time.perf_counter()
+        method.step(images, images)
+        seconds = time.perf_counter() - started
+    steps = run.epochs * (len(run.dataset) // batch)
+    hours = steps * seconds * batch / 2 / 3600
+    took = (
+        f"{hours / 24:.0f} days" if hours > 72 else f"{hours:.0f} hours" if hours > 2 else f"{60 * hours:.0f} minutes"
+    )
+    return (
+        f"{run.variant.name}: about {took} on this CPU ({run.epochs} epochs of {steps // run.epochs} steps, "
+        f"{seconds * batch / 2:.1f} s each as measured now, validation not counted); a GPU is far faster: --device cuda"
+    )
 
 
 def _build(run: Run) -> Method:
@@ -247,9 +374,14 @@ def _complete(run: Run, state: State) -> bool:
     return state.epoch >= run.epochs or bool(state.stopped)
 
 
-def _save(run: Run, state: State, is_best: bool) -> None:
-    """Write last.pt (all it takes to go on), history.csv, and best.pt (networks only) when this epoch is the best."""
-    payload = {**_facts(run, state), "networks": {n: m.state_dict() for n, m in state.method.networks.items()}}
+def _save(run: Run, target: Target, state: State, is_best: bool) -> None:
+    """Write best.pt (networks alone) if this epoch is the best, history.csv, last.pt (all it takes to go on), run.json.
+
+    In this order: whichever of them a killed process did not come to write, training goes on from last.pt and writes
+    the same again.
+    """
+    payload = state.others | _facts(run, target, state)
+    payload["networks"] = {n: m.state_dict() for n, m in state.method.networks.items()}
     resume = {
         "optimizers": {n: o.state_dict() for n, o in state.method.optimizers.items()},
         "schedulers": {n: s.state_dict() for n, s in state.steppers.items()},
@@ -257,17 +389,49 @@ def _save(run: Run, state: State, is_best: bool) -> None:
         "rng": rng_state(state.generators),
     }
     if is_best:
-        save_checkpoint(checkpoint_path(run.workspace, run.variant.name, "best"), payload)
-    if state.history:
-        write_csv(run.folder / "history.csv", pd.DataFrame(state.history))
-    save_checkpoint(checkpoint_path(run.workspace, run.variant.name, "last"), payload | resume)
+        save_checkpoint(target.best, payload)
+    write_csv(target.folder / HISTORY, pd.DataFrame(state.history))
+    save_checkpoint(target.last, payload | resume)
+    _write_record(run, target, state)
 
 
-def _facts(run: Run, state: State) -> dict[str, Any]:
+def _write_record(run: Run, target: Target, state: State) -> dict[str, Any]:
+    """Write run.json; return it. What another version wrote into it is kept."""
+    best = max((row["epoch"] for row in state.history if row["is_best"]), default=0)
+    now, code = datetime.now(UTC).isoformat(timespec="microseconds"), code_hash(*CODE)
+    codes = target.record.get("code", [])
+    complete = _complete(run, state)
+    record = target.record | {
+        "format": RUN_FORMAT,
+        "variant": run.variant.name,
+        "seed": run.settings.seed,
+        "id": target.id,
+        "experiment": run.experiment,
+        "trained": run.trained,
+        "profile": run.profile.name,
+        "epoch": state.epoch,
+        "epochs": run.epochs,
+        "best_epoch": best,
+        "val_mae_hu": state.history[best - 1]["val_mae_hu"] if best else None,
+        "complete": complete,
+        "stopped": state.stopped,
+        "started": target.record.get("started") or now,
+        "finished": now if complete else "",
+        "seconds": round(sum(row["seconds"] for row in state.history), 3),
+        "code": codes if codes[-1:] == [code] else [*codes, code],
+        "versions": versions(),
+    }
+    write_json(target.folder / RUN, record)
+    return record
+
+
+def _facts(run: Run, target: Target, state: State) -> dict[str, Any]:
     """What a checkpoint says of itself."""
     features = state.method.features
     return {
-        "key": run.key,
+        "key": target.id,
+        "experiment": run.experiment,
+        "trained": run.trained,
         "variant": run.variant.name,
         "fields": as_dict(run.variant),
         "profile": dataclasses.asdict(run.profile),
@@ -279,7 +443,7 @@ def _facts(run: Run, state: State) -> dict[str, Any]:
         "store_key": run.store.key,
         "split_hash": run.split.hash,
         "parent": run.variant.init_from,
-        "parent_hash": run.parent_hash,
+        "parent_hash": run.parent.id if run.parent else None,
         "features": {"name": features.name, "hash": features.weights_hash} if features is not None else None,
         "training_pairs": len(run.dataset),
         "fingerprint": run.fingerprint,
@@ -288,24 +452,23 @@ def _facts(run: Run, state: State) -> dict[str, Any]:
         "complete": _complete(run, state),
         "stopped": state.stopped,
         "history": state.history,
+        "code": code_hash(*CODE),
         "versions": versions(),
     }
 
 
-def _collapse(run: Run, state: State, reason: str, report: Report) -> TrainResult:
-    """Stop; the last good checkpoint stays, marked as final with the reason."""
-    path = checkpoint_path(run.workspace, run.variant.name, "last")
-    payload = load_checkpoint(path)
-    payload |= {"complete": True, "stopped": reason}
-    payload.pop("format")
-    save_checkpoint(path, payload)
-    report(f"{run.variant.name}: {reason}; stopped, the checkpoint of epoch {payload['epoch']} is kept")
-    return _result(run, state.history, payload["epoch"], True, reason)
+def _collapse(run: Run, target: Target, state: State, reason: str, report: Report) -> TrainResult:
+    """Stop; the checkpoints of the last good epoch stay, and run.json says that they are final and why."""
+    state.stopped = reason
+    _write_record(run, target, state)
+    _refuse_collapsed(read_run(target.folder))
+    report(f"{run.variant.name}: {reason}; stopped, the checkpoint of epoch {state.epoch} is kept")
+    return _result(target.folder, state.history)
 
 
-def _result(run: Run, history: list, epoch: int, complete: bool, stopped: str, reused: bool = False) -> TrainResult:
-    best, last = (checkpoint_path(run.workspace, run.variant.name, which) for which in ("best", "last"))
-    return TrainResult(run.variant.name, pd.DataFrame(history), best, last, epoch, complete, stopped, reused)
+def _result(folder: Path, history: list, reused: bool = False) -> TrainResult:
+    run = read_run(folder)
+    return TrainResult(run.variant, pd.DataFrame(history), run, reused)
 
 
 def _line(run: Run, row: dict) -> str:

@@ -1,4 +1,4 @@
-"""What one training run is made of: its settings, its key, its data and its starting weights."""
+"""What one training run is made of: its settings, its id, its data and its starting weights."""
 
 from __future__ import annotations
 
@@ -16,24 +16,18 @@ from mrict_core.data.fingerprint import fingerprint
 from mrict_core.data.pairs import Batch, PairedSlices, in_turns, paired_batches, unpaired_batches
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.data.store import SliceStore
-from mrict_core.data.transforms import AugmentSettings, JointTransform
+from mrict_core.data.transforms import NONE, AugmentSettings, JointTransform
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.methods.base import Method
 from mrict_core.metrics.predecessor import VGG_SIDE
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
 from mrict_core.profiles import Profile
-from mrict_core.runtime import PRECISIONS, code_hash, hash_of, pick_device
-from mrict_core.training.checkpoint import checkpoint_path, load_checkpoint, load_weights
+from mrict_core.runtime import PRECISIONS, hash_of, pick_device
+from mrict_core.training.checkpoint import check_key, load_checkpoint, load_weights
+from mrict_core.training.runs import Report, TrainingRun, attempts, differences, find_parent, runs_of
 from mrict_core.training.validation import Validator
-from mrict_core.variant import Variant, as_dict
-
-# Rooms whose code decides the weights that a training run ends with.
-CODE = (
-    *("variant", "profiles", "data/pairs", "data/splits", "data/transforms", "networks", "losses"),
-    *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
-)
-PROSE = ("why", "parent", "family", "dataset", "epochs", "epochs_planned")  # fields of a variant that change no weight
+from mrict_core.variant import Variant, deciding
 
 SEED_MAX = 2**62  # torch takes 64 bits
 
@@ -70,34 +64,71 @@ class Run:
     settings: TrainSettings
     store: SliceStore
     split: Split
-    parent_hash: str | None  # key of the parent's run, None without a parent
+    parent: TrainingRun | None  # whose last weights it starts from
 
     @cached_property
-    def key(self) -> str:
-        """Hash of all that decides the result; equal keys mean the run need not be repeated."""
+    def trained(self) -> dict[str, Any]:
+        """All that decides the result, in plain values: what the run's id is a hash of.
+
+        A value that changes nothing is left out (a field of the variant at its default, an augmentation that is off),
+        so that a field which a later version adds leaves the ids of finished trainings as they are.
+        """
         settings = dataclasses.asdict(self.settings)
         for where in ("device", "compile"):  # neither these nor the number of threads make it another experiment
             settings.pop(where)
-        return hash_of(
-            {
-                "variant": {name: value for name, value in as_dict(self.variant).items() if name not in PROSE},
-                "profile": [self.profile.width, self.profile.feature_network, self.profile.batch(self.variant)],
-                "epochs": self.epochs,
-                "settings": settings,
-                "store": self.store.key,
-                "split": self.split.hash,
-                "parent": self.parent_hash,
-                "code": code_hash(*CODE),
-            }
-        )
+        off = dataclasses.asdict(NONE)
+        settings["augment"] = {name: value for name, value in settings["augment"].items() if value != off[name]}
+        return {
+            "variant": deciding(self.variant),
+            "profile": {
+                "width": self.profile.width,
+                "feature_network": self.profile.feature_network,
+                "batch": self.profile.batch(self.variant),
+            },
+            "epochs": self.epochs,
+            "settings": {name: value for name, value in settings.items() if value is not None},
+            "store": self.store.key,
+            "split": self.split.hash,
+            "parent": self.parent.id if self.parent else None,
+        }
+
+    @property
+    def id(self) -> str:
+        """Equal ids mean the same training. The code's version is provenance and no part of it."""
+        return hash_of(self.trained)
+
+    @property
+    def experiment(self) -> str:
+        """Hash of all but the seed, this run's and its parent's."""
+        settings = {name: value for name, value in self.trained["settings"].items() if name != "seed"}
+        parent = self.parent.experiment if self.parent else None
+        return hash_of(self.trained | {"settings": settings, "parent": parent})
 
     @property
     def epochs(self) -> int:
         return self.profile.epochs(self.variant)
 
     @property
-    def folder(self) -> Path:
+    def place(self) -> Path:
+        """The folder that holds all trainings of the variant."""
         return self.workspace.checkpoints / self.variant.name
+
+    def found(self) -> TrainingRun | None:
+        """Return the newest training of the same thing that is there already, in the layout of earlier versions too."""
+        there = attempts(self.place, self.settings.seed, self.id)
+        if there and there[-1].problem:
+            raise MrictError(there[-1].problem)
+        return there[-1] if there else next(filter(self._is_old, runs_of(self.workspace, self.variant.name)), None)
+
+    def _is_old(self, run: TrainingRun) -> bool:
+        """Return whether a training in the layout of earlier versions is of the same thing, as far as it says."""
+        if not run.old or run.problem or not run.epoch or not run.whole:
+            return False
+        known = {key: self.trained[key] for key in ("variant", "profile", "epochs", "store", "split", "parent")}
+        precision = run.trained["precision"] if self.settings.precision == "auto" else self.settings.precision
+        known |= {"training_pairs": len(self.dataset), "precision": precision}
+        asked = (run.seed, AugmentSettings()) == (self.settings.seed, self.settings.augment)
+        return asked and not differences(run.trained, known)
 
     @cached_property
     def dataset(self) -> PairedSlices:
@@ -168,24 +199,28 @@ def fid_features(network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Ten
     return lambda images: network.embed(images.float() / 127.5 - 1)
 
 
-def prepare_run(variant: Variant, profile: Profile, workspace: Workspace, settings: TrainSettings) -> Run:
-    """Open store and split, and find the parent's checkpoint; every problem shows here, before a step is taken."""
+def prepare_run(
+    variant: Variant,
+    profile: Profile,
+    workspace: Workspace,
+    settings: TrainSettings,
+    *,
+    parent: TrainingRun | None = None,
+    report: Report = print,
+) -> Run:
+    """Open store and split, and find the parent's training; every problem shows here, before a step is taken.
+
+    parent: the training to start from; None: the newest finished one of the same seed, see `find_parent`.
+    """
     store = SliceStore(workspace.store)
     split = load_split(workspace.split_file)
     for name, patients in (("training", split.train), ("validation", split.val), ("test", split.test)):
         if not patients and not (name == "validation" and split.kind.startswith(PREDECESSOR_KIND)):
             raise MrictError(f"{shown(workspace.split_file)}: no {name} patient; give each set at least one")
-    parent_hash = None
-    if variant.init_from:
-        parent = load_parent(variant, workspace)
-        if (parent["split_hash"], parent["store_key"]) != (split.hash, store.key):
-            raise MrictError(
-                f"{variant.name} starts from {variant.init_from}, which was trained on other data or another split "
-                f"(split {parent['split_hash']}, slices {parent['store_key']}; now {split.hash}, {store.key}): it may "
-                f"have seen today's test patients; train both: python -m mrict_core train {variant.name} --lineage"
-            )
-        parent_hash = parent["key"]
-    run = Run(variant, profile, workspace, settings, store, split, parent_hash)
+    if variant.init_from and parent is None:
+        data = (store.key, split.hash)
+        parent = find_parent(workspace, variant.name, variant.init_from, data, settings.seed, report)
+    run = Run(variant, profile, workspace, settings, store, split, parent if variant.init_from else None)
     if (slices := sum(map(len, run.validation_sets()))) < 2:
         raise MrictError(
             f"{shown(workspace.split_file)}: {slices} validation slice; the validation scores need at least 2; "
@@ -197,29 +232,14 @@ def prepare_run(variant: Variant, profile: Profile, workspace: Workspace, settin
     return run
 
 
-def load_parent(variant: Variant, workspace: Workspace) -> dict:
-    """Return the last checkpoint of the variant that `variant` starts from."""
-    path = checkpoint_path(workspace, variant.init_from, "last")
-    if not path.is_file():
-        raise MrictError(
-            f"{variant.name} starts from the weights of {variant.init_from}, which has no checkpoint ({shown(path)}); "
-            f"train the lineage: python -m mrict_core train {variant.name} --lineage"
-        )
-    payload = load_checkpoint(path, expect_variant=variant.init_from)
-    if not payload["complete"]:
-        raise MrictError(
-            f"{variant.name} starts from {variant.init_from}, whose training is not finished "
-            f"(epoch {payload['epoch']} of {payload['epochs']} in {shown(path)}); finish it: "
-            f"python -m mrict_core train {variant.init_from}"
-        )
-    return payload
-
-
-def start_from_parent(method: Method, variant: Variant, workspace: Workspace) -> None:
-    """Load the parent's networks; the optimisers stay fresh, as in every stage of the predecessor."""
-    payload = load_parent(variant, workspace)
-    path = checkpoint_path(workspace, variant.init_from, "last")
+def start_from_parent(method: Method, run: Run) -> None:
+    """Load the parent's last networks; the optimisers stay fresh, as in every stage of the predecessor."""
+    path = run.parent.last
+    payload = load_checkpoint(path, expect_variant=run.variant.init_from)
+    check_key(payload, run.parent.id, path)
     for name, network in method.networks.items():
         if name not in payload["networks"]:
-            raise MrictError(f"{shown(path)}: holds {', '.join(payload['networks'])}, but {variant.name} needs {name}")
+            raise MrictError(
+                f"{shown(path)}: holds {', '.join(payload['networks'])}, but {run.variant.name} needs {name}"
+            )
         load_weights(network, payload["networks"][name], name, path)

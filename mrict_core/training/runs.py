@@ -1,0 +1,426 @@
+"""Trainings on disk: one folder each, named by what is trained. They are found, chosen and removed here.
+
+    <checkpoints>/<workspace>/<variant>/seed<seed>-<id>/best.pt      networks of the best epoch
+                                                       /last.pt      all it takes to go on
+                                                       /history.csv  a row per epoch
+                                                       /run.json     what is trained, how far it is, what made it
+
+`run.json` alone says what a folder is. The id is a hash of what is trained, so another seed, other data or settings are
+another folder; the same trained once more gets `-2` after its name. Earlier versions wrote best.pt and last.pt straight
+into the variant's folder: such a training is read where it is and never written to.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrict_core.data.splits import LEAVE_OUT
+from mrict_core.errors import MrictError
+from mrict_core.paths import Workspace, checkpoints_root, shown
+from mrict_core.runtime import code_hash, held, read_json
+from mrict_core.variant import Variant, deciding, from_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUN, BEST, LAST, HISTORY = "run.json", "best.pt", "last.pt", "history.csv"
+SHORT = 8  # digits of the id in a folder's name
+FOLDER = re.compile(rf"seed(-?\d+)-([0-9a-f]{{{SHORT}}})(?:-(\d+))?")  # seed, id, which training of the same
+RESUME = ("optimizers", "schedulers", "method_state", "rng")  # of a checkpoint, in last.pt alone
+TENSORS = ("networks", *RESUME)  # of a checkpoint; the rest are facts
+# Rooms whose code decides the weights that a training run ends with: written down, never part of the id.
+CODE = (
+    *("variant", "profiles", "data/pairs", "data/splits", "data/transforms", "networks", "losses"),
+    *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
+)
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What run.json says."""
+
+    variant: str
+    seed: int | None = None
+    id: str
+    experiment: str = ""  # hash of all that is trained but the seed
+    trained: dict[str, Any]  # what the id is a hash of
+    profile: str = ""
+    epoch: int  # done
+    epochs: int  # planned
+    best_epoch: int = 0  # of best.pt
+    val_mae_hu: float | None = None  # of that epoch, on the validation patients
+    complete: bool
+    stopped: str = ""  # why it ended before its last epoch
+    started: str = ""  # date and time, UTC
+    finished: str = ""
+    seconds: float = 0.0  # of all epochs
+    code: list[str] = field(default_factory=list)  # hashes of the code that made it, the last one last
+    versions: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(RunFacts):
+    """One training on disk; of one that cannot be read `problem` says why, and the rest means nothing."""
+
+    folder: Path
+    problem: str = ""
+
+    @property
+    def best(self) -> Path:
+        return self.folder / BEST
+
+    @property
+    def last(self) -> Path:
+        return self.folder / LAST
+
+    @property
+    def history(self) -> Path:
+        return self.folder / HISTORY
+
+    @property
+    def old(self) -> bool:
+        """True for the layout of earlier versions."""
+        return not FOLDER.fullmatch(self.folder.name)
+
+    @property
+    def whole(self) -> bool:
+        """True where both checkpoints are there."""
+        return self.best.is_file() and self.last.is_file()
+
+    @property
+    def data(self) -> tuple[str, str]:
+        """Hashes of the slices and of the split it was trained on."""
+        return self.trained.get("store", ""), self.trained.get("split", "")
+
+    @property
+    def todays(self) -> bool:
+        """True where the code that made it last is today's."""
+        return self.code[-1:] == [code_hash(*CODE)]
+
+    @property
+    def progress(self) -> str:
+        """How far it is, in words."""
+        state = "" if self.complete else ", not finished"
+        return f"epoch {self.epoch} of {self.epochs}{state}{f' ({self.stopped})' if self.stopped else ''}"
+
+
+def read_run(folder: Path) -> TrainingRun:
+    """Return the training in `folder`; what is wrong with a damaged one is its `problem`."""
+    try:
+        path = folder / RUN
+        values = read_json(path) if path.is_file() else _facts_of_checkpoints(folder)
+        return TrainingRun(folder=folder, **vars(from_dict(RunFacts, values, shown(path))))
+    except MrictError as error:
+        name = _variant_folder(folder).name
+        return TrainingRun(
+            folder=folder, variant=name, id="", trained={}, epoch=0, epochs=0, complete=False, problem=str(error)
+        )
+
+
+def _facts_of_checkpoints(folder: Path) -> dict[str, Any]:
+    """Return what run.json would say, from the checkpoints of a folder that has none."""
+    from mrict_core.training.checkpoint import checkpoint_facts
+
+    found = {path.name: checkpoint_facts(path) for path in (folder / BEST, folder / LAST) if path.is_file()}
+    if len({facts["key"] for facts in found.values()}) > 1:
+        raise MrictError(
+            f"{shown(folder)}: {BEST} and {LAST} are of different trainings; train the variant again: that makes a new "
+            "one beside it"
+        )
+    facts = found.get(LAST) or found[BEST]
+    profile, scores = facts["profile"], [row.get("val_mae_hu") for row in facts["history"]]
+    best = found.get(BEST, {}).get("epoch", 0)
+    return {
+        **{key: facts.get(key) for key in ("variant", "seed", "epoch", "epochs", "complete", "stopped", "versions")},
+        "id": facts["key"],
+        "experiment": facts.get("experiment", facts["key"]),
+        "best_epoch": best,
+        "val_mae_hu": scores[best - 1] if 0 < best <= len(scores) else None,
+        "profile": profile.get("name", ""),
+        "code": [facts["code"]] if facts.get("code") else [],
+        "trained": facts.get("trained")
+        or {
+            "variant": deciding(from_dict(Variant, facts["fields"], f"{shown(folder)}: fields")),
+            "profile": {
+                "width": profile.get("width"),
+                "feature_network": profile.get("feature_network"),
+                "batch": profile.get("batch_size") or facts["fields"].get("batch_size"),
+            },
+            "epochs": facts["epochs"],
+            "store": facts["store_key"],
+            "split": facts["split_hash"],
+            "parent": facts.get("parent_hash"),
+            "training_pairs": facts["training_pairs"],
+            "precision": facts.get("precision", "float32"),
+        },
+    }
+
+
+def _variant_folder(folder: Path) -> Path:
+    return folder.parent if FOLDER.fullmatch(folder.name) else folder
+
+
+def runs_of(space: Workspace, variant: str) -> list[TrainingRun]:
+    """Return every training of a variant in a workspace, damaged ones too, oldest first."""
+    return _runs_in(space.checkpoints / variant)
+
+
+def _runs_in(variant_folder: Path) -> list[TrainingRun]:
+    folders = [p for p in sorted(variant_folder.glob("seed*")) if FOLDER.fullmatch(p.name)]
+    return sorted((read_run(p) for p in (variant_folder, *folders) if _holds_one(p)), key=lambda run: run.started)
+
+
+def _holds_one(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (RUN, LAST, BEST))
+
+
+def all_runs(root: Path | None = None) -> list[TrainingRun]:
+    """Return every training below the folder of checkpoints (None: the suite's), by workspace and variant."""
+    root = checkpoints_root() if root is None else root
+    return [run for folder in sorted(root.glob("*/*")) if folder.is_dir() for run in _runs_in(folder)]
+
+
+def attempt(run: TrainingRun) -> int:
+    """Return which training of the same thing a run is: 1, or what stands after its name."""
+    return int(FOLDER.fullmatch(run.folder.name)[3] or 1)
+
+
+def attempts(variant_folder: Path, seed: int, identity: str) -> list[TrainingRun]:
+    """Return the trainings of one thing, the first one first."""
+    start = f"seed{seed}-{identity[:SHORT]}"
+    names = [p for p in variant_folder.glob(f"{start}*") if FOLDER.fullmatch(p.name) and _holds_one(p)]
+    return sorted(map(read_run, names), key=attempt)
+
+
+def new_folder(variant_folder: Path, seed: int, identity: str) -> tuple[Path, str]:
+    """Return folder and id for one more training of a thing, beside those that are there."""
+    name = f"seed{seed}-{identity[:SHORT]}"
+    there = attempts(variant_folder, seed, identity)
+    number = attempt(there[-1]) + 1 if there else 1
+    return variant_folder / (name if number == 1 else f"{name}-{number}"), identity + f"-{number}" * (number > 1)
+
+
+def in_training(run: TrainingRun) -> bool:
+    """Return whether another process is training `run` now."""
+    import filelock
+
+    lock = run.folder / ".lock"
+    if not lock.is_file():
+        return False
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:  # a folder that cannot be written is not being trained in
+        return False
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the names of the values in which two descriptions of what is trained differ."""
+    names: list[str] = []
+    for key in sorted(one.keys() | other.keys()):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+# ------------------------------------------------------------------------------------------------- which one is meant
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The trainings of a variant that count, one per seed, and what was left out, a line each."""
+
+    runs: tuple[TrainingRun, ...]
+    left_out: tuple[str, ...]
+
+
+def choose(
+    space: Workspace,
+    variant: str,
+    data: tuple[str, str],
+    *,
+    seeds: Sequence[int] = (),
+    like: TrainingRun | None = None,
+) -> Chosen:
+    """Return the trainings of a variant to score: the newest of every seed, all of one experiment.
+
+    data: hashes of the slices and the split, which must be those trained on. An experiment is all that is trained but
+    the seed; of several the one of `like` counts, else the newest with a finished training. Unfinished trainings count
+    only where none is finished, and then the newest alone. Raises MrictError where nothing can be scored.
+    """
+    found = runs_of(space, variant)
+    left_out = [f"left out: {run.problem}" for run in found if run.problem]
+    usable = [run for run in found if not run.problem and run.data == data and run.profile == space.profile]
+    if not usable:
+        raise _nothing_fits(space, variant, data, found)
+    begun = [run for run in usable if run.epoch > 0 and run.best.is_file()]
+    if not begun:
+        raise MrictError(f"{shown(usable[-1].folder)}: {nothing_learned(usable[-1])}; there is nothing to score yet")
+    finished = [run for run in begun if run.complete]
+    experiment = (like or (finished or begun)[-1]).experiment
+    of_it = [run for run in begun if run.experiment == experiment and (run.seed in seeds or not seeds)]
+    newest = {run.seed: run for run in of_it if run.complete} or {run.seed: run for run in of_it[-1:]}
+    if missing := sorted({*seeds} - {run.seed for run in newest.values() if run.complete}):
+        raise MrictError(
+            f"{variant}: no finished training of seed {', '.join(map(str, missing))} on these data; train it: "
+            f"python -m mrict_core train {variant} --seeds {','.join(map(str, missing))}"
+        )
+    runs = tuple(newest[seed] for seed in sorted(newest))
+    left_out += [
+        f"left out: {shown(run.folder)}: {why}" for run in usable if run not in runs and (why := _why(run, runs, seeds))
+    ]
+    return Chosen(runs, tuple(left_out))
+
+
+def _why(run: TrainingRun, runs: Sequence[TrainingRun], seeds: Sequence[int]) -> str:
+    """Return why a training that fits the data does not count; "" for one that the caller did not ask for."""
+    now = " (in training now)" if in_training(run) else ""
+    if run.epoch == 0:
+        return nothing_learned(run) + now
+    if run.experiment != runs[0].experiment:
+        differing = [name for name in differences(run.trained, runs[0].trained) if name != "settings.seed"]
+        return f"other settings ({', '.join(differing) or 'parent'}){now}"
+    if not run.complete:
+        return run.progress + now
+    return "" if seeds and run.seed not in seeds else "an older training of the same"
+
+
+def nothing_learned(run: TrainingRun) -> str:
+    """Return in words why a training has no epoch to show."""
+    return f"training {run.stopped}" if run.stopped else "no epoch of the training is done"
+
+
+def _nothing_fits(space: Workspace, variant: str, data: tuple[str, str], found: Sequence[TrainingRun]) -> MrictError:
+    again = f"train {variant} again"
+    sound = [run for run in found if not run.problem]
+    if not sound:
+        damaged = f" ({found[-1].problem})" if found else ""
+        return MrictError(
+            f"{shown(space.checkpoints / variant)}: {variant} is not trained on these data{damaged}; train it: "
+            f"python -m mrict_core train {variant}"
+        )
+    run = max(sound, key=lambda one: (one.data == data, one.data[1] == data[1]))
+    where = shown(run.folder)
+    if run.data[1] != data[1]:
+        return MrictError(
+            f"{where}: trained on split {run.data[1]}, the data now have split {data[1]}; "
+            f"its test patients may have been trained on; {again}"
+        )
+    return MrictError(
+        f"{where}: trained with profile {run.profile} on slices {run.data[0]}, asked for are profile {space.profile} "
+        f"and slices {data[0]} (data or settings changed); {again}"
+    )
+
+
+def of_record(space: Workspace, record: Mapping[str, Any]) -> TrainingRun:
+    """Return the training that a variant's record was scored on; of several seeds the first."""
+    folder, context = space.checkpoints / record["name"], record["context"]
+    return read_run(folder / context["run"].split(" / ")[0]) if context.get("run") else read_run(folder)
+
+
+def find_parent(
+    space: Workspace, variant: str, parent: str, data: tuple[str, str], seed: int, report: Report
+) -> TrainingRun:
+    """Return the finished training that `variant` starts from: of the same seed, else the only seed there is."""
+    found = runs_of(space, parent)
+    lineage = f"python -m mrict_core train {variant} --lineage"
+    sound = [run for run in found if not run.problem]
+    if not sound:
+        raise MrictError(
+            found[-1].problem
+            if found
+            else f"{variant} starts from the weights of {parent}, which has no checkpoint "
+            f"({shown(space.checkpoints / parent)}); train the lineage: {lineage}"
+        )
+    fitting = [run for run in sound if run.data == data]
+    if not fitting:
+        raise MrictError(
+            f"{variant} starts from {parent}, which was trained on other data or another split "
+            f"(split {sound[-1].data[1]}, slices {sound[-1].data[0]}; now {data[1]}, {data[0]}): it may "
+            f"have seen today's test patients; train both: {lineage}"
+        )
+    finished = [run for run in fitting if run.complete]
+    if not finished:
+        raise MrictError(
+            f"{variant} starts from {parent}, whose training is not finished ({shown(fitting[-1].folder)}: "
+            f"{fitting[-1].progress}); finish it: python -m mrict_core train {parent}"
+        )
+    own = [run for run in finished if run.seed == seed] or finished
+    if len({run.seed for run in own}) > 1:
+        raise MrictError(
+            f"{variant} with seed {seed} starts from {parent}, which was trained with seeds "
+            f"{', '.join(str(run.seed) for run in own)} only; train it with this seed too: {lineage} --seed {seed}"
+        )
+    if own[-1].seed != seed:
+        report(f"{variant}: {parent} was trained with seed {own[-1].seed} alone; starting from that one")
+    return own[-1]
+
+
+def unpublished(variant: str, root: Path) -> list[TrainingRun]:
+    """Return the trainings of a variant in all workspaces but those that leave a centre out, as far as they can make a
+    CT."""
+    folders = [p for p in sorted(root.glob(f"*/{variant}")) if f"-{LEAVE_OUT}" not in p.parent.name]
+    return [run for p in folders for run in _runs_in(p) if not run.problem and run.epoch > 0 and run.best.is_file()]
+
+
+# ------------------------------------------------------------------------------------------------------------- removal
+
+
+def remove_run(folder: Path) -> TrainingRun:
+    """Remove one training for good; return what it was.
+
+    Raises MrictError for what is no folder of a training, and while it is being trained.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if not _holds_one(folder) or not folder.is_relative_to(checkpoints_root()) or (folder / "model.json").exists():
+        raise MrictError(
+            f"{shown(folder)}: not the folder of a training; give one that `python -m mrict_core runs` lists"
+        )
+    run = read_run(folder)
+    with held(folder, f"trains {run.variant}", wait_s=0.0):
+        if run.old:  # newer trainings are in the same folder
+            for name in (RUN, LAST, BEST, HISTORY):
+                (folder / name).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(folder)
+    return run
+
+
+def size_bytes(run: TrainingRun) -> int:
+    """Return what a training takes on disk."""
+    files = (run.folder / name for name in (RUN, BEST, LAST, HISTORY))
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def table(runs: Sequence[TrainingRun]) -> pd.DataFrame:
+    """Return trainings as a table, a row each."""
+    import pandas as pd
+
+    rows = [
+        {
+            "variant": run.variant,
+            "seed": run.seed,
+            "epochs": f"{run.epoch}/{run.epochs}",
+            "state": "in training"
+            if in_training(run)
+            else run.stopped or ("complete" if run.complete else "unfinished"),
+            "val_mae_hu": run.val_mae_hu,
+            "code": "today's" if run.todays else "another version's",
+            "started": run.started[:10],
+            "mb": size_bytes(run) / 2**20,
+            "path": shown(run.folder),
+        }
+        for run in runs
+    ]
+    return pd.DataFrame(rows).astype({"val_mae_hu": "float64", "seed": "Int64"})
