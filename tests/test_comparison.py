@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mrict_core import evaluation
 from mrict_core.cli import app
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.runs import compare_runs, read_run
+from mrict_core.evaluation.runs import _verdict, compare_runs, read_run
 from mrict_core.metrics import statistics
 from mrict_core.reporting.tables import comparison_text
 
@@ -160,6 +160,20 @@ def test_three_patients_are_told_apart_by_the_interval_alone(tmp_path):
     write(tmp_path / "b", record("mk1", [90.0, 101, 108]))
     row = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",)).changes.iloc[0]
     assert row["verdict"] == "b is better by the interval; too few patients for the test"
+
+
+@pytest.mark.parametrize(
+    ("n", "comparisons", "said"),
+    [
+        (3, 1, "b is better by the interval; too few patients for the test"),
+        (20, 1, "b is better by the interval; not by the test"),
+        (7, 1, "b is better by the interval; not by the test"),
+        (7, 100, "b is better by the interval; too few patients for the test"),
+    ],
+)
+def test_few_patients_are_blamed_only_where_they_are_the_cause(n, comparisons, said):
+    row = {"verdict": "", "metric": "mae_hu", "n": n, "mean_a": 9.0, "mean_b": 8.0, "difference": -1.0}
+    assert _verdict(row | {"low": -2.0, "high": -0.1, "p_holm": 0.3}, comparisons) == said
 
 
 def test_hashes_that_differ_everywhere_take_one_line(tmp_path):

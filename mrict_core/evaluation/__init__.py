@@ -10,6 +10,7 @@ from mrict_core.evaluation.records import (
     seeds_of,
     seeds_remark,
     shown_name,
+    slices_remark,
     summarise,
     write_metrics,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "seeds_remark",
     "seeds_sd",
     "shown_name",
+    "slices_remark",
     "summarise",
     "write_metrics",
 ]

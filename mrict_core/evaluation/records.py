@@ -169,6 +169,12 @@ def shown_name(record: Mapping[str, Any]) -> str:
     return f"{record['name']} (mean of {len(seeds)} seeds)" if len(seeds) > 1 else record["name"]
 
 
+def slices_remark(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return whose slices pictures show where a record combines several seeds; "" where none does."""
+    firsts = [f"{record['name']}: seed {seeds_of(record)[0]}" for record in records if len(seeds_of(record)) > 1]
+    return f"pictures are of the first of several seeds ({', '.join(firsts)})" if firsts else ""
+
+
 def _over_seeds(means: Sequence[float | None]) -> dict[str, Any]:
     known = [mean for mean in means if mean is not None]
     sd = float(np.std(known, ddof=1)) if len(known) > 1 else None

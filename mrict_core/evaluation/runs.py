@@ -86,7 +86,7 @@ def compare_runs(run_a: Path | str, run_b: Path | str, names: Sequence[str] = DE
     changes = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[3:-1], float))
     tested = changes["p"].notna()
     changes.loc[tested, "p_holm"] = statistics.holm(changes.loc[tested, "p"].to_numpy(float))
-    changes["verdict"] = [_verdict(row) for row in changes.to_dict(orient="records")]
+    changes["verdict"] = [_verdict(row, tested.sum()) for row in changes.to_dict(orient="records")]
     return RunComparison(
         changes,
         pd.DataFrame(patients),
@@ -143,7 +143,7 @@ def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
+def _verdict(row: Mapping[str, Any], comparisons: int) -> str:
     """Say what the difference b - a means, by the interval first and then by the corrected test."""
     if row["verdict"]:
         return row["verdict"]
@@ -156,7 +156,8 @@ def _verdict(row: Mapping[str, Any]) -> str:
     better["one"] = abs(row["mean_b"] - 1) < abs(row["mean_a"] - 1)
     word = {True: "b is better", False: "b is worse"}.get(better.get(metrics.card(row["metric"]).better), "differs")
     if not row["p_holm"] < ALPHA:
-        return f"{word} by the interval; too few patients for the test"
+        few = min(1.0, statistics.smallest_p(row["n"]) * comparisons) >= ALPHA
+        return f"{word} by the interval; {'too few patients for the test' if few else 'not by the test'}"
     return word
 
 

@@ -193,7 +193,9 @@ def _patient_lines(patients: pd.DataFrame) -> list[str]:
             a, b = (", ".join(map(str, row[key])) or "none" for key in ("seeds_a", "seeds_b"))
             parts.append(f"values are means over seeds (a: {a}; b: {b}), their spread is not in the intervals")
         lines.setdefault("; ".join(parts), []).append(row["name"])
-    return [f"Patients of {', '.join(names) if len(lines) > 1 else 'all'}: {text}" for text, names in lines.items()]
+    *few, (text, names) = sorted(lines.items(), key=lambda item: len(item[1]))
+    rest = "the others" if few and len(names) > FACTS_SHOWN else ", ".join(names) if few else "all"
+    return [f"Patients of {who}: {text}" for who, text in [*((", ".join(n), t) for t, n in few), (rest, text)]]
 
 
 def _condensed(facts: pd.DataFrame) -> pd.DataFrame:
