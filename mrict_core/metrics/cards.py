@@ -19,7 +19,7 @@ class MetricCard:
     aggregation: str
     weights: str  # of the feature network; "none" where there is none
     note: str
-    absent: str = ""  # why a patient may have no value
+    absent: str = "the value is not finite"  # why a case has none
 
     def as_dict(self) -> dict[str, str]:
         """Return the card as plain json values."""

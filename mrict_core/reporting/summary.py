@@ -11,7 +11,7 @@ import pandas as pd
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, seeds_sd
 from mrict_core.evaluation.scores import CLINICAL, MAIN, METRICS, PREDECESSOR
-from mrict_core.reporting.tables import definitions, markdown_table, why_absent
+from mrict_core.reporting.tables import definitions, markdown_table
 from mrict_core.runtime import write_csv, write_text
 
 Record = Mapping[str, Any]
@@ -37,7 +37,7 @@ def summary_table(records: Sequence[Record]) -> pd.DataFrame:
             row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": metric}
             provenance = {key: value for key, value in card.items() if key not in (*CARD_FIELDS, "name", "n", "absent")}
             lacking = len(record["patients"]) - statistics["n"]
-            row["absent"] = f"{lacking} of {len(record['patients'])}: {why_absent(metric)}" if lacking else ""
+            row["absent"] = f"{lacking} of {len(record['patients'])}: {metrics.card(metric).absent}" if lacking else ""
             row |= dict(zip(OVER_SEEDS, (seeds_sd(record, metric), len(seeds_of(record)) or None), strict=True))
             rows.append(row | statistics | {key: card[key] for key in CARD_FIELDS} | provenance)
         rows += [_feature_row(record, score) for score in record.get("features", [])]

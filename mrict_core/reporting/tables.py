@@ -99,11 +99,6 @@ def remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
     return [*filter(None, [seeds_remark(records)]), *absent_remarks(records, names)]
 
 
-def why_absent(metric: str) -> str:
-    """Return why a patient may have no value of a metric."""
-    return metrics.card(metric).absent or "the value is not finite"
-
-
 def absent_remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     """Return what the dashes of a table stand for: for each reason the metrics, models and patients it concerns."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
@@ -113,9 +108,9 @@ def absent_remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -
             if not lacking:
                 continue
             who = f"all {len(lacking)} patients" if len(lacking) == len(record["patients"]) > 1 else _some(lacking)
-            found.setdefault((why_absent(metric), who), {}).setdefault(HEADINGS.get(metric, metric), []).append(
-                record["name"]
-            )
+            found.setdefault((metrics.card(metric).absent, who), {}).setdefault(
+                HEADINGS.get(metric, metric), []
+            ).append(record["name"])
     remarks = []
     for (why, who), own in found.items():
         models = {tuple(names) for names in own.values()}
