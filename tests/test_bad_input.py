@@ -30,6 +30,7 @@ from mrict_core.inference import load_synthesizer
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.pipeline import evaluate_variant, open_data, prepare_data
 from mrict_core.profiles import get_profile
+from mrict_core.runtime import read_json, write_json
 from mrict_core.suite import run_suite
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
@@ -252,7 +253,7 @@ def test_files_replaced_after_preprocessing_are_noticed(own: Workspace) -> None:
     with pytest.raises(MrictError, match="changed since it was prepared"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
     prepare_data("smoke", str(own.data_dir), report=lambda line: None)
-    with pytest.raises(MrictError, match=r"data, settings or code changed.*train mk1 again"):
+    with pytest.raises(MrictError, match=r"data or settings changed.*train mk1 again"):
         evaluate_variant(MK1, SMOKE, own, device="cpu")
 
 
@@ -290,16 +291,28 @@ def test_checkpoints_that_lack_something_are_refused(own: Workspace, trained: Pa
     rewritten(best, {"fields": {}})
     with pytest.raises(MrictError, match="train the variant again"):
         load_synthesizer(best, device="cpu")
-    rewritten(last, {"complete": False, "epoch": 0}, drop=("optimizers",))
+    unfinish(trained)
+    rewritten(last, {}, drop=("optimizers",))
     with pytest.raises(MrictError, match=r"last\.pt: holds no optimizers"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
-    rewritten(last, {}, drop=("history", "seed"))
-    with pytest.raises(MrictError, match=r"last\.pt: not a whole checkpoint .* history, seed missing"):
+    rewritten(last, {"optimizers": {}}, drop=("history",))
+    with pytest.raises(MrictError, match=r"last\.pt: a history of 0 epochs after epoch 1"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
+    rewritten(last, {"key": "another"})
+    with pytest.raises(MrictError, match=r"last\.pt: of training another, its folder is of training"):
+        train(MK1, SMOKE, own, CPU, report=lambda line: None)
+    rewritten(last, {}, drop=("fields", "size"))
+    with pytest.raises(MrictError, match=r"last\.pt: not a whole checkpoint .* fields, size missing"):
+        train(MK1, SMOKE, own, CPU, report=lambda line: None)
+
+
+def unfinish(folder: Path) -> None:
+    """Make a training look as if it had been stopped."""
+    write_json(folder / "run.json", read_json(folder / "run.json") | {"complete": False})
 
 
 def test_a_checkpoint_of_another_profile_is_not_scored(own: Workspace, trained: Path) -> None:
-    rewritten(trained / "best.pt", {"profile": load_checkpoint(trained / "best.pt")["profile"] | {"name": "demo"}})
+    write_json(trained / "run.json", read_json(trained / "run.json") | {"profile": "demo"})
     with pytest.raises(MrictError, match=r"trained with profile demo .* profile smoke"):
         evaluate_variant(MK1, SMOKE, own, device="cpu")
 
@@ -323,15 +336,17 @@ def test_equal_checkpoints_are_equal_bytes(tmp_path: Path) -> None:
 def test_two_trainings_of_a_variant_do_not_mix(own: Workspace, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "LOCK_WAIT_S", 0.05)
     before = (trained / "best.pt").read_bytes()
+    unfinish(trained)
     with filelock.FileLock(trained / ".lock"), pytest.raises(MrictError, match="another process trains mk1"):
-        train(MK1, SMOKE, own, CPU, report=lambda line: None, retrain=True)
+        train(MK1, SMOKE, own, CPU, report=lambda line: None)
     assert (trained / "best.pt").read_bytes() == before
 
 
 def test_leftovers_of_a_killed_training_are_swept(own: Workspace, trained: Path) -> None:
     (trained / ".last.pt.killed.pt").write_bytes(b"half")
+    unfinish(trained)
     train(MK1, SMOKE, own, CPU, report=lambda line: None)
-    assert sorted(p.name for p in trained.iterdir()) == [".lock", "best.pt", "history.csv", "last.pt"]
+    assert sorted(p.name for p in trained.iterdir()) == [".lock", "best.pt", "history.csv", "last.pt", "run.json"]
 
 
 def test_a_suite_runs_once_at_a_time_and_mends_damaged_stamps(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

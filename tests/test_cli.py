@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+from tiny_models import run_of
 from typer.testing import CliRunner, Result
 
 from mrict_core import __version__, cli
@@ -175,7 +176,7 @@ def test_data_must_be_prepared_first(cohort, tmp_path, monkeypatch, command):
 def test_variant_must_be_trained_before_it_is_evaluated(fresh_space, cohort):
     result = invoke("evaluate", "mk1", "--profile", "smoke", "--data", str(cohort))
     assert isinstance(result.exception, MrictError), result.output
-    assert "mk1/best.pt: no such checkpoint; train the variant first" in str(result.exception)
+    assert "mk1 is not trained on these data; train it: python -m mrict_core train mk1" in str(result.exception)
 
 
 def test_child_without_its_parent_offers_the_lineage(fresh_space, cohort):
@@ -213,8 +214,8 @@ def test_preprocess_train_and_evaluate(cohort, tmp_path, monkeypatch):
 
     text = ok("train", "mk6_0_1", *common, "--lineage")
     assert " epoch 1/1: loss_G" in text
-    assert (space.checkpoints / "mk3_1_2_v4_50" / "last.pt").is_file()
-    best = space.checkpoints / "mk6_0_1" / "best.pt"
+    assert run_of(space, "mk3_1_2_v4_50").last.is_file()
+    best = run_of(space, "mk6_0_1").best
     assert text.splitlines()[-1] == f"best checkpoint: {best}"
     written = best.stat().st_mtime_ns
     assert "unchanged" in ok("train", "mk6_0_1", *common, "--device", "cpu")

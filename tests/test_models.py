@@ -336,13 +336,88 @@ def test_a_model_of_another_variant_names_both(published):
         load_facts_and_weights(published, "mk2")
 
 
-def test_facts_that_no_longer_fit_the_code_are_named(published, tmp_path):
+TOLD = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "x"}}
+
+
+def test_facts_of_other_versions_are_kept_and_missing_ones_have_their_default(published, tmp_path):
+    """Only what the generator is made of cannot be guessed."""
     facts, networks = load_facts_and_weights(published)
-    facts["fields"] = facts["fields"] | {"lambda_gone": 1.0}
-    told = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "x"}}
-    old, _ = write_model(tmp_path / "old", facts, networks, **told)
-    with pytest.raises(MrictError, match=r"written by version .*lambda_gone.*train the variant again"):
-        load_synthesizer(old, device="cpu")
+    kept = ("name", "method", "generator", "channels", "generator_slope")
+    facts["fields"] = {k: v for k, v in facts["fields"].items() if k in kept} | {"lambda_new": 1.0}
+    facts["fields"]["schedule"] = {"kind": "warm", "new": 1}
+    facts["profile"] = {"width": facts["profile"]["width"], "new": 2}
+    folder, _ = write_model(tmp_path / "old", facts | {"new": 3}, networks, **TOLD)
+    slices = torch.linspace(-1, 1, 2 * 64 * 64).reshape(2, 64, 64).numpy()
+    old, new = (load_synthesizer(path, device="cpu") for path in (published, folder))
+    assert (old.slices_to_hu(slices) == new.slices_to_hu(slices)).all()
+    assert (new.facts["new"], new.facts["fields"]["lambda_new"]) == (3, 1.0)
+    assert entries(tmp_path / "old")[0].problem == ""
+
+
+UNTRUE = {  # what a model says of itself => what the one line names
+    "width": ({"profile": {"width": 100_000}}, "width is 100000, expected a whole number from 1 to 1024"),
+    "width text": ({"profile": {"width": "4"}}, "'width' is '4', expected int"),
+    "another width": ({"profile": {"width": 1024}}, "does not fit network G"),
+    "no width": ({"profile": {}}, "'width' is missing and cannot be guessed"),
+    "no profile": ({"profile": None}, "profile: is NoneType"),
+    "size": ({"size": 10**9}, "size is 1000000000, expected"),
+    "size nan": ({"size": float("nan")}, "size is "),
+    "size true": ({"size": True}, "size is True"),
+    "protocol": ({"protocol": "mine"}, "unknown protocol 'mine'"),
+    "protocol a list": ({"protocol": ["patient"]}, "unknown protocol"),
+    "window": ({"window_hu": [3000, -1000]}, "window_hu is .*rising"),
+    "window endless": ({"window_hu": [-1000, 1e30]}, "window_hu is "),
+    "window one": ({"window_hu": 5}, "window_hu is 5"),
+    "method": ({"fields": {"method": "diffusion"}}, "unknown method 'diffusion'"),
+    "generator": ({"fields": {"generator": "unet_z"}}, "unknown generator 'unet_z'"),
+    "channels": ({"fields": {"channels": 10**6}}, "channels is 1000000, expected"),
+    "slope": ({"fields": {"generator_slope": "steep"}}, "'generator_slope' is 'steep', expected float"),
+    "schedule": ({"fields": {"schedule": 3}}, "variant.schedule: is int"),
+}
+
+
+@pytest.mark.parametrize("what", UNTRUE)
+def test_facts_that_cannot_be_are_one_line_before_a_network_is_built(what, published):
+    change, message = UNTRUE[what]
+    content = read_json(published / FACTS)
+    for name, value in change.items():
+        merged = content["facts"][name] | value if name == "fields" else value
+        content["facts"][name] = merged
+    folder = published.rename(published.with_name(model_hash(content)))
+    write_json(folder / FACTS, content | {"hash": folder.name})
+    with pytest.raises(MrictError, match=message) as caught:
+        load_synthesizer(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert folder.name in str(caught.value)
+    assert invoke("models").exit_code == 0
+    assert isinstance(invoke("models", "--card", f"mk1@{folder.name}").exception, MrictError | None)
+
+
+HOSTILE = {
+    "brackets": (FACTS, b"[" * 100_000),
+    "braces": (FACTS, b'{"a":' * 100_000),
+    "endless number": (FACTS, b"9" * 10_000),
+    "no text": (FACTS, b"\xff\xfe\x00"),
+    "null": (FACTS, b"null"),
+    "scores in brackets": (SCORES, b"[" * 100_000),
+    "scores of words": (SCORES, b'{"summary": {"all": {"mae_hu": {"mean": "low", "n": "many"}}}}'),
+    "scores of lists": (SCORES, b'{"summary": {"all": [[]]}}'),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_one_bad_folder_is_listed_and_hides_no_other(what, published, capsys):
+    name, content = HOSTILE[what]
+    whole = another(checkpoints_root(), published)
+    (published / name).write_bytes(content)
+    listed = {entry.path: entry.problem for entry in entries()}
+    assert listed[whole] == ""
+    assert listed[published]
+    result = invoke("models")
+    assert result.exit_code == 0
+    assert f"damaged: mk1@{published.name[:8]}: " in result.stdout
+    assert whole.name[:8] in result.stdout
+    assert invoke("models", "--json").exit_code == 0
 
 
 # ------------------------------------------------------------------------------------------------- whole or not at all
@@ -466,7 +541,7 @@ def test_what_was_trained_and_not_published_is_found_unless_it_is_ambiguous(fres
     assert find("mk1") == best
     with pytest.raises(MrictError, match="trained and not published"):
         read_card("mk1")
-    shutil.copytree(best.parent, root / "another-run" / "mk1")
+    shutil.copytree(best.parent.parent, root / "another-run" / "mk1")
     with pytest.raises(MrictError, match="mk1: trained in 2 runs and published from none"):
         find("mk1")
 

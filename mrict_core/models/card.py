@@ -88,7 +88,7 @@ def _summary(description: Description) -> str:
         else "Weights of the predecessor, imported unchanged; this suite did not train them."
     )
     lines = [
-        f"MR to synthetic CT in HU, axial slice by slice. {made} Variant `{facts['variant']}`: {fields['why']}",
+        f"MR to synthetic CT in HU, axial slice by slice. {made} Variant `{facts['variant']}`: {fields.get('why', '')}",
         f"Generator `{fields['generator']}`, {size:,} values, {facts['size']} × {facts['size']} px, window "
         f"[{facts['window_hu'][0]:g}, {facts['window_hu'][1]:g}] HU. Profile: {description['label']}. "
         f"Networks in the file: {', '.join(weights)}. Published {description['published'][:10]}.",
