@@ -1,4 +1,9 @@
-"""Profiles: how large and how long. A profile never changes a loss, an architecture family or a learning rate."""
+"""Profiles: how large and how long.
+
+A profile keeps a variant's loss terms and their weights, its architecture family and its learning rates. It may set
+another width, canvas, batch size and number of epochs, and another feature network behind every perceptual term (demo
+and smoke look through `demo_features`), which changes that term's values.
+"""
 
 from __future__ import annotations
 

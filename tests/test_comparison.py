@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mrict_core import evaluation
 from mrict_core.cli import app
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.runs import compare_runs, read_run
+from mrict_core.evaluation.runs import _verdict, compare_runs, read_run
 from mrict_core.metrics import statistics
 from mrict_core.reporting.tables import comparison_text
 
@@ -106,7 +106,7 @@ def test_two_runs_on_the_same_patients_are_compared_in_pairs(tmp_path):
     row = changes.loc[("mk1", "mae_hu")]
     assert row["difference"] == pytest.approx(np.mean(better) - np.mean(values))
     assert row["low"] <= row["difference"] <= row["high"] < 0
-    assert row["paired"]
+    assert row["n"] == 9
     assert row["p"] == statistics.smallest_p(9)
     assert row["verdict"] == "b is better"
     assert changes.loc[("mk2", "mae_hu"), "verdict"] == "the same"
@@ -114,16 +114,45 @@ def test_two_runs_on_the_same_patients_are_compared_in_pairs(tmp_path):
     assert found.context.to_dict(orient="records") == [{"name": "all", "fact": "code_hash", "a": "c1", "b": "c2"}]
 
 
-def test_other_patients_are_compared_as_groups_without_a_test(tmp_path):
-    rng = np.random.default_rng(0)
-    write(tmp_path / "a", record("mk1", list(rng.normal(100, 5, 12))))
-    write(tmp_path / "b", record("mk1", list(rng.normal(140, 5, 15)), test_data_hash="t2"))
-    row = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",)).changes.iloc[0]
-    assert not row["paired"]
-    assert np.isnan(row["p"])
-    assert 30 < row["low"] < row["difference"] < row["high"] < 50
-    assert row["verdict"] == "b is worse"
-    assert (row["n_a"], row["n_b"]) == (12, 15)
+def test_only_patients_of_both_runs_count_and_the_others_are_named(tmp_path):
+    write(tmp_path / "a", record("mk1", [100.0, 110, 120, 130, 140]))
+    b = record("mk1", [90.0, 101, 108, 500, 600, 700])
+    b["patients"][3]["n_bone"] = 77  # of the same name, but another CT
+    b["patients"][4]["patient"] = "1BX999"
+    write(tmp_path / "b", b)
+    found = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",))
+    row, patients = found.changes.iloc[0], found.patients.iloc[0]
+    assert (row["n"], row["mean_a"], row["difference"]) == (3, 110.0, pytest.approx(-31 / 3))
+    assert patients["common"] == ["1BA000", "1BB001", "1BC002"]
+    assert (patients["only_a"], patients["only_b"]) == (["1BB004"], ["1BC005", "1BX999"])
+    assert patients["other_images"] == ["1BA003"]
+    text = comparison_text(found)
+    for part in (
+        "Patients of all: 3 in both runs; 1 left out, only in a: 1BB004; 2 left out, only in b: 1BC005, 1BX999",
+        "1 left out, the same name but other images: 1BA003",
+    ):
+        assert part in text
+
+
+def renamed(one: dict) -> dict:
+    for patient in one["patients"]:
+        patient["patient"] = f"other-{patient['patient']}"
+    return one
+
+
+def rescanned(one: dict) -> dict:
+    for patient in one["patients"]:
+        patient["n_voxels"] += 1
+    return one
+
+
+@pytest.mark.parametrize(("change", "said"), [(renamed, "no patient in common;"), (rescanned, "have other images")])
+def test_no_patient_in_common_is_an_error(tmp_path, change, said):
+    write(tmp_path / "a", record("mk1", [1.0, 2]))
+    write(tmp_path / "b", change(record("mk1", [1.0, 2])))
+    with pytest.raises(MrictError, match=said):
+        compare_runs(tmp_path / "a", tmp_path / "b")
+    assert CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")]).exit_code
 
 
 def test_three_patients_are_told_apart_by_the_interval_alone(tmp_path):
@@ -131,6 +160,20 @@ def test_three_patients_are_told_apart_by_the_interval_alone(tmp_path):
     write(tmp_path / "b", record("mk1", [90.0, 101, 108]))
     row = compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",)).changes.iloc[0]
     assert row["verdict"] == "b is better by the interval; too few patients for the test"
+
+
+@pytest.mark.parametrize(
+    ("n", "comparisons", "said"),
+    [
+        (3, 1, "b is better by the interval; too few patients for the test"),
+        (20, 1, "b is better by the interval; not by the test"),
+        (7, 1, "b is better by the interval; not by the test"),
+        (7, 100, "b is better by the interval; too few patients for the test"),
+    ],
+)
+def test_few_patients_are_blamed_only_where_they_are_the_cause(n, comparisons, said):
+    row = {"verdict": "", "metric": "mae_hu", "n": n, "mean_a": 9.0, "mean_b": 8.0, "difference": -1.0}
+    assert _verdict(row | {"low": -2.0, "high": -0.1, "p_holm": 0.3}, comparisons) == said
 
 
 def test_hashes_that_differ_everywhere_take_one_line(tmp_path):
@@ -181,6 +224,8 @@ def test_an_unknown_metric_and_an_older_record(tmp_path):
     path.write_text(json.dumps(older))
     assert list(read_run(tmp_path / "b" / "metrics")) == ["mk1"]  # the metrics folder itself will do
     found = compare_runs(tmp_path / "a", tmp_path / "b")
-    assert "wepl_mae_mm" not in set(found.changes["metric"])
+    row = found.changes.set_index("metric").loc["wepl_mae_mm"]
+    assert (row["n"], row["verdict"]) == (0, "no value in b")
+    assert "no value in b" in comparison_text(found)
     with pytest.raises(MrictError, match="did you mean 'mae_hu'"):
         compare_runs(tmp_path / "a", tmp_path / "b", ("mae",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -307,3 +308,13 @@ def test_every_number_has_a_full_card():
         assert json.loads(json.dumps(card.as_dict())) == card.as_dict()
     with pytest.raises(MrictError, match="did you mean 'mae_hu'"):
         metrics.card("mae_h")
+
+
+def test_cards_name_a_library_only_where_it_computes_the_number():
+    cards = {name: " ".join(card.as_dict().values()) for name, card in metrics.CARDS.items()}
+    assert {name for name, text in cards.items() if "torchmetrics" in text} == {"kid", "lpips"}
+    assert {name for name, text in cards.items() if "metrics/frechet.py" in text} == {"fid", "predecessor_fid"}
+    root = Path(metrics.__file__).parent
+    assert "torchmetrics" not in (root / "frechet.py").read_text(encoding="utf-8")
+    for path in (root / "features.py", root.parent / "networks" / "lpips.py"):
+        assert "from torchmetrics" in path.read_text(encoding="utf-8")

@@ -36,10 +36,27 @@ def test_the_page_of_the_default_suites_size_is_one_file_of_bounded_size(tmp_pat
 
 
 def test_nothing_is_fetched(text):
-    body = re.sub(r"<script>.*?</script>", "", text, flags=re.S)  # plotly's own code names addresses it never asks
+    body = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)", body)
     assert "@import" not in body
     assert not re.search(r"url\((?!data:)", body)
+
+
+def test_no_foreign_host_is_named_and_nothing_may_leave(text):
+    """Plotly's licence notices keep their addresses; www.w3.org names the kinds of XML."""
+    code = re.sub(r"/\*!.*?\*/", "", text, flags=re.S)
+    assert set(re.findall(r"(?:https?|wss?|ftp):(?:\\?/){2}([\w.-]+)", code)) == {"www.w3.org"}
+    assert not re.findall(r"[\"'`]//[\w-]+\.\w", code)  # an address without its scheme
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["form-action"] == "'none'"
+    assert not {"connect-src", "frame-src", "worker-src"} & set(rules)  # none of its own: default-src holds
+    assert "http" not in policy
+    assert "*" not in policy
+    own = text[text.index("const QUIET") :]
+    for part in ("displaylogo: false", "showSendToCloud: false", 'plotlyServerURL: ""', "modeBarButtons: [["):
+        assert part in own
+    assert "sendChartToCloud" not in own
 
 
 def test_every_expected_section_stands_in_order(text, data):

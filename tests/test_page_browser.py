@@ -52,6 +52,15 @@ def page(browser, address):
     context.close()
 
 
+def wait_until(page, expression: str) -> None:
+    """Ask again and again: the page's policy forbids the evaluation of text that playwright's own waiting needs."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never came true: {expression}")
+
+
 def picture(page, name: str) -> str:
     return page.evaluate(f"document.getElementById('b-{name}').toDataURL()")
 
@@ -68,6 +77,27 @@ def test_it_opens_and_draws_every_chart(page):
     assert page.locator(".plot .main-svg").count() >= 7
     assert page.locator("nav a").count() == 14
     assert page.locator(".banner").inner_text().startswith("demo: small networks")
+
+
+def test_no_button_of_a_chart_leads_out(page):
+    opened = []
+    page.context.on("page", lambda other: opened.append(other.url))
+    names = page.eval_on_selector_all(".modebar-btn", "buttons => buttons.map(b => b.dataset.title)")
+    assert set(names) == {"Download plot", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
+    for button in page.locator("#plot-leaderboard .modebar-btn, #plot-path_length .modebar-btn").all():
+        button.scroll_into_view_if_needed()
+        button.click(force=True)
+    page.wait_for_timeout(300)
+    assert opened == []
+    assert page.locator(".plotly-cloud-dialog, .plotlyjsicon, .js-plotly-plot a").count() == 0
+
+
+def test_the_pages_policy_lets_nothing_out(page):
+    out = "() => fetch('https://example.org/x').then(() => 'sent', () => 'stopped')"
+    assert page.evaluate(out) == "stopped"
+    assert all("Content Security Policy" in line for line in page.heard)
+    page.heard.clear()
+    page.asked[:] = [url for url in page.asked if "example.org" not in url]  # the attempt, which went nowhere
 
 
 def test_every_column_sorts_both_ways(page):
@@ -134,10 +164,10 @@ def test_pictures_show_the_values_they_claim(page):
 def test_patients_and_models_can_be_chosen(page):
     first = picture(page, "ct")
     page.select_option("#b-patient", "1")
-    page.wait_for_function(f"document.getElementById('b-ct').toDataURL() !== {first!r}")
+    wait_until(page, f"document.getElementById('b-ct').toDataURL() !== {first!r}")
     before = picture(page, "sct-a")
     page.select_option("#b-a", "mk7")
-    page.wait_for_function(f"document.getElementById('b-sct-a').toDataURL() !== {before!r}")
+    wait_until(page, f"document.getElementById('b-sct-a').toDataURL() !== {before!r}")
     assert "mk7" in page.locator("#b-panels").inner_text()
     page.select_option("#b-b", "")
     page.wait_for_selector("#b-sct-b", state="detached")
@@ -172,9 +202,7 @@ def test_the_theme_goes_round_and_charts_follow(page):
         page.locator("#theme").click()
         assert page.locator("#theme").inner_text() == f"Theme: {name}"
     assert paper() != light
-    page.wait_for_function(
-        f"getComputedStyle(document.querySelector('#plot-dice .xtick text')).fill !== {dark_on_light!r}"
-    )
+    wait_until(page, f"getComputedStyle(document.querySelector('#plot-dice .xtick text')).fill !== {dark_on_light!r}")
     page.locator("#theme").click()
     assert paper() == light
 

@@ -21,6 +21,8 @@ from mrict_core.reporting import figures, style, tables
 from mrict_core.reporting.lineage_figure import layout
 from mrict_core.variants import REGISTRY
 
+SCORED = {"name": "mk1", "summary": {"all": {"mae_hu": {"mean": 190.24}}}, "context": {"seed": 1}}
+
 
 def make_row(seed: int = 0, size: int = 48) -> dict:
     """A disc with a bright rim, as seen on one slice."""
@@ -118,7 +120,7 @@ MAKERS = {
     "cohort": lambda: figures.cohort_figure(
         Store(), SimpleNamespace(train=("1BA001", "1BB001"), val=("1BA002",), test=("1BC001",)), label="demo"
     ),
-    "lineage": lambda: figures.lineage_figure(REGISTRY.all(), label="demo", mae_hu={"mk1": 190.24}),
+    "lineage": lambda: figures.lineage_figure(REGISTRY.all(), label="demo", records=[SCORED]),
 }
 
 
@@ -205,7 +207,7 @@ def test_every_variant_has_a_place_of_its_own_in_the_lineage():
     assert set(places) == {variant.name for variant in REGISTRY.all()}
     assert len(set(places.values())) == len(places)
     assert set(headers) == {variant.family for variant in REGISTRY.all()}
-    found = texts(figures.lineage_figure(REGISTRY.all(), label="demo", mae_hu={"mk1": 190.24}, epochs={"mk1": 4}))
+    found = texts(figures.lineage_figure(REGISTRY.all(), label="demo", records=[SCORED], epochs={"mk1": 4}))
     assert "4 epochs · 190.2 HU" in found
     assert {variant.name for variant in REGISTRY.all()} <= set(found)
 

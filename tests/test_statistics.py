@@ -56,16 +56,6 @@ def test_columns_are_independent_of_their_neighbours_and_of_gaps_elsewhere():
     assert statistics.summarise(holes, seed=1)[0].low != alone[0].low
 
 
-def test_difference_of_independent_groups():
-    rng = np.random.default_rng(3)
-    a, b = rng.normal(100, 10, 400), rng.normal(90, 20, 300)
-    low, high = statistics.bootstrap_difference(a, b)
-    half = 1.96 * math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size)
-    centre = a.mean() - b.mean()
-    assert (low, high) == pytest.approx((centre - half, centre + half), abs=0.06 * half)
-    assert all(map(math.isnan, statistics.bootstrap_difference(a[:1], b)))
-
-
 def exact_wilcoxon(differences: np.ndarray) -> float:
     """Every assignment of signs to the ranks, counted."""
     ranks = np.argsort(np.argsort(np.abs(differences))) + 1

@@ -1,4 +1,4 @@
-"""Intensities: HU windows, MR normalisation and the checks on both. The only place that knows HU ranges."""
+"""Intensities: HU windows, MR normalisation and the checks on both. The ranges of scores are in metrics/."""
 
 from __future__ import annotations
 

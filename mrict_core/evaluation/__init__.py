@@ -7,11 +7,15 @@ from mrict_core.evaluation.records import (
     metrics_record,
     read_metrics,
     read_record,
+    seeds_of,
+    seeds_remark,
+    shown_name,
+    slices_remark,
     summarise,
     write_metrics,
 )
 from mrict_core.evaluation.scores import COLUMNS, MAIN, METRICS, Predict, Scores, score_patients
-from mrict_core.evaluation.tables import PANEL, centre_table, leaderboard, leave_out_table, pairwise_table
+from mrict_core.evaluation.tables import PANEL, centre_table, leaderboard, leave_out_table, pairwise_table, seeds_sd
 
 __all__ = [
     "COLUMNS",
@@ -31,6 +35,11 @@ __all__ = [
     "read_metrics",
     "read_record",
     "score_patients",
+    "seeds_of",
+    "seeds_remark",
+    "seeds_sd",
+    "shown_name",
+    "slices_remark",
     "summarise",
     "write_metrics",
 ]

@@ -1,4 +1,4 @@
-"""The predecessor's validation, exactly as it computed it, and its printed table read beside ours."""
+"""The predecessor's validation by its own procedure, and its printed table read beside ours."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from mrict_core import metrics
 from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.errors import MrictError
+from mrict_core.evaluation.records import seeds_of
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import translate
 from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores
@@ -154,6 +155,8 @@ def _why(row: Printed, record: Mapping[str, Any] | None) -> str:
         f"trained on {context.get('training_pairs', '?')} slices of {context.get('data', '?')} (theirs {theirs}), "
         f"profile {context.get('profile', '?')}, {context.get('epochs', '?')} epochs",
     ]
+    if len(seeds_of(record)) > 1:
+        parts.append(f"ours: mean over seeds {context['seed']}")
     for name, network in old.get("networks", {}).items():
         if network not in ("inception_fid", "vgg16_relu3_3"):
             parts.append(f"{name.upper()} through {network}: another scale, not comparable")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,8 @@ def combine_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Patients: every metric is the mean over the seeds, absent where one of them has none; the statistics are over these
     patients, so their SD is the one over patients. `seeds` holds the values, the checkpoints and {metric: {mean, sd,
-    n}} over the seeds' own means over patients: its SD (ddof 1, None for one seed) is the one over seeds. Curves keep
-    one entry per patient and seed; facts of the context that differ are joined by " / ".
+    n, means}} over the seeds' own `means` over patients: its SD (ddof 1, None for one seed) is the one over seeds.
+    Curves keep one entry per patient and seed; facts of the context that differ are joined by " / ".
 
     Raises MrictError where the records are not of one variant, the same data and patients, or a seed comes twice.
     """
@@ -149,10 +149,36 @@ def _check_seeds(records: Sequence[Mapping[str, Any]]) -> None:
         raise MrictError(f"{name}: seeds {', '.join(map(str, values))} hold one twice; give one record for each seed")
 
 
-def _over_seeds(means: Sequence[float | None]) -> dict[str, float | int | None]:
+def seeds_remark(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return what must be said of numbers that stand on several seeds; "" where every model has one."""
+    several: dict[str, list[str]] = {}
+    for record in records:
+        if len(seeds := seeds_of(record)) > 1:
+            several.setdefault(", ".join(map(str, seeds)), []).append(record["name"])
+    which = "; ".join(f"{', '.join(names)}: seeds {seeds}" for seeds, names in several.items())
+    return which and (
+        f"Several trainings ({which}): a patient's value is their mean, here and in paired tests. The plain ± is the "
+        "SD of these values over patients, the ± “over seeds” that of the seeds' own means; intervals and p values "
+        "hold the spread over patients, not that over seeds."
+    )
+
+
+def shown_name(record: Mapping[str, Any]) -> str:
+    """Return a record's name for a figure, with the number of seeds where it is a mean over several."""
+    seeds = seeds_of(record)
+    return f"{record['name']} (mean of {len(seeds)} seeds)" if len(seeds) > 1 else record["name"]
+
+
+def slices_remark(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return whose slices pictures show where a record combines several seeds; "" where none does."""
+    firsts = [f"{record['name']}: seed {seeds_of(record)[0]}" for record in records if len(seeds_of(record)) > 1]
+    return f"pictures are of the first of several seeds ({', '.join(firsts)})" if firsts else ""
+
+
+def _over_seeds(means: Sequence[float | None]) -> dict[str, Any]:
     known = [mean for mean in means if mean is not None]
     sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return {"mean": float(np.mean(known)) if known else None, "sd": sd, "n": len(known)}
+    return {"mean": float(np.mean(known)) if known else None, "sd": sd, "n": len(known), "means": list(means)}
 
 
 def _mean_patient(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:

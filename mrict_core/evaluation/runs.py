@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,14 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.evaluation.records import read_metrics
+from mrict_core.evaluation.records import read_metrics, seeds_of
 from mrict_core.evaluation.tables import ALPHA
 from mrict_core.metrics import statistics
 from mrict_core.paths import shown
 
 DEFAULT = ("mae_hu", "psnr_db", "ssim", "mae_bone_hu", "wepl_mae_mm")
-COLUMNS = (
-    *("name", "metric", "n_a", "n_b", "mean_a", "mean_b", "difference", "low", "high"),
-    *("paired", "p", "p_holm", "verdict"),
-)
+COLUMNS = ("name", "metric", "n", "mean_a", "mean_b", "difference", "low", "high", "p", "p_holm", "verdict")
+REFERENCE = ("centre", "n_voxels", "n_air", "n_soft", "n_bone")  # of a patient: what its CT and mask alone decide
 TOLERANCE = 1e-6  # relative: below it two runs gave the same numbers
 Record = Mapping[str, Any]
 
@@ -31,14 +30,15 @@ Record = Mapping[str, Any]
 class RunComparison:
     """What differs between run a and run b."""
 
-    changes: pd.DataFrame  # one row per record and metric, difference = b - a
+    changes: pd.DataFrame  # one row per record and metric, over the common patients, difference = b - a
+    patients: pd.DataFrame  # one row per record: lists of patients common, only_a, only_b, other_images; seeds
     context: pd.DataFrame  # one row per fact that differs: name, fact, a, b
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
 
     def as_json(self) -> str:
         """Return everything as json; what is not known is null."""
-        parts = {"changes": self.changes, "context": self.context}
+        parts = {"changes": self.changes, "patients": self.patients, "context": self.context}
         tables = {
             name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in parts.items()
         }
@@ -58,11 +58,11 @@ def read_run(folder: Path | str) -> dict[str, Record]:
 
 
 def compare_runs(run_a: Path | str, run_b: Path | str, names: Sequence[str] = DEFAULT) -> RunComparison:
-    """Compare two runs record by record.
+    """Compare two runs record by record, over the patients that are in both.
 
-    The same patients of the same data are compared pair by pair (bootstrap of the differences, Wilcoxon); otherwise the
-    means of two groups are (bootstrap of their difference, no test). p values are Holm-adjusted over the whole table.
-    A metric that one of the two lacks is left out.
+    Pair by pair: bootstrap of the differences, Wilcoxon; p values are Holm-adjusted over the whole table. A patient of
+    the same name whose reference differs (centre, voxels of the mask and of its tissues) is another patient. A metric
+    without a value in one of the runs keeps a row that says so. Raises MrictError where no patient is in both.
     """
     for name in names:
         metrics.card(name)
@@ -72,46 +72,81 @@ def compare_runs(run_a: Path | str, run_b: Path | str, names: Sequence[str] = DE
         raise MrictError(
             f"{shown(run_a)} and {shown(run_b)} have no variant in common: {', '.join(a)} against {', '.join(b)}"
         )
-    rows = [row for name in common for metric in names if (row := _change(name, metric, a[name], b[name]))]
-    if not rows:
-        raise unknown_name("metric of both runs", ",".join(names), a[common[0]]["summary"]["all"])
-    changes = pd.DataFrame(rows, columns=list(COLUMNS))
+    patients = [_patients(name, a[name], b[name]) for name in common]
+    if not any(row["common"] for row in patients):
+        same = " (patients of the same name have other images)" if any(row["other_images"] for row in patients) else ""
+        raise MrictError(
+            f"{shown(run_a)} and {shown(run_b)} have no patient in common{same}; "
+            "a verdict needs the same patients in both: evaluate both on the same test patients"
+        )
+    compared = [row for row in patients if row["common"]]
+    rows = [_change(r["name"], m, a[r["name"]], b[r["name"]], r["common"]) for r in compared for m in names]
+    if not any(row["n"] for row in rows):
+        raise unknown_name("metric of both runs", ",".join(names), a[compared[0]["name"]]["summary"]["all"])
+    changes = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[3:-1], float))
     tested = changes["p"].notna()
     changes.loc[tested, "p_holm"] = statistics.holm(changes.loc[tested, "p"].to_numpy(float))
-    changes["verdict"] = [_verdict(row) for row in changes.to_dict(orient="records")]
+    changes["verdict"] = [_verdict(row, tested.sum()) for row in changes.to_dict(orient="records")]
     return RunComparison(
-        changes, _context(a, b, common), tuple(sorted(a.keys() - b.keys())), tuple(sorted(b.keys() - a.keys()))
+        changes,
+        pd.DataFrame(patients),
+        _context(a, b, common),
+        tuple(sorted(a.keys() - b.keys())),
+        tuple(sorted(b.keys() - a.keys())),
     )
 
 
-def _change(name: str, metric: str, a: Record, b: Record) -> dict[str, Any] | None:
-    left, right = (_values(record, metric) for record in (a, b))
-    if not left or not right:
-        return None
-    row: dict[str, Any] = {"name": name, "metric": metric, "n_a": len(left), "n_b": len(right)}
-    row |= {"mean_a": float(np.mean([*left.values()])), "mean_b": float(np.mean([*right.values()]))}
-    row |= {"difference": row["mean_b"] - row["mean_a"], "p": np.nan, "p_holm": np.nan}
-    row["paired"] = left.keys() == right.keys() and _same_data(a, b)
-    if row["paired"]:
-        differences = np.array([right[p] - left[p] for p in sorted(left)])
-        low, high = statistics.bootstrap_mean(differences)
-        row["p"] = float(statistics.wilcoxon_paired(differences))
-    else:
-        low, high = statistics.bootstrap_difference(np.array([*right.values()]), np.array([*left.values()]))
-    return row | {"low": float(low), "high": float(high)}
+def _patients(name: str, a: Record, b: Record) -> dict[str, Any]:
+    """Return who is in both runs and who is left out; equal names count only where the reference is the same too."""
+    left, right = ({p["patient"]: p for p in r["patients"]} for r in (a, b))
+    shared = left.keys() & right.keys()
+    other = sorted(patient for patient in shared if not _same_reference(left[patient], right[patient]))
+    return {
+        "name": name,
+        "common": sorted(shared - {*other}),
+        "only_a": sorted(left.keys() - shared),
+        "only_b": sorted(right.keys() - shared),
+        "other_images": other,
+        "seeds_a": seeds_of(a),
+        "seeds_b": seeds_of(b),
+    }
 
 
-def _values(record: Record, metric: str) -> dict[str, float]:
-    return {p["patient"]: p[metric] for p in record["patients"] if p.get(metric) is not None}
+def _same_reference(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    return all(left[key] == right[key] for key in REFERENCE if None not in (left.get(key), right.get(key)))
 
 
-def _same_data(a: Record, b: Record) -> bool:
-    """Return whether equal patient names mean the same patients: phantoms and folders have names of their own."""
-    return all(a["context"].get(key) == b["context"].get(key) for key in ("data", "region", "test_data_hash"))
+def _change(name: str, metric: str, a: Record, b: Record, common: Sequence[str]) -> dict[str, Any]:
+    left, right = (_values(record, metric, common) for record in (a, b))
+    both = [patient for patient in common if patient in left and patient in right]
+    row: dict[str, Any] = {"name": name, "metric": metric, "n": len(both), "verdict": ""}
+    if not both:
+        lacking = [run for run, values in (("a", left), ("b", right)) if not values]
+        return row | {"verdict": f"no value in {' and '.join(lacking) or 'both of any patient'}"}
+    differences = np.array([right[patient] - left[patient] for patient in both])
+    low, high = statistics.bootstrap_mean(differences)
+    return row | {
+        "mean_a": float(np.mean([left[patient] for patient in both])),
+        "mean_b": float(np.mean([right[patient] for patient in both])),
+        "difference": float(differences.mean()),
+        "low": float(low),
+        "high": float(high),
+        "p": float(statistics.wilcoxon_paired(differences)),
+    }
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    """Say what the difference b - a means, by the interval first and by the corrected test where there is one."""
+def _values(record: Record, metric: str, patients: Sequence[str]) -> dict[str, float]:
+    return {p["patient"]: p[metric] for p in record["patients"] if p["patient"] in patients and _known(p.get(metric))}
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _verdict(row: Mapping[str, Any], comparisons: int) -> str:
+    """Say what the difference b - a means, by the interval first and then by the corrected test."""
+    if row["verdict"]:
+        return row["verdict"]
     if abs(row["difference"]) <= TOLERANCE * max(abs(row["mean_a"]), 1e-12):
         return "the same"
     if not row["low"] * row["high"] > 0:  # the interval holds 0, or there is none
@@ -120,8 +155,9 @@ def _verdict(row: Mapping[str, Any]) -> str:
     better["zero"] = abs(row["mean_b"]) < abs(row["mean_a"])
     better["one"] = abs(row["mean_b"] - 1) < abs(row["mean_a"] - 1)
     word = {True: "b is better", False: "b is worse"}.get(better.get(metrics.card(row["metric"]).better), "differs")
-    if row["paired"] and not row["p_holm"] < ALPHA:
-        return f"{word} by the interval; too few patients for the test"
+    if not row["p_holm"] < ALPHA:
+        few = min(1.0, statistics.smallest_p(row["n"]) * comparisons) >= ALPHA
+        return f"{word} by the interval; {'too few patients for the test' if few else 'not by the test'}"
     return word
 
 

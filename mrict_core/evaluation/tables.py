@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mrict_core.evaluation.records import seeds_of
 from mrict_core.evaluation.scores import MAIN
 from mrict_core.metrics import statistics
 
@@ -22,31 +23,42 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
 
     `beats_baselines` is True where a variant's mean MAE is lower than that of every baseline, and missing for baselines
     and where no baseline was scored on the same patients; `note` then says so. Means and SD are over patients,
-    `mae_hu_low` and `mae_hu_high` the 95 % patient bootstrap.
+    `mae_hu_low` and `mae_hu_high` the 95 % patient bootstrap. Where a record combines several seeds, `seeds` names
+    those of each and `<metric>_seeds_sd` is the SD of the seeds' means.
     """
     records = list(records)
     baselines = [record for record in records if record["kind"] == "baseline"]
+    several = any(len(seeds_of(record)) > 1 for record in records)
     rows = []
     for record in records:
         beats, remark = _against(record, baselines)
         statistics_of = record["summary"]["all"]
         row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "n": len(record["patients"])}
+        row["seeds"] = ", ".join(map(str, seeds_of(record)))
         for metric in (*MAIN, *PANEL):
             row[metric], row[f"{metric}_sd"] = statistics_of[metric]["mean"], statistics_of[metric]["sd"]
+            row[f"{metric}_seeds_sd"] = seeds_sd(record, metric)
         row |= {"mae_hu_low": statistics_of["mae_hu"]["low"], "mae_hu_high": statistics_of["mae_hu"]["high"]}
         ways = {patient["ssim_dimensionality"] for patient in record["patients"]}
         row["ssim_dimensionality"] = "+".join(sorted(ways))
         flagged = sorted({patient["flags"] for patient in record["patients"] if patient.get("flags")})
         notes = [note for note in (record.get("note"), remark, *flagged) if note]
         rows.append(row | {"beats_baselines": beats, "note": "; ".join(notes)})
-    values = [column for metric in (*MAIN, *PANEL) for column in (metric, f"{metric}_sd")]
-    values[2:2] = ["mae_hu_low", "mae_hu_high"]
-    columns = ["name", "kind", "label", "n", *values, "ssim_dimensionality", "beats_baselines", "note"]
+    ends = ("", "_sd", "_seeds_sd") if several else ("", "_sd")
+    values = [f"{metric}{end}" for metric in (*MAIN, *PANEL) for end in ends]
+    values[len(ends) : len(ends)] = ["mae_hu_low", "mae_hu_high"]
+    columns = ["name", "kind", "label", "n", *(["seeds"] if several else []), *values]
+    columns += ["ssim_dimensionality", "beats_baselines", "note"]
     frame = pd.DataFrame(rows, columns=columns).astype({"beats_baselines": "boolean", **dict.fromkeys(values, float)})
     frame = frame.sort_values(["mae_hu", "name"], na_position="last", ignore_index=True)
     ranks = np.arange(1, len(frame) + 1)
     frame.insert(0, "rank", pd.Series(ranks, dtype="Int64").mask(frame["mae_hu"].isna()))
     return frame
+
+
+def seeds_sd(record: Record, metric: str) -> float | None:
+    """Return the SD of the seeds' means, None where a record has fewer than two."""
+    return record.get("seeds", {}).get("summary", {}).get(metric, {}).get("sd")
 
 
 def _against(record: Record, baselines: Sequence[Record]) -> tuple[bool | None, str]:
@@ -111,7 +123,8 @@ def pairwise_table(records: Sequence[Record], metric: str = "mae_hu") -> pd.Data
     """Return one row per pair of records scored on the same patients, better mean first.
 
     Columns a, b, n, mean_difference_hu (a - b, per patient), its 95 % patient bootstrap low_hu and high_hu, p of the
-    paired Wilcoxon signed-rank test, p_holm adjusted for all pairs of the table, and verdict in words.
+    paired Wilcoxon signed-rank test, p_holm adjusted for all pairs of the table, and verdict in words. Of a record of
+    several seeds a patient's value is the mean over them.
     """
     order = sorted(records, key=lambda r: (math.isnan(_mean_mae(r)), _mean_mae(r), r["name"]))
     values = [{p["patient"]: p[metric] for p in r["patients"] if p[metric] is not None} for r in order]

@@ -1,4 +1,4 @@
-"""The metric card: how a number of the suite is defined. A number is never shown without its card."""
+"""The metric card: how a number of the suite is defined."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class MetricCard:
     aggregation: str
     weights: str  # of the feature network; "none" where there is none
     note: str
+    absent: str = "the value is not finite"  # why a case has none
 
     def as_dict(self) -> dict[str, str]:
         """Return the card as plain json values."""

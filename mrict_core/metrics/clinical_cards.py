@@ -22,14 +22,18 @@ def _card(name: str, unit: str, better: str, note: str, **other: str) -> MetricC
     return MetricCard(name=name, unit=unit, better=better, note=note, **fields)
 
 
+def _within(where: str) -> dict[str, str]:
+    return {"mask": f"{_MASK}, where the {where}", "absent": f"nowhere inside the mask the {where}"}
+
+
 CLINICAL_CARDS = (
     _card("me_hu", "HU", "zero", "bias: mean of sCT - CT over the mask; errors of opposite sign cancel"),
     *(
         card
         for tissue, where in TISSUES.items()
         for card in (
-            _card(f"mae_{tissue}_hu", "HU", "lower", f"MAE where the {where}", mask=f"{_MASK}, where the {where}"),
-            _card(f"me_{tissue}_hu", "HU", "zero", f"bias where the {where}", mask=f"{_MASK}, where the {where}"),
+            _card(f"mae_{tissue}_hu", "HU", "lower", f"MAE where the {where}", **_within(where)),
+            _card(f"me_{tissue}_hu", "HU", "zero", f"bias where the {where}", **_within(where)),
         )
     ),
     *(
@@ -39,6 +43,7 @@ CLINICAL_CARDS = (
             "higher",
             f"Dice of CT > {threshold} HU and sCT > {threshold} HU; none where neither has such a voxel",
             range=f"threshold {threshold} HU",
+            absent="neither image has a voxel above the threshold inside the mask",
         )
         for threshold in DICE_THRESHOLDS_HU
     ),
@@ -72,12 +77,14 @@ CLINICAL_CARDS = (
         "one",
         "mean |difference of neighbouring slices| of the sCT over that of the CT, both voxels inside the mask; above 1 "
         "the sCT jumps from slice to slice",
+        absent="no two neighbouring slices inside the mask, or a CT that does not change between them",
     ),
     _card(
         "continuity_bone_edge",
         "1",
         "one",
         f"continuity at the border of CT > {BONE_ABOVE_HU:g} HU, one voxel to either side",
+        absent=f"no border of CT > {BONE_ABOVE_HU:g} HU inside the mask",
     ),
     _card(
         "mae_core_hu",
@@ -85,6 +92,7 @@ CLINICAL_CARDS = (
         "lower",
         "MAE without the mask's outermost 3 voxels, where outlines and registration disagree",
         mask=f"{_MASK}, eroded by 3 voxels; image faces are no boundary",
+        absent="the mask is thinner than the shell of 3 voxels",
     ),
     _card(
         "mae_shift_hu",

@@ -17,9 +17,10 @@ FEATURE_CARDS = (
         range=f"{_RANGE}, to 0…255",
         mask=_MASK,
         dimensionality="2D",
-        aggregation="one value per set of slices, by torchmetrics",
+        aggregation="one value per set of slices",
         weights=_INCEPTION,
-        note=f"Fréchet distance; biased upwards below 2048 slices and then never ranked by; {_RESIZE}",
+        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices and then never ranked by; "
+        f"{_RESIZE}",
     ),
     MetricCard(
         name="kid",
@@ -30,7 +31,8 @@ FEATURE_CARDS = (
         dimensionality="2D",
         aggregation="one value per set of slices; 95 % bootstrap over patients",
         weights=_INCEPTION,
-        note=f"unbiased squared maximum mean discrepancy, cubic kernel, all slices at once; {_RESIZE}",
+        note="unbiased squared maximum mean discrepancy, cubic kernel of torchmetrics, all slices at once by "
+        f"metrics/features.py; {_RESIZE}",
     ),
     MetricCard(
         name="lpips",

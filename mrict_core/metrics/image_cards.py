@@ -33,6 +33,7 @@ IMAGE_CARDS = (
         aggregation=_CASES,
         weights="none",
         note=f"{_SYNTHRAD}; equal volumes score infinity, written as null in json and left out of the mean",
+        absent="the two images are equal, the ratio is infinite",
     ),
     MetricCard(
         name="ssim",
@@ -100,7 +101,7 @@ IMAGE_CARDS = (
         dimensionality="2D",
         aggregation="one value per set of slices",
         weights="named with each value",
-        note="Fréchet distance by torchmetrics; biased upwards below 2048 slices and then never ranked by; "
+        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices and then never ranked by; "
         "comparable with published FID only with the 2048-d Inception weights",
     ),
     MetricCard(

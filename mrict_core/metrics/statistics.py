@@ -84,26 +84,6 @@ def bootstrap_mean(
     return np.asarray(found.confidence_interval.low), np.asarray(found.confidence_interval.high)
 
 
-def bootstrap_difference(
-    a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED
-) -> tuple[float, float]:
-    """Return (low, high) of the 95 % percentile bootstrap of mean(a) - mean(b); a (n,), b (m,): different patients."""
-    from scipy.stats import bootstrap
-
-    if min(len(a), len(b)) < 2:
-        return float("nan"), float("nan")
-    found = bootstrap(
-        (np.asarray(a, np.float64), np.asarray(b, np.float64)),
-        lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis),
-        n_resamples=resamples,
-        vectorized=True,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
 def wilcoxon_paired(differences: np.ndarray) -> np.ndarray:
     """Return the two-sided p of the Wilcoxon signed-rank test along the last axis, (..., n) => (...).
 

@@ -164,7 +164,7 @@ class DemoFeatures(FeatureNetwork):
 class InceptionFid(nn.Module):
     """Inception v3 of the FID (Heusel et al. 2017), by torch-fidelity.  # (B, 3, H, W) uint8 => (B, 2048)
 
-    Resizing to 299x299 and scaling happen inside. Calling it equals `embed`, so torchmetrics takes it as `feature`.
+    Resizing to 299x299 and scaling happen inside. Calling it equals `embed`.
     """
 
     name = "inception_fid"

@@ -14,7 +14,15 @@ from mrict_core.data.pairs import in_turns
 from mrict_core.data.splits import Split
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
-from mrict_core.evaluation import centre_table, leaderboard, leave_out_table, pairwise_table
+from mrict_core.evaluation import (
+    MAIN,
+    PANEL,
+    centre_table,
+    leaderboard,
+    leave_out_table,
+    pairwise_table,
+    slices_remark,
+)
 from mrict_core.evaluation.controls import blindness
 from mrict_core.evaluation.predecessor import predecessor_table
 from mrict_core.evaluation.records import CARDS_FILE, cards_table
@@ -28,9 +36,9 @@ from mrict_core.profiles import Profile
 from mrict_core.reporting.corrections import CORRECTIONS
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
-from mrict_core.reporting.tables import with_provenance, write_leaderboard
+from mrict_core.reporting.tables import remarks, with_provenance, write_leaderboard
 from mrict_core.runtime import versions, write_csv
-from mrict_core.training.runs import TrainingRun, of_record
+from mrict_core.training.runs import TrainingRun, all_of_record
 from mrict_core.variant_tables import value_text
 from mrict_core.variants import all_variants, diff, get
 
@@ -47,7 +55,7 @@ def write_report(profile: Profile, space: Workspace, names: str = "", *, device:
     paths: dict[str, Path] = {}
     context = data.records[0]["context"]
     paths["leaderboard_csv"], paths["leaderboard"] = write_leaderboard(
-        space.reports, tables["board"], profile.label, context
+        space.reports, tables["board"], profile.label, context, remarks(data.records, (*MAIN, *PANEL))
     )
     for name in ("comparisons", "centres", "leave_out", "predecessor", "controls"):
         paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(tables[name], context))
@@ -78,8 +86,9 @@ def collect(
         "predecessor": predecessor_table([*variants, *controls]),
         "controls": blindness([*records, *controls]),
     }
-    runs = {name: of_record(space, next(r for r in variants if r["name"] == name)) for name in ranked}
-    browser, note = _browser(store, split, runs, device)
+    by_name = {record["name"]: record for record in variants}
+    runs = {name: all_of_record(space, by_name[name]) for name in ranked}
+    browser, note = _browser(store, split, {name: own[0] for name, own in runs.items()}, device)
     data = PageData(
         title=TITLE,
         label=profile.label,
@@ -88,7 +97,7 @@ def collect(
         records=sorted(records, key=lambda record: list(board["name"]).index(record["name"])),
         controls=controls,
         missing=missing,
-        histories={name: pd.read_csv(run.history) for name, run in runs.items() if run.history.is_file()},
+        histories=_histories(runs),
         variants=_variant_facts(profile),
         comparisons=tables["comparisons"],
         centres=tables["centres"],
@@ -99,7 +108,7 @@ def collect(
         features=[{"variant": r["name"], **score} for r in (*records, *controls) for score in r.get("features", [])],
         corrections=list(CORRECTIONS),
         browser=browser,
-        browser_note=note,
+        browser_note="; ".join(filter(None, (note, slices_remark(variants)))),
         provenance=_provenance(profile, space, variants),
     )
     return data, tables
@@ -115,6 +124,16 @@ def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, 
         f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless a card says otherwise a number is "
         "taken in 3-D, in HU, inside the data set’s mask, per patient, and then averaged over patients."
     )
+
+
+def _histories(runs: Mapping[str, Sequence[TrainingRun]]) -> dict[str, pd.DataFrame]:
+    """Return {variant, with its seed where there are several: one row per epoch}."""
+    return {
+        f"{name} (seed {run.seed})" if len(own) > 1 else name: pd.read_csv(run.history)
+        for name, own in runs.items()
+        for run in own
+        if run.history.is_file()
+    }
 
 
 def _variant_facts(profile: Profile) -> list[dict[str, Any]]:
@@ -168,10 +187,12 @@ def _provenance(profile: Profile, space: Workspace, records: Sequence[dict]) -> 
     return {
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data": {key: context.get(key, "") for key in keys},
-        "run": {"profile": profile.name, "seed": context.get("seed", ""), "workspace": space.results},
+        "run": {"profile": profile.name, "workspace": space.results},
         "versions": versions(),
         "checkpoints": {
-            r["name"]: {key: r["context"].get(key, "") for key in ("checkpoint_hash", "checkpoint_epoch", "code_hash")}
+            r["name"]: {
+                key: r["context"].get(key, "") for key in ("seed", "checkpoint_hash", "checkpoint_epoch", "code_hash")
+            }
             for r in records
         },
     }
@@ -183,7 +204,10 @@ def _sections(data: PageData, tables: dict[str, pd.DataFrame]) -> dict[str, tupl
     comparisons = tables["comparisons"]
     against_best = comparisons[(comparisons["a"] == best) | (comparisons["b"] == best)]
     return {
-        "Leaderboard": (data.intro, tables["board"].drop(columns="label")),
+        "Leaderboard": (
+            "\n\n".join([data.intro, *remarks(data.records, (*MAIN, *PANEL))]),
+            tables["board"].drop(columns="label"),
+        ),
         f"Is {best} better than the others?": (
             f"Paired per patient; p of the Wilcoxon signed-rank test, Holm-adjusted for all {len(comparisons)} pairs "
             "(comparisons.csv has them all).",

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mrict_core.data.splits import SETS
 from mrict_core.errors import MrictError
-from mrict_core.evaluation import leaderboard
+from mrict_core.evaluation import leaderboard, shown_name
+from mrict_core.metrics.clinical import AIR_BELOW_HU, BONE_ABOVE_HU
 from mrict_core.reporting import style
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ PANELS: tuple[tuple[str, str, tuple[Line, ...]], ...] = (  # title, y label, lin
     ),
 )
 WIDE_RATIO = 30.0
+SEED_LOOK = {
+    **{"linestyle": "none", "marker": "D", "markersize": 4.5, "markerfacecolor": "none"},
+    **{"markeredgecolor": style.INK, "markeredgewidth": 0.8, "zorder": 5},
+}
 SET_COLOURS = {"train": BLUE, "val": ORANGE, "test": RED, "": style.FAINT}
 
 
@@ -131,7 +136,8 @@ def _mark_best(axis: Axes, history: pd.DataFrame, best: int) -> None:
 def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> Figure:
     """Return the masked MAE of every held-out patient by variant, best on top: dots by centre, the mean as a bar.
 
-    `records` as `read_metrics` gives them. Baselines are grey; the dashed line is the best baseline's mean.
+    `records` as `read_metrics` gives them. Baselines are grey; the dashed line is the best baseline's mean. Of several
+    seeds a patient's dot is the mean over them, and an open diamond is the mean of each seed.
     """
     board = leaderboard(records)
     if board.empty:
@@ -143,7 +149,9 @@ def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> F
         baseline = row.kind == "baseline"
         if baseline:
             axis.axhspan(place - 0.5, place + 0.5, color="#F1F1F1", zorder=0, linewidth=0)
-        _patient_dots(axis, place, by_name[row.name]["patients"], faint=baseline)
+        record = by_name[row.name]
+        _patient_dots(axis, place, record["patients"], faint=baseline)
+        axis.plot(_seed_means(record), [place] * len(_seed_means(record)), **SEED_LOOK)
         if math.isfinite(row.mae_hu):
             axis.plot([row.mae_hu] * 2, [place - 0.36, place + 0.36], color=style.INK, linewidth=1.8, zorder=4)
             text = f"{row.mae_hu:.1f}"
@@ -154,12 +162,20 @@ def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> F
     if len(limits):
         axis.axvline(limits.min(), color=style.FAINT, linestyle="--", linewidth=0.9, zorder=1)
     axis.set(xlabel="MAE inside the scoring mask (HU), lower is better", ylim=(len(board) - 0.5, -0.5))
-    axis.set_yticks(range(len(board)), board["name"])
+    axis.set_yticks(range(len(board)), [shown_name(by_name[name]) for name in board["name"]])
     axis.set_xlim(left=0)
     axis.grid(axis="x")
     axis.text(1.015, -0.75, "mean", transform=axis.get_yaxis_transform(), va="center", fontsize=7, color=style.FAINT)
+    if any(map(_seed_means, records)):
+        axis.plot([], [], **SEED_LOOK, label="mean of one seed")
     _centre_legend(axis, {row["centre"] for record in records for row in record["patients"]})
     return figure
+
+
+def _seed_means(record: Mapping[str, Any]) -> list[float]:
+    """Return the mean MAE of every seed; none where there is one seed only: the bar shows it."""
+    means = record.get("seeds", {}).get("summary", {}).get("mae_hu", {}).get("means", [])
+    return [mean for mean in means if mean is not None] if len(means) > 1 else []
 
 
 def _patient_dots(axis: Axes, place: int, patients: Sequence[Mapping[str, Any]], *, faint: bool) -> None:
@@ -238,7 +254,11 @@ def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) 
 def joint_histogram_figure(
     mr: np.ndarray, ct: np.ndarray, inside: np.ndarray, *, label: str, bins: int = 120
 ) -> Figure:
-    """Return how often each pair of MR value and HU occurs at the same voxel; arrays of one shape, `inside` boolean."""
+    """Return how often each pair of MR value and HU occurs at the same voxel; arrays of one shape, `inside` boolean.
+
+    An arrow points at the medians of the voxels whose CT is bone, another of those that are air, with their share;
+    what the CT does not hold has none.
+    """
     x, y = np.asarray(mr, np.float64)[inside], np.asarray(ct, np.float64)[inside]
     low, high = style.WINDOWS_HU["wide"]
     top = float(np.quantile(x, 0.999))
@@ -247,7 +267,12 @@ def joint_histogram_figure(
     counts, edges_x, edges_y = np.histogram2d(x, y, bins, ((0, top), (low, high)))
     image = axis.pcolormesh(edges_x, edges_y, np.log10(counts.T + 1), cmap="magma_r", rasterized=True)
     axis.set(xlabel="MR (arbitrary units)", ylabel="CT (HU)", xlim=(0, top), ylim=(low, high))
-    for text, height in (("bone", 1050), ("air", -930)):
-        axis.annotate(text, (0.05 * top, height), (0.3 * top, height), arrowprops={"arrowstyle": "->", "lw": 0.8})
+    tissues = {f"bone, > {BONE_ABOVE_HU:g} HU": y > BONE_ABOVE_HU, f"air, < {AIR_BELOW_HU:g} HU": y < AIR_BELOW_HU}
+    for name, chosen in tissues.items():
+        if chosen.any():
+            tip = np.clip(np.median(x[chosen]), 0, top), np.clip(np.median(y[chosen]), low, high)
+            text = f"{name}: {100 * chosen.mean():.2g} % of the voxels,\nmedian MR {tip[0]:.0f}, CT {tip[1]:.0f} HU"
+            look = {"arrowprops": {"arrowstyle": "->", "lw": 0.8}, "bbox": {"fc": "white", "ec": "none", "alpha": 0.7}}
+            axis.annotate(text.replace("-", "−"), tip, (0.45 * top, tip[1]), va="center", fontsize=6.5, **look)
     figure.colorbar(image, ax=axis, label="voxels, log10(n + 1)")
     return figure

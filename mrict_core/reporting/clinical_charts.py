@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mrict_core.errors import MrictError
-from mrict_core.evaluation import leaderboard
+from mrict_core.evaluation import leaderboard, shown_name
 from mrict_core.reporting import style
 
 Record = Mapping[str, Any]
@@ -22,10 +22,9 @@ HU_SHOWN = (-1000.0, 1600.0)
 
 
 def leading(records: Sequence[Record], count: int = SHOWN) -> list[Record]:
-    """Return the best `count` variants by masked MAE and after them the best baseline."""
+    """Return the best `count` variants by masked MAE, those without one last, and after them the best baseline."""
     by_name = {record["name"]: record for record in records}
     board = leaderboard(records)
-    board = board[board["mae_hu"].notna()]
     chosen = [by_name[name] for name in board.loc[board["kind"] == "variant", "name"][:count]]
     chosen += [by_name[name] for name in board.loc[board["kind"] == "baseline", "name"][:1]]
     if not chosen:
@@ -41,18 +40,22 @@ def _looks(records: Sequence[Record]) -> list[dict[str, Any]]:
             {
                 "color": style.FAINT if baseline else COLOURS[place % len(COLOURS)],
                 "linestyle": "-" if baseline else LINES[place % len(LINES)],
-                "label": record["name"],
+                "label": shown_name(record),
             }
         )
     return looks
+
+
+def _stacked(record: Record) -> str:
+    return shown_name(record).replace(" (", "\n(")
 
 
 @style.styled
 def calibration_figure(records: Sequence[Record], *, label: str) -> Figure:
     """Return the HU calibration of the leading variants: mean sCT at each CT value, with its spread.
 
-    Line: the mean over patients of the bins' means; band: ± the mean SD within a bin; dots: single patients. On the
-    dashed diagonal the HU are right on average.
+    Line: the mean over patients of the bins' means; band: ± the mean SD within a bin; dots: single patients, of several
+    seeds one for each. On the dashed diagonal the HU are right on average.
     """
     chosen = [record for record in leading(records) if record.get("details", {}).get("calibration")]
     if not chosen:
@@ -84,7 +87,7 @@ def _calibration(axis: Axes, record: Record, colour: str) -> None:
     axis.fill_between(centres[known], mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     axis.plot(centres[known], mean, color=colour)
     axis.plot(centres, means.T, linestyle="none", marker=".", markersize=2, color=style.INK, alpha=0.5)
-    axis.set(title=record["name"], xlim=HU_SHOWN, ylim=HU_SHOWN)
+    axis.set(title=shown_name(record), xlim=HU_SHOWN, ylim=HU_SHOWN)
     axis.set_aspect("equal")
     axis.grid()
 
@@ -119,8 +122,11 @@ def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str,
             axis.bar(x, s["mean"], width * 0.9, color=look["color"])
             if s["low"] is not None:
                 axis.plot([x, x], [s["low"], s["high"]], color=style.INK, linewidth=0.9)
+    for group, tissue in enumerate(("air", "soft", "bone")):
+        if all(record["summary"]["all"][f"mae_{tissue}_hu"]["mean"] is None for record in records):
+            axis.text(group, 0, "no value", ha="center", va="bottom", color=style.FAINT, fontsize=7)
     axis.set_xticks(range(3), ["air\n< −200 HU", "soft\n−200…250", "bone\n> 250"])
-    axis.set(title="MAE by tissue of the CT", ylabel="HU; line: 95 % interval of the mean")
+    axis.set(title="MAE by tissue of the CT", xlim=(-0.5, 2.5), ylabel="HU; line: 95 % interval of the mean")
     axis.grid(axis="y")
 
 
@@ -129,6 +135,8 @@ def _dice(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
     for record, look in zip(records, looks, strict=True):
         means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in thresholds]
         axis.plot(thresholds, [np.nan if m is None else m for m in means], marker="o", markersize=3, **look)
+    if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
+        axis.text(0.5, 0.5, "no value", transform=axis.transAxes, ha="center", color=style.FAINT, fontsize=7)
     axis.set(title="bone Dice", xlabel="threshold (HU)", ylabel="Dice inside the mask", ylim=(0, 1))
     axis.set_xticks(thresholds)
     axis.grid(axis="y")
@@ -140,7 +148,10 @@ def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
         axis.scatter(values, [place] * len(values), color=look["color"], s=14, alpha=0.8, linewidths=0, zorder=3)
         if values:
             axis.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=style.INK, linewidth=1.6, zorder=4)
-    axis.set_yticks(range(len(records)), [record["name"] for record in records])
+        else:
+            beside = axis.get_yaxis_transform()
+            axis.text(0.02, place, "no value", transform=beside, va="center", color=style.FAINT, fontsize=7)
+    axis.set_yticks(range(len(records)), [_stacked(record) for record in records])
     axis.set(ylim=(len(records) - 0.5, -0.5), xlim=(0, None))
     axis.grid(axis="x")
 
@@ -172,7 +183,7 @@ def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
             axis.scatter([x] * len(values), values, color=colour, s=9, alpha=0.7, linewidths=0, zorder=3)
     for centre in centres:
         axis.plot([], [], color=style.CENTRE_COLOURS[centre], label=f"centre {centre}")
-    axis.set_xticks(range(len(chosen)), [record["name"] for record in chosen], fontsize=6.5)
+    axis.set_xticks(range(len(chosen)), [_stacked(record) for record in chosen], fontsize=6.5)
     axis.set(ylabel="MAE inside the scoring mask (HU)", ylim=(0, None))
     axis.grid(axis="y")
     figure.legend(loc="outside lower center", ncols=len(centres))

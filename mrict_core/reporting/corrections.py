@@ -3,7 +3,7 @@
 CORRECTIONS: tuple[tuple[str, str], ...] = (
     (
         "Training and validation slices came from the same heads, split slice by slice.",
-        "Whole patients are held out; a leak check refuses anything else.",
+        "Test patients are held out whole, in protocol `patient` validation patients too; a leak check sees to it.",
     ),
     (
         "“Test” numbers were validation numbers: no held-out patient was ever scored.",
@@ -23,7 +23,7 @@ CORRECTIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Random flips and rotations were applied during evaluation.",
-        "Evaluation never augments; the old way is kept as a named protocol, for comparison.",
+        "Scores are taken without augmentation; only the predecessor’s own numbers keep it, for comparison.",
     ),
     (
         "The generator stayed in evaluation mode after the first epoch.",
@@ -31,7 +31,7 @@ CORRECTIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "No seeds; optimisers were not saved; unpublished intermediate checkpoints.",
-        "Seeded and resumable bit for bit; every checkpoint names its data, split, parent, code and versions.",
+        "Seeded, on a CPU resumable bit for bit; every checkpoint names its data, split, parent, code and versions.",
     ),
     (
         "CycleGAN’s outputs were compared with their own input.",
@@ -39,6 +39,6 @@ CORRECTIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "No trivial predictor stood beside the models.",
-        "Water, mean CT and rank map stand in every table; a model that does not beat them is flagged.",
+        "Water, mean CT and rank map stand in the leaderboard; a model that does not beat them is flagged.",
     ),
 )

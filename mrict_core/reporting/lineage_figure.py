@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
+from mrict_core.evaluation import seeds_of
 from mrict_core.reporting import style
 from mrict_core.variant import Variant
 
@@ -37,15 +39,16 @@ def lineage_figure(
     variants: Sequence[Variant],
     *,
     label: str,
-    mae_hu: Mapping[str, float] | None = None,
+    records: Sequence[Mapping[str, Any]] = (),
     epochs: Mapping[str, int] | None = None,
 ) -> Figure:
     """Return the variants as a tree, one block per family.
 
     A solid arrow leads from the variant whose weights are taken (`init_from`), a dashed one from the variant whose
-    configuration was changed (`parent`) where that is another. `mae_hu`: mean masked MAE of the variants scored so far;
-    `epochs`: epochs trained in this profile, else the variant's own number is shown.
+    configuration was changed (`parent`) where that is another. `records` of the variants scored so far give their mean
+    masked MAE and the number of seeds; `epochs`: epochs trained in this profile, else the variant's own number.
     """
+    scored = {record["name"]: record for record in records}
     places, headers, shelf_of = layout(variants)
     lanes = max(y for _, y in places.values()) + 1
     columns = max(x for x, _ in places.values()) + 1
@@ -57,9 +60,10 @@ def lineage_figure(
         axis.text(x - WIDTH / 2, y, family, weight="bold", fontsize=9, va="center", color=_colour(family))
     for variant in variants:
         text = [f"{(epochs or {}).get(variant.name, variant.epochs)} epochs"]
-        if variant.name in (mae_hu or {}):
-            text.append(f"{mae_hu[variant.name]:.1f} HU")
-        _node(axis, places[variant.name], variant, " · ".join(text), scored=variant.name in (mae_hu or {}))
+        if variant.name in scored:
+            mae, count = scored[variant.name]["summary"]["all"]["mae_hu"]["mean"], len(seeds_of(scored[variant.name]))
+            text.append(("no MAE" if mae is None else f"{mae:.1f} HU") + (f", {count} seeds" if count > 1 else ""))
+        _node(axis, places[variant.name], variant, " · ".join(text), scored=variant.name in scored)
     edges = _edges(variants)
     tracks = _tracks(list(edges), places, shelf_of)
     for (start, end), solid in edges.items():
@@ -152,7 +156,9 @@ def _node(axis: Axes, place: Place, variant: Variant, text: str, *, scored: bool
         )
     )
     axis.text(x, y - 0.13, variant.name, ha="center", va="center", fontsize=7, weight="bold", zorder=4)
-    axis.text(x, y + 0.16, text, ha="center", va="center", fontsize=6, color="#444444", zorder=4)
+    axis.text(
+        x, y + 0.16, text, ha="center", va="center", fontsize=6 if len(text) < 24 else 4.6, color="#444444", zorder=4
+    )
 
 
 def _arrow(axis: Axes, points: Sequence[Place], *, solid: bool) -> None:

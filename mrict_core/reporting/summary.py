@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.evaluation import seeds_of, seeds_sd
 from mrict_core.evaluation.scores import CLINICAL, MAIN, METRICS, PREDECESSOR
 from mrict_core.reporting.tables import definitions, markdown_table
 from mrict_core.runtime import write_csv, write_text
@@ -19,21 +20,33 @@ GROUPS = (
     ("Clinical panel", CLINICAL),
     ("The predecessor’s numbers and their twins", PREDECESSOR),
 )
+OVER_SEEDS = ("sd_over_seeds", "n_seeds")
 CARD_FIELDS = ("unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note")
 
 
 def summary_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Return one row per record and metric: mean, SD, median, 95 % interval, n, and the whole card of the number."""
+    """Return one row per record and metric: mean, SD, median, 95 % interval, n, and the whole card of the number.
+
+    Where a record combines several seeds, `sd_over_seeds` and `n_seeds` stand beside the SD over patients.
+    """
     rows = []
     for record in records:
         for metric in METRICS:
             statistics = record["summary"]["all"][metric]
             card = record["cards"].get(metric, metrics.card(metric).as_dict())
             row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": metric}
-            provenance = {key: value for key, value in card.items() if key not in (*CARD_FIELDS, "name", "n")}
+            provenance = {key: value for key, value in card.items() if key not in (*CARD_FIELDS, "name", "n", "absent")}
+            lacking = len(record["patients"]) - statistics["n"]
+            row["absent"] = f"{lacking} of {len(record['patients'])}: {metrics.card(metric).absent}" if lacking else ""
+            row |= dict(zip(OVER_SEEDS, (seeds_sd(record, metric), len(seeds_of(record)) or None), strict=True))
             rows.append(row | statistics | {key: card[key] for key in CARD_FIELDS} | provenance)
         rows += [_feature_row(record, score) for score in record.get("features", [])]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return (
+        frame
+        if any(len(seeds_of(record)) > 1 for record in records)
+        else frame.drop(columns=list(OVER_SEEDS), errors="ignore")
+    )
 
 
 def panel_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -42,10 +55,12 @@ def panel_table(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for record in records:
         means = {metric: record["summary"]["all"][metric]["mean"] for metric in ("mae_hu", *CLINICAL)}
-        bone = sum(patient.get("n_bone") or 0 for patient in record["patients"])
+        counts = [patient.get("n_bone") for patient in record["patients"]]
+        bone = None if None in counts else sum(counts)  # not counted by an earlier version
         rows.append({"name": record["name"], "kind": record["kind"], **means, "n_bone": bone})
     columns = ["name", "kind", "mae_hu", *CLINICAL, "n_bone"]
-    frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("mae_hu", *CLINICAL), float))
+    types = dict.fromkeys(("mae_hu", *CLINICAL), float) | {"n_bone": "Int64"}
+    frame = pd.DataFrame(rows, columns=columns).astype(types)
     return frame.sort_values(["mae_hu", "name"], na_position="last", ignore_index=True)
 
 

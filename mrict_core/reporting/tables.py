@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.evaluation.records import PROVENANCE
+from mrict_core.evaluation.records import PROVENANCE, seeds_remark
 from mrict_core.runtime import write_csv, write_text
 
 if TYPE_CHECKING:
@@ -65,11 +65,15 @@ BETTER = {
     **{"zero": "nearest 0 is best", "one": "nearest 1 is best", "none": "neither better nor worse"},
 }
 NOTHING = "–"
+NAMES_SHOWN = 6  # in a remark
 FACTS_SHOWN = 3  # records whose differing fact is spelt out
 
 
 def text_table(frame: pd.DataFrame) -> str:
-    """Return `frame` as aligned text; columns `x_sd`, `x_low`, `x_high` join `x` as "mean ± SD [low, high]"."""
+    """Return `frame` as aligned text.
+
+    Columns `x_sd`, `x_seeds_sd`, `x_low`, `x_high` join `x` as "mean ± SD (± SD over seeds) [low, high]".
+    """
     headings, rows, numeric = _cells(frame)
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
     lines = [headings, ["-" * width for width in widths], *rows]
@@ -90,12 +94,43 @@ def _markdown(cell: str) -> str:
     return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
+def remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return what a reader of these metrics must know: several seeds, and what the dashes stand for."""
+    return [*filter(None, [seeds_remark(records)]), *absent_remarks(records, names)]
+
+
+def absent_remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return what the dashes of a table stand for: for each reason the metrics, models and patients it concerns."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for metric in names:
+        for record in records:
+            lacking = [row["patient"] for row in record["patients"] if row.get(metric) is None or pd.isna(row[metric])]
+            if not lacking:
+                continue
+            who = f"all {len(lacking)} patients" if len(lacking) == len(record["patients"]) > 1 else _some(lacking)
+            found.setdefault((metrics.card(metric).absent, who), {}).setdefault(
+                HEADINGS.get(metric, metric), []
+            ).append(record["name"])
+    remarks = []
+    for (why, who), own in found.items():
+        models = {tuple(names) for names in own.values()}
+        which = f" ({_some(max(models, key=len))})" if any(len(names) < len(records) for names in models) else ""
+        remarks.append(f"Absent: {', '.join(own)} of {who}{which}: {why}.")
+    return remarks
+
+
+def _some(names: Sequence[str]) -> str:
+    shown, more = ", ".join(names[:NAMES_SHOWN]), len(names) - NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 def write_leaderboard(
-    folder: Path, frame: pd.DataFrame, label: str, context: Mapping[str, Any] | None = None
+    folder: Path, frame: pd.DataFrame, label: str, context: Mapping[str, Any] | None = None, said: Sequence[str] = ()
 ) -> tuple[Path, Path]:
     """Write folder/leaderboard.csv (unrounded) and folder/leaderboard.md with the metrics' definitions; return both.
 
-    `context` (of a record of the table) adds the columns that say where the numbers come from.
+    `context` (of a record of the table) adds the columns that say where the numbers come from; `said` stands above
+    the table (see `remarks`).
     """
     csv = write_csv(Path(folder) / "leaderboard.csv", with_provenance(frame, context or {}))
     shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
@@ -103,6 +138,7 @@ def write_leaderboard(
         f"# Leaderboard ({label})",
         "Held-out patients; mean ± SD over patients, of the MAE also the 95 % patient bootstrap of the mean; ranked by "
         "masked MAE. Rows of kind *baseline* are the trivial predictors that a model must beat.",
+        *said,
         markdown_table(shown),
         "## How the numbers are defined",
         definitions(_metrics_of(frame)),
@@ -111,7 +147,7 @@ def write_leaderboard(
 
 
 def comparison_text(comparison: RunComparison) -> str:
-    """Return what changed between two runs as text: facts first, then numbers, then what only one of them has."""
+    """Return what changed between two runs as text: facts, patients, numbers, then what only one of them has."""
     facts = _condensed(comparison.context)
     parts = ["What differs in how the numbers came about:"]
     parts += [text_table(facts) if len(facts) else "nothing that the records hold"]
@@ -122,18 +158,39 @@ def comparison_text(comparison: RunComparison) -> str:
     changes["95 % interval"] = [
         NOTHING if NOTHING in pair else f"[{', '.join(pair)}]" for pair in zip(low, high, strict=True)
     ]
-    changes["n"] = [f"{a}" if a == b else f"{a} / {b}" for a, b in zip(changes["n_a"], changes["n_b"], strict=True)]
     changes["metric"] = [HEADINGS.get(name, name) for name in changes["metric"]]
     shown = ["name", "metric", "n", "mean_a", "mean_b", "difference", "95 % interval", "p_holm", "verdict"]
+    parts += ["", *_patient_lines(comparison.patients)]
     parts += [
         "",
-        "What changed (difference b − a, mean over patients, 95 % patient bootstrap):",
+        "What changed (difference b − a, mean over the patients in both, 95 % patient bootstrap):",
         text_table(changes[shown]),
     ]
     for which, names in (("a", comparison.only_a), ("b", comparison.only_b)):
         if names:
             parts += ["", f"Only in {which}: {', '.join(names)}"]
     return "\n".join(parts)
+
+
+def _patient_lines(patients: pd.DataFrame) -> list[str]:
+    """Return whom the numbers stand on, alike records in one line, and the seeds where a record has several."""
+    lines: dict[str, list[str]] = {}
+    for row in patients.to_dict(orient="records"):
+        parts = [f"{len(row['common'])} in both runs"]
+        for key, words in (
+            ("only_a", "left out, only in a"),
+            ("only_b", "left out, only in b"),
+            ("other_images", "left out, the same name but other images"),
+        ):
+            if row[key]:
+                parts.append(f"{len(row[key])} {words}: {', '.join(row[key])}")
+        if max(len(row["seeds_a"]), len(row["seeds_b"])) > 1:
+            a, b = (", ".join(map(str, row[key])) or "none" for key in ("seeds_a", "seeds_b"))
+            parts.append(f"values are means over seeds (a: {a}; b: {b}), their spread is not in the intervals")
+        lines.setdefault("; ".join(parts), []).append(row["name"])
+    *few, (text, names) = sorted(lines.items(), key=lambda item: len(item[1]))
+    rest = "the others" if few and len(names) > FACTS_SHOWN else ", ".join(names) if few else "all"
+    return [f"Patients of {who}: {text}" for who, text in [*((", ".join(n), t) for t, n in few), (rest, text)]]
 
 
 def _condensed(facts: pd.DataFrame) -> pd.DataFrame:
@@ -188,13 +245,15 @@ def _sentence(note: str) -> str:
 
 def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
     """Return headings, rows of text, and which columns are numbers (set to the right)."""
-    joined = {f"{c}{end}" for c in frame.columns for end in ("_sd", "_low", "_high")}
+    joined = {f"{c}{end}" for c in frame.columns for end in ("_sd", "_seeds_sd", "_low", "_high")}
     columns = [c for c in frame.columns if c not in joined]
     texts = []
     for column in columns:
         values = [_text(value, column) for value in frame[column]]
         if f"{column}_sd" in frame:
             values = [_with_spread(v, s, column) for v, s in zip(values, frame[f"{column}_sd"], strict=True)]
+        if f"{column}_seeds_sd" in frame:
+            values = [with_seeds(v, s, column) for v, s in zip(values, frame[f"{column}_seeds_sd"], strict=True)]
         if {f"{column}_low", f"{column}_high"} <= set(frame.columns):
             bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], strict=True)
             values = [_with_interval(v, low, high, column) for v, low, high in bounds]
@@ -218,6 +277,11 @@ def _with_interval(mean: str, low: Any, high: Any, column: str) -> str:
     return (
         mean if pd.isna(low) or pd.isna(high) else f"{mean} [{_text(float(low), column)}, {_text(float(high), column)}]"
     )
+
+
+def with_seeds(text: str, spread: Any, column: str) -> str:
+    """Return a mean's text with the SD over seeds behind it, where there is one."""
+    return text if text == NOTHING or pd.isna(spread) else f"{text} (± {_text(float(spread), column)} over seeds)"
 
 
 def _with_spread(mean: str, spread: Any, column: str) -> str:

@@ -331,8 +331,13 @@ def _nothing_fits(space: Workspace, variant: str, data: tuple[str, str], found: 
 
 def of_record(space: Workspace, record: Mapping[str, Any]) -> TrainingRun:
     """Return the training that a variant's record was scored on; of several seeds the first."""
-    folder, context = space.checkpoints / record["name"], record["context"]
-    return read_run(folder / context["run"].split(" / ")[0]) if context.get("run") else read_run(folder)
+    return all_of_record(space, record)[0]
+
+
+def all_of_record(space: Workspace, record: Mapping[str, Any]) -> list[TrainingRun]:
+    """Return the trainings that a variant's record was scored on, in the order of the seeds."""
+    names = (record["context"].get("run") or "").split(" / ")
+    return [read_run(space.checkpoints / record["name"] / name) for name in names]
 
 
 def find_parent(

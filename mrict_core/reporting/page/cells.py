@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.evaluation import seeds_of, seeds_remark, seeds_sd
 from mrict_core.evaluation.scores import MAIN, METRICS
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.tables import DIGITS, HEADINGS, NOTHING
@@ -60,16 +61,24 @@ def interval(statistics: Mapping[str, Any], metric: str) -> str:
     return f"[{number(statistics['low'], metric)}, {number(statistics['high'], metric)}]"
 
 
-def _whole(statistics: Mapping[str, Any], metric: str) -> tuple[str, str]:
-    return spread(statistics, metric), ""
+def _whole(statistics: Mapping[str, Any], metric: str, over_seeds: str) -> tuple[str, str]:
+    return spread(statistics, metric), over_seeds
 
 
-def _brief(statistics: Mapping[str, Any], metric: str) -> tuple[str, str]:
+def _brief(statistics: Mapping[str, Any], metric: str, over_seeds: str) -> tuple[str, str]:
     """Return what the leaderboard has room for: of the MAE all, of PSNR and SSIM the SD below, else the mean."""
     if metric == "mae_hu":
-        return spread(statistics, metric), interval(statistics, metric).replace(NOTHING, "")
+        bounds = interval(statistics, metric).replace(NOTHING, "")
+        return spread(statistics, metric), " ".join(filter(None, (bounds, over_seeds)))
     mean, *rest = spread(statistics, metric).split(" ± ")
-    return mean, f"± {rest[0]}" if rest and metric in MAIN else ""
+    return mean, " ".join(filter(None, (f"± {rest[0]}" if rest else "", over_seeds))) if metric in MAIN else ""
+
+
+def _over_seeds(record: Mapping[str, Any], metric: str) -> str:
+    """Return "± SD over seeds", "" for a record of one seed."""
+    sd = seeds_sd(record, metric)
+    known = sd is not None and record["summary"]["all"][metric]["mean"] is not None
+    return f"± {number(sd, metric)} over seeds" if known else ""
 
 
 def heading(metric: str) -> str:
@@ -106,7 +115,9 @@ def _word(value: Any) -> str:
 def summary_table(data: PageData, names: Sequence[str], caption: str, extra: bool = False) -> Table:
     """Return one row per record, one column per metric: mean ± SD, every number with its card."""
     board = data.board.set_index("name")
-    headings, cards = ["rank", "name"], ["", ""]
+    several = "seeds" in board
+    headings = ["rank", "name", *(["seeds"] if several else [])]
+    cards = [""] * len(headings)
     headings += [heading(name) for name in names]
     cards += list(names)
     noted = extra and any(own_note(board.loc[record["name"]]) for record in data.records)
@@ -120,10 +131,11 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
         row = [
             Cell(NOTHING if rank is None else f"{rank:.0f}", rank),
             Cell(record["name"], record["name"], kind="name"),
+            *([Cell(own["seeds"] or NOTHING, own["seeds"])] if several else []),
         ]
         for metric in names:
             found = statistics[metric]
-            text, small = (_brief if extra else _whole)(found, metric)
+            text, small = (_brief if extra else _whole)(found, metric, _over_seeds(record, metric))
             row.append(Cell(text, found["mean"], metric, record["name"], small=small))
         if extra:
             beats = own["beats_baselines"]
@@ -163,7 +175,7 @@ def by_centre(frame: pd.DataFrame, column: str, word: str, caption: str) -> Tabl
 
 def model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a model's own part: all its numbers, over patients and patient by patient, and where they come from."""
-    statistics = record["summary"]["all"]
+    statistics, several = record["summary"]["all"], len(seeds_of(record)) > 1
     rows = []
     for metric in METRICS:
         s = statistics[metric]
@@ -172,12 +184,14 @@ def model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[st
             Cell(heading(metric), heading(metric), metric, record["name"]),
             Cell(number(s["mean"], metric), s["mean"]),
         ]
-        cells += [Cell(number(s["sd"], metric), s["sd"]), Cell(number(s["median"], metric), s["median"])]
+        cells.append(Cell(number(s["sd"], metric), s["sd"]))
+        if several:
+            cells.append(Cell(number(seeds_sd(record, metric), metric), seeds_sd(record, metric)))
+        cells.append(Cell(number(s["median"], metric), s["median"]))
         cells += [Cell(interval(s, metric), s["low"]), Cell(str(s["n"]), s["n"]), Cell(card["unit"], card["unit"])]
         rows.append(cells)
-    summary = Table(
-        "", ["metric", "mean", "SD", "median", "95 % interval", "n", "unit"], [""] * 7, rows, [""] * len(rows)
-    )
+    names = ["metric", "mean", "SD", *(["SD over seeds"] if several else []), "median", "95 % interval", "n", "unit"]
+    summary = Table(seeds_remark([record]), names, [""] * len(names), rows, [""] * len(rows))
     shown = ("mae_hu", "psnr_db", "ssim", "me_hu", "mae_bone_hu", "dice_bone_250", "wepl_mae_mm", "continuity")
     patients = [
         [

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mrict_core.evaluation import shown_name
 from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, PALETTE
 
 Record = Mapping[str, Any]
@@ -20,9 +21,8 @@ THRESHOLDS = (150, 250, 350, 500)
 
 def leading(records: Sequence[Record]) -> list[Record]:
     """Return the best variants and the best baseline."""
-    scored = [r for r in records if r["summary"]["all"]["mae_hu"]["mean"] is not None]
-    variants = [r for r in scored if r["kind"] == "variant"][:SHOWN]
-    return [*variants, *[r for r in scored if r["kind"] == "baseline"][:1]]
+    variants = [r for r in records if r["kind"] == "variant"][:SHOWN]
+    return [*variants, *[r for r in records if r["kind"] == "baseline"][:1]]
 
 
 def _line(place: int, record: Record) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
     figure = go.Figure()
     scored = [r for r in records if r["summary"]["all"]["mae_hu"]["mean"] is not None]
     for centre in sorted({p["centre"] for r in scored for p in r["patients"]}):
-        points = [(r["name"], p) for r in scored for p in r["patients"] if p["centre"] == centre]
+        points = [(shown_name(r), p) for r in scored for p in r["patients"] if p["centre"] == centre]
         figure.add_scatter(
             x=[p["mae_hu"] for _, p in points],
             y=[name for name, _ in points],
@@ -64,7 +64,7 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
     means = [s["mean"] for s in all_]
     figure.add_scatter(
         x=means,
-        y=[r["name"] for r in scored],
+        y=[shown_name(r) for r in scored],
         mode="markers",
         name="mean, 95 % interval",
         marker={"symbol": "line-ns-open", "size": 14, "color": FAINT, "line": {"width": 2}},
@@ -78,7 +78,7 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
         hovertemplate="%{y}<br>mean %{x:.1f} HU<extra></extra>",
     )
     height = 24 * len(scored) + 130
-    order = [r["name"] for r in scored]
+    order = [shown_name(r) for r in scored]
     found = _finished(figure, height, "MAE inside the mask (HU)", "", yaxis={"categoryorder": "array"})
     found["layout"]["yaxis"] |= {"categoryarray": order, "autorange": "reversed", "automargin": True}
     found["layout"]["xaxis"] |= {"rangemode": "tozero"}
@@ -89,7 +89,7 @@ def centres(records: Sequence[Record]) -> dict[str, Any]:
     """Box plots of the masked MAE by centre for the leading models; every patient a point."""
     figure, chosen = go.Figure(), leading(records)
     for centre in sorted({p["centre"] for r in chosen for p in r["patients"]}):
-        points = [(r["name"], p) for r in chosen for p in r["patients"] if p["centre"] == centre]
+        points = [(shown_name(r), p) for r in chosen for p in r["patients"] if p["centre"] == centre]
         figure.add_box(
             x=[name for name, _ in points],
             y=[p["mae_hu"] for _, p in points],
@@ -126,10 +126,10 @@ def calibration(records: Sequence[Record]) -> dict[str, Any] | None:
             y=means.mean(axis=0)[known].round(1).tolist(),
             customdata=spreads.mean(axis=0)[known].round(0).tolist(),
             mode="lines",
-            name=record["name"],
+            name=shown_name(record),
             line=_line(place, record) | {"width": 2},
             visible=True if place < 2 or record["kind"] != "variant" else "legendonly",
-            hovertemplate=f"{record['name']}<br>CT %{{x:.0f}} → sCT %{{y:.0f}} ± %{{customdata:.0f}} HU<extra></extra>",
+            hovertemplate="%{fullData.name}<br>CT %{x:.0f} → sCT %{y:.0f} ± %{customdata:.0f} HU<extra></extra>",
         )
         drawn += 1
     if not drawn:
@@ -173,34 +173,42 @@ def tissues(records: Sequence[Record]) -> dict[str, Any]:
 
 def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) -> dict[str, Any]:
     figure = go.Figure()
-    for place, record in enumerate(leading(records)):
+    chosen = leading(records)
+    empty = {m for _, m in groups if all(r["summary"]["all"][m]["mean"] is None for r in chosen)}
+    names = [f"{name}: no value" if metric in empty else name for name, metric in groups]
+    for place, record in enumerate(chosen):
         found = [record["summary"]["all"][metric] for _, metric in groups]
         means = [s["mean"] for s in found]
         ends = [[(s[k] if s[k] is not None else s["mean"]) for s in found] for k in ("high", "low")]
         gap = [[None if m is None else abs(e - m) for e, m in zip(end, means, strict=True)] for end in ends]
         figure.add_bar(
-            x=[name for name, _ in groups],
+            x=names,
             y=means,
-            name=record["name"],
+            name=shown_name(record),
             marker={"color": _line(place, record)["color"]},
             error_y={"type": "data", "array": gap[0], "arrayminus": gap[1], "color": FAINT, "thickness": 1.2},
-            hovertemplate=f"{record['name']}<br>%{{x}}: %{{y:.1f}}<extra></extra>",
+            hovertemplate="%{fullData.name}<br>%{x}: %{y:.1f}<extra></extra>",
         )
     return _finished(figure, 460, "", y, barmode="group")
 
 
-def dice(records: Sequence[Record]) -> dict[str, Any]:
-    """Bone Dice against the threshold for the leading models."""
+def dice(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Bone Dice against the threshold for the leading models; None where no mask holds bone."""
     figure = go.Figure()
     for place, record in enumerate(leading(records)):
+        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in THRESHOLDS]
+        if means == [None] * len(means):
+            continue
         figure.add_scatter(
             x=list(THRESHOLDS),
-            y=[record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in THRESHOLDS],
+            y=means,
             mode="lines+markers",
-            name=record["name"],
+            name=shown_name(record),
             line=_line(place, record),
-            hovertemplate=f"{record['name']}<br>above %{{x}} HU: %{{y:.3f}}<extra></extra>",
+            hovertemplate="%{fullData.name}<br>above %{x} HU: %{y:.3f}<extra></extra>",
         )
+    if not figure.data:
+        return None
     return _finished(figure, 460, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis={"tickvals": THRESHOLDS})
 
 
@@ -212,16 +220,18 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
         if not curve:
             continue
         errors = np.abs(np.array([p["error_mm"] for p in curve["patients"]], float)).mean(axis=0)
+        if not np.isfinite(errors).any():
+            continue
         angles = np.asarray(curve["angles_deg"], float)
         around = np.concatenate([angles, angles + 180, angles[:1]])  # a beam is the same from either side
         figure.add_scatterpolar(
             theta=around.tolist(),
             r=np.concatenate([errors, errors, errors[:1]]).round(2).tolist(),
             mode="lines",
-            name=record["name"],
+            name=shown_name(record),
             line=_line(place, record),
             visible=True if place < 3 or record["kind"] != "variant" else "legendonly",
-            hovertemplate=f"{record['name']}<br>%{{theta:.0f}}°: %{{r:.1f}} mm<extra></extra>",
+            hovertemplate="%{fullData.name}<br>%{theta:.0f}°: %{r:.1f} mm<extra></extra>",
         )
     if not figure.data:
         return None
@@ -232,7 +242,7 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
 
 
 CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
-    "leaderboard": ("Masked MAE of every held-out patient by model; the table below holds the means.", leaderboard),
+    "leaderboard": ("Masked MAE of every held-out patient by model; the table above holds the means.", leaderboard),
     "centres": ("Box plots of the masked MAE by centre; the table below holds the numbers.", centres),
     "calibration": ("Mean synthetic CT at each CT value; the closer to the diagonal, the better.", calibration),
     "tissues": ("MAE in air, soft tissue and bone; the clinical table holds the numbers.", tissues),

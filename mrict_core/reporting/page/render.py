@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 
 import jinja2
 from matplotlib import colormaps
 
 from mrict_core import __version__
+from mrict_core.evaluation import seeds_sd
+from mrict_core.evaluation.records import plain
 from mrict_core.reporting import style
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.tables import HEADINGS
+
+FOREIGN = re.compile(r"/\*!.*?\*/|https?://(?!www\.w3\.org/)[\w.-]+", re.DOTALL)  # w3.org: names of XML, not addresses
 
 
 def render(data: PageData) -> str:
@@ -42,9 +46,14 @@ def render(data: PageData) -> str:
 
 
 def _plotly() -> str:
+    """Return plotly's code without the hosts it names (its cloud, maps, help pages); only licence notices keep theirs.
+
+    None of them is asked for by a chart of ours, and the page's policy would not let it: this is the second lock.
+    """
     from plotly.offline import get_plotlyjs
 
-    return get_plotlyjs().replace("</script", "<\\/script")
+    code = FOREIGN.sub(lambda found: found[0] if found[0].startswith("/*") else "about:blank", get_plotlyjs())
+    return code.replace("</script", "<\\/script")
 
 
 def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str, Any]]:
@@ -55,23 +64,24 @@ def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str
         alternative, make = plots.CHARTS[name]
         figure = make(data.histories if name == "training" else data.records)
         if figure is not None:
-            plain = json.loads(json.dumps(figure, default=lambda value: value.tolist()))  # plotly keeps numpy arrays
-            charts[name] = {"figure": plain, "alternative": alternative}
+            charts[name] = {"figure": plain(figure), "alternative": alternative}  # no numpy arrays, null for NaN
     return charts
 
 
 def _cards(data: PageData) -> dict[str, Any]:
     """Return {metric: {definition, heading, numbers {record: its own part of the card}}} for the dialog."""
-    shared = ("name", "unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note")
+    shared = ("name", "unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note", "absent")
     cards: dict[str, Any] = {}
     for record in (*data.records, *data.controls):
         for metric, card in record["cards"].items():
             entry = cards.setdefault(
-                metric, {key: card[key] for key in shared} | {"heading": HEADINGS.get(metric, metric), "numbers": {}}
+                metric,
+                {key: card.get(key, "") for key in shared} | {"heading": HEADINGS.get(metric, metric), "numbers": {}},
             )
             own = {key: value for key, value in card.items() if key not in shared}
             statistics = record["summary"]["all"].get(metric, {})
-            entry["numbers"][record["name"]] = own | {"mean": statistics.get("mean"), "label": record["label"]}
+            own |= {"mean": statistics.get("mean"), "sd_over_seeds": seeds_sd(record, metric), "label": record["label"]}
+            entry["numbers"][record["name"]] = own
     return cards
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrict_core import metrics
+from mrict_core.evaluation import seeds_of, shown_name
 from mrict_core.evaluation.scores import CLINICAL, MAIN, PREDECESSOR
 from mrict_core.reporting.page import plots, slices
 from mrict_core.reporting.page.cells import Cell, Table, by_centre, heading, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.tables import NOTHING
+from mrict_core.reporting.tables import NOTHING, remarks
 
 CONTROL_HEADINGS = {
     "control_black": "black",
@@ -45,7 +46,8 @@ def _leaderboard(data: PageData) -> dict[str, Any]:
         "Mean ± SD over held-out patients, of the MAE also the 95 % patient bootstrap of the mean; from the bias on "
         "columns are means, the clinical panel has their SD. Click a heading to sort, a number or an i for its card."
     )
-    return {"tables": [summary_table(data, names, caption, extra=True)], "charts_after": ["leaderboard"]}
+    table = summary_table(data, names, caption, extra=True)
+    return {"tables": [table], "charts_after": ["leaderboard"], "notes": remarks(data.records, names)}
 
 
 def _slices(data: PageData) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def _comparisons(data: PageData) -> dict[str, Any]:
         **{"high_hu": "to", "p": "p", "p_holm": "p (Holm)", "verdict": "verdict"},
     }
     caption = f"{best} against every other model, paired by patient; p adjusted for all {len(frame)} pairs."
-    return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)]}
+    return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)], "notes": remarks(data.records, ())}
 
 
 def _centres(data: PageData) -> dict[str, Any]:
@@ -85,12 +87,10 @@ def _centres(data: PageData) -> dict[str, Any]:
         folds |= {"low_hu": "95 % from", "high_hu": "to", "best_baseline_hu": "best baseline (HU)"}
         caption = "Trained without a centre and scored on it: what a model does at a hospital it has never seen."
         tables.append(table_of(data.folds, caption, folds | {"beats_baselines": "beats it"}))
-    note = (
-        ""
-        if len(data.folds)
-        else ("Training without one centre was not run; python -m mrict_core leave-one-centre-out NAME does it.")
-    )
-    return {"charts": ["centres"], "tables": tables, "notes": [note] if note else []}
+    notes = remarks(data.records, ())
+    if not len(data.folds):
+        notes.append("Training without one centre was not run; python -m mrict_core leave-one-centre-out NAME does it.")
+    return {"charts": ["centres"], "tables": tables, "notes": notes}
 
 
 def _clinical(data: PageData) -> dict[str, Any]:
@@ -100,6 +100,7 @@ def _clinical(data: PageData) -> dict[str, Any]:
     return {
         "charts": ["calibration", "tissues", "dice", "path_length"],
         "tables": [summary_table(data, ("mae_hu", *CLINICAL), caption)],
+        "notes": remarks(data.records, CLINICAL),
     }
 
 
@@ -146,6 +147,7 @@ def _features(data: PageData) -> dict[str, Any]:
         raise Missing("no feature metric was asked for")
     rows, kinds = [], []
     kind_of = {r["name"]: r["kind"] for r in (*data.records, *data.controls)}
+    shown_of = {r["name"]: shown_name(r) for r in data.records}
     absent = {s["reason"] for s in data.features if s["value"] is None}
     for score in data.features:
         if score["value"] is None:
@@ -153,7 +155,7 @@ def _features(data: PageData) -> dict[str, Any]:
         bounds = NOTHING if score["low"] is None else f"[{score['low']:.4f}, {score['high']:.4f}]"
         rows.append(
             [
-                Cell(score["variant"], score["variant"]),
+                Cell(shown_of.get(score["variant"], score["variant"]), score["variant"]),
                 Cell(score["name"].upper(), score["name"], score["name"]),
                 Cell(f"{score['value']:.4f}", score["value"]),
                 Cell(bounds, score["low"]),
@@ -192,14 +194,18 @@ def _models(data: PageData) -> dict[str, Any]:
 def _lineage(data: PageData) -> dict[str, Any]:
     if not data.variants:
         raise Missing("the list of experiments was not given")
-    mae = {r["name"]: number(r["summary"]["all"]["mae_hu"]["mean"], "mae_hu") for r in data.records}
+    mae = {r["name"]: r["summary"]["all"]["mae_hu"]["mean"] for r in data.records}
+    several = {r["name"]: f", mean of {len(seeds_of(r))} seeds" for r in data.records if len(seeds_of(r)) > 1}
     children: dict[str | None, list[dict[str, Any]]] = {}
     for variant in data.variants:
         children.setdefault(variant["parent"], []).append(variant)
 
     def branch(parent: str | None) -> list[dict[str, Any]]:
         found = children.get(parent, [])
-        return [v | {"mae": mae.get(v["name"], ""), "children": branch(v["name"])} for v in found]
+        return [v | {"mae": text(v["name"]), "children": branch(v["name"])} for v in found]
+
+    def text(name: str) -> str:
+        return f"{number(mae[name], 'mae_hu')} HU{several.get(name, '')}" if mae.get(name) is not None else ""
 
     return {"tree": branch(None)}
 

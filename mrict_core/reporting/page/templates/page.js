@@ -25,11 +25,13 @@
     return look;
   };
   const lookOf = (name) => charts[name].figure.layout.polar ? { ...themed(), ...polarLook() } : themed();
+  // Buttons are named one by one: what plotly adds of its own (sharing, its cloud) uploads the chart, patients and all.
+  const QUIET = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", topojsonURL: "" };
   const drawn = [];
   const draw = async (node) => {
     const name = node.dataset.chart, { data, layout } = charts[name].figure;
     await Plotly.newPlot(node, data, { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" },
-      { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"], toImageButtonOptions: { format: "svg", filename: `mrict_${name}` } });
+      { ...QUIET, modeBarButtons: [["toImage"], layout.polar ? [] : ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]], toImageButtonOptions: { format: "svg", filename: `mrict_${name}` } });
     await Plotly.relayout(node, lookOf(name));
     drawn.push(node);
   };
@@ -73,8 +75,8 @@
 
   // ---------------------------------------------------------------- metric cards
   const cards = json("data-cards"), dialog = $("#card"), names = $("#card-name");
-  const FACTS = [["unit", "unit"], ["better", "better"], ["range", "range"], ["mask", "mask"], ["dimensionality", "taken in"], ["aggregation", "aggregation"], ["weights", "weights"], ["note", "note"]];
-  const OWN = [["mean", "mean here"], ["n", "patients (N)"], ["label", "label"], ["profile", "profile"], ["protocol", "protocol"], ["split_hash", "split"], ["checkpoint_hash", "checkpoint"], ["code_hash", "code"]];
+  const FACTS = [["unit", "unit"], ["better", "better"], ["range", "range"], ["mask", "mask"], ["dimensionality", "taken in"], ["aggregation", "aggregation"], ["weights", "weights"], ["note", "note"], ["absent", "absent where"]];
+  const OWN = [["mean", "mean here"], ["n", "patients (N)"], ["label", "label"], ["seed", "seeds"], ["sd_over_seeds", "SD over seeds"], ["profile", "profile"], ["protocol", "protocol"], ["split_hash", "split"], ["checkpoint_hash", "checkpoint"], ["code_hash", "code"]];
   let shownMetric = "";
   const fillCard = () => {
     const card = cards[shownMetric], own = card.numbers[names.value] || {};
