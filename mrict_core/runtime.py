@@ -149,7 +149,7 @@ def hash_of(value: Any) -> str:
 
 
 def hash_array(array: np.ndarray) -> str:
-    """Return a short hash of an array's shape, type and values, plane by plane, so that a view is never copied whole."""
+    """Return a short hash of an array's shape, type and values; a view is copied plane by plane, never whole."""
     import numpy as np
 
     digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=8)

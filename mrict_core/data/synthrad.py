@@ -76,9 +76,8 @@ class Discovery:
 def unavailable(path: Path, error: BaseException) -> UnavailableError:
     """Return the error for a fault of the machine at `path`, which says nothing about its content."""
     cause = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-    return UnavailableError(
-        f"{shown(getattr(error, 'filename', None) or path)}: cannot be read now ({cause}); run again"
-    )
+    path = getattr(error, "filename", None) or path
+    return UnavailableError(f"{shown(path)}: cannot be read now ({cause}); run again")
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -137,7 +136,7 @@ def _inspect(folder: Path, region: str) -> PatientFiles:
     """Return the patient of a folder, or raise the reason against it. Reads headers only."""
     if not folder.is_dir():
         raise MrictError(
-            f"{shown(folder)}: a file, or a link that leads nowhere; expected a patient's folder; put it right"
+            f"{shown(folder)}: a file, or a link that leads nowhere; expected a patient's folder; replace it"
         )
     found = _role_files(folder)
     for role in ROLES:
@@ -205,15 +204,15 @@ class _Survey:
         if place in (data_root() / PHANTOM, data_root() / "stores") and folder != self.root:
             return self.add(Kind.OWN, folder, "phantoms or slices of this suite")
         if depth > DEPTH:
-            return self.add(
-                Kind.UNRECOGNISED, folder, f"more than {DEPTH} folders deep; not looked into; give it as --data"
-            )
+            return self.add(Kind.UNRECOGNISED, folder, f"{depth} folders deep, not looked into; give it as --data")
         try:
             entries = [path for path in sorted(folder.iterdir()) if not _hidden(path)]
         except PermissionError:
             return self.add(Kind.UNRECOGNISED, folder, "cannot be listed (permission denied); make it readable")
         except OSError as error:
             raise unavailable(folder, error) from None
+        if not entries:
+            self.add(Kind.OTHER, folder, "an empty folder")
         folders = [path for path in entries if path.is_dir()]
         self.files(folder, top, [path for path in entries if path not in folders])
         for path in folders:
@@ -227,7 +226,10 @@ class _Survey:
         images = [path for path in files if stem_of(path) and path not in used]
         outputs = [path for path in images if _is_output(path)]
         images = [path for path in images if path not in outputs]
-        dicom = next((path for path in files if not stem_of(path) and _is_dicom(path)), None)
+        others = [path for path in files if not stem_of(path) and path.suffix.lower() not in (".raw", ".zraw")]
+        dicom = next(filter(_is_dicom, others), None)
+        for path in others if not dicom else ():
+            self.add(Kind.OTHER, path, "no image")
         for path in outputs:
             self.add(Kind.OWN, path, "a synthetic CT of this suite")
         if owner:
@@ -235,18 +237,13 @@ class _Survey:
                 self.add(Kind.BESIDE, path, f"not used: {owner.name} is its mr, ct and mask")
         elif images or dicom:
             self.images(folder, top, images, dicom)
-        elif folder == self.root or not outputs:
-            parts = (".raw", ".zraw", ".json") if outputs else (".raw", ".zraw")
-            for path in files:
-                if not path.name.lower().endswith(parts):
-                    self.add(Kind.OTHER, path, "no image")
 
     def images(self, folder: Path, top: Path, images: list[Path], dicom: Path | None) -> None:
         """Enter a folder that holds images but is no patient of the run."""
         inside = folder.relative_to(self.root).parts
         subject = next((k for k, part in enumerate(inside, start=1) if part.lower().startswith("sub-")), 0)
         regions = {part for part in inside if part in REGION_OF.values()} | {region_of(part) for part in inside}
-        first = (images or [dicom])[0].relative_to(self.root)
+        first, top = (images or [dicom])[0].relative_to(self.root), folder if top == self.root else top
         if regions - {None, self.region} or any(part.startswith("Task") and part != TASK for part in inside):
             self.add(Kind.ELSEWHERE, folder, f"not of {TASK}, {self.region}")
         elif images and _role_files(folder) and not subject:
@@ -256,9 +253,7 @@ class _Survey:
                 self.add(Kind.UNRECOGNISED, path, "an image in no patient's folder; give it one, with mr, ct and mask")
         elif subject:
             bids = self.root.joinpath(*inside[:subject])
-            self.add(
-                Kind.UNRECOGNISED, bids, f"BIDS ({first.name}) is not read; copy it to <patient>/ with mr, ct, mask"
-            )
+            self.add(Kind.UNRECOGNISED, bids, f"BIDS ({first.name}) is not read; copy it to <patient>/ as mr, ct, mask")
         elif not images:
             self.add(
                 Kind.UNRECOGNISED, top, f"DICOM ({first}) is not read here; convert it to mr, ct and mask as NIfTI"
