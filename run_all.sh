@@ -63,6 +63,8 @@ usage: ./run_all.sh [options]
                         patients; without it the suite makes phantom patients of its own
   --region brain|pelvis (default brain)
   --variants LIST       readme (default), all, or names separated by commas; what they start from is included
+  --group-by RULE       whose images are one subject's and stay in one set: a regular expression with the subject in
+                        brackets, '(.+)_[ab]', or a csv of patient, subject (default: as before, BIDS sessions first)
   --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
   --only LIST           run these notebooks only, e.g. 00 or 00,06
   --jobs N              notebooks at a time (default: 2 in the demo, 1 in full)
@@ -87,11 +89,12 @@ while [ $# -gt 0 ]; do
     --setup-only) setup_only=yes; shift ;;
     --force) arguments+=("$1"); shift ;;
     --data=*) arguments+=("--data=$(from_there "${1#--data=}")"); shift ;;
-    --profile|--data|--region|--variants|--protocol|--only|--jobs)
+    --group-by=*.csv) arguments+=("--group-by=$(from_there "${1#--group-by=}")"); shift ;;
+    --profile|--data|--region|--variants|--protocol|--group-by|--only|--jobs)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
-      if [ "$1" = --data ]; then arguments+=("$1" "$(from_there "$2")"); else arguments+=("$1" "$2"); fi
+      if [ "$1" = --data ] || [[ "$1" = --group-by && "$2" = *.csv ]]; then arguments+=("$1" "$(from_there "$2")"); else arguments+=("$1" "$2"); fi
       shift 2 ;;
-    --profile=*|--region=*|--variants=*|--protocol=*|--only=*|--jobs=*) arguments+=("$1"); shift ;;
+    --profile=*|--region=*|--variants=*|--protocol=*|--group-by=*|--only=*|--jobs=*) arguments+=("$1"); shift ;;
     *) echo "run_all.sh: unknown option '$1'; see ./run_all.sh --help" >&2; exit 2 ;;
   esac
 done

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Force, Precision, Profile, Protocol, Region, Seed
+from mrict_core.cli.options import Data, Device, Force, GroupBy, Precision, Profile, Protocol, Region, Seed
 from mrict_core.cli.progress import Bar, batches
 
 
@@ -39,26 +39,32 @@ def preprocess(
     protocol: Protocol = "patient",
     seed: Seed = 42,
     split: Annotated[str, typer.Option("--split", help="stratified, or leave_out_A, leave_out_B, …")] = "stratified",
+    group_by: GroupBy = "",
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first patient that cannot be used")] = False,
 ) -> None:
-    """Turn volumes into the slice store, and split it by patient."""
+    """Turn volumes into the slice store, and split it by subject. Ends with status 1 where a patient was left out."""
     from mrict_core.paths import shown
     from mrict_core.pipeline import prepare_data
 
     with Bar("preprocess") as bar:
         prepared = prepare_data(
-            profile, data, region, protocol, seed=seed, split_kind=split, strict=strict, progress=bar
+            profile, data, region, protocol, seed=seed, split_kind=split, group_by=group_by, strict=strict, progress=bar
         )
     store = prepared.store
     total = sum(store.counts().values())
     print(f"{len(store.patients)} patients, {total} slices of {store.size}x{store.size}: {shown(store.folder)}")
     for skip in store.skipped:
         print(f"skipped {skip['patient']}: {skip['reason']}")
+    for aside in prepared.discovery.aside:
+        print(f"{aside.kind}: {aside.reason}")
     if prepared.split:
         sets = prepared.split
         print(f"split {sets.kind}: {len(sets.train)} train, {len(sets.val)} validation, {len(sets.test)} test patients")
     else:
         print(f"no split: {prepared.problem}")
+    print(prepared.summary)
+    if prepared.left_out:
+        raise typer.Exit(1)
 
 
 def train(

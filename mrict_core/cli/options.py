@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,15 @@ Data = Annotated[
 Region = Annotated[str, typer.Option("--region", help="brain or pelvis")]
 Protocol = Annotated[
     str, typer.Option("--protocol", help="patient, or predecessor (union mask, per-slice MR, split by slice)")
+]
+GroupBy = Annotated[
+    str,
+    typer.Option(
+        "--group-by",
+        callback=lambda value: str(Path(value).expanduser().absolute()) if value.lower().endswith(".csv") else value,
+        help="whose images are one subject's, never in two sets: a regular expression with the subject in brackets, as "
+        "'(.+)_[ab]', or a csv of patient, subject; none: as before, at first the subject of BIDS ids (sub-01_ses-2)",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and training")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]

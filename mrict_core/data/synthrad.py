@@ -51,7 +51,7 @@ class Kind(StrEnum):
     ELSEWHERE = "of another region or task"
     OWN = "made by this suite"
     BESIDE = "images beside a patient's mr, ct and mask"
-    OTHER = "no images"
+    OTHER = "other files"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Aside:
 
     kind: Kind
     path: str
-    reason: str
+    reason: str  # one line for all of a kind that is only counted
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def leave_one_centre_out(
     for centre in sorted(set(centres.values())):
         kind = f"leave_out_{centre}"
         fold = space.of_fold(kind)
-        save_split(fold.split_file, make_split(centres, split.seed, kind))
+        save_split(fold.split_file, make_split(centres, split.seed, kind, subjects=store.subjects()))
         train_variant(variant, profile, fold, settings, ancestors=True, report=report, progress=progress)
         record, _ = evaluate_variant(variant, profile, fold, device=settings.device)
         baselines = [b["summary"]["all"]["mae_hu"]["mean"] for b in evaluate_baselines(profile, fold)]
