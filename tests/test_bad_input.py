@@ -248,7 +248,8 @@ def test_files_replaced_after_preprocessing_are_noticed(own: Workspace) -> None:
     with pytest.raises(MrictError, match=r"ct\.nii\.gz: cannot be read any more .* put it back"):
         evaluate_variant(MK1, SMOKE, own, device="cpu")
     held_out.write_bytes(content)
-    shutil.copy(held_out, learned)
+    image = nib.load(learned)
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj) + np.int16(1), image.affine), learned)
     with pytest.raises(MrictError, match="changed since it was prepared"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
     prepare_data("smoke", str(own.data_dir), report=lambda line: None)

@@ -131,8 +131,7 @@ def prepare_data(
     if len(subjects) >= PATIENTS_MIN:
         split = split_store(store, space, seed, split_kind, report)
     else:
-        what = "patient" if len(subjects) == len(store.patients) else "subject"
-        problem = f"{len(subjects)} usable {what}(s) of {PATIENTS_MIN} needed to train, validate and test"
+        problem = _too_few(store)
         if space.split_file.is_file() and not is_own(space.split_file):
             space.split_file.unlink()
     return Prepared(space, profile, discovery, store, split, problem)
@@ -181,6 +180,12 @@ def _check_subjects(split: Split, store: SliceStore, space: Workspace) -> None:
         raise MrictError(f"{shown(space.split_file)}: {error}{remedy}") from None
 
 
+def _too_few(store: SliceStore) -> str:
+    count = len(set(store.subjects().values()))
+    what = "patient" if count == len(store.patients) else "subject"
+    return f"{count} usable {what}(s), at least {PATIENTS_MIN} are needed to train, validate and test"
+
+
 def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
     """Return store and split of a workspace that notebook 00 (or `preprocess`) has prepared.
 
@@ -196,8 +201,8 @@ def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
     store = SliceStore(space.store)
     if not space.split_file.is_file():
         raise MrictError(
-            f"{shown(space.split_file)}: no split: {len(store.patients)} usable patient(s) in {shown(space.data_dir)}, "
-            f"at least {PATIENTS_MIN} are needed to train, validate and test; add patients"
+            f"{shown(space.split_file)}: no split: {_too_few(store)}; add patients to {shown(space.data_dir)} and run "
+            "preprocess again"
         )
     split = load_split(space.split_file)
     _check_subjects(split, store, space)
