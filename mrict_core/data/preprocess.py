@@ -20,6 +20,7 @@ from mrict_core.data.store import (
     INDEX,
     SliceStore,
     StoreWriteError,
+    leftovers,
     prepared_patients,
     remove_patient,
     sweep,
@@ -206,7 +207,8 @@ def preprocess(
     with passing_faults(data_dir):
         discovery = discover(data_dir, region, strict)
         plan = make_plan(discovery, folder, settings, group_by, force)
-        if not plan.todo and make_index(discovery, plan, settings) == read_index(folder):
+        whole = not plan.todo and make_index(discovery, plan, settings) == read_index(folder)
+        if whole and not leftovers(folder):
             _refuse(plan, discovery, strict)
             return SliceStore(folder)
         with held(folder, "is preparing it", LOCK_WAIT_S):

@@ -25,6 +25,7 @@ INDEX, META = "index.json", "meta.json"
 META_KEYS = {"key", "centre", "sources", "shape", "order", "crop", "z", "mask_voxels", "mask_voxels_cropped"}
 CROPPED_MAX = 0.02
 ARRAYS = ("mr", "ct", "mask", "body")
+LEFTOVERS = (".new-*", ".old-*", f".{INDEX}.*", ".split*.json.*")
 OPEN_PATIENTS = 128  # four file handles each; systems commonly allow 1024
 
 
@@ -225,9 +226,15 @@ def prepared_patients(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Return what an interrupted run left behind, or another run just writes."""
+    return [path for pattern in LEFTOVERS for path in folder.glob(pattern)]
+
+
 def sweep(folder: Path) -> None:
     """Remove what an interrupted run left behind; call it only while holding the folder's lock."""
-    for leftover in (*folder.glob(".new-*"), *folder.glob(".old-*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in (*folder.glob(f".{INDEX}.*"), *folder.glob(".split*.json.*")):
-        leftover.unlink(missing_ok=True)
+    for leftover in leftovers(folder):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

@@ -166,9 +166,14 @@ def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, repor
         split = make_split({p: store.centre(p) for p in store.patients}, seed, kind, subjects=store.subjects())
     if before is not None and before.hash != split.hash:
         report(f"split {before.kind} (seed {before.seed}) replaced by {kind} (seed {seed}); train and evaluate again")
+    write_split(space, split)
+    return split
+
+
+def write_split(space: Workspace, split: Split) -> None:
+    """Save the workspace's split while holding its store, whose holder sweeps unfinished files."""
     with held(space.store, "is preparing it", LOCK_WAIT_S):
         save_split(space.split_file, split)
-    return split
 
 
 def _check_subjects(split: Split, store: SliceStore, space: Workspace) -> None:
