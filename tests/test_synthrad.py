@@ -252,21 +252,18 @@ SURVEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, str]]]] = 
     "another task": (patients("Task2/brain/2BA001"), [("of another region or task", "Task2/brain/2BA001", "not of")]),
     "images beside": (
         files("1BA001/T2.nii.gz", "1BA001/old/ct.nii.gz"),
-        [
-            ("images beside", f"1BA001/{p}", "not used: 1BA001 is its mr, ct and mask")
-            for p in ("T2.nii.gz", "old/ct.nii.gz")
-        ],
+        [("beside", f"1BA001/{p}", "not used: 1BA001 is its mr, ct and mask") for p in ("T2.nii.gz", "old/ct.nii.gz")],
     ),
     "earlier outputs": (
         output,
         [("made by this suite", p, "a synthetic CT") for p in ("out/p2_sct.nii.gz", "p1_sct.nii.gz", "p1_sd.nii.gz")]
-        + [("other files", p, "no image") for p in ("out/p2_sct.json", "p1_sct.json")],
+        + [("without an image", p, "no image") for p in ("out/p2_sct.json", "p1_sct.json")],
     ),
     "other files": (
         files("list.xlsx", "overview/1BA001.png", "1BA001/note.txt"),
-        [("other files", p, "no image") for p in ("1BA001/note.txt", "list.xlsx", "overview/1BA001.png")],
+        [("without an image", p, "no image") for p in ("1BA001/note.txt", "list.xlsx", "overview/1BA001.png")],
     ),
-    "an empty folder": (lambda root: (root / "p8").mkdir(), [("other files", "p8", "an empty folder")]),
+    "an empty folder": (lambda root: (root / "p8").mkdir(), [("without an image", "p8", "an empty folder")]),
 }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from typing import Annotated
 
 import typer
 
 from mrict_core.cli.options import Data, Device, Force, GroupBy, Precision, Profile, Protocol, Region, Seed
 from mrict_core.cli.progress import Bar, batches
+
+ASIDE_LINES = 3  # of each kind of what is no patient
 
 
 def variants(
@@ -55,8 +59,12 @@ def preprocess(
     print(f"{len(store.patients)} patients, {total} slices of {store.size}x{store.size}: {shown(store.folder)}")
     for skip in store.skipped:
         print(f"skipped {skip['patient']}: {skip['reason']}")
-    for aside in prepared.discovery.aside:
-        print(f"{aside.kind}: {aside.reason}")
+    for kind, same in groupby(prepared.discovery.aside, attrgetter("kind")):
+        reasons = [aside.reason for aside in same]
+        shown_of_it = reasons if kind == "not recognised" else reasons[:ASIDE_LINES]
+        print("\n".join(f"{kind}: {reason}" for reason in shown_of_it))
+        if len(reasons) > len(shown_of_it):
+            print(f"{kind}: … and {len(reasons) - len(shown_of_it)} more")
     if prepared.split:
         sets = prepared.split
         print(f"split {sets.kind}: {len(sets.train)} train, {len(sets.val)} validation, {len(sets.test)} test patients")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mrict_core.data.subjects import absolute
 from mrict_core.errors import MrictError
 
 
@@ -31,7 +31,7 @@ GroupBy = Annotated[
     str,
     typer.Option(
         "--group-by",
-        callback=lambda value: str(Path(value).expanduser().absolute()) if value.lower().endswith(".csv") else value,
+        callback=absolute,
         help="whose images are one subject's, never in two sets: a regular expression with the subject in brackets, as "
         "'(.+)_[ab]', or a csv of patient, subject; none: as before, at first the subject of BIDS ids (sub-01_ses-2)",
     ),

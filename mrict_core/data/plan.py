@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mrict_core.data.store import INDEX, prepared_patients
-from mrict_core.data.subjects import likely_visits, merged, shared_images, subjects_of
+from mrict_core.data.subjects import absolute, likely_visits, merged, shared_images, subjects_of
 from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip, unavailable
-from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.errors import UnavailableError
 from mrict_core.paths import shown
-from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of, read_json
+from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of
 
 MODULES = (
     *("ranks", "intensity", "orders", "volumes", "morphology", "otsu", "masks", "slicing"),
@@ -75,11 +75,15 @@ class Plan:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """Return the folder's index; a missing or damaged one is empty, as everything in it can be made again."""
-    with contextlib.suppress(MrictError, OSError, AttributeError, TypeError, KeyError):
-        index = read_json(folder / INDEX)
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
         files, skipped = index.get("files"), index.get("skipped")
         if all(isinstance(s, dict) for s in skipped) and all(len(entry) == 3 for entry in files.values()):
             return index
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError, KeyError):
+        pass
+    except OSError as error:
+        raise unavailable(folder / INDEX, error) from None
     return {"files": {}, "skipped": []}
 
 
@@ -119,7 +123,7 @@ def make_plan(
     `group_by` empty keeps the rule of `subjects_of` that the folder's index names. `force` leaves everything to do.
     """
     old, code = read_index(folder), code_hash(*CODE)
-    rule = group_by or str(old.get("group_by", ""))
+    rule = absolute(group_by) or str(old.get("group_by", ""))
     subjects = subjects_of((p.patient for p in discovery.patients), rule)
     files, jobs = _files(discovery, old["files"]), []
     for patient in discovery.patients:

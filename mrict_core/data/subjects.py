@@ -22,6 +22,11 @@ COLUMNS = ("patient", "subject")
 NAMED = 5  # patients that a message names
 
 
+def absolute(rule: str) -> str:
+    """Return the rule with the path of a csv file made absolute, so that it means the same from every folder."""
+    return str(Path(rule).expanduser().absolute()) if rule.lower().endswith(".csv") else rule
+
+
 def subjects_of(patients: Iterable[str], rule: str = "") -> dict[str, str]:
     """Return {patient: subject}.
 
@@ -31,7 +36,7 @@ def subjects_of(patients: Iterable[str], rule: str = "") -> dict[str, str]:
     """
     patients = list(patients)
     if rule.lower().endswith(".csv"):
-        found = _of_csv(Path(rule).expanduser(), patients)
+        found = _of_csv(Path(rule), patients)
     else:
         found = {patient: _first_group(rule or BIDS, patient) for patient in patients}
     missing = [patient for patient, subject in found.items() if not subject]

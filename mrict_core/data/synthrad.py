@@ -18,6 +18,7 @@ TASK = "Task1"
 PATIENT_ID = re.compile(r"[12](B|P|HN|TH|AB)([A-Z])\d+", re.IGNORECASE)
 REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
 HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
+PARTS = (".raw", ".zraw", "phantom.json")  # of an image's two files, and what the phantoms were made with
 DEPTH = 8  # folders below the root that are looked into
 
 
@@ -50,8 +51,8 @@ class Kind(StrEnum):
     UNRECOGNISED = "not recognised"
     ELSEWHERE = "of another region or task"
     OWN = "made by this suite"
-    BESIDE = "images beside a patient's mr, ct and mask"
-    OTHER = "other files"
+    BESIDE = "beside a patient's mr, ct and mask"
+    OTHER = "without an image"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Aside:
 
     kind: Kind
     path: str
-    reason: str  # one line for all of a kind that is only counted
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ class _Survey:
         images = [path for path in files if stem_of(path) and path not in used]
         outputs = [path for path in images if _is_output(path)]
         images = [path for path in images if path not in outputs]
-        others = [path for path in files if not stem_of(path) and path.suffix.lower() not in (".raw", ".zraw")]
+        others = [path for path in files if not stem_of(path) and not path.name.lower().endswith(PARTS)]
         dicom = next(filter(_is_dicom, others), None)
         for path in others if not dicom else ():
             self.add(Kind.OTHER, path, "no image")

@@ -60,8 +60,8 @@ class Prepared:
         used, skipped = len(self.store.patients), len(self.store.skipped)
         odd = len(self.left_out) - skipped
         text = f"{used + skipped + odd} found: {used} used, {skipped} skipped, {odd} {Kind.UNRECOGNISED}"
-        besides = Counter(a.kind for a in self.discovery.aside if a.kind is not Kind.UNRECOGNISED)
-        return text + "".join(f"; {count} {kind}" for kind, count in besides.items())
+        others = Counter(a.kind for a in self.discovery.aside if a.kind is not Kind.UNRECOGNISED)
+        return text + ("; no patients: " if others else "") + ", ".join(f"{n} {kind}" for kind, n in others.items())
 
 
 def make_phantoms(space: Workspace, profile: Profile, seed: int, progress: CountProgress | None = None) -> None:
