@@ -46,6 +46,18 @@ def results(space: Workspace, name: str) -> set[Path]:
     return {space.metrics / f"{name}.json", *(space.checkpoints / name / f"{which}.pt" for which in ("best", "last"))}
 
 
+def test_the_rule_of_subjects_reaches_the_preparation_alone(tmp_path):
+    space, table = workspace("smoke"), tmp_path / "groups.csv"
+    steps = plan.plan(select("mk1"), space, plan.load_parameters("smoke"), str(table))
+    assert [s.name for s in steps if "group_by" in s.parameters] == [plan.PREPROCESS]
+    plan.check_parameters(steps[0].notebook, steps[0].parameters)
+    keys = set()
+    for text in ("patient,subject\na,1\n", "patient,subject\na,2\n"):
+        table.write_text(text)
+        keys.add(plan.step_key(steps[0], {}, space))
+    assert len(keys) == 2
+
+
 def test_plan_of_a_lineage():
     space = workspace("smoke")
     steps = steps_of("mk6_0_1,cyclegan_mk1,mk1,cyclegan_mk2", space)

@@ -64,9 +64,7 @@ def _of_csv(path: Path, patients: list[str]) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MrictError(
-            f"{shown(path)}: cannot be read ({reason}); give a csv with the columns patient, subject"
-        ) from None
+        raise MrictError(f"{shown(path)}: cannot be read ({reason}); put it back, or give another --group-by") from None
     separator = max(",;\t", key=(lines[0] if lines else "").count)
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
     header = [cell.lower() for cell in rows[0]] if rows else []

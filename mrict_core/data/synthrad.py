@@ -18,7 +18,7 @@ TASK = "Task1"
 PATIENT_ID = re.compile(r"[12](B|P|HN|TH|AB)([A-Z])\d+", re.IGNORECASE)
 REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
 HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
-PARTS = (".raw", ".zraw", "phantom.json")  # of an image's two files, and what the phantoms were made with
+PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of an image in two files; records of this suite
 DEPTH = 8  # folders below the root that are looked into
 
 
