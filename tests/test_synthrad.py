@@ -14,6 +14,7 @@ from mrict_core.data import synthrad
 from mrict_core.data.synthrad import discover
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT
+from mrict_core.pipeline import prepare_data
 
 SHAPE = (5, 6, 4)
 
@@ -100,6 +101,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no mr": (lambda p: (p / "mr.nii.gz").unlink(), "mr.nii.gz is missing"),
     "no mask": (lambda p: (p / "mask.nii.gz").unlink(), "mask.nii.gz is missing"),
     "empty folder": (empty, "mr.nii.gz is missing"),
+    "one level deeper": (
+        lambda p: (empty(p), write_patient(p / p.name)),
+        "mr.nii.gz is missing; expected mr, ct and mask; move up those of 1BA002/",
+    ),
     "two mr": (copy_with_other_suffix, "holds mr.nii and mr.nii.gz; expected one mr file"),
     "damaged header": (lambda p: (p / "ct.nii.gz").write_bytes(b"\x1f\x8b nothing"), "cannot be read"),
     "other shape": (lambda p: rewrite(p / "ct.nii.gz", (5, 6, 3)), r"ct has shape \(5, 6, 3\)"),
@@ -238,6 +243,10 @@ SURVEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, str]]]] = 
         files("p6/mr/IM0001", "p6/ct/1.2.840.5", content=DICOM),
         [("not recognised", "p6", "DICOM (p6/ct/1.2.840.5) is not read here")],
     ),
+    "Analyze": (
+        files("p7/mr.hdr", "p7/mr.img"),
+        [("not recognised", "p7", "p7/mr.hdr is of no type that is read; convert it")],
+    ),
     "BIDS": (
         files("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"),
         [("not recognised", "sub-01", "BIDS (sub-01_ses-1_T1w.nii.gz) is not read")],
@@ -252,7 +261,10 @@ SURVEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, str]]]] = 
     "another task": (patients("Task2/brain/2BA001"), [("of another region or task", "Task2/brain/2BA001", "not of")]),
     "images beside": (
         files("1BA001/T2.nii.gz", "1BA001/old/ct.nii.gz"),
-        [("beside", f"1BA001/{p}", "not used: 1BA001 is its mr, ct and mask") for p in ("T2.nii.gz", "old/ct.nii.gz")],
+        [
+            ("beside", f"1BA001/{p}", "not used: of 1BA001 only mr, ct and mask are")
+            for p in ("T2.nii.gz", "old/ct.nii.gz")
+        ],
     ),
     "earlier outputs": (
         output,
@@ -265,6 +277,20 @@ SURVEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, str]]]] = 
     ),
     "an empty folder": (lambda root: (root / "p8").mkdir(), [("without an image", "p8", "an empty folder")]),
 }
+
+
+def test_all_unusable_is_said_patient_by_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MRICT_DATA", str(tmp_path / "data"))
+    for patient in ("1BA001", "1BA002", "p3"):
+        (write_patient(tmp_path / "in" / patient) / "ct.nii.gz").unlink()
+    for strict in (False, True):
+        with pytest.raises(MrictError) as caught:
+            prepare_data("demo", str(tmp_path / "in"), strict=strict)
+        named = [
+            patient for patient in ("1BA001", "1BA002", "p3") if f"{patient}: ct.nii.gz is missing" in str(caught.value)
+        ]
+        assert named == (["1BA001"] if strict else ["1BA001", "1BA002", "p3"])
+        assert strict or "none of its 3 patients can be used" in str(caught.value)
 
 
 @pytest.mark.parametrize("case", SURVEYS)

@@ -50,8 +50,8 @@ def check_mask_fits(mask: np.ndarray, body: np.ndarray, path: Path | str) -> Non
     both, marked = np.count_nonzero((mask > 0) & (body > 0)), np.count_nonzero(mask)
     if both < max(IN_BODY_MIN * marked, SCORED_MIN):
         raise MrictError(
-            f"{shown(path)}: {both} of {marked} voxels of the mask are in the body seen on the MR; expected its outline, "
-            f"or {SCORED_MIN} voxels and more in it; check that mr and mask belong together and that air is dark on the MR"
+            f"{shown(path)}: {both} of {marked} voxels of the mask are in the body seen on the MR; expected a third, "
+            f"and {SCORED_MIN} at least; check that mr and mask belong together and that air is dark on the MR"
         )
 
 

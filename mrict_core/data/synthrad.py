@@ -19,6 +19,7 @@ PATIENT_ID = re.compile(r"[12](B|P|HN|TH|AB)([A-Z])\d+", re.IGNORECASE)
 REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
 HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
 PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of an image in two files; records of this suite
+UNREAD = (".hdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".gipl", ".nii.bz2", ".vti", ".par", ".rec")  # images too
 DEPTH = 8  # folders below the root that are looked into
 
 
@@ -143,7 +144,9 @@ def _inspect(folder: Path, region: str) -> PatientFiles:
     for role in ROLES:
         files = found.get(role, [])
         if not files:
-            raise MrictError(f"{shown(folder)}: {role}.nii.gz is missing; expected mr, ct and mask; add it")
+            deeper = next((path for path in _entries(folder) if path.is_dir() and _role_files(path)), None)
+            remedy = f"move up those of {deeper.name}/" if deeper else "add it"
+            raise MrictError(f"{shown(folder)}: {role}.nii.gz is missing; expected mr, ct and mask; {remedy}")
         if len(files) > 1:
             names = " and ".join(f.name for f in files)
             raise MrictError(f"{shown(folder)}: holds {names}; expected one {role} file; remove the other")
@@ -224,10 +227,10 @@ class _Survey:
         """Enter the files of one folder."""
         owner = next((p for p in (folder, *folder.parents) if p in self.patients), None)
         used = self.patients.get(owner, set())
-        images = [path for path in files if stem_of(path) and path not in used]
+        images = [p for p in files if (stem_of(p) or p.name.lower().endswith(UNREAD)) and p not in used]
         outputs = [path for path in images if _is_output(path)]
         images = [path for path in images if path not in outputs]
-        others = [path for path in files if not stem_of(path) and not path.name.lower().endswith(PARTS)]
+        others = [p for p in files if not stem_of(p) and not p.name.lower().endswith((*PARTS, *UNREAD))]
         dicom = next(filter(_is_dicom, others), None)
         for path in others if not dicom else ():
             self.add(Kind.OTHER, path, "no image")
@@ -235,7 +238,7 @@ class _Survey:
             self.add(Kind.OWN, path, "a synthetic CT of this suite")
         if owner:
             for path in [*images, *([dicom] if dicom else [])]:
-                self.add(Kind.BESIDE, path, f"not used: {owner.name} is its mr, ct and mask")
+                self.add(Kind.BESIDE, path, f"not used: of {owner.name} only mr, ct and mask are")
         elif images or dicom:
             self.images(folder, top, images, dicom)
 
@@ -259,6 +262,8 @@ class _Survey:
             self.add(
                 Kind.UNRECOGNISED, top, f"DICOM ({first}) is not read here; convert it to mr, ct and mask as NIfTI"
             )
+        elif not any(map(stem_of, images)):
+            self.add(Kind.UNRECOGNISED, top, f"{first} is of no type that is read; convert it to NIfTI, MHA or NRRD")
         else:
             self.add(Kind.UNRECOGNISED, top, f"no image in it is called mr, ct or mask (first {first}); rename them")
 
