@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from mrict_core.data import synthrad
 from mrict_core.data.synthrad import discover
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import ROOT
 from mrict_core.pipeline import prepare_data
 
@@ -327,3 +327,23 @@ def test_where_nothing_is_found_all_that_is_there_is_named(tmp_path: Path) -> No
         MrictError, match=r"no patient found.*; 2 not recognised: .*1BA001: a patient deeper.* \| .*p2: no"
     ):
         discover(tmp_path, "brain")
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_a_disk_that_goes_away_while_it_is_searched_skips_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    for patient in ("1BA001", "1BA002", "own"):
+        write_patient(tmp_path / "in" / patient)
+    real, calls = synthrad._role_files, []
+
+    def unmounting(folder: Path) -> dict[str, list[Path]]:
+        calls.append(folder)
+        if len(calls) == moment:
+            (tmp_path / "in").rename(tmp_path / "away")
+            (tmp_path / "in").mkdir()
+        return real(folder)
+
+    monkeypatch.setattr(synthrad, "_role_files", unmounting)
+    with pytest.raises(UnavailableError, match=r"cannot be read now|was listed and is gone"):
+        discover(tmp_path / "in", "brain")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,20 @@ PATIENT_ID = re.compile(r"[12](B|P|HN|TH|AB)([A-Z])\d+", re.IGNORECASE)
 REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
 HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
 PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of an image in two files; records of this suite
-UNREAD = (".hdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".gipl", ".nii.bz2", ".vti", ".par", ".rec")  # images too
+UNREAD = (
+    ".hdr",
+    ".nhdr",
+    ".img",
+    ".img.gz",
+    ".mgz",
+    ".mgh",
+    ".mnc",
+    ".gipl",
+    ".nii.bz2",
+    ".vti",
+    ".par",
+    ".rec",
+)  # too
 DEPTH = 8  # folders below the root that are looked into
 
 
@@ -122,6 +136,12 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in HIDDEN
 
 
+def _check_there(path: Path) -> None:
+    """Raise `UnavailableError` where what was just listed is gone: the disk is, not the patient."""
+    if not os.path.lexists(path):
+        raise UnavailableError(f"{shown(path)}: was listed and is gone; expected the data to stay in place; run again")
+
+
 def _candidates(root: Path, region: str) -> Iterator[Path]:
     """Yield the patient folders of all three layouts, the SynthRAD one first."""
     for parent in _parents(root, region):
@@ -130,6 +150,7 @@ def _candidates(root: Path, region: str) -> Iterator[Path]:
         for folder in _entries(parent):
             if _hidden(folder):
                 continue
+            _check_there(folder)
             if PATIENT_ID.fullmatch(folder.name) or (folder.is_dir() and _role_files(folder)):
                 yield folder
 
@@ -210,16 +231,16 @@ class _Survey:
         if depth > DEPTH:
             return self.add(Kind.UNRECOGNISED, folder, f"{depth} folders deep, not looked into; give it as --data")
         try:
-            entries = [path for path in sorted(folder.iterdir()) if not _hidden(path)]
+            with os.scandir(folder) as listing:  # knows folders without asking for each
+                entries = {Path(e.path): e.is_dir() for e in listing if not _hidden(Path(e.path))}
         except PermissionError:
             return self.add(Kind.UNRECOGNISED, folder, "cannot be listed (permission denied); make it readable")
         except OSError as error:
             raise unavailable(folder, error) from None
         if not entries:
             self.add(Kind.OTHER, folder, "an empty folder")
-        folders = [path for path in entries if path.is_dir()]
-        self.files(folder, top, [path for path in entries if path not in folders])
-        for path in folders:
+        self.files(folder, top, sorted(path for path, is_folder in entries.items() if not is_folder))
+        for path in sorted(path for path, is_folder in entries.items() if is_folder):
             direct = place in self.parents and path.resolve() not in self.parents and path.name != TASK
             self.walk(path, path if direct else top, depth + 1)
 
@@ -322,6 +343,8 @@ def discover(root: Path | str, region: str = "brain", strict: bool = False) -> D
                 raise
             skipped.append(Skip(folder.name, str(folder), str(error)))
             known[folder] = set(_entries(folder)) if folder.is_dir() else set()
+    for folder in known:
+        _check_there(folder)
     survey = _Survey(root, region, known)
     survey.walk(root, root)
     aside = tuple(sorted(survey.found.values(), key=lambda a: (list(Kind).index(a.kind), a.path)))
