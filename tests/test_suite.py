@@ -22,7 +22,7 @@ from conftest import write_patient
 from mrict_core import suite
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, Workspace, workspace
-from mrict_core.runtime import read_json
+from mrict_core.runtime import read_json, write_csv
 from mrict_core.suite.kernels import kernel_managers
 from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, SYNTHESIS, Step
 from mrict_core.variants import all_variants, lineage, select
@@ -56,6 +56,17 @@ def test_the_rule_of_subjects_reaches_the_preparation_alone(tmp_path):
         table.write_text(text)
         keys.add(plan.step_key(steps[0], {}, space))
     assert len(keys) == 2
+
+
+def test_what_was_left_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("MRICT_REPORTS", str(tmp_path))
+    space, lines = workspace("smoke"), []
+    suite._say_left_out(space, lines.append)
+    for count in (0, 2):
+        rows = [{"patient": f"p{k}", "reason": "p/ct.nii.gz: damaged,\ncut"} for k in range(count)]
+        write_csv(space.reports / "skipped.csv", pd.DataFrame(rows, columns=["patient", "reason"]))
+        suite._say_left_out(space, lines.append)
+    assert lines == [f"2 of the data left out: {space.reports / 'skipped.csv'}"]
 
 
 def test_plan_of_a_lineage():

@@ -101,8 +101,8 @@ def prepare_data(
     profile, space = get_profile(profile_name), workspace(profile_name, data_dir, region, protocol)
     if space.embedded:
         make_phantoms(space, profile, seed, progress)
-    before = set(read_index(space.store).get("patients", {}))
     with passing_faults(space.data_dir):
+        before = set(read_index(space.store).get("patients") or {})
         discovery = discover(space.data_dir, region, strict=strict)
     check_usable(discovery)
     store = preprocess(
@@ -166,7 +166,8 @@ def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, repor
         split = make_split({p: store.centre(p) for p in store.patients}, seed, kind, subjects=store.subjects())
     if before is not None and before.hash != split.hash:
         report(f"split {before.kind} (seed {before.seed}) replaced by {kind} (seed {seed}); train and evaluate again")
-    write_split(space, split)
+    if before is None or (before, before.subjects) != (split, split.subjects):
+        write_split(space, split)
     return split
 
 
