@@ -232,7 +232,8 @@ class _Survey:
             return self.add(Kind.UNRECOGNISED, folder, f"{depth} folders deep, not looked into; give it as --data")
         try:
             with os.scandir(folder) as listing:  # knows folders without asking for each
-                entries = {Path(e.path): e.is_dir() for e in listing if not _hidden(Path(e.path))}
+                found = {Path(e.path): e.is_dir(follow_symlinks=False) or e.is_symlink() for e in listing}
+            entries = {path: maybe and path.is_dir() for path, maybe in found.items() if not _hidden(path)}
         except PermissionError:
             return self.add(Kind.UNRECOGNISED, folder, "cannot be listed (permission denied); make it readable")
         except OSError as error:
