@@ -34,11 +34,12 @@ def read_rows(path: Path | str, needed: Sequence[str]) -> list[tuple[int, dict[s
             readings.append(_parsed(lines, delimiter))
         except (csv.Error, UnicodeDecodeError) as error:
             cause = cause or error
-    if not readings:
+    names, rows = max(readings, key=lambda one: (set(needed) <= set(one[0]), len(one[0])), default=([], []))
+    missing = [name for name in needed if name not in names]
+    if cause and missing:
         raise MrictError(f"{shown(path)}: not a readable csv ({cause}); save it again as csv in UTF-8")
-    names, rows = max(readings, key=lambda reading: (set(needed) <= set(reading[0]), len(reading[0])))
     expected = f"expected the columns {', '.join(needed)} and a row for every case"
-    if missing := [name for name in needed if name not in names]:
+    if missing:
         found = ", ".join(filter(None, names)) or "nothing"
         raise MrictError(f"{shown(path)}: holds {found}; {expected}; add {', '.join(missing)}")
     if doubled := sorted({name for name in names if name and names.count(name) > 1}):
