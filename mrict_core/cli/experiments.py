@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mrict_core.cli.options import Data, Device, Force, Precision, Profile, Protocol, Region, Seed
-from mrict_core.cli.progress import Bar, batches
+from mrict_core.cli.progress import Bar, batches, say
 
 
 def variants(
@@ -53,7 +53,7 @@ def preprocess(
     total = sum(store.counts().values())
     print(f"{len(store.patients)} patients, {total} slices of {store.size}x{store.size}: {shown(store.folder)}")
     for skip in store.skipped:
-        print(f"skipped {skip['patient']}: {skip['reason']}")
+        say(f"skipped {skip['patient']}: {skip['reason']}")
     if prepared.split:
         sets = prepared.split
         print(f"split {sets.kind}: {len(sets.train)} train, {len(sets.val)} validation, {len(sets.test)} test patients")

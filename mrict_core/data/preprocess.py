@@ -28,7 +28,7 @@ from mrict_core.data.synthrad import Discovery, discover
 from mrict_core.data.volumes import SliceOrder, load_volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
-from mrict_core.runtime import cpu_count, held, read_json, write_json
+from mrict_core.runtime import cpu_count, end_with_parent, held, read_json, write_json
 
 PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves
 WORKERS_MAX = 8
@@ -97,7 +97,8 @@ def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, str | None]]:
         yield from ((job, _attempt(job)) for job in jobs)
         return
     # spawn: a fork would copy torch's thread pools in an unusable state
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+    count, context = min(workers, len(jobs)), get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
         futures = {pool.submit(_attempt, job): job for job in jobs}
         try:
             for future in as_completed(futures):

@@ -29,7 +29,7 @@ from mrict_core.reporting.corrections import CORRECTIONS
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
 from mrict_core.reporting.tables import with_provenance, write_leaderboard
-from mrict_core.runtime import versions, write_csv
+from mrict_core.runtime import read_csv, versions, write_csv
 from mrict_core.training.checkpoint import checkpoint_path
 from mrict_core.variant_tables import value_text
 from mrict_core.variants import all_variants, diff, get
@@ -118,7 +118,7 @@ def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, 
 
 def _histories(space: Workspace, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     found = {name: space.checkpoints / name / "history.csv" for name in names}
-    return {name: pd.read_csv(path) for name, path in found.items() if path.is_file()}
+    return {name: read_csv(path) for name, path in found.items() if path.is_file()}
 
 
 def _variant_facts(profile: Profile) -> list[dict[str, Any]]:
