@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from mrict_core.runtime import atomic_path
 FORMATS = (".nii.gz", ".nii", ".mha", ".nrrd")  # .mhd is two files, which cannot be replaced at once
 NOTE = "synthetic CT, not for clinical use"
 DESCRIP_BYTES = 79  # of NIfTI's 80-byte field
+HEADER_BYTES = 4096  # within which every format that is written holds its note
 
 
 def format_of(path: Path | str) -> str:
@@ -56,6 +59,15 @@ def write_ct(path: Path | str, hu: np.ndarray, volume: Volume, *, model: str = "
     with staged(path, hu, volume, note_of(model)):
         pass
     return Path(path)
+
+
+def made_here(path: Path) -> bool:
+    """Return whether the header of an image file says that this suite wrote it: a synthetic CT, or a map of its SD."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+            return NOTE.encode() in file.read(HEADER_BYTES)
+    except (OSError, EOFError, zlib.error):  # its reader says what is wrong with it
+        return False
 
 
 @contextlib.contextmanager
