@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrict_core import __version__
-from mrict_core.data.dicom import DicomVolume, write_ct_series
+from mrict_core.data.dicom import write_ct_series
 from mrict_core.data.orders import PLANES
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
@@ -137,8 +137,7 @@ def synthesize_case(
         _refuse(source, doubts, strict)
         warnings += doubts
     remarks = [text for model in models for text in _remarks(model)]
-    of_input = volume.source.remarks if isinstance(volume, DicomVolume) else ()
-    warnings = list(dict.fromkeys([*warnings, *of_input, *synthesis.warnings, *remarks]))
+    warnings = list(dict.fromkeys([*warnings, *volume.remarks, *synthesis.warnings, *remarks]))
     facts = _describe(source, volume, models, options, body, synthesis) | {"warnings": warnings}
     names = " + ".join(f"{model.name} {model.hash}" for model in models)
     with contextlib.ExitStack() as stack:  # each is whole on the disk before the first takes its name
