@@ -10,6 +10,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.pixels import set_pixel_data
 from pydicom.uid import (
+    CTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -122,7 +123,7 @@ def write_mr_series(
     names = np.random.default_rng(count).permutation(count)
     written = []
     for k in range(count):
-        dataset = _dataset(MRImageStorage, uids, syntax)
+        dataset = _dataset(CTImageStorage if tags.get("Modality") == "CT" else MRImageStorage, uids, syntax)
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "M"]
         dataset.InstanceNumber = k + 1
         dataset.ImagePositionPatient, dataset.ImageOrientationPatient = position(affine, k), orientation(affine)

@@ -10,6 +10,7 @@ from tiny_models import untrained_checkpoint, write_head
 
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
+from mrict_core.inference.gate import Finding
 from mrict_core.inference.volume import SynthesisOptions
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
 from mrict_core.pipeline.synthesize import load_models, synthesize_case
@@ -24,7 +25,7 @@ def models(tmp_path_factory):
 
 def test_the_page_holds_picture_warnings_and_provenance(tmp_path, models):
     source = write_head(tmp_path / "secret_name.nii.gz")
-    odd = {"check": lambda volume, facts: ["body <b>small</b>"], "qa": tmp_path / "page.html"}
+    odd = {"check": lambda volume, facts: [Finding("small", "body <b>small</b>")], "qa": tmp_path / "page.html"}
     spread = {"uncertainty": tmp_path / "sd.nii.gz"}
     facts = synthesize_case(source, tmp_path / "ct.nii.gz", models, SynthesisOptions(tta=True), **odd, **spread)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -33,7 +34,9 @@ def test_the_page_holds_picture_warnings_and_provenance(tmp_path, models):
     assert facts["input_hash"] in page
     assert "not for clinical use" in page
     assert "no bound of the error" in page
-    assert not re.search(r"https?://|secret_name|src=\"(?!data:)", page)
+    assert "secret_name.nii.gz" in page  # which case it is of
+    assert str(tmp_path) not in page
+    assert not re.search(r"https?://|src=\"(?!data:)", page)
 
 
 def test_a_case_without_doubts_says_so(tmp_path, models):
@@ -41,7 +44,8 @@ def test_a_case_without_doubts_says_so(tmp_path, models):
         write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", models, qa=tmp_path / "p.html", check=None
     )
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
-    assert ("None: the MR looks" in page) is (not facts["warnings"])
+    assert facts["verdict"] == "do not use"
+    assert "made to show the suite" in page
     assert "no bound of the error" not in page
 
 
@@ -69,9 +73,9 @@ def test_every_case_of_a_batch_gets_its_page(tmp_path, models):
     folder.mkdir()
     for name in ("one", "two"):
         write_head(folder / f"{name}.nii.gz")
-    cases, problems = find_cases(folder, tmp_path / "out", qa=tmp_path / "pages")
+    found = find_cases(folder, tmp_path / "out", qa=tmp_path / "pages")
     for expected in ("written", "kept"):
-        frame = synthesize_cases(cases, problems, models, tmp_path / "out" / "summary.csv")
+        frame = synthesize_cases(found, models, tmp_path / "out" / "summary.csv")
         assert set(frame["status"]) == {expected}
     assert sorted(p.name for p in (tmp_path / "pages").iterdir()) == ["one_sct.html", "two_sct.html"]
 

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import SecondaryCaptureImageStorage as SECONDARY_CAPTURE
 from scipy.spatial.transform import Rotation
 
-from mrict_core.data.dicom import DicomVolume, is_dicom, list_series, read_series
+from mrict_core.data.dicom import DicomVolume, is_dicom, list_series, read_series, series_below
 from mrict_core.data.volumes import _itk_affine, corner_gap_mm
 from mrict_core.errors import MrictError
 
@@ -128,7 +129,7 @@ def test_files_without_suffix_or_preamble_in_subfolders(tmp_path):
     (tmp_path / "a" / "notes.txt").write_text("not DICOM")
     volume = read_series(tmp_path)
     np.testing.assert_array_equal(volume.array, stored())
-    assert volume.source.remarks == ("left aside: 1 files not DICOM",)
+    assert volume.remarks == ("left aside: not DICOM (1)",)
 
 
 def test_enhanced_multi_frame_in_any_order_of_frames(tmp_path):
@@ -168,11 +169,11 @@ def test_series_of_a_folder_are_listed_and_chosen(tmp_path):
         shutil.copy(PYDICOM / name, tmp_path)
     first = read_series(tmp_path)
     assert first.source.study_uid == uids["StudyInstanceUID"]
-    assert sum("CT, 6 images" in r for r in first.source.remarks) == 1
-    assert sum("MR localizer, 6 images" in r for r in first.source.remarks) == 1
-    assert "left aside: 2 files without an image" in first.source.remarks
+    assert sum("CT, 6 images" in r for r in first.remarks) == 1
+    assert sum("MR localizer, 6 images" in r for r in first.remarks) == 1
+    assert "left aside: Comprehensive SR (1), RT Structure Set (1)" in first.remarks
     write_mr_series(tmp_path / "other", stored(seed=1), grid(), SeriesNumber=9)
-    with pytest.raises(MrictError, match=r"2 series; expected one; choose one by its name: \w{8} \(MR, 6 images\)"):
+    with pytest.raises(MrictError, match=r"2 series; .* with --series NAME: \w{8} \(MR, 6 images\)"):
         read_series(tmp_path)
     series = list_series(tmp_path)
     assert [(s.modality, s.images) for s in series].count(("MR", 6)) == 3
@@ -258,7 +259,7 @@ BAD = {
     "no pixels": (tag_third(PixelData=None), r"cannot be read \(pixels: AttributeError\)"),
     "two studies": (tag_third(StudyInstanceUID="1.2.3"), "slices of 2 different StudyInstanceUID"),
     "two frames of reference": (tag_third(FrameOfReferenceUID="1.2.3"), "2 different FrameOfReferenceUID"),
-    "none": (lambda files: [f.unlink() for f in files], r"no DICOM image \(empty\)"),
+    "none": (lambda files: [f.unlink() for f in files], r"no DICOM image: empty"),
 }
 
 
@@ -288,15 +289,15 @@ def test_a_file_cut_anywhere_never_gives_a_volume(tmp_path, keep):
 
 def test_slices_that_may_be_missing_are_remarked(tmp_path):
     files = write_mr_series(tmp_path, stored(), grid())
-    assert read_series(tmp_path).source.remarks == ()
+    assert read_series(tmp_path).remarks == ()
     files[0].unlink()
-    (remark,) = read_series(tmp_path).source.remarks
+    (remark,) = read_series(tmp_path).remarks
     assert remark.startswith("5 slices numbered 2 to 6")
     for file in files[2::2]:
         file.unlink(missing_ok=True)
     files[1].unlink(missing_ok=True)
     write_mr_series(tmp_path / "half", stored(), grid(spacing=(1, 1, 5)), SpacingBetweenSlices=2.5)
-    (remark,) = read_series(tmp_path / "half").source.remarks
+    (remark,) = read_series(tmp_path / "half").remarks
     assert remark.startswith("slices lie 5 mm apart, SpacingBetweenSlices says 2.5")
 
 
@@ -366,15 +367,14 @@ REFUSED = {
     "examples_palette.dcm": "a colour image",
     "JPEG2000.dcm": "no ImagePositionPatient; expected a slice placed in the patient",
     "JPEGLSNearLossless_16.dcm": "no ImagePositionPatient",
-    "liver_1frame.dcm": "1 frames, 3 descriptions of them",
-    "rtdose.dcm": "15 frames without a position each",
-    "badVR.dcm": "one slice without SliceThickness",
-    **dict.fromkeys(
-        ("rtstruct.dcm", "rtplan.dcm", "test-SR.dcm", "waveform_ecg.dcm", "reportsi.dcm"),
-        r"no DICOM image \(1 without an image\)",
-    ),
-    "README.txt": r"no DICOM image \(1 not DICOM\)",
-    "zipMR.gz": r"no DICOM image \(1 not DICOM\)",
+    "liver_1frame.dcm": r"no DICOM image: Segmentation \(1\)",
+    **dict.fromkeys(("rtdose.dcm", "badVR.dcm"), r"no DICOM image: RT Dose \(1\)"),
+    "rtstruct.dcm": r"no DICOM image: RT Structure Set \(1\)",
+    "rtplan.dcm": r"no DICOM image: RT Plan \(1\)",
+    "test-SR.dcm": r"no DICOM image: Comprehensive SR \(1\)",
+    "waveform_ecg.dcm": r"no DICOM image: 12-lead ECG Waveform \(1\)",
+    "reportsi.dcm": r"no DICOM image: Basic Text SR \(1\)",
+    **dict.fromkeys(("README.txt", "zipMR.gz"), r"no DICOM image: not DICOM \(1\)"),
 }
 
 
@@ -390,7 +390,7 @@ FOLDERS = {
     "98892001/CT5N": (16, 16, 5),
     "77654033/CT2": r"161 slices are missing of a stack every 1\.25 mm",
     "98892001/CT2N": r"directions differ by up to 1; expected one stack of parallel slices \(no localizer",
-    "98892003": r"7 series; expected one; choose one by its name: \w{8} \(MR, 1 image\); ",
+    "98892003": r"7 series; expected one; choose one with --series NAME: \w{8} \(MR, 1 image\); ",
     "98892003/MR700": r"directions differ by up to 0\.47",
     "TINY_ALPHA": "an image without Rows and Columns",
 }
@@ -414,3 +414,45 @@ def test_real_folders(name):
 def test_a_real_ct_is_no_mr():
     with pytest.raises(MrictError, match=r"no MR series; it holds: \w{8} \(CT, 1 image\)"):
         read_series(PYDICOM / "CT_small.dcm")
+
+
+def test_every_file_below_a_folder_is_in_a_series_or_listed_with_its_reason(tmp_path):
+    one, copies = new_uids(), new_uids()
+    write_mr_series(tmp_path / "a" / "deep", stored(), grid(), uids=one, suffix="")
+    write_enhanced(tmp_path / "a" / "multi", stored(), grid())
+    write_mr_series(tmp_path / "a" / "loc", stored((4, 4, 1)), grid(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    for name in ("b", "c"):  # the same series twice
+        write_mr_series(tmp_path / name, stored(), grid(), uids=copies)
+    write_mr_series(tmp_path / "ct", stored((4, 4, 2)), grid(), Modality="CT")
+    write_mr_series(tmp_path / "other", stored((4, 4, 2)), grid(), Modality="OT", SOPClassUID=SECONDARY_CAPTURE)
+    (damaged,) = write_mr_series(tmp_path / "cut", stored((4, 4, 1)), grid())
+    damaged.write_bytes(damaged.read_bytes()[:700])
+    shutil.copy(PYDICOM / "test-SR.dcm", tmp_path)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "b" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a" / "notes.txt").write_text("of the user")
+    found, aside = series_below(tmp_path)
+    here = {str(f.folder.relative_to(tmp_path)): f for f in found}
+    usable = {name: f.images for name, f in here.items() if not f.why_not}
+    assert usable == {"a/deep": 6, "a": 6, "b": 6, "c": 6}
+    assert [here[name].alone for name in usable] == [True, False, True, True]
+    for name, count in usable.items():
+        assert read_series(tmp_path / name, here[name].name).shape[2] == count
+    assert here["a/loc"].why_not == "a localizer"
+    assert here["ct"].why_not == "a CT series"
+    name = here["other"].name
+    assert here["other"].why_not == f"nothing says that it is an MR (secondary capture): only with --series {name}"
+    whys = {str(path.relative_to(tmp_path)): why for path, why in aside}
+    assert "it is damaged or cut short" in whys.pop(str(damaged.relative_to(tmp_path)))
+    assert whys == {
+        ".hidden": "hidden folder",
+        "a/notes.txt": "not DICOM",
+        "b/.DS_Store": "hidden file",
+        "broken": "not a plain file",
+        "linked": "link to a folder",
+        "test-SR.dcm": "Comprehensive SR",
+    }
+    files = {p for p in tmp_path.rglob("*") if p.is_file() and "linked" not in p.parts}
+    assert files - {path for path, _ in aside} == {file for f in found for file in f.files}

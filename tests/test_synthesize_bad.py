@@ -14,6 +14,7 @@ from test_cli import error_of, ok
 from tiny_models import files_in, head_array, write_head
 
 from mrict_core.errors import MrictError
+from mrict_core.inference.gate import Finding
 from mrict_core.pipeline.synthesize import synthesize_case
 
 
@@ -101,7 +102,6 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(name, tmp_path, checkpoi
         (["mr.nii.gz", "-o", "ct.png"], "not an image type that is written"),
         (["mr.nii.gz", "-o", "ct.mhd"], "not an image type that is written"),
         (["mr.nii.gz", "-o", ".nii.gz"], "not an image type that is written"),
-        (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "sd.nii"], "uncertainty needs several predictions"),
         (["mr.nii.gz", "-o", "ct.nii", "--csv", "x.csv"], "--csv and --format are for many cases"),
         (["mr.nii.gz", "-o", "ct.nii", "--model", "MODEL"], "given twice"),
         (["mr.nii.gz", "-o", "ct.nii", "--model", "mk6_3_5"], "'mk6_3_5': did you mean 'mk6_3_4'"),
@@ -162,16 +162,16 @@ def test_checks_warn_and_strict_refuses(tmp_path, models):
 
     def check(volume, facts):
         seen.append((volume.shape, facts["size"]))
-        return ["the body is small"]
+        return [Finding("small", "the body is small")]
 
     facts = synthesize_case(mr, tmp_path / "ct.nii", models, check=check)
-    assert facts["warnings"][0] == "the body is small"
+    assert "the body is small" in facts["warnings"]
     assert seen == [((34, 40, 7), 64)]
     with pytest.raises(MrictError, match=r"mr\.nii\.gz: the body is small \(refused by --strict\)"):
         synthesize_case(mr, tmp_path / "strict.nii", models, check=check, strict=True)
     late = {
         "check": None,
-        "check_output": lambda synthesis, facts: [f"{synthesis.body.sum()} voxels of doubt"],
+        "check_output": lambda synthesis, facts: [Finding("doubt", f"{synthesis.body.sum()} voxels of doubt")],
         "strict": True,
     }
     with pytest.raises(MrictError, match="voxels of doubt"):

@@ -139,7 +139,7 @@ def synthesize_case(
         overwrite = overwrite or unfinished(sidecar) == key
         check_targets(source, output, uncertainty, overwrite, sidecar, qa)
         volume = read_input(source, series, keep_identifiers)
-        findings = _of_input(volume)
+        findings = [gate.Finding(text, text) for text in volume.remarks]
         findings += [found for model in models for found in (check(volume, model.synthesizer.facts) if check else [])]
         _refuse(source, findings, strict)
         synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
@@ -278,7 +278,9 @@ def source_hash(source: Path) -> str:
             files = [path for path in visible(source) if path.is_file()]
         return hash_file(source) if files == [source] else hash_of(sorted(hash_file(path) for path in files))
     except OSError as error:
-        raise UnavailableError(f"{shown(source)}: cannot be read ({error.strerror}); check that it is there") from None
+        raise UnavailableError(
+            f"{shown(source)}: cannot be read ({(error.strerror or str(error)).lower()}); check that it is there"
+        ) from None
 
 
 def visible(folder: Path) -> list[Path]:
@@ -308,14 +310,21 @@ def case_key(
     return hash_of([input_hash, parts, dataclasses.asdict(options), code_hash(*CODE), mask])
 
 
-def is_current(source: Path, output: Path, models: Sequence[Model], options: SynthesisOptions) -> dict[str, Any] | None:
+def is_current(
+    source: Path,
+    output: Path,
+    models: Sequence[Model],
+    options: SynthesisOptions,
+    body: np.ndarray | None = None,
+    sidecar: Path | None = None,
+) -> dict[str, Any] | None:
     """Return the json beside `output` where that is what synthesising `source` now would write, else None."""
-    beside = sidecar_path(output)
+    beside = sidecar or sidecar_path(output)
     if not (output.is_file() and beside.is_file()):
         return None
     try:
         facts = read_json(beside)
-        same = facts["key"] == case_key(source_hash(source), models, options)
+        same = facts["key"] == case_key(source_hash(source), models, options, body)
         return facts if same and facts.get("finished", True) else None
     except (MrictError, KeyError, TypeError, AttributeError):
         return None
@@ -328,12 +337,6 @@ def unfinished(sidecar: Path) -> str:
         return "" if facts.get("finished", True) else str(facts["key"])
     except (MrictError, KeyError, TypeError, AttributeError):
         return ""
-
-
-def _of_input(volume: Volume) -> list[gate.Finding]:
-    """Return what the reader of an MR had to decide."""
-    series = volume.source.remarks if isinstance(volume, DicomVolume) and volume.source else ()
-    return [gate.Finding(text, text) for text in dict.fromkeys((*volume.remarks, *series))]
 
 
 def _of_model(model: Model) -> list[gate.Finding]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import re
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.config import IGNORE, settings
 
+from mrict_core.data.dicom.values import damaged, text_of, uid_of, values_of, whole_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
@@ -47,7 +42,6 @@ GROUPS = {
 }
 PHASE = {"P", "PHASE", "PHASE MAP"}  # in ImageType of several vendors, or ComplexImageComponent
 GREY = ("MONOCHROME1", "MONOCHROME2")
-UID = re.compile(r"[0-9][0-9.]{0,63}")
 RIGHT_ANGLE = 1e-3  # how far the two axes of a plane may be from unit vectors at a right angle
 
 
@@ -89,47 +83,6 @@ class Frame:
         return np.stack([across, down, np.cross(across, down)])
 
 
-@contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Silence pydicom, whose warnings, log lines and errors on odd values quote them; values then pass as they are."""
-    logger, modes = logging.getLogger("pydicom"), (settings.reading_validation_mode, settings.writing_validation_mode)
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL + 1)
-        settings.reading_validation_mode = settings.writing_validation_mode = IGNORE
-        try:
-            yield
-        finally:
-            settings.reading_validation_mode, settings.writing_validation_mode = modes
-            logger.setLevel(level)
-
-
-def damaged(path: Path, why: str) -> MrictError:
-    """Return the error for a file that cannot be used; `why` holds no value of a tag."""
-    return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
-
-
-def text_of(header: pydicom.Dataset, keyword: str) -> str:
-    """Return a value as text, "" where it is absent or of several."""
-    value = header.get(keyword)
-    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
-
-
-def uid_of(header: pydicom.Dataset, keyword: str) -> str:
-    """Return a UID, "" where it is absent or none."""
-    uid = text_of(header, keyword)
-    return uid if UID.fullmatch(uid) else ""
-
-
-def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
-    """Return a whole number, None where it is absent or none."""
-    try:
-        return int(header.get(keyword))
-    except (TypeError, ValueError):
-        return None
-
-
 def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
     """Return the frames of one file, from its header alone; `MrictError` where they are no grey planes in space."""
     colours, grey = whole_of(header, "SamplesPerPixel") or 1, text_of(header, "PhotometricInterpretation")
@@ -137,7 +90,7 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
         raise MrictError(f"{shown(path)}: a colour image; expected one grey value per pixel; export the grey series")
     if "ModalityLUTSequence" in header:
         raise MrictError(f"{shown(path)}: grey values through a table; expected slope and intercept; export it plainly")
-    kinds = {str(v).upper() for v in (*_values(header.get("ImageType")), header.get("ComplexImageComponent"))}
+    kinds = {str(v).upper() for v in (*values_of(header.get("ImageType")), header.get("ComplexImageComponent"))}
     if kinds & PHASE:
         raise MrictError(f"{shown(path)}: a phase image; expected magnitudes; give the magnitude series alone")
     if any("MOSAIC" in kind for kind in kinds):
@@ -152,10 +105,6 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
     if groups and len(groups) != count:
         raise damaged(path, f"{count} frames, {len(groups)} descriptions of them")
     return [_frame(header, path, k, count) for k in range(count)]
-
-
-def _values(value: Any) -> list:
-    return [] if value is None else list(value) if not isinstance(value, (str, int, float)) else [value]
 
 
 def _look_up(header: pydicom.Dataset, index: int, keyword: str) -> Any:
@@ -175,7 +124,7 @@ def _numbers(header: pydicom.Dataset, path: Path, index: int, keyword: str, coun
     if value is None or value == "":
         return None
     try:
-        numbers = tuple(float(v) for v in _values(value))
+        numbers = tuple(float(v) for v in values_of(value))
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count or not np.isfinite(numbers).all():
@@ -226,4 +175,4 @@ def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame
 def _variants(header: pydicom.Dataset, index: int) -> dict[str, Any]:
     keywords = (*VARIANTS, "TemporalPositionIndex", "EffectiveEchoTime", "FrameType")
     found = {keyword: _look_up(header, index, keyword) for keyword in keywords}
-    return {k: tuple(map(str, _values(v))) for k, v in found.items() if v is not None}
+    return {k: tuple(map(str, values_of(v))) for k, v in found.items() if v is not None}

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from mrict_core.data.dicom.frames import Frame, damaged, frames_of, hushed, text_of, uid_of
+from mrict_core.data.dicom.frames import Frame, frames_of
 from mrict_core.data.dicom.series import Series, choose
 from mrict_core.data.dicom.stack import stack
+from mrict_core.data.dicom.values import damaged, hushed, text_of, uid_of
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
@@ -32,7 +33,6 @@ class Source:
     patient_position: str
     lossy: bool  # compressed with loss at some time
     frames: tuple[Frame, ...] = field(repr=False)
-    remarks: tuple[str, ...] = ()
     identity: dict[str, str] | None = field(default=None, repr=False)
 
 
@@ -66,10 +66,9 @@ def read_series(
         patient_position=lying if LYING.fullmatch(lying := text_of(first, "PatientPosition")) else "",
         lossy=any(text_of(header, "LossyImageCompression") == "01" for _, header in series.headers),
         frames=tuple(frames),
-        remarks=(*remarks, *more),
         identity=_identity(frames[0].path) if keep_identifiers else None,
     )
-    return DicomVolume(_pixels(frames), affine, path, None, source)
+    return DicomVolume(_pixels(frames), affine, path, remarks=(*remarks, *more), source=source)
 
 
 def _frames(series: Series) -> list[Frame]:

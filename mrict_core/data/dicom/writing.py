@@ -15,8 +15,9 @@ import pydicom
 from pydicom.uid import generate_uid
 
 from mrict_core.data.dicom.ct_object import MAKER, Plane, SeriesFacts, ct_slice
-from mrict_core.data.dicom.frames import RIGHT_ANGLE, hushed, text_of
+from mrict_core.data.dicom.frames import RIGHT_ANGLE
 from mrict_core.data.dicom.reading import DicomVolume, Source
+from mrict_core.data.dicom.values import hushed, text_of
 from mrict_core.data.volumes import LPS_TO_RAS, SliceOrder, Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown

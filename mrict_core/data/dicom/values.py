@@ -1,0 +1,65 @@
+"""Values of DICOM tags, which may be absent, of another type or damaged, as plain text and numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.config import IGNORE, settings
+
+from mrict_core.errors import MrictError
+from mrict_core.paths import shown
+
+UID = re.compile(r"[0-9][0-9.]{0,63}")
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Silence pydicom, whose warnings, log lines and errors on odd values quote them; values then pass as they are."""
+    logger, modes = logging.getLogger("pydicom"), (settings.reading_validation_mode, settings.writing_validation_mode)
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL + 1)
+        settings.reading_validation_mode = settings.writing_validation_mode = IGNORE
+        try:
+            yield
+        finally:
+            settings.reading_validation_mode, settings.writing_validation_mode = modes
+            logger.setLevel(level)
+
+
+def damaged(path: Path, why: str) -> MrictError:
+    """Return the error for a file that cannot be used; `why` holds no value of a tag."""
+    return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
+
+
+def text_of(header: pydicom.Dataset, keyword: str) -> str:
+    """Return a value as text, "" where it is absent or of several."""
+    value = header.get(keyword)
+    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
+
+
+def uid_of(header: pydicom.Dataset, keyword: str) -> str:
+    """Return a UID, "" where it is absent or none."""
+    uid = text_of(header, keyword)
+    return uid if UID.fullmatch(uid) else ""
+
+
+def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
+    """Return a whole number, None where it is absent or none."""
+    try:
+        return int(header.get(keyword))
+    except (TypeError, ValueError):
+        return None
+
+
+def values_of(value: Any) -> list:
+    """Return the values of a tag as a list: none, one or several."""
+    return [] if value is None else list(value) if not isinstance(value, (str, int, float)) else [value]
