@@ -108,7 +108,7 @@ def load_synthesizer(
             "another model"
         )
     load_weights(generator, networks[name], name, path)
-    _check_weights(generator, path)
+    check_weights(generator, path)
     chosen = pick_device(device)
     generator = generator.to(chosen, memory_format=torch.channels_last).eval()
     return Synthesizer(
@@ -116,7 +116,7 @@ def load_synthesizer(
     )
 
 
-def _check_weights(generator: nn.Module, path: Path) -> None:
+def check_weights(generator: nn.Module, path: Path) -> None:
     """Refuse weights that no training ends with: not every damaged one shows in the output."""
     for name, values in generator.state_dict().items():
         if values.is_floating_point() and not bool((values.abs() < WEIGHT_MAX).all()):  # NaN is not less either

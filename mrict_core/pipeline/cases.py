@@ -183,7 +183,7 @@ def synthesize_cases(
     check_models([model.synthesizer for model in models], several)
     listed = {"failed": found.failed, "left out": found.left_out, "aside": found.aside}
     rows: list[dict[str, Any]] = [
-        {"case": name, "status": status, "reason": reason, "warnings": "", "output": ""}
+        {"case": printable(name), "status": status, "reason": printable(reason), "warnings": "", "output": ""}
         for status, reasons in listed.items()
         for name, reason in reasons.items()
     ]
@@ -224,7 +224,7 @@ def _attempt(
                 more = {"uncertainty": case.uncertainty, "qa": case.qa, "series": case.series, "overwrite": overwrite}
                 facts = synthesize_case(case.source, case.output, models, options, **(more | checks))
     except MrictError as error:
-        return row | {"status": "failed", "reason": str(error), "warnings": "", "output": ""}
+        return row | {"status": "failed", "reason": printable(error), "warnings": "", "output": ""}
     return row | {"warnings": BETWEEN.join(facts["warnings"])} | {key: _plain(facts.get(key)) for key in FACTS}
 
 
