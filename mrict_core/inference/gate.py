@@ -62,6 +62,7 @@ class Finding:
     high: float | None = None
     kind: str = ""  # findings of one kind have one cause and are said in one sentence
     question: str = ""  # what to look at
+    unit: str = ""  # of the three numbers
 
     def __str__(self) -> str:
         return f"{self.text}; {self.question}" if self.question else self.text
@@ -108,7 +109,7 @@ def _few(patients: int) -> list[Finding]:
         f"the model's gate learned from {patients} patient{'s' * (patients != 1)} and catches {catches} "
         f"(expected at least {FEW_PATIENTS}): that an MR passes it says little"
     )
-    return [Finding("few_patients", text, value=float(patients), low=float(FEW_PATIENTS))]
+    return [Finding("few_patients", text, value=float(patients), low=float(FEW_PATIENTS), unit="patients")]
 
 
 def compare(found: dict[str, float], fingerprint: dict[str, Any]) -> list[Finding]:
@@ -135,7 +136,7 @@ def _finding(name: str, value: float, low: float, high: float, centre: float, se
     value, low, high, centre = (float(np.exp(v)) for v in (value, low, high, centre))
     share = f"{100 * value / centre:.3g} % of the training patients'"
     text = f"{what} is {share} ({value:.3g} {unit}; accepted {low:.3g} to {high:.3g} {unit})"
-    return Finding(name, text, severity, value, low, high, question, question)
+    return Finding(name, text, severity, value, low, high, question, question, unit)
 
 
 def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
@@ -148,7 +149,7 @@ def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
         return []
     text = f"the networks disagree by {mean:.0f} HU on average over the body; expected at most {DISAGREEMENT_HU:.0f} HU"
     severity = REFUSE if mean > WRONG * DISAGREEMENT_HU else WARN
-    return [Finding("disagreement", text, severity, mean, 0.0, DISAGREEMENT_HU)]
+    return [Finding("disagreement", text, severity, mean, 0.0, DISAGREEMENT_HU, unit="HU")]
 
 
 def check_bone(hu: np.ndarray, body: np.ndarray, fingerprint: dict[str, Any] | None) -> list[Finding]:
@@ -166,11 +167,11 @@ def _bone(name: str, share: float, known: dict[str, float]) -> list[Finding]:
     if factor <= BONE_FACTOR:
         return []
     kind = "bone is missing" if share < low else "there is too much bone"
-    percent = [f"{100 * v:.2g}" for v in (share, low, high)]
-    text = "{}: {} % of the body lies {} HU, in the training's CTs {} to {} %".format(
-        kind, percent[0], name.removesuffix("_hu").replace("_", " "), *percent[1:]
-    )
-    return [Finding(f"bone_{name}", text, REFUSE if factor > BONE_WRONG else WARN, share, low, high)]
+    share, low, high = (100 * value for value in (share, low, high))
+    level = name.removesuffix("_hu").replace("_", " ")
+    text = f"{kind}: {share:.2g} % of the body is {level} HU, in the training's CTs {low:.2g} to {high:.2g} %"
+    severity = REFUSE if factor > BONE_WRONG else WARN
+    return [Finding(f"bone_{name}", text, severity, share, low, high, unit="%")]
 
 
 def _times(value: float, other: float) -> float:
@@ -198,10 +199,14 @@ def distinct(findings: Iterable[Finding]) -> list[Finding]:
 
 def in_words(findings: Iterable[Finding]) -> list[str]:
     """Return a sentence for each thing that does not fit: its worst feature with the numbers, the others by name."""
+    return [_sentence(group) for group in _groups(findings)]
+
+
+def _groups(findings: Iterable[Finding]) -> list[list[Finding]]:
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
         groups.setdefault(finding.kind or finding.name, []).append(finding)
-    return [_sentence(group) for group in groups.values()]
+    return list(groups.values())
 
 
 def _sentence(group: Sequence[Finding]) -> str:
@@ -213,5 +218,5 @@ def _sentence(group: Sequence[Finding]) -> str:
 def verdict(findings: Sequence[Finding]) -> dict[str, Any]:
     """Return {"verdict": "fits", "doubtful" or "do not use", "why": [the sentences that decide it]}."""
     worst = max((SEVERITIES.index(finding.severity) for finding in findings), default=0)
-    decide = [finding for finding in findings if worst and finding.severity == SEVERITIES[worst]]
-    return {"verdict": VERDICTS[worst], "why": in_words(decide)}
+    decide = [group for group in _groups(findings) if any(f.severity == SEVERITIES[worst] for f in group)]
+    return {"verdict": VERDICTS[worst], "why": [_sentence(group) for group in decide] if worst else []}

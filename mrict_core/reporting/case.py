@@ -63,7 +63,8 @@ def case_figure(
     outlines = _views(inside, inside)
     spacings = [(dr, dc)] * len(HEIGHTS) + [(dz, dc), (dz, dr)]
     figure = style.new_figure(10.2, 1.75 * len(stacks) + 2.6, title=title, label=label)
-    grid = figure.add_gridspec(len(stacks) + 1, len(spacings), height_ratios=[1.0] * len(stacks) + [1.05])
+    top, bottom = figure.add_gridspec(2, 1, height_ratios=[len(stacks), 1.05])
+    grid, below = top.subgridspec(len(stacks), len(spacings)), bottom.subgridspec(1, 2)
     for line, (name, pictures) in enumerate(views.items()):
         axes = [figure.add_subplot(grid[line, column]) for column in range(len(spacings))]
         image = None
@@ -83,9 +84,8 @@ def case_figure(
             titles = [f"axial, height {share:.0%}" for share in HEIGHTS] + ["coronal", "sagittal"]
             for axis, title in zip(axes, titles, strict=True):
                 axis.set_title(title)
-    half = len(spacings) // 2
-    _histogram(figure.add_subplot(grid[-1, :half]), hu[body])
-    _second(figure.add_subplot(grid[-1, half:]), sd_hu, body, mr, mr_range)
+    _histogram(figure.add_subplot(below[0]), hu[body])
+    _second(figure.add_subplot(below[1]), sd_hu, body, mr, mr_range)
     return figure
 
 
@@ -143,15 +143,15 @@ def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, l
 
 def bone_sentence(facts: dict[str, Any]) -> str:
     """Return how much bone the image holds, and whether that could be compared with the training's."""
-    shares = (f"{100 * share:.2g} % above {name.split('_')[1]} HU" for name, share in facts["bone"].items())
+    shares = [f"{100 * share:.2g} % above {name.split('_')[1]} HU" for name, share in facts["bone"].items()]
     names = {finding["name"] for finding in facts["findings"]}
     if "no_bone" in names:
         said = "whether bone is missing cannot be judged: a model does not keep how much its training's CTs hold"
     elif any(name.startswith("bone_") for name in names):
-        said = "see above: that is not what the training's CTs hold"
+        said = "far from what the training's CTs hold"
     else:
         said = "as much as the training's CTs"
-    return f"Of the body, {' and '.join(shares)}: {said}."
+    return f"{' and '.join(shares)} in the body: {said}"
 
 
 @style.styled
