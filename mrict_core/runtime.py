@@ -197,6 +197,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     writers left in the folder is removed on the way.
     """
     path = Path(path)
+    if path.name.startswith(NEW):  # a temporary name already: it stays the file that is locked
+        yield path
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = _locked_file(path)
