@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 
 from mrict_core.data.dicom.frames import Frame, frames_of
+from mrict_core.data.dicom.parts import one_image
 from mrict_core.data.dicom.series import Series, choose
 from mrict_core.data.dicom.stack import stack
 from mrict_core.data.dicom.values import damaged, hushed, text_of, uid_of
@@ -53,12 +54,16 @@ def read_series(
     """Return the series of a folder (searched at any depth) or of a file, values rescaled slice by slice.
 
     `series_uid`: a UID or a name of `list_series`; "" takes the only series of `modality` ("" for any).
+    Behind it may be a part, "NAME/EchoTime=12", where a series holds several images: the error that says so names them.
     `keep_identifiers` carries the patient's name, id and dates along, for `write_ct_series` alone.
     Raises `MrictError`, which never quotes a tag that may identify, for everything that is not one whole even stack.
     """
     path = Path(path)
-    series, remarks = choose(path, series_uid, modality, keep_identifiers)
-    frames, affine, more = stack(_frames(series), path)
+    name, *parts = series_uid.split("/")
+    series, remarks = choose(path, name, modality, keep_identifiers)
+    every = _frames(series)
+    chosen, more = one_image(every, parts, series.name, path)
+    frames, affine, gaps = stack(chosen, path, whole=len(chosen) == len(every))
     first = next(header for file, header in series.headers if file == frames[0].path)
     source = Source(
         study_uid=_one(series, "StudyInstanceUID", path),
@@ -68,7 +73,7 @@ def read_series(
         frames=tuple(frames),
         identity=_identity(frames[0].path) if keep_identifiers else None,
     )
-    return DicomVolume(_pixels(frames), affine, path, remarks=(*remarks, *more), source=source)
+    return DicomVolume(_pixels(frames), affine, path, remarks=(*remarks, *more, *gaps), source=source)
 
 
 def _frames(series: Series) -> list[Frame]:
