@@ -254,9 +254,9 @@ BAD = {
     "phase by component": (tag_all(ComplexImageComponent="PHASE"), "a phase image; expected magnitudes"),
     "table": (tag_all(ModalityLUTSequence=[Dataset()]), "grey values through a table"),
     "frames": (tag_all(NumberOfFrames=3), "3 frames without a position each"),
-    "pixels cut": (cut(-20), r"cannot be read \(pixels: ValueError\)"),
+    "pixels cut": (cut(-20), r"cannot be read \(50 bytes of pixels, its header says 70\)"),
     "header cut": (cut(700), r"IM\d+\.dcm: cannot be read"),
-    "no pixels": (tag_third(PixelData=None), r"cannot be read \(pixels: AttributeError\)"),
+    "no pixels": (tag_third(PixelData=None), r"cannot be read \(0 bytes of pixels, its header says 70\)"),
     "two studies": (tag_third(StudyInstanceUID="1.2.3"), "slices of 2 different StudyInstanceUID"),
     "two frames of reference": (tag_third(FrameOfReferenceUID="1.2.3"), "2 different FrameOfReferenceUID"),
     "none": (lambda files: [f.unlink() for f in files], r"no DICOM image: empty"),
@@ -361,7 +361,7 @@ def test_one_real_mr_in_every_transfer_syntax():
 
 
 REFUSED = {
-    "MR_truncated.dcm": r"cannot be read \(pixels: ValueError\); it is damaged or cut short",
+    "MR_truncated.dcm": r"bytes of pixels, its header says 8192\); it is damaged or cut short",
     "SC_rgb_rle_2frame.dcm": "a colour image",
     "SC_ybr_full_422_uncompressed.dcm": "a colour image",
     "examples_palette.dcm": "a colour image",

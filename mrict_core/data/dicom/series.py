@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from mrict_core.data.dicom.frames import TAGS
 from mrict_core.data.dicom.kinds import class_of, is_unsure, modality_of, why_no_image
-from mrict_core.data.dicom.values import damaged, hushed, text_of, whole_of
+from mrict_core.data.dicom.values import damaged, opened, text_of, unavailable, whole_of
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import printable, shown
 
@@ -141,7 +140,7 @@ def _walk(folder: Path, failed: Failed) -> Iterator[tuple[Path, str]]:
     """Yield every file below a folder with "", and what is not looked into with the reason."""
 
     def unavailable(error: OSError) -> None:
-        failed(Path(error.filename), _unavailable(Path(error.filename), error))
+        failed(Path(error.filename), unavailable(Path(error.filename), error.strerror))
 
     for place, folders, files in os.walk(folder, onerror=unavailable):
         for name in sorted(folders):
@@ -179,10 +178,6 @@ def _series(uid: str, modality: str, headers: list[tuple[Path, pydicom.Dataset]]
     return Series(uid, modality, images, localizer, tuple(headers))
 
 
-def _unavailable(path: Path, error: OSError) -> UnavailableError:
-    return UnavailableError(f"{shown(path)}: cannot be read ({error.strerror or type(error).__name__}); try again")
-
-
 def _may_be_dicom(file: Path) -> bool:
     try:
         start = _start(file)
@@ -196,7 +191,7 @@ def _start(file: Path) -> bytes:
         with open(file, "rb") as opened:
             return opened.read(132)
     except OSError as error:
-        raise _unavailable(file, error) from None
+        raise unavailable(file, error.strerror) from None
 
 
 def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
@@ -206,7 +201,7 @@ def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
     if not marked and start[:2] not in GROUPS:
         return None, NOT_DICOM
     try:
-        with hushed():
+        with opened(file):
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=not marked)
             kind = class_of(header)
             if not (kind or marked):
@@ -215,14 +210,12 @@ def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
                 return None, why
             for keyword in TAGS:
                 header.get(keyword)  # values are decoded on the first look
-    except InvalidDicomError:
-        return None, NOT_DICOM
-    except OSError as error:
-        raise _unavailable(file, error) from None
-    except Exception as error:  # damaged bytes make pydicom raise nearly anything
+    except UnavailableError:
+        raise
+    except MrictError:
         if not marked:
             return None, NOT_DICOM
-        raise damaged(file, type(error).__name__) from None
+        raise
     if "Rows" not in header or "Columns" not in header:
         raise damaged(file, "an image without Rows and Columns")
     return header, ""
