@@ -158,7 +158,7 @@ def labelled(values: Sequence[Value], fact: Fact) -> list[str]:
     labels = {v: "+".join(_word(word) for word in dict.fromkeys(v) if word not in common) or "none" for v in distinct}
     harmless = all(isinstance(w, str) and SHOWN.fullmatch(_word(w)) for v in distinct for w in v if w not in common)
     if not harmless or len(set(labels.values())) < len(labels):
-        labels = {v: _letter(k) for k, v in enumerate(distinct)}
+        labels = {v: _letter(k) for k, v in enumerate(filter(None, distinct))} | {(): "none"}
     return [labels[v] for v in values]
 
 

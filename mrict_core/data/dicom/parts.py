@@ -14,7 +14,7 @@ from mrict_core.data.dicom import signal
 from mrict_core.data.dicom.facts import FACTS, labelled, tells_apart
 from mrict_core.data.dicom.frames import Frame
 from mrict_core.errors import MrictError
-from mrict_core.paths import shown
+from mrict_core.paths import printable, shown
 
 SAME_DIRECTION = 2e-4  # of direction cosines: four decimals in the file
 SAME_SPACING = 1e-4  # relative
@@ -33,11 +33,12 @@ def one_image(frames: list[Frame], wanted: list[str], series: str, path: Path) -
     chosen = frames
     for text in wanted:
         name, _, label = text.partition("=")
+        name = next((known for known in (*FACTS, STACK) if known.lower() == name.lower()), "")
         groups = _groups(chosen, name)
         matching = [g for known, g in groups.items() if _order(known.lower()) == _order(label.lower())]
         if not matching:
-            parts = _texts(groups, "") or f"parts by {', '.join([*FACTS, STACK])}"
-            raise MrictError(f"{shown(path)}: no part {text} in series {series}; it has: {parts}")
+            known = f"{name}: {_counts(groups)}" if groups else f"parts by {', '.join([*FACTS, STACK])}"
+            raise MrictError(f"{shown(path)}: no part {printable(text)} in series {series}; it has {known}; choose one")
         chosen = matching[0]
         series = f"{series}/{text}"
     whys = sorted({signal.why_not(frame) for frame in chosen})
@@ -56,7 +57,6 @@ def one_image(frames: list[Frame], wanted: list[str], series: str, path: Path) -
 def _groups(frames: list[Frame], name: str) -> Groups:
     if name == STACK:
         return _stacks(frames)
-    name = next((known for known in FACTS if known.lower() == name.lower()), "")
     if not name:
         return {}
     groups: Groups = {}
@@ -156,5 +156,5 @@ def _counts(groups: Groups) -> str:
 def _texts(groups: Groups, before: str) -> str:
     """Return what to type for each group, the largest first."""
     labels = sorted(groups, key=lambda label: -len(groups[label]))
-    said = [f"{before}{shlex.quote(label)} ({len(groups[label])})" for label in labels[:NAMED]]
+    said = [f"{before}{shlex.quote(label)}" for label in labels[:NAMED]]
     return " or ".join(said) + (f" … ({len(labels) - NAMED} more such parts)" if len(labels) > NAMED else "")
