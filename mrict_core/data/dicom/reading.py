@@ -25,7 +25,7 @@ IDENTITY = (
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"),
 )
 BYTES, BYTES_DECODED = 5, 12  # of a voxel: in the volume, and while its file is decoded and rescaled
-SAME_LEVEL = 0.01  # of the image's range: padding so near its least value is background already
+SAME_LEVEL = 0.01  # of the image's range: padding so near 0 or its least value is background already
 LYING = re.compile("[HFLRAP]F(S|P|DL|DR)")  # PatientPosition: head first supine, and so on
 
 
@@ -172,8 +172,8 @@ def _fill_padding(array: np.ndarray, padded: list[np.ndarray], path: Path) -> li
         )
     least, most = float(np.nanmin(array)), float(np.nanmax(array))
     np.nan_to_num(array, copy=False, nan=least)
-    farthest = max(float(np.abs(values - least).max()) for values in padded)
-    if farthest <= SAME_LEVEL * (most - least):
+    slack = SAME_LEVEL * (most - least)
+    if all(values.min() >= min(0, least) - slack and values.max() <= least + slack for values in padded):
         return []
     return [f"{count} voxels are PixelPaddingValue or in its range: taken as background ({least:g})"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -64,14 +65,24 @@ class SeriesFound:
 
 
 def is_dicom(path: Path | str) -> bool:
-    """Return whether `path` is a DICOM file, or a folder that holds one (not deeper) or a DICOMDIR."""
+    """Return whether `path` is a DICOM file, or a folder that holds one (not deeper) or a DICOMDIR.
+
+    Raises `UnavailableError` for a file or folder that cannot be looked into; such files inside a folder count as none.
+    """
     path = Path(path)
-    try:
-        if path.is_dir():
-            return any(_may_be_dicom(file) for file in sorted(path.iterdir()) if file.is_file())
-        return path.is_file() and _may_be_dicom(path)
-    except OSError:  # a folder that may not be looked into
+    if path.is_file():
+        return _may_be_dicom(path)
+    if not path.is_dir():
         return False
+    try:
+        files = sorted(file for file in path.iterdir() if file.is_file())
+    except OSError as error:
+        raise unavailable(path, error.strerror) from None
+    for file in files:
+        with contextlib.suppress(UnavailableError):
+            if _may_be_dicom(file):
+                return True
+    return False
 
 
 def list_series(path: Path | str) -> list[Series]:
@@ -179,11 +190,8 @@ def _series(uid: str, modality: str, headers: list[tuple[Path, pydicom.Dataset]]
 
 
 def _may_be_dicom(file: Path) -> bool:
-    try:
-        start = _start(file)
-        return start[MAGIC] == b"DICM" or (start[:2] in GROUPS and _read_header(file)[1] != NOT_DICOM)
-    except UnavailableError:
-        return False
+    start = _start(file)
+    return start[MAGIC] == b"DICM" or (start[:2] in GROUPS and _read_header(file)[1] != NOT_DICOM)
 
 
 def _start(file: Path) -> bytes:
