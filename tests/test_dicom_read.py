@@ -236,8 +236,8 @@ BAD = {
     "gap": (lambda f: (f[2].unlink(), f[3].unlink()), r"2 slices are missing of a stack every 2.5 mm: 2 between 42"),
     "uneven": (uneven, "slices lie unevenly, 2.5 to 2.9 mm apart"),
     "shear": (shear, "shifted sideways by up to 1.5 mm"),
-    "copy": (copy_of_first, r"the same slice twice: .*copy\.dcm.* at 42\.50 mm \(1 such pairs\).*remove the copies"),
-    "echoes": (echo, r"several images of one place: .*6 such pairs; they differ in EchoNumbers, EchoTime\)"),
+    "copy": (copy_of_first, r"the same slice twice, .*: IM.* and copy\.dcm \(1 such pairs\).*remove the copies"),
+    "echoes": (echo, r"2 EchoTime: 9\.2 \(6\), none \(6\).*/EchoTime=none$"),
     "size": (tag_third(Rows=4, PixelData=b"\0" * 56), "(4 x 7 pixels against 5 x 7|5 x 7 pixels against 4 x 7)"),
     "spacing": (tag_third(PixelSpacing=[1, 1]), "pixels of (1 x 1 mm against 1.1 x 0.9|1.1 x 0.9 mm against 1 x 1) mm"),
     "localizer": (add_slice_of(grid(np.eye(3)[[1, 2, 0]])), "directions differ by up to 1;.*no localizer"),
@@ -249,14 +249,14 @@ BAD = {
     "zero spacing": (tag_all(PixelSpacing=[0, 1]), "PixelSpacing is not positive"),
     "micrometres": (tag_all(PixelSpacing=[900, 900]), "voxels of 900 x 900 x 2.5 mm"),
     "zero slope": (tag_third(RescaleSlope=0, RescaleIntercept=0), "RescaleSlope is 0"),
-    "mosaic": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "a mosaic of slices"),
-    "phase": (tag_third(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]), "a phase image; expected magnitudes"),
+    "mosaic": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "a mosaic, several slices tiled"),
+    "phase": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]), "a phase image; expected magnitudes"),
     "phase by component": (tag_all(ComplexImageComponent="PHASE"), "a phase image; expected magnitudes"),
     "table": (tag_all(ModalityLUTSequence=[Dataset()]), "grey values through a table"),
     "frames": (tag_all(NumberOfFrames=3), "3 frames without a position each"),
-    "pixels cut": (cut(-20), r"cannot be read \(pixels: ValueError\)"),
+    "pixels cut": (cut(-20), r"cannot be read \(50 bytes of pixels, its header says 70\)"),
     "header cut": (cut(700), r"IM\d+\.dcm: cannot be read"),
-    "no pixels": (tag_third(PixelData=None), r"cannot be read \(pixels: AttributeError\)"),
+    "no pixels": (tag_third(PixelData=None), r"cannot be read \(0 bytes of pixels, its header says 70\)"),
     "two studies": (tag_third(StudyInstanceUID="1.2.3"), "slices of 2 different StudyInstanceUID"),
     "two frames of reference": (tag_third(FrameOfReferenceUID="1.2.3"), "2 different FrameOfReferenceUID"),
     "none": (lambda files: [f.unlink() for f in files], r"no DICOM image: empty"),
@@ -361,7 +361,7 @@ def test_one_real_mr_in_every_transfer_syntax():
 
 
 REFUSED = {
-    "MR_truncated.dcm": r"cannot be read \(pixels: ValueError\); it is damaged or cut short",
+    "MR_truncated.dcm": r"bytes of pixels, its header says 8192\); it is damaged or cut short",
     "SC_rgb_rle_2frame.dcm": "a colour image",
     "SC_ybr_full_422_uncompressed.dcm": "a colour image",
     "examples_palette.dcm": "a colour image",
@@ -391,7 +391,7 @@ FOLDERS = {
     "77654033/CT2": r"161 slices are missing of a stack every 1\.25 mm",
     "98892001/CT2N": r"directions differ by up to 1; expected one stack of parallel slices \(no localizer",
     "98892003": r"7 series; expected one; choose one with --series NAME: \w{8} \(MR, 1 image\); ",
-    "98892003/MR700": r"directions differ by up to 0\.47",
+    "98892003/MR700": "a projection; expected magnitudes",
     "TINY_ALPHA": "an image without Rows and Columns",
 }
 
@@ -437,7 +437,7 @@ def test_every_file_below_a_folder_is_in_a_series_or_listed_with_its_reason(tmp_
     here = {str(f.folder.relative_to(tmp_path)): f for f in found}
     usable = {name: f.images for name, f in here.items() if not f.why_not}
     assert usable == {"a/deep": 6, "a": 6, "b": 6, "c": 6}
-    assert [here[name].alone for name in usable] == [True, False, True, True]
+    assert {name for name in usable if not here[name].alone} == {"a"}
     for name, count in usable.items():
         assert read_series(tmp_path / name, here[name].name).shape[2] == count
     assert here["a/loc"].why_not == "a localizer"

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 
+from mrict_core.data.dicom import facts
+from mrict_core.data.dicom.facts import Value
 from mrict_core.data.dicom.values import damaged, text_of, uid_of, values_of, whole_of
 from mrict_core.errors import MrictError
-from mrict_core.paths import shown
+from mrict_core.paths import printable, shown
 
-# what the frames of one position differ in when a series holds several volumes
-VARIANTS = (
-    *("EchoNumbers", "EchoTime", "InversionTime", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"),
-    *("AcquisitionNumber", "ImageType", "ComplexImageComponent"),
-)
 TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("Modality", "SeriesNumber", "SeriesDescription", "InstanceNumber", "PatientPosition"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *VARIANTS),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *facts.TAGS),
 )
-GROUPS = {
-    "ImagePositionPatient": "PlanePositionSequence",
-    "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence",
-    "SliceThickness": "PixelMeasuresSequence",
-    "SpacingBetweenSlices": "PixelMeasuresSequence",
-    "RescaleSlope": "PixelValueTransformationSequence",
-    "RescaleIntercept": "PixelValueTransformationSequence",
-    "TemporalPositionIndex": "FrameContentSequence",
-    "EffectiveEchoTime": "MREchoSequence",
-    "DiffusionBValue": "MRDiffusionSequence",
-    "ComplexImageComponent": "MRImageFrameTypeSequence",
-    "FrameType": "MRImageFrameTypeSequence",
-}
-PHASE = {"P", "PHASE", "PHASE MAP"}  # in ImageType of several vendors, or ComplexImageComponent
 GREY = ("MONOCHROME1", "MONOCHROME2")
+TILED = {"MOSAIC", "VFRAME"}  # words of ImageType: Siemens, UIH
 RIGHT_ANGLE = 1e-3  # how far the two axes of a plane may be from unit vectors at a right angle
 
 
@@ -64,14 +47,15 @@ class Frame:
     slope: float
     intercept: float
     instance: int | None
-    variants: dict[str, Any] = field(repr=False)
+    facts: dict[str, Value] = field(repr=False)
     sop_class: str = field(repr=False)
     sop_uid: str = field(repr=False)
 
     @property
     def name(self) -> str:
         """Return how a message names the frame."""
-        return self.path.name if self.of == 1 else f"{self.path.name} frame {self.index + 1}"
+        file = printable(self.path.name)
+        return file if self.of == 1 else f"{file} frame {self.index + 1}"
 
     @property
     def axes(self) -> np.ndarray:
@@ -86,16 +70,23 @@ class Frame:
 def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
     """Return the frames of one file, from its header alone; `MrictError` where they are no grey planes in space."""
     colours, grey = whole_of(header, "SamplesPerPixel") or 1, text_of(header, "PhotometricInterpretation")
+    if not grey:
+        raise damaged(path, "no PhotometricInterpretation")
     if colours != 1 or grey not in GREY:
         raise MrictError(f"{shown(path)}: a colour image; expected one grey value per pixel; export the grey series")
     if "ModalityLUTSequence" in header:
-        raise MrictError(f"{shown(path)}: grey values through a table; expected slope and intercept; export it plainly")
-    kinds = {str(v).upper() for v in (*values_of(header.get("ImageType")), header.get("ComplexImageComponent"))}
-    if kinds & PHASE:
-        raise MrictError(f"{shown(path)}: a phase image; expected magnitudes; give the magnitude series alone")
-    if any("MOSAIC" in kind for kind in kinds):
-        raise MrictError(f"{shown(path)}: a mosaic of slices; expected one slice per frame; export slices")
-    count = whole_of(header, "NumberOfFrames") or 1
+        raise MrictError(
+            f"{shown(path)}: grey values through a table; expected slope and intercept; export without Modality LUT"
+        )
+    if TILED & {str(word).strip().upper() for word in values_of(header.get("ImageType"))}:
+        raise MrictError(
+            f"{shown(path)}: a mosaic, several slices tiled in one picture; expected one slice per frame; "
+            "export it as single slices or as an enhanced image"
+        )
+    count = whole_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1
+    if count is None or count < 1:
+        raise damaged(path, "NumberOfFrames is not a positive number")
+    _check_pixels(header, path)
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if count > 1 and not groups:
         raise MrictError(
@@ -107,20 +98,15 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
     return [_frame(header, path, k, count) for k in range(count)]
 
 
-def _look_up(header: pydicom.Dataset, index: int, keyword: str) -> Any:
-    """Return a frame's value: its own, else the one shared by all frames of the file, else the file's."""
-    group = GROUPS.get(keyword)
-    per_frame, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
-    for item in (per_frame[index] if per_frame else None, shared[0] if shared else None):
-        inner = item.get(group) if item is not None and group else None
-        if inner and inner[0].get(keyword) is not None:
-            return inner[0].get(keyword)
-    return header.get(keyword)
+def _check_pixels(header: pydicom.Dataset, path: Path) -> None:
+    allocated, stored, signed = (whole_of(header, k) for k in ("BitsAllocated", "BitsStored", "PixelRepresentation"))
+    if allocated not in (8, 16, 32) or stored not in range(1, allocated + 1) or signed not in (0, 1):
+        raise damaged(path, "BitsAllocated, BitsStored and PixelRepresentation say no type of numbers")
 
 
 def _numbers(header: pydicom.Dataset, path: Path, index: int, keyword: str, count: int) -> tuple[float, ...] | None:
     """Return `count` finite numbers, None where the value is absent; anything else raises."""
-    value = _look_up(header, index, keyword)
+    value = facts.look_up(header, index, keyword)
     if value is None or value == "":
         return None
     try:
@@ -166,13 +152,7 @@ def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame
         slope=slope,
         intercept=one("RescaleIntercept", 0.0),
         instance=whole_of(header, "InstanceNumber") if count == 1 else None,
-        variants=_variants(header, index),
+        facts=facts.facts_of(header, index),
         sop_class=uid_of(header, "SOPClassUID"),
         sop_uid=uid_of(header, "SOPInstanceUID"),
     )
-
-
-def _variants(header: pydicom.Dataset, index: int) -> dict[str, Any]:
-    keywords = (*VARIANTS, "TemporalPositionIndex", "EffectiveEchoTime", "FrameType")
-    found = {keyword: _look_up(header, index, keyword) for keyword in keywords}
-    return {k: tuple(map(str, values_of(v))) for k, v in found.items() if v is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -10,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from mrict_core.data.dicom.frames import TAGS
 from mrict_core.data.dicom.kinds import class_of, is_unsure, modality_of, why_no_image
-from mrict_core.data.dicom.values import damaged, hushed, text_of, whole_of
+from mrict_core.data.dicom.values import damaged, opened, text_of, unavailable, whole_of
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import printable, shown
 
@@ -65,14 +65,24 @@ class SeriesFound:
 
 
 def is_dicom(path: Path | str) -> bool:
-    """Return whether `path` is a DICOM file, or a folder that holds one (not deeper) or a DICOMDIR."""
+    """Return whether `path` is a DICOM file, or a folder that holds one (not deeper) or a DICOMDIR.
+
+    Raises `UnavailableError` for a file or folder that cannot be looked into; such files inside a folder count as none.
+    """
     path = Path(path)
-    try:
-        if path.is_dir():
-            return any(_may_be_dicom(file) for file in sorted(path.iterdir()) if file.is_file())
-        return path.is_file() and _may_be_dicom(path)
-    except OSError:  # a folder that may not be looked into
+    if path.is_file():
+        return _may_be_dicom(path)
+    if not path.is_dir():
         return False
+    try:
+        files = sorted(file for file in path.iterdir() if file.is_file())
+    except OSError as error:
+        raise unavailable(path, error.strerror) from None
+    for file in files:
+        with contextlib.suppress(UnavailableError):
+            if _may_be_dicom(file):
+                return True
+    return False
 
 
 def list_series(path: Path | str) -> list[Series]:
@@ -141,7 +151,7 @@ def _walk(folder: Path, failed: Failed) -> Iterator[tuple[Path, str]]:
     """Yield every file below a folder with "", and what is not looked into with the reason."""
 
     def unavailable(error: OSError) -> None:
-        failed(Path(error.filename), _unavailable(Path(error.filename), error))
+        failed(Path(error.filename), unavailable(Path(error.filename), error.strerror))
 
     for place, folders, files in os.walk(folder, onerror=unavailable):
         for name in sorted(folders):
@@ -179,16 +189,9 @@ def _series(uid: str, modality: str, headers: list[tuple[Path, pydicom.Dataset]]
     return Series(uid, modality, images, localizer, tuple(headers))
 
 
-def _unavailable(path: Path, error: OSError) -> UnavailableError:
-    return UnavailableError(f"{shown(path)}: cannot be read ({error.strerror or type(error).__name__}); try again")
-
-
 def _may_be_dicom(file: Path) -> bool:
-    try:
-        start = _start(file)
-        return start[MAGIC] == b"DICM" or (start[:2] in GROUPS and _read_header(file)[1] != NOT_DICOM)
-    except UnavailableError:
-        return False
+    start = _start(file)
+    return start[MAGIC] == b"DICM" or (start[:2] in GROUPS and _read_header(file)[1] != NOT_DICOM)
 
 
 def _start(file: Path) -> bytes:
@@ -196,7 +199,7 @@ def _start(file: Path) -> bytes:
         with open(file, "rb") as opened:
             return opened.read(132)
     except OSError as error:
-        raise _unavailable(file, error) from None
+        raise unavailable(file, error.strerror) from None
 
 
 def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
@@ -206,7 +209,7 @@ def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
     if not marked and start[:2] not in GROUPS:
         return None, NOT_DICOM
     try:
-        with hushed():
+        with opened(file):
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=not marked)
             kind = class_of(header)
             if not (kind or marked):
@@ -215,14 +218,12 @@ def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
                 return None, why
             for keyword in TAGS:
                 header.get(keyword)  # values are decoded on the first look
-    except InvalidDicomError:
-        return None, NOT_DICOM
-    except OSError as error:
-        raise _unavailable(file, error) from None
-    except Exception as error:  # damaged bytes make pydicom raise nearly anything
+    except UnavailableError:
+        raise
+    except MrictError:
         if not marked:
             return None, NOT_DICOM
-        raise damaged(file, type(error).__name__) from None
+        raise
     if "Rows" not in header or "Columns" not in header:
         raise damaged(file, "an image without Rows and Columns")
     return header, ""

@@ -1,4 +1,4 @@
-"""Values of DICOM tags, which may be absent, of another type or damaged, as plain text and numbers."""
+"""Values of DICOM tags, which may be absent, of another type or damaged, as plain text and numbers; its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pydicom
 from pydicom.config import IGNORE, settings
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import shown
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")
@@ -40,6 +40,27 @@ def damaged(path: Path, why: str) -> MrictError:
     return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
 
 
+def unavailable(path: Path, why: str | None) -> UnavailableError:
+    """Return the error for a file that cannot be read for a reason that is not its content."""
+    return UnavailableError(f"{shown(path)}: cannot be read ({why or 'no reason given'}); check it and try again")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[None]:
+    """Silence pydicom and turn whatever reading `path` raises into one line that quotes no tag."""
+    try:
+        with hushed():
+            yield
+    except MrictError:
+        raise
+    except MemoryError:
+        raise unavailable(path, "too little memory") from None
+    except Exception as error:  # damaged bytes make pydicom and its decoders raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unavailable(path, error.strerror) from None
+        raise damaged(path, type(error).__name__) from None
+
+
 def text_of(header: pydicom.Dataset, keyword: str) -> str:
     """Return a value as text, "" where it is absent or of several."""
     value = header.get(keyword)
@@ -62,4 +83,4 @@ def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
 
 def values_of(value: Any) -> list:
     """Return the values of a tag as a list: none, one or several."""
-    return [] if value is None else list(value) if not isinstance(value, (str, int, float)) else [value]
+    return [] if value is None else list(value) if not isinstance(value, (str, bytes, int, float)) else [value]
