@@ -24,8 +24,8 @@ from mrict_core.data.store import (
     sweep,
     write_patient,
 )
-from mrict_core.data.synthrad import Discovery, discover
-from mrict_core.data.volumes import SliceOrder, load_volume
+from mrict_core.data.synthrad import ROLES, Discovery, discover
+from mrict_core.data.volumes import SliceOrder, load_mr, load_volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
 from mrict_core.runtime import cpu_count, held, read_json, write_json
@@ -48,8 +48,8 @@ def in_plane_shapes(discovery: Discovery, protocol: str = "patient") -> list[tup
 def _prepare(job: Job) -> None:
     """Read, check, convert and write one patient."""
     files, settings = job.files, job.settings
-    mr, ct = load_volume(files.mr), load_volume(files.ct)
-    mask = masks.check_mask(load_volume(files.mask).array, files.mask)
+    mr, ct, outline = load_mr(files.mr), load_volume(files.ct), load_volume(files.mask)
+    mask = masks.check_mask(outline.array, files.mask)
     intensity.check_mr(mr.array, files.mr)
     intensity.check_hu(ct.array, files.ct, mask)
     ct = replace(ct, array=as_short(ct.array.T).T)
@@ -73,6 +73,7 @@ def _prepare(job: Job) -> None:
         "mask_voxels": inside,
         "mask_voxels_cropped": inside - int(arrays["mask"].sum(dtype=np.int64)),
         "ct_type": str(arrays["ct"].dtype),
+        "remarks": [f"{role}: {text}" for role, v in zip(ROLES, (mr, ct, outline), strict=True) for text in v.remarks],
     }
     write_patient(job.folder, files.patient, arrays, meta)
 

@@ -16,7 +16,7 @@ from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.data.masks import check_mask
 from mrict_core.data.slicing import CropPad, restore_volume
 from mrict_core.data.synthrad import ROLES
-from mrict_core.data.volumes import SliceOrder, Volume, load_volume
+from mrict_core.data.volumes import SliceOrder, Volume, load_mr, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 from mrict_core.runtime import hash_file, read_json, write_json
@@ -160,7 +160,8 @@ class SliceStore:
 
         A file that was replaced since it was prepared raises: its scores would belong to other slices.
         """
-        ct, mask, mr = (load_volume(self._unchanged(patient, role)) for role in ("ct", "mask", "mr"))
+        ct, mask = (load_volume(self._unchanged(patient, role)) for role in ("ct", "mask"))
+        mr = load_mr(self._unchanged(patient, "mr"))
         return ct, check_mask(mask.array, mask.path), mr
 
 
