@@ -72,12 +72,10 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
     zooms = pixdim if sized else np.array(spacing_of(sform))
     qform = _qform(header, zooms, sform is not None)
     in_mm = np.diag([unit, unit, unit, 1.0])
-    sform, qform, base = (
-        None if form is None else checked_affine(in_mm @ form, path)
-        for form in (sform, qform, header.get_base_affine())
-    )
+    base = header.get_base_affine() if sform is None and qform is None else None  # nibabel's, without a form
+    sform, qform, base = (None if form is None else checked_affine(in_mm @ form, path) for form in (sform, qform, base))
     itk = _as_itk(sform, int(code), qform, unit * zooms)
-    finest = next(form for form in (sform, qform, base) if form is not None)  # nibabel's choice, but for the unit
+    finest = next(form for form in (sform, qform, base) if form is not None)  # nibabel's, but for the unit
     taken = itk if _differ(itk, finest, shape) else finest
     causes = []
     if sform is None and qform is None:

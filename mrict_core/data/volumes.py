@@ -13,7 +13,7 @@ import numpy as np
 
 from mrict_core.data import headers, padding
 from mrict_core.data.grids import LPS_TO_RAS, check_same_grid, corner_gap_mm, straightened
-from mrict_core.data.headers import Header
+from mrict_core.data.headers import SPACING_MM, Header
 from mrict_core.data.metaimage import read_metaimage
 from mrict_core.data.nifti import read_nifti
 from mrict_core.data.nrrd import read_nrrd
@@ -27,6 +27,7 @@ __all__ = [
     "ITK",
     "LPS_TO_RAS",
     "NIFTI",
+    "SPACING_MM",
     "SUFFIXES",
     "SliceOrder",
     "Volume",
