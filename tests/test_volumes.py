@@ -235,7 +235,7 @@ def test_equal_grids_pass(shift_mm: float) -> None:
 @pytest.mark.parametrize(
     ("shape", "entry", "change", "message"),
     [
-        ((200, 200, 99), (0, 0), 0.0, r"ct has shape 200×200×99, mr \(mr.nii.gz\) has shape 200×200×100"),
+        ((200, 200, 99), (0, 0), 0.0, r"ct has 200×200×99 voxels .*, mr \(mr.nii.gz\) has 200×200×100 voxels"),
         ((200, 200, 100), (2, 3), 0.1, r"0.1 mm \(0.1 of a voxel\) apart"),
         ((200, 200, 100), (0, 0), 1e-3, "0.199 mm"),  # a tiny difference of spacing adds up across the volume
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from mrict_core.data.orders import spacing_of
@@ -12,6 +13,7 @@ from mrict_core.paths import shown
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SAME_GRID = 0.05  # of a voxel at the corners: rounded headers differ by a hundredth or two, another grid by far more
+UNITS = {"voxel size": " mm", "axes along": "", "first voxel at": " mm"}
 Shape = tuple[int, ...]
 
 
@@ -45,23 +47,36 @@ def straightened(affine: np.ndarray) -> np.ndarray:
     return straight
 
 
+def in_words(shape: Shape, affine: np.ndarray) -> str:
+    """Return a grid in words: shape, voxel size, where its axes point, where its first voxel lies."""
+    spacing = "×".join(f"{v:.4g}" for v in spacing_of(affine))
+    origin = ", ".join(f"{v:.4g}" for v in np.asarray(affine)[:3, 3])
+    axes = "".join(nib.orientations.aff2axcodes(affine))
+    return f"{'×'.join(map(str, shape))} voxels of {spacing} mm, axes {axes}, from ({origin}) mm"
+
+
 def difference(shape: Shape, affine: np.ndarray, other_shape: Shape, other_affine: np.ndarray) -> tuple[str, str, str]:
-    """Return two grids in words, only where they differ and with the digits that differ, and how far apart they are."""
+    """Return two grids in words that never read alike, and how far apart they are.
+
+    Of grids of one shape only what differs is named, with as many digits as it takes.
+    """
     if tuple(shape) != tuple(other_shape):
-        return *(f"shape {'×'.join(map(str, s))}" for s in (shape, other_shape)), "different numbers of voxels"
+        return in_words(shape, affine), in_words(other_shape, other_affine), "different numbers of voxels"
     parts = [_parts(np.asarray(a, np.float64)) for a in (affine, other_affine)]
-    scales = {"voxels of": max(shape) / parts[0]["voxels of"], "axes along": max(shape)}
+    scales = {"voxel size": max(shape) / parts[0]["voxel size"], "axes along": max(shape)}
     weight = {name: np.abs(scales.get(name, 1) * (parts[0][name] - parts[1][name])).max() for name in parts[0]}
     told = [name for name in weight if weight[name] >= max(weight.values()) / 10]
     texts = [_unlike(parts[0][name], parts[1][name]) for name in told]
-    ours, theirs = (", ".join(f"{name} {text[k]}" for name, text in zip(told, texts, strict=True)) for k in (0, 1))
+    ours, theirs = (
+        ", ".join(f"{name} {text[k]}{UNITS[name]}" for name, text in zip(told, texts, strict=True)) for k in (0, 1)
+    )
     gap_mm, gap = corner_gap_mm(affine, other_affine, shape), corner_gap_voxels(affine, other_affine, shape)
     return ours, theirs, f"up to {gap_mm:.3g} mm ({gap:.2g} of a voxel) apart"
 
 
 def _parts(affine: np.ndarray) -> dict[str, np.ndarray]:
     spacing = np.array(spacing_of(affine))
-    return {"voxels of": spacing, "axes along": (affine[:3, :3] / spacing).T.ravel(), "first voxel at": affine[:3, 3]}
+    return {"voxel size": spacing, "axes along": (affine[:3, :3] / spacing).T.ravel(), "first voxel at": affine[:3, 3]}
 
 
 def _unlike(values: np.ndarray, others: np.ndarray) -> tuple[str, str]:

@@ -38,7 +38,7 @@ def read_metaimage(path: Path) -> Header:
         start = file.read(HEADER_BYTES)
     end = END.search(start)
     if not end:
-        raise wrong(path, "no ElementDataFile in its header", "the line that ends a MetaImage header")
+        raise ValueError("no ElementDataFile in its header")
     fields = _fields(start[: end.start()].decode("latin-1"), path)
     name = end[1].decode("latin-1").strip()
     local = name.upper() == "LOCAL"

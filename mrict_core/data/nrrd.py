@@ -48,13 +48,12 @@ def read_nrrd(path: Path) -> Header:
     with open(path, "rb") as file:
         start = file.read(HEADER_BYTES)
     if not re.match(rb"NRRD000\d", start):
-        raise wrong(path, "does not begin as an NRRD file", "NRRD0001 to NRRD0005")
-    text, separator, _ = start.replace(b"\r\n", b"\n").partition(b"\n\n")
+        raise ValueError("does not begin as an NRRD file")
     end = re.search(rb"\n\r?\n", start)
-    fields = _fields(text.decode("utf-8", "replace"), path)
+    fields = _fields(start[: end.start() if end else None].decode("utf-8", "replace"), path)
     name = fields.get("datafile", "")
-    if not (separator or name):
-        raise wrong(path, "no empty line after its header", "the line that ends an NRRD header")
+    if not (end or name):
+        raise ValueError("no empty line after its header")
     dimension = int(numbers(path, "dimension", fields.get("dimension", ""), 1)[0])
     shape = checked_shape(numbers(path, "sizes", fields.get("sizes", ""), dimension), path)
     kinds = fields.get("kinds", "").split()[:3]

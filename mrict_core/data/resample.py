@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 
 from mrict_core.data import grids
@@ -26,12 +25,8 @@ def same_grid(volume: Volume, like: Volume) -> bool:
 
 
 def grid_text(volume: Volume) -> str:
-    """Return a grid in words: shape, voxel size, where its axes point, where its first voxel lies."""
-    shape = "×".join(map(str, volume.shape))
-    spacing = "×".join(f"{v:.4g}" for v in volume.spacing_mm)
-    origin = ", ".join(f"{v:.4g}" for v in volume.affine[:3, 3])
-    axes = "".join(nib.orientations.aff2axcodes(volume.affine))
-    return f"{shape} voxels of {spacing} mm, axes {axes}, from ({origin}) mm"
+    """Return the grid of a volume in words; see `grids.in_words`."""
+    return grids.in_words(volume.shape, volume.affine)
 
 
 def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: float = AIR_HU) -> Volume:

@@ -16,7 +16,7 @@ from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.data.masks import check_mask
 from mrict_core.data.slicing import CropPad, restore_volume
 from mrict_core.data.synthrad import ROLES
-from mrict_core.data.volumes import SliceOrder, Volume, load_mr, load_volume
+from mrict_core.data.volumes import SliceOrder, Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 from mrict_core.runtime import hash_file, read_json, write_json
@@ -99,6 +99,11 @@ class SliceStore:
         shares = {p: m["mask_voxels_cropped"] / m["mask_voxels"] for p, m in metas.items()}
         return {patient: share for patient, share in shares.items() if share > CROPPED_MAX}
 
+    def warnings(self) -> dict[str, list[str]]:
+        """Return {patient: what its files left open or contradict}, for those of which something is to be said."""
+        found = {patient: list(self.meta(patient).get("warnings", [])) for patient in self.patients}
+        return {patient: texts for patient, texts in found.items() if texts}
+
     def slices(self, patient: str) -> PatientSlices:
         """Return the patient's memory maps; they stay open for the next call."""
         if patient in self._open:
@@ -160,8 +165,7 @@ class SliceStore:
 
         A file that was replaced since it was prepared raises: its scores would belong to other slices.
         """
-        ct, mask = (load_volume(self._unchanged(patient, role)) for role in ("ct", "mask"))
-        mr = load_mr(self._unchanged(patient, "mr"))
+        ct, mask, mr = (load_volume(self._unchanged(patient, role)) for role in ("ct", "mask", "mr"))
         return ct, check_mask(mask.array, mask.path), mr
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mrict_core.data.dicom import is_dicom, read_series
-from mrict_core.data.padding import without_padding
-from mrict_core.data.volumes import SUFFIXES, Volume, load_mr
+from mrict_core.data.volumes import SUFFIXES, Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
@@ -19,12 +18,12 @@ def read_input(path: Path | str, series: str = "", keep_identifiers: bool = Fals
     """
     path = Path(path)
     if is_dicom(path):
-        return without_padding(read_series(path, series, keep_identifiers))
+        return read_series(path, series, keep_identifiers)
     if series:
         raise MrictError(f"{shown(path)}: no DICOM; expected a folder of DICOM files with --series; leave --series out")
     if path.is_dir():
         raise MrictError(f"{shown(path)}: a folder; expected one image file ({', '.join(SUFFIXES)}) or a DICOM series")
-    return load_mr(path)
+    return load_volume(path)
 
 
 def holds_many(path: Path | str) -> bool:
