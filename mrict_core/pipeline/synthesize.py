@@ -16,11 +16,10 @@ from mrict_core import __version__
 from mrict_core.data.dicom import DicomVolume, staged_ct_series
 from mrict_core.data.fingerprint import bone_shares
 from mrict_core.data.orders import PLANES
-from mrict_core.data.volumes import Volume
+from mrict_core.data.volumes import Volume, hash_image
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.inference import gate
 from mrict_core.inference.output import (
-    HEADER_BYTES,
     NOTE,
     format_of,
     is_series,
@@ -47,8 +46,6 @@ Check = Callable[[Volume, dict[str, Any]], list[gate.Finding]]  # MR and a model
 CheckOutput = Callable[[Synthesis, dict[str, Any]], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
 NO_MEMORY = re.compile(r"out of memory|allocate memory", re.IGNORECASE)  # torch raises RuntimeError
-DETACHED = (".mhd", ".nrrd")
-DATA_FILE = re.compile(r"(?im)^(?:ElementDataFile\s*=|data ?file:)(?P<names>.*(?:\n(?!.*[=:]).*)*)")
 CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
 
 
@@ -268,19 +265,14 @@ def check_targets(
 
 
 def source_hash(source: Path) -> str:
-    """Return the hash of an input's content: of a file, or of all visible files of a folder whatever their names.
-
-    A header that names its data file (MHD, detached NRRD) counts with that file.
-    """
+    """Return the hash of an input's content: of an image, or of all visible files of a folder whatever their names."""
     try:
-        files = [source, *_data_files(source)]
         if source.is_dir():
-            files = [path for path in visible(source) if path.is_file()]
-        return hash_file(source) if files == [source] else hash_of(sorted(hash_file(path) for path in files))
+            return hash_of(sorted(hash_file(path) for path in visible(source) if path.is_file()))
+        return hash_image(source)
     except OSError as error:
-        raise UnavailableError(
-            f"{shown(source)}: cannot be read ({(error.strerror or str(error)).lower()}); check that it is there"
-        ) from None
+        cause = (error.strerror or str(error)).lower()
+        raise UnavailableError(f"{shown(source)}: cannot be read ({cause}); check that it is there") from None
 
 
 def visible(folder: Path) -> list[Path]:
@@ -289,16 +281,6 @@ def visible(folder: Path) -> list[Path]:
         path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     return sorted(below)
-
-
-def _data_files(source: Path) -> list[Path]:
-    """Return the files that an image's header names as its data."""
-    if source.suffix.lower() not in DETACHED or not source.is_file():
-        return []
-    with open(source, "rb") as file:
-        named = DATA_FILE.search(file.read(HEADER_BYTES).decode("latin-1"))
-    names = named["names"].splitlines() if named else []
-    return [path for name in names if name.strip() and (path := source.parent / name.strip()).is_file()]
 
 
 def case_key(
