@@ -27,6 +27,20 @@ DIRECTIONS = ("slices", "rows", "cols")
 SIDES = ("front", "back", "right", "left")
 BONE_HU = (300, 700)  # spongy bone and more; dense bone
 
+FEW_PATIENTS = 6  # with fewer, limits that fit the spread over patients are so wide that little is caught
+HARDLY_ANY = 4  # with fewer next to nothing: both as measured in docs/gate.md
+
+
+def few_patients(patients: int) -> str:
+    """Return what to say of a fingerprint of too few patients, "" of enough."""
+    if patients >= FEW_PATIENTS:
+        return ""
+    catches = "next to nothing" if patients < HARDLY_ANY else "little"
+    return (
+        f"the model's gate learned from {patients} patient{'s' * (patients != 1)} and catches {catches} (expected at "
+        f"least {FEW_PATIENTS}): that an MR passes it says little"
+    )
+
 
 def features(mr: np.ndarray, body: np.ndarray, spacing_mm: Sequence[float], stack: Sequence[int]) -> dict[str, float]:
     """Return the features of prepared slices (N, S, S): `mr` in [-1, 1], `body`, spacing and shape of the whole stack.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from mrict_core.data.fingerprint import PROTOCOL, bone_shares, volume_features
+from mrict_core.data.fingerprint import PROTOCOL, bone_shares, few_patients, volume_features
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 SEVERITIES = NOTE, WARN, REFUSE = "note", "warn", "refuse"  # worth knowing; doubtful; far outside
 VERDICTS = ("fits", "doubtful", "do not use")  # by the worst of its findings
-FEW_PATIENTS = 6  # with fewer the limits are so wide that little is caught: measured in docs/gate.md
-HARDLY_ANY = 4  # with fewer next to nothing
 BONE_FACTOR = 2.0  # below the training's lowest share of bone, or above its highest
 BONE_WRONG = 10.0
 ALPHA = 2e-4  # two-sided, per feature: some fifty features are looked at, so about 1 % of good inputs by chance
@@ -97,19 +95,8 @@ def check_input(
         found, _ = volume_features(volume, fingerprint["size"])
     except MrictError as error:
         return [Finding("unusable", str(error), REFUSE)]
-    return [*compare(found, fingerprint), *_few(fingerprint["patients"])]
-
-
-def _few(patients: int) -> list[Finding]:
-    """Return the finding for a gate that has seen too few patients to know what is usual."""
-    if patients >= FEW_PATIENTS:
-        return []
-    catches = "next to nothing" if patients < HARDLY_ANY else "little"
-    text = (
-        f"the model's gate learned from {patients} patient{'s' * (patients != 1)} and catches {catches} "
-        f"(expected at least {FEW_PATIENTS}): that an MR passes it says little"
-    )
-    return [Finding("few_patients", text, value=float(patients), low=float(FEW_PATIENTS), unit="patients")]
+    few = few_patients(fingerprint["patients"])
+    return [*compare(found, fingerprint), *([Finding("few_patients", few)] if few else [])]
 
 
 def compare(found: dict[str, float], fingerprint: dict[str, Any]) -> list[Finding]:
