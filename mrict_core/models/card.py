@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mrict_core.data.fingerprint import few_patients
-
 Description = Mapping[str, Any]  # the content of model.json
 
 SETS = {"train": "training", "val": "validation (chose the epoch)", "test": "held out, scored below"}
@@ -75,6 +73,8 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
         lines.append(f"The results stand on {n} patient{'s' * (n != 1)} of the same data set, not on an external one.")
         if scores.get("note"):
             lines.append(f"Training: {scores['note']}.")
+    from mrict_core.data.fingerprint import few_patients  # scipy: only where a card is written
+
     fingerprint = facts.get("fingerprint") or {}
     if fingerprint.get("features") and (few := few_patients(fingerprint["patients"])):
         lines.append(f"{few[0].upper()}{few[1:]}.")
