@@ -40,7 +40,9 @@ def unchanged(path: Path) -> Iterator[None]:
         yield
     finally:
         if before and state() != before:
-            raise UnavailableError(f"{shown(path)}: was replaced or removed while it was read; expected it to stay; run again")
+            raise UnavailableError(
+                f"{shown(path)}: was replaced or removed while it was read; expected it to stay; run again"
+            )
 
 
 @contextlib.contextmanager
