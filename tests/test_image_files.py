@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import json
 import os
 import re
 import resource
@@ -19,15 +20,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import write_patient
 from geometry import CODES, SHAPE, affines, itk_affine, nifti_with_forms, placed_by_itk
 from hypothesis import given, settings
 from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner, Result
 
+from mrict_core import cli
 from mrict_core.data import grids, streams
 from mrict_core.data.resample import is_sheared, itk_image, resample_to
+from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import Volume, hash_image, load_volume, read_geometry, save_nifti
 from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.evaluation.cohort import cohort_table
 from mrict_core.inference.output import write_ct
+from mrict_core.paths import workspace
 
 ARRAY = np.random.RandomState(0).randint(-1000, 2000, (24, 20, 12)).astype(np.int16)
 RAW = np.ascontiguousarray(ARRAY.T).tobytes()
@@ -53,7 +60,13 @@ endian: little
 encoding: raw
 space origin: (0,0,0)
 """
+VECTORS = "(1,0,0) (0,1,0) (0,0,2)"
+WIDER = {"TransformMatrix": "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1"}
 no_shrink = settings(deadline=None, max_examples=40)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments))
 
 
 def image(array: np.ndarray = ARRAY) -> sitk.Image:
@@ -207,7 +220,14 @@ def test_byte_orders_types_and_offsets(tmp_path: Path) -> None:
         meta(tmp_path / "c.mhd", b"", ElementDataFile="skipped.raw", HeaderSize="4"),
         meta(tmp_path / "d.mhd", b"", ElementDataFile="skipped.raw", HeaderSize="-1"),
         meta(tmp_path / "d.mha", RAW, ElementDataFile="LOCAL", Comment="a = b"),
+        nrrd(tmp_path / "e.nrrd", sizes="24 20 12 1", dimension="4", space_directions=f"{VECTORS} none"),
+        meta(tmp_path / "e.mha", NDims="4", DimSize="24 20 12 1", Offset="0 0 0 0", ElementSpacing="1 1 2 1", **WIDER),
     ]
+    for path in files[:1] + files[1:2]:
+        text, voxels = path.read_bytes()[: -len(big)], big
+        lines = tmp_path / f"lines{path.suffix}"
+        lines.write_bytes(text.replace(b"\n", b"\r\n") + voxels)
+        files.append(lines)
     for path in files:
         np.testing.assert_array_equal(load_volume(path).array, ARRAY, err_msg=path.name)
     for kind in (np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64, np.uint64, np.float32, np.float64):
@@ -304,13 +324,13 @@ REMARKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cm.mha": (lambda p: meta(p, DistanceUnits="cm"), "DistanceUnits cm"),
     "scaled.mha": (lambda p: meta(p, ElementToIntensityFunctionSlope="2"), "taken as stored"),
     "nospace.nrrd": (lambda p: nrrd(p, drop="space,space directions,space origin", spacings="1 1 2"), "no orientation"),
-    "scanner.nrrd": (lambda p: nrrd(p, space="scanner-xyz"), "its space is scanner-xyz"),
+    "scanner.nrrd": (lambda p: nrrd(p, space="scanner-xyz"), "its space is 'scanner-xyz'"),
     "hand.nrrd": (
         lambda p: p.write_bytes(nrrd(p).read_bytes().replace(b"space: left-posterior-superior", b"space dimension: 3")),
         "no or",
     ),
     "origin.nrrd": (lambda p: nrrd(p, drop="space origin"), "no position"),
-    "cm.nrrd": (lambda p: nrrd(p, space_units='"cm" "cm" "cm"'), "its unit cm"),
+    "cm.nrrd": (lambda p: nrrd(p, space_units='"cm" "cm" "cm"'), "its unit 'cm'"),
 }
 
 
@@ -583,3 +603,66 @@ def test_nothing_of_a_header_makes_a_traceback(tmp_path: Path, capfd: pytest.Cap
                 with contextlib.suppress(MrictError):
                     assert load_volume(tmp_path / name).array.size
     assert capfd.readouterr() == ("", "")
+
+
+def test_nan_around_the_image_is_background_and_inside_it_is_not(tmp_path: Path) -> None:
+    path, array = tmp_path / "mr.nii.gz", np.abs(ARRAY.astype(np.float32)) + 5
+    array[:4] = array[:, :, 10:] = np.nan
+    save_nifti(path, array, A)
+    volume = load_volume(path)
+    assert volume.remarks == (f"{np.isnan(array).sum()} voxels on its border are NaN: taken as background (5)",)
+    np.testing.assert_array_equal(volume.array, np.where(np.isnan(array), 5, array))
+    for hole in (np.nan, np.inf):
+        array[12, 10, 5] = hole
+        save_nifti(path, array, A)
+        with pytest.raises(MrictError, match="1 voxels are NaN or infinite"):
+            load_volume(path)
+    for fill in (np.nan, np.inf):
+        save_nifti(path, np.full_like(array, fill), A)
+        with pytest.raises(MrictError, match=f"{array.size} voxels are NaN or infinite"):
+            load_volume(path)
+
+
+def test_a_file_replaced_while_it_is_read_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = WRITERS["mr.mha"](tmp_path / "mr.mha")
+    blocks = streams._blocks
+
+    def replaced(*arguments: object) -> object:
+        WRITERS["raw.mha"](path)
+        return blocks(*arguments)
+
+    monkeypatch.setattr(streams, "_blocks", replaced)
+    with pytest.raises(UnavailableError, match="was replaced or removed while it was read"):
+        load_volume(path)
+
+
+def test_every_command_says_what_a_header_left_open(tmp_path: Path, checkpoints: Path) -> None:
+    for number in range(1, 4):
+        write_patient(tmp_path / "cohort" / f"1BA00{number}", seed=number)
+    folder = tmp_path / "cohort/1BA002"
+    for role in ("mr", "ct", "mask"):
+        image = nib.load(folder / f"{role}.nii.gz")
+        affine, voxels = image.affine.copy(), np.asarray(image.dataobj)
+        affine[0, 3] += 10
+        path = folder / f"{role}.nii.gz"
+        nifti_with_forms(path, affine, 1, image.affine, 2, array=voxels)
+    text = "up to 10 mm apart; taken: the qform"
+    arguments = ["--profile", "smoke", "--data", str(tmp_path / "cohort")]
+    found = invoke("preprocess", *arguments)
+    assert (found.exit_code, found.output.count(text)) == (0, 3), found.output
+    assert re.search(rf"1BA002: mr: its header .*{text}", found.output)
+    store = SliceStore(workspace("smoke", str(tmp_path / "cohort")).store)
+    assert text in dict(cohort_table(store).set_index("patient")["warnings"])["1BA002"]
+    again = invoke("preprocess", *arguments)  # kept, and said again
+    assert again.output.count(text) == 3
+    mr, ct, mask = (str(folder / f"{role}.nii.gz") for role in ("mr", "ct", "mask"))
+    score = ["score", "--ct", ct, "--sct", ct.replace("1BA002", "1BA001"), "--mask", mask, "--resample"]
+    scored = invoke(*score, "--json")
+    assert [text in warning for warning in json.loads(scored.output)["warnings"]].count(True) == 2
+    made = ["synthesize", mr, "-o", str(tmp_path / "sct.nii.gz"), "--model", str(checkpoints / "a.pt")]
+    assert text in invoke(*made).output
+    assert any(text in warning for warning in json.loads((tmp_path / "sct.json").read_text())["warnings"])
+    for command in (["preprocess", *arguments], score, [*made, "--overwrite"]):
+        refused = invoke(*command, "--strict")
+        assert refused.exit_code == 1
+        assert re.search(f"{text}.*refused by --strict", str(refused.exception)), refused.exception

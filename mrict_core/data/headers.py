@@ -17,7 +17,6 @@ from mrict_core.paths import shown
 HEADER_BYTES = 1 << 20  # of a text header: more than any program writes
 SPACING_MM = (0.05, 50.0)  # beyond it the header is wrong: metres or micrometres taken for mm
 MIN_VOLUME = 1e-2  # of the cell of the three axes' unit vectors: 1 when they are at right angles
-SEVERAL_FILES = "voxels in several files"
 
 
 class ItkFrame(NamedTuple):
@@ -115,7 +114,7 @@ def numbers(path: Path, name: str, text: str, count: int) -> np.ndarray:
     except ValueError:
         found = np.array([])
     if found.size != count or not np.isfinite(found).all():
-        raise wrong(path, f"its {name} is '{text.strip()[:60]}'", f"{count} numbers", "fix the header")
+        raise wrong(path, f"its {name} is {text.strip()[:60]!r}", f"{count} numbers", "fix the header")
     return found
 
 
@@ -123,15 +122,15 @@ def sizes(path: Path, name: str, text: str, count: int) -> np.ndarray:
     """Return voxel sizes in mm, all above 0: a negative one would turn the image in silence."""
     found = numbers(path, name, text, count)
     if (found <= 0).any():
-        raise wrong(path, f"its {name} is '{text.strip()[:60]}'", "sizes above 0", "fix the header")
+        raise wrong(path, f"its {name} is {text.strip()[:60]!r}", "sizes above 0", "fix the header")
     return found
 
 
 def detached(path: Path, name: str) -> Path:
     """Return the file that a header names for its voxels: one file, in the header's own folder or below."""
     if name.split()[:1] == ["LIST"] or "%" in name:
-        raise wrong(path, f"{SEVERAL_FILES} ({name[:40]})", "one file", "write it as one file")
+        raise wrong(path, f"voxels in several files ({name[:40]!r})", "one file", "write it as one file")
     if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
         remedy = "move it there and name it so in the header"
-        raise wrong(path, f"its voxels are in '{name[:80]}'", "a file in the header's own folder", remedy)
+        raise wrong(path, f"its voxels are in {name[:80]!r}", "a file in the header's own folder", remedy)
     return path.parent / name

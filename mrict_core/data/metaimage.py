@@ -69,7 +69,9 @@ def _fields(text: str, path: Path) -> dict[str, str]:
     for line in text.splitlines():
         name, separator, value = (part.strip() for part in line.partition("="))
         if separator and fields.setdefault(name, value) != value:
-            raise wrong(path, f"its {name} is both '{fields[name][:40]}' and '{value[:40]}'", "one", "fix the header")
+            raise wrong(
+                path, f"its {name[:40]!r} is both {fields[name][:40]!r} and {value[:40]!r}", "one", "fix the header"
+            )
     return fields
 
 
@@ -82,7 +84,7 @@ def _type(fields: dict[str, str], path: Path) -> np.dtype:
     if int(fields.get("ElementNumberOfChannels", 1) or 1) > 1 or name.endswith("_ARRAY"):
         raise wrong(path, "holds several numbers in a voxel", "one number per voxel", "export grey values")
     if name not in TYPES:
-        raise wrong(path, f"its ElementType is '{name[:40]}'", f"one of {', '.join(TYPES)}")
+        raise wrong(path, f"its ElementType is {name[:40]!r}", f"one of {', '.join(TYPES)}")
     if not _true({"BinaryData": "True"} | fields, "BinaryData"):
         raise wrong(path, "its voxels are written as text", "binary voxels")
     return np.dtype(TYPES[name]).newbyteorder(

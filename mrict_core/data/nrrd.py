@@ -35,9 +35,9 @@ TYPES = {
 }
 ENCODINGS = {"raw": "raw", "gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2"}
 TO_LPS = {  # space => signs of its axes
-    **dict.fromkeys(("left-posterior-superior", "LPS", "left-posterior-superior-time", "LPST"), (1, 1, 1)),
-    **dict.fromkeys(("right-anterior-superior", "RAS", "right-anterior-superior-time", "RAST"), (-1, -1, 1)),
-    **dict.fromkeys(("left-anterior-superior", "LAS", "left-anterior-superior-time", "LAST"), (1, -1, 1)),
+    **dict.fromkeys(("left-posterior-superior", "lps", "left-posterior-superior-time", "lpst"), (1, 1, 1)),
+    **dict.fromkeys(("right-anterior-superior", "ras", "right-anterior-superior-time", "rast"), (-1, -1, 1)),
+    **dict.fromkeys(("left-anterior-superior", "las", "left-anterior-superior-time", "last"), (1, -1, 1)),
 }
 SCALARS = ("domain", "space", "time", "none", "???", "stub", "scalar", "list")  # kinds of axes that are no components
 UNITS_MM = {"m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3}
@@ -58,11 +58,11 @@ def read_nrrd(path: Path) -> Header:
     shape = checked_shape(numbers(path, "sizes", fields.get("sizes", ""), dimension), path)
     kinds = fields.get("kinds", "").split()[:3]
     if set(kinds) - set(SCALARS):
-        raise wrong(path, f"its axes are {', '.join(kinds)}", "one number per voxel", "export grey values")
+        raise wrong(path, f"its axes are {', '.join(kinds)[:60]!r}", "one number per voxel", "export grey values")
     frame, remarks = _frame(fields, dimension, shape, path)
     encoding = ENCODINGS.get(fields.get("encoding", "").lower())
     if encoding is None or int(fields.get("lineskip", 0)):
-        came = f"encoding '{fields.get('encoding', '')[:20]}', line skip {fields.get('lineskip', 0)}"
+        came = f"encoding {fields.get('encoding', '')[:20]!r}, line skip {fields.get('lineskip', 0)!r}"
         raise wrong(path, came, "raw, gzip or bzip2 without lines to skip")
     header = Header(
         path,
@@ -86,7 +86,7 @@ def _fields(text: str, path: Path) -> dict[str, str]:
             continue
         name = name.strip().lower().replace(" ", "")
         if name in fields:
-            raise wrong(path, f"its {name} stands there twice", "one", "fix the header")
+            raise wrong(path, f"its {name[:40]!r} stands there twice", "one", "fix the header")
         fields[name] = value.strip()
     return fields
 
@@ -96,7 +96,7 @@ def _type(fields: dict[str, str], path: Path) -> np.dtype:
     code = next((code for code, names in TYPES.items() if name in names), "")
     order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower(), "")
     if not code:
-        raise wrong(path, f"its type is '{name[:40]}'", "one number per voxel")
+        raise wrong(path, f"its type is {name[:40]!r}", "one number per voxel")
     if not order and code[1] != "1":
         raise wrong(path, "no endian in its header", "little or big")
     return np.dtype(code).newbyteorder(order or "<")
@@ -115,8 +115,8 @@ def _frame(
     fields: dict[str, str], dimension: int, shape: tuple[int, ...], path: Path
 ) -> tuple[ItkFrame, tuple[str, ...]]:
     """Return the grid as ITK reads it, and remarks on what is missing and on what says otherwise."""
-    space, vectors = fields.get("space", ""), re.findall(r"\([^)]*\)|none", fields.get("spacedirections", ""))
-    missing = [] if space in TO_LPS else ["orientation" + (f" (its space is {space[:30]})" if space else "")]
+    space, vectors = fields.get("space", "").lower(), re.findall(r"\([^)]*\)|none", fields.get("spacedirections", ""))
+    missing = [] if space in TO_LPS else ["orientation" + (f" (its space is {space[:30]!r})" if space else "")]
     if vectors:
         if len(vectors) != dimension or "none" in vectors[:3]:
             raise wrong(path, f"its space directions are {len(vectors)} for {dimension} axes", "three vectors")
@@ -125,11 +125,12 @@ def _frame(
         origin = _vector(path, "space origin", fields["spaceorigin"]) if "spaceorigin" in fields else np.zeros(3)
         missing += [] if "spaceorigin" in fields else ["position"]
     else:
-        known = "nan" not in fields.get("spacings", "nan").lower()
-        spacing = sizes(path, "spacings", fields["spacings"], dimension)[:3] if known else np.ones(3)
+        text = _first_three(fields, "spacings")
+        known = bool(text) and "nan" not in text.lower()
+        spacing = sizes(path, "spacings", text, 3) if known else np.ones(3)
         axes, origin = np.diag(spacing), np.zeros(3)
         if "axismins" in fields:
-            origin = numbers(path, "axis mins", fields["axismins"], dimension)[:3] + spacing / 2
+            origin = numbers(path, "axis mins", _first_three(fields, "axismins"), 3) + spacing / 2
         missing = ["orientation", *([] if known else ["voxel size"])]
     signs = np.array(TO_LPS.get(space, (1, 1, 1)))
     direction = np.divide(axes, spacing, out=np.zeros((3, 3)), where=spacing > 0) * signs[:, None]
@@ -139,9 +140,14 @@ def _frame(
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits", "") or fields.get("units", ""))
     if units and (unit := UNITS_MM.get(units[0])):
         other = np.diag([unit, unit, unit, 1.0]) @ affine
-        remarks += disagreement(f"its unit {units[0]} is left out, as ITK does", affine, other, shape)
+        remarks += disagreement(f"its unit {units[0]!r} is left out, as ITK does", affine, other, shape)
     return frame, remarks
 
 
 def _vector(path: Path, name: str, text: str) -> np.ndarray:
     return numbers(path, name, text.strip("()").replace(",", " "), 3)
+
+
+def _first_three(fields: dict[str, str], name: str) -> str:
+    """Return what a field says of the three axes of the volume; another axis may have NaN there."""
+    return " ".join(fields.get(name, "").split()[:3])

@@ -26,11 +26,32 @@ class DamagedError(ValueError):
 
 
 @contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Raise `UnavailableError` where a file is another one at the end: what was read of it says nothing."""
+
+    def state() -> tuple[int, ...] | None:
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            return found.st_ino, found.st_size, found.st_mtime_ns
+        return None
+
+    before = state()
+    try:
+        yield
+    finally:
+        if before and state() != before:
+            raise UnavailableError(
+                f"{shown(path)}: was replaced or removed while it was read; expected it to stay; run again"
+            )
+
+
+@contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever reading `path` raises into one line: `UnavailableError` where the content is not to blame."""
     name = shown(path)
     try:
-        yield
+        with unchanged(path):
+            yield
     except MrictError:
         raise
     except MemoryError:
@@ -63,7 +84,8 @@ def read_voxels(header: Header) -> np.ndarray:
     array = np.empty(header.voxels, np.float32)
     slope, intercept = header.scale
     item, done, rest = header.dtype.itemsize, 0, b""
-    with open(header.data, "rb") as file, np.errstate(over="ignore", invalid="ignore"):
+    quiet = np.errstate(over="ignore", invalid="ignore")
+    with unchanged(header.data), open(header.data, "rb") as file, quiet:
         file.seek(header.start)
         for block in _after(_blocks(file, header.encoding), header.skip):
             block = rest + block if rest else block
