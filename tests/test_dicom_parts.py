@@ -144,6 +144,11 @@ def test_what_varies_over_the_slices_of_one_image_is_let_pass_without_a_word(tmp
     assert volume.remarks == ()
 
 
+def test_two_slices_may_each_have_their_own_trigger_time(tmp_path):
+    write_mr_series(tmp_path, stored((7, 5, 2)), grid(), TriggerTime=lambda k: 75.0 * k)
+    assert read_series(tmp_path).remarks == ()
+
+
 def test_values_of_each_slice_vary_without_a_word_in_enhanced_images(tmp_path):
     write_enhanced(
         *(tmp_path / "multi", stored(PLACES), grid(), lambda k: (k + 1, -k)),
@@ -166,6 +171,16 @@ def test_several_times_of_one_place_are_told_apart_by_their_acquisition(tmp_path
     name = re.search(r"--series (\w{8})/", str(error.value)).group(1)
     for n, array in enumerate(arrays):
         np.testing.assert_array_equal(read_series(tmp_path, f"{name}/acquisitionnumber={n + 1}.0").array, array)
+
+
+def test_enhanced_files_of_one_series_are_told_apart_by_their_number(tmp_path):
+    uids = new_uids()
+    for n in (1, 2):
+        write_enhanced(tmp_path / f"{n}.dcm", stored(PLACES, n), grid(), uids=uids, InstanceNumber=n)
+    with pytest.raises(MrictError, match=r"slices of 2 InstanceNumber: 1 \(8\), 2 \(8\)") as error:
+        read_series(tmp_path)
+    text = re.search(r"--series (\S+=2)", str(error.value)).group(1)
+    np.testing.assert_array_equal(read_series(tmp_path, text).array, stored(PLACES, 2))
 
 
 def test_images_that_no_tag_tells_apart(tmp_path):

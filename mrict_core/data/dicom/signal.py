@@ -1,7 +1,7 @@
 """Whether a frame is the magnitude of an MR signal, by the words of its image type: parts, maps, projections are not.
 
-One rule: what is not the strength of a signal at the voxel itself is refused. What is one, but computed of others in a
-way that its header does not say or that changes contrast, is taken with a remark.
+One rule: what is not the strength of a signal at the voxel itself is refused. What is one, but computed from other
+images in a way that its header does not say or that changes contrast, is taken with a remark.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def remarks(frame: Frame) -> list[str]:
     if not derived or (not changed and any(map(KEEPS.fullmatch, words[2:]))):
         return []
     how = f"a word of its ImageType is {changed}" if changed else "its ImageType does not say how"
-    return [f"a derived image ({how}): computed of others, the models know acquired ones"]
+    return [f"a derived image ({how}): its grey values may not be those of an acquired MR"]
 
 
 def _words(frame: Frame) -> list[str]:
