@@ -24,7 +24,7 @@ from mrict_core.data.store import (
     sweep,
     write_patient,
 )
-from mrict_core.data.synthrad import Discovery, discover
+from mrict_core.data.synthrad import ROLES, Discovery, discover
 from mrict_core.data.volumes import SliceOrder, load_volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
@@ -48,8 +48,8 @@ def in_plane_shapes(discovery: Discovery, protocol: str = "patient") -> list[tup
 def _prepare(job: Job) -> None:
     """Read, check, convert and write one patient."""
     files, settings = job.files, job.settings
-    mr, ct = load_volume(files.mr), load_volume(files.ct)
-    mask = masks.check_mask(load_volume(files.mask).array, files.mask)
+    mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
+    mask = masks.check_mask(outline.array, files.mask)
     intensity.check_mr(mr.array, files.mr)
     intensity.check_hu(ct.array, files.ct, mask)
     ct = replace(ct, array=as_short(ct.array.T).T)
@@ -73,6 +73,7 @@ def _prepare(job: Job) -> None:
         "mask_voxels": inside,
         "mask_voxels_cropped": inside - int(arrays["mask"].sum(dtype=np.int64)),
         "ct_type": str(arrays["ct"].dtype),
+        "warnings": [f"{role}: {text}" for role, v in zip(ROLES, (mr, ct, outline), strict=True) for text in v.remarks],
     }
     write_patient(job.folder, files.patient, arrays, meta)
 
@@ -120,6 +121,9 @@ def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
     reasons = [plan.refused[j.key] for j in plan.jobs if j.key in plan.refused]
     if strict and reasons:
         raise MrictError(reasons[0])
+    doubts = [f"{p}: {'; '.join(m['warnings'])}" for p, m in sorted(plan.prepared.items()) if m.get("warnings")]
+    if strict and doubts:
+        raise MrictError(f"{doubts[0]} (refused by --strict)")
     if len(reasons) == len(plan.jobs):
         reasons += [s.reason for s in discovery.skipped]
         count = f"none of {len(reasons)} patients can be used"
