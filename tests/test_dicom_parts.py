@@ -37,6 +37,14 @@ CLASSIC = {
     "SequenceVariant": ((["SK", "SP"], ["SK"]), ("SP", "none")),
     "ScanOptions": ((["FS"], ["PFP"]), ("A", "B")),
     "MRAcquisitionType": (("2D", "3D"), ("2D", "3D")),
+    "SliceThickness": ((2.5, 5), ("2.5", "5")),
+    "NumberOfAverages": ((1, 4), ("1", "4")),
+    "EchoTrainLength": ((1, 15), ("1", "15")),
+    "SeriesNumber": ((3, 4), ("3", "4")),
+    "ProtocolName": (("John protocol", "Johns other"), ("A", "B")),
+    "DeviceSerialNumber": (("4711", "4712"), ("A", "B")),
+    "ImagedNucleus": (("1H", "23Na"), ("A", "B")),
+    "InPlanePhaseEncodingDirection": (("ROW", "COL"), ("ROW", "COL")),
     "SequenceName": (("*ep_b0", "*ep_b1000#1"), ("A", "B")),
     "ReceiveCoilName": (("HEAD", "BODY"), ("B", "A")),
     "ContrastBolusAgent": (("Gadolinium", None), ("A", "none")),
@@ -61,6 +69,9 @@ ENHANCED = {
     "PixelBandwidth": ("PixelBandwidth", (130, 260), ("130", "260")),
     "ReceiveCoilName": ("ReceiveCoilName", ("BODY", "HEAD"), ("A", "B")),
     "ContrastBolusAgent": ("ContrastBolusAgentAdministered", ("NO", "YES"), ("A", "B")),
+    "NumberOfAverages": ("NumberOfAverages", (1, 4), ("1", "4")),
+    "InPlanePhaseEncodingDirection": ("InPlanePhaseEncodingDirection", ("ROW", "COLUMN"), ("ROW", "COLUMN")),
+    "AcquisitionContrast": ("AcquisitionContrast", ("T1", "T2"), ("A", "B")),
     "ImageType": ("FrameType", (image_type("WATER", "NONE"), image_type("FAT", "NONE")), ("WATER", "FAT")),
 }
 PLACES = (7, 5, SLICES)
@@ -131,8 +142,9 @@ HARMLESS = {
     "windows": {"WindowCenter": lambda k: 500 + k, "WindowWidth": lambda k: 900 + k},
     "heating": {"SAR": lambda k: 0.1 * k, "ImagingFrequency": lambda k: 127.7 + 1e-4 * k},
     "field strength": {"MagneticFieldStrength": lambda k: 1.5 if k % 2 else 1.494},
-    "no echo number in some": {"EchoNumbers": 1, "SliceLocation": lambda k: k},
-    "case of words": {"ScanningSequence": lambda k: ["SE", "IR"]},
+    "places and comments": {"SliceLocation": lambda k: k, "ImageComments": lambda k: f"slice {k}"},
+    "descriptions": {"SeriesDescription": lambda k: f"slice {k}"},
+    "case of words": {"ScanningSequence": lambda k: "se" if k % 2 else "SE"},
 }
 
 
@@ -268,6 +280,13 @@ def test_what_is_no_magnitude_is_refused(tmp_path, words):
             read_series(tmp_path / path)
 
 
+def test_projections_of_enhanced_images(tmp_path):
+    facts = {"facts": lambda k: {"VolumeBasedCalculationTechnique": "MAX_IP"}}
+    write_enhanced(tmp_path / "multi.dcm", stored(PLACES), grid(), **facts)
+    with pytest.raises(MrictError, match="a projection; expected magnitudes"):
+        read_series(tmp_path)
+
+
 @pytest.mark.parametrize("component", ["PHASE", "REAL", "IMAGINARY"])
 def test_components_of_enhanced_images(tmp_path, component):
     facts = {"facts": lambda k: {"ComplexImageComponent": component if k < SLICES else "MAGNITUDE"}}
@@ -306,6 +325,7 @@ def test_derived_magnitudes_are_taken_and_remarked(tmp_path, case):
 def test_identifiers_among_what_varies_are_not_quoted(tmp_path):
     tags = {k: (lambda value: lambda n: value if n % 4 else "X")(v) for k, v in IDENTIFIERS.items() if "Date" not in k}
     tags |= {"ReceiveCoilName": tags["PatientName"], "SequenceName": tags["PatientID"]}
+    del tags["SeriesDescription"]
     write_mr_series(tmp_path, stored(PLACES), grid(), **tags)
     with pytest.raises(MrictError, match=r"2 ReceiveCoilName: A \(6\), B \(2\)") as error:
         read_series(tmp_path)

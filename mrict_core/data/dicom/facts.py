@@ -35,7 +35,7 @@ def _numbers(slack: float, *keywords: str | tuple[int, str, int], **kinds: bool)
     return Fact(keywords, slack, **kinds)
 
 
-COMPONENT, IMAGE_TYPE = "ComplexImageComponent", "ImageType"
+COMPONENT, IMAGE_TYPE, PROJECTION = "ComplexImageComponent", "ImageType", "VolumeBasedCalculationTechnique"
 GE_COMPONENT = (0x0043, "GEMS_PARM_01", 0x2F)
 GE_COMPONENTS = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
 B_VALUES = ((0x0019, "SIEMENS MR HEADER", 0x0C), (0x0043, "GEMS_PARM_01", 0x39), (0x0065, "Image Private Header", 0x09))
@@ -53,13 +53,18 @@ FACTS = {
     "TriggerTime": _numbers(0.02, "NominalCardiacTriggerDelayTime", "TriggerTime", by_slice=True),
     "MagneticFieldStrength": _numbers(0.05, "MagneticFieldStrength"),
     "PixelBandwidth": _numbers(0.05, "PixelBandwidth"),
+    "SliceThickness": _numbers(0.05, "SliceThickness"),
+    "NumberOfAverages": _numbers(0.02, "NumberOfAverages"),
+    "EchoTrainLength": _numbers(0, "RFEchoTrainLength", "EchoTrainLength"),
+    "SeriesNumber": _numbers(0, "SeriesNumber"),
     "DiffusionGradientOrientation": Fact(("DiffusionGradientOrientation",), 0),
     **{
         keyword: Fact((keyword,))
         for keyword in (
             *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "EchoPulseSequence"),
-            *("DiffusionDirectionality", "ReceiveCoilName", "TransmitCoilName", "StackID", "PatientPosition"),
-            *("Manufacturer", "ManufacturerModelName"),
+            *("InPlanePhaseEncodingDirection", "DiffusionDirectionality", "AcquisitionContrast", PROJECTION),
+            *("ReceiveCoilName", "TransmitCoilName", "StackID", "PatientPosition", "ImagedNucleus", "ProtocolName"),
+            *("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber"),
         )
     },
     "SequenceName": Fact(("PulseSequenceName", "SequenceName")),
@@ -75,13 +80,15 @@ GROUPS = {  # functional groups of enhanced images and what is read of them
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
     "FrameContentSequence": ("TemporalPositionIndex", "FrameAcquisitionNumber", "StackID"),
-    "MRImageFrameTypeSequence": (COMPONENT, "FrameType"),
-    "MRTimingAndRelatedParametersSequence": ("RepetitionTime", "FlipAngle"),
+    "MRImageFrameTypeSequence": (COMPONENT, "FrameType", "AcquisitionContrast", PROJECTION),
+    "MRTimingAndRelatedParametersSequence": ("RepetitionTime", "FlipAngle", "RFEchoTrainLength"),
     "MRDiffusionSequence": ("DiffusionBValue", "DiffusionDirectionality", DIRECTION),
     DIRECTION: ("DiffusionGradientOrientation",),
     "MREchoSequence": ("EffectiveEchoTime",),
     "MRModifierSequence": ("InversionTimes",),
     "MRImagingModifierSequence": ("PixelBandwidth",),
+    "MRAveragesSequence": ("NumberOfAverages",),
+    "MRFOVGeometrySequence": ("InPlanePhaseEncodingDirection",),
     "MRReceiveCoilSequence": ("ReceiveCoilName",),
     "MRTransmitCoilSequence": ("TransmitCoilName",),
     "CardiacSynchronizationSequence": ("NominalCardiacTriggerDelayTime",),
@@ -93,7 +100,7 @@ PRIVATE = (*B_VALUES, GE_COMPONENT)
 TAGS = (*KEYWORDS, *[group << 16 | element for group, _, low in PRIVATE for element in (0x10, 0x1000 | low)])
 # words that may be shown: a word of a header that is not among them may be anything, a name too
 SHOWN = re.compile(
-    r"\d{1,4}|ORIGINAL|DERIVED|PRIMARY|SECONDARY|LOCALIZER|AXIAL|OTHER|NONE|MAGNITUDE|PHASE|REAL|IMAGINARY|MIXED|"
+    r"\d{1,2}|ROW|COL(UMN)?|ORIGINAL|DERIVED|PRIMARY|SECONDARY|LOCALIZER|AXIAL|OTHER|NONE|MAGNITUDE|PHASE|REAL|IMAGINARY|MIXED|"
     r"[MPRIWF]|[MPRI]_(FFE|SE|IR|TSE|TFE)|WATER|FAT|IN|OUT|[IO]P|IN_?PHASE|(OUT|OPP(OSED)?)_?(OF_)?PHASE|DIXON|NORM|ND|"
     r"DIS[23]D|TRACEW|ADC|FA|DIFFUSION|MPR|MIP|MINIP|SUB(TRACTION)?|(PHASE|ADC|FA|T1|T2|T2_STAR|B0|FIELD)_?MAP|"
     r"FFE|SE|GR|IR|EP|RM|SK|MTC|SS|TRSS|SP|OSP|[23]D|DIRECTIONAL|BMATRIX|ISOTROPIC|[HFLRAP]F(S|P|DL|DR)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from mrict_core.data.dicom.facts import COMPONENT, IMAGE_TYPE, PROJECTION
 from mrict_core.data.dicom.frames import Frame
 
 SEQUENCE = "(FFE|SE|IR|TSE|TFE|EPI|GRASE|B_FFE)"
@@ -35,11 +36,11 @@ CHANGED = re.compile(r"TRACEW?|ISOTROPIC|T[12](_?STAR|\*)?|B[01]|PERFUSION|ASL|M
 
 def why_not(frame: Frame) -> str:
     """Return what a frame is that is no magnitude ("a phase image"), "" for a magnitude."""
-    component = frame.facts["ComplexImageComponent"]
+    component = frame.facts[COMPONENT]
     for what in (COMPONENTS.get(word, "") for word in component):
         if what:
             return what
-    words = _words(frame)[2:]
+    words = [*_words(frame)[2:], *frame.facts[PROJECTION]]
     return next((what for what, known in NO_SIGNAL.items() if any(map(known.fullmatch, words))), "")
 
 
@@ -55,4 +56,4 @@ def remarks(frame: Frame) -> list[str]:
 
 
 def _words(frame: Frame) -> list[str]:
-    return [re.sub(r"[\s-]+", "_", word) for word in frame.facts["ImageType"]]
+    return [re.sub(r"[\s-]+", "_", word) for word in frame.facts[IMAGE_TYPE]]
