@@ -37,6 +37,14 @@ CLASSIC = {
     "SequenceVariant": ((["SK", "SP"], ["SK"]), ("SP", "none")),
     "ScanOptions": ((["FS"], ["PFP"]), ("A", "B")),
     "MRAcquisitionType": (("2D", "3D"), ("2D", "3D")),
+    "SliceThickness": ((2.5, 5), ("2.5", "5")),
+    "NumberOfAverages": ((1, 4), ("1", "4")),
+    "EchoTrainLength": ((1, 15), ("1", "15")),
+    "SeriesNumber": ((3, 4), ("3", "4")),
+    "ProtocolName": (("John protocol", "Johns other"), ("A", "B")),
+    "DeviceSerialNumber": (("4711", "4712"), ("A", "B")),
+    "ImagedNucleus": (("1H", "23Na"), ("A", "B")),
+    "InPlanePhaseEncodingDirection": (("ROW", "COL"), ("ROW", "COL")),
     "SequenceName": (("*ep_b0", "*ep_b1000#1"), ("A", "B")),
     "ReceiveCoilName": (("HEAD", "BODY"), ("B", "A")),
     "ContrastBolusAgent": (("Gadolinium", None), ("A", "none")),
@@ -61,6 +69,9 @@ ENHANCED = {
     "PixelBandwidth": ("PixelBandwidth", (130, 260), ("130", "260")),
     "ReceiveCoilName": ("ReceiveCoilName", ("BODY", "HEAD"), ("A", "B")),
     "ContrastBolusAgent": ("ContrastBolusAgentAdministered", ("NO", "YES"), ("A", "B")),
+    "NumberOfAverages": ("NumberOfAverages", (1, 4), ("1", "4")),
+    "InPlanePhaseEncodingDirection": ("InPlanePhaseEncodingDirection", ("ROW", "COLUMN"), ("ROW", "COLUMN")),
+    "AcquisitionContrast": ("AcquisitionContrast", ("T1", "T2"), ("A", "B")),
     "ImageType": ("FrameType", (image_type("WATER", "NONE"), image_type("FAT", "NONE")), ("WATER", "FAT")),
 }
 PLACES = (7, 5, SLICES)
@@ -131,8 +142,9 @@ HARMLESS = {
     "windows": {"WindowCenter": lambda k: 500 + k, "WindowWidth": lambda k: 900 + k},
     "heating": {"SAR": lambda k: 0.1 * k, "ImagingFrequency": lambda k: 127.7 + 1e-4 * k},
     "field strength": {"MagneticFieldStrength": lambda k: 1.5 if k % 2 else 1.494},
-    "no echo number in some": {"EchoNumbers": 1, "SliceLocation": lambda k: k},
-    "case of words": {"ScanningSequence": lambda k: ["SE", "IR"]},
+    "places and comments": {"SliceLocation": lambda k: k, "ImageComments": lambda k: f"slice {k}"},
+    "descriptions": {"SeriesDescription": lambda k: f"slice {k}"},
+    "case of words": {"ScanningSequence": lambda k: "se" if k % 2 else "SE"},
 }
 
 
@@ -142,6 +154,11 @@ def test_what_varies_over_the_slices_of_one_image_is_let_pass_without_a_word(tmp
     volume = read_series(tmp_path)
     np.testing.assert_array_equal(volume.array, stored(PLACES))
     assert volume.remarks == ()
+
+
+def test_two_slices_may_each_have_their_own_trigger_time(tmp_path):
+    write_mr_series(tmp_path, stored((7, 5, 2)), grid(), TriggerTime=lambda k: 75.0 * k)
+    assert read_series(tmp_path).remarks == ()
 
 
 def test_values_of_each_slice_vary_without_a_word_in_enhanced_images(tmp_path):
@@ -166,6 +183,16 @@ def test_several_times_of_one_place_are_told_apart_by_their_acquisition(tmp_path
     name = re.search(r"--series (\w{8})/", str(error.value)).group(1)
     for n, array in enumerate(arrays):
         np.testing.assert_array_equal(read_series(tmp_path, f"{name}/acquisitionnumber={n + 1}.0").array, array)
+
+
+def test_enhanced_files_of_one_series_are_told_apart_by_their_number(tmp_path):
+    uids = new_uids()
+    for n in (1, 2):
+        write_enhanced(tmp_path / f"{n}.dcm", stored(PLACES, n), grid(), uids=uids, InstanceNumber=n)
+    with pytest.raises(MrictError, match=r"slices of 2 InstanceNumber: 1 \(8\), 2 \(8\)") as error:
+        read_series(tmp_path)
+    text = re.search(r"--series (\S+=2)", str(error.value)).group(1)
+    np.testing.assert_array_equal(read_series(tmp_path, text).array, stored(PLACES, 2))
 
 
 def test_images_that_no_tag_tells_apart(tmp_path):
@@ -253,6 +280,13 @@ def test_what_is_no_magnitude_is_refused(tmp_path, words):
             read_series(tmp_path / path)
 
 
+def test_projections_of_enhanced_images(tmp_path):
+    facts = {"facts": lambda k: {"VolumeBasedCalculationTechnique": "MAX_IP"}}
+    write_enhanced(tmp_path / "multi.dcm", stored(PLACES), grid(), **facts)
+    with pytest.raises(MrictError, match="a projection; expected magnitudes"):
+        read_series(tmp_path)
+
+
 @pytest.mark.parametrize("component", ["PHASE", "REAL", "IMAGINARY"])
 def test_components_of_enhanced_images(tmp_path, component):
     facts = {"facts": lambda k: {"ComplexImageComponent": component if k < SLICES else "MAGNITUDE"}}
@@ -291,6 +325,7 @@ def test_derived_magnitudes_are_taken_and_remarked(tmp_path, case):
 def test_identifiers_among_what_varies_are_not_quoted(tmp_path):
     tags = {k: (lambda value: lambda n: value if n % 4 else "X")(v) for k, v in IDENTIFIERS.items() if "Date" not in k}
     tags |= {"ReceiveCoilName": tags["PatientName"], "SequenceName": tags["PatientID"]}
+    del tags["SeriesDescription"]
     write_mr_series(tmp_path, stored(PLACES), grid(), **tags)
     with pytest.raises(MrictError, match=r"2 ReceiveCoilName: A \(6\), B \(2\)") as error:
         read_series(tmp_path)

@@ -293,7 +293,7 @@ def test_slices_that_may_be_missing_are_remarked(tmp_path):
     assert read_series(tmp_path).remarks == ()
     files[0].unlink()
     (remark,) = read_series(tmp_path).remarks
-    assert remark.startswith("5 slices numbered 2 to 6")
+    assert remark.startswith("5 slices, numbered 2 to 6")
     for file in files[2::2]:
         file.unlink(missing_ok=True)
     files[1].unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ def _numbers(slack: float, *keywords: str | tuple[int, str, int], **kinds: bool)
     return Fact(keywords, slack, **kinds)
 
 
-COMPONENT, IMAGE_TYPE = "ComplexImageComponent", "ImageType"
+COMPONENT, IMAGE_TYPE, PROJECTION = "ComplexImageComponent", "ImageType", "VolumeBasedCalculationTechnique"
 GE_COMPONENT = (0x0043, "GEMS_PARM_01", 0x2F)
 GE_COMPONENTS = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
 B_VALUES = ((0x0019, "SIEMENS MR HEADER", 0x0C), (0x0043, "GEMS_PARM_01", 0x39), (0x0065, "Image Private Header", 0x09))
@@ -53,67 +53,87 @@ FACTS = {
     "TriggerTime": _numbers(0.02, "NominalCardiacTriggerDelayTime", "TriggerTime", by_slice=True),
     "MagneticFieldStrength": _numbers(0.05, "MagneticFieldStrength"),
     "PixelBandwidth": _numbers(0.05, "PixelBandwidth"),
+    "SliceThickness": _numbers(0.05, "SliceThickness"),
+    "NumberOfAverages": _numbers(0.02, "NumberOfAverages"),
+    "EchoTrainLength": _numbers(0, "RFEchoTrainLength", "EchoTrainLength"),
+    "SeriesNumber": _numbers(0, "SeriesNumber"),
     "DiffusionGradientOrientation": Fact(("DiffusionGradientOrientation",), 0),
     **{
         keyword: Fact((keyword,))
         for keyword in (
             *("ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "EchoPulseSequence"),
-            *("DiffusionDirectionality", "ReceiveCoilName", "TransmitCoilName", "StackID", "PatientPosition"),
-            *("Manufacturer", "ManufacturerModelName"),
+            *("InPlanePhaseEncodingDirection", "DiffusionDirectionality", "AcquisitionContrast", PROJECTION),
+            *("ReceiveCoilName", "TransmitCoilName", "StackID", "PatientPosition", "ImagedNucleus", "ProtocolName"),
+            *("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber"),
         )
     },
     "SequenceName": Fact(("PulseSequenceName", "SequenceName")),
     "ContrastBolusAgent": Fact(("ContrastBolusAgentAdministered", "ContrastBolusAgent")),
     "AcquisitionNumber": _numbers(0, "FrameAcquisitionNumber", "AcquisitionNumber", repeats=True),
+    "InstanceNumber": _numbers(0, "InstanceNumber", repeats=True),  # of enhanced files: each may be one image
     "RespiratoryTriggerDelay": _numbers(0.02, "NominalRespiratoryTriggerDelayTime", repeats=True),
 }
-TIMING, DIFFUSION = ("MRTimingAndRelatedParametersSequence",), ("MRDiffusionSequence",)
-FRAME_TYPE, CONTENT = ("MRImageFrameTypeSequence",), ("FrameContentSequence",)
-PLACES = {  # the functional groups that hold a keyword in enhanced images
-    "ImagePositionPatient": ("PlanePositionSequence",),
-    "ImageOrientationPatient": ("PlaneOrientationSequence",),
-    **dict.fromkeys(("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"), ("PixelMeasuresSequence",)),
-    **dict.fromkeys(("RescaleSlope", "RescaleIntercept"), ("PixelValueTransformationSequence",)),
-    **dict.fromkeys(("TemporalPositionIndex", "FrameAcquisitionNumber", "StackID"), CONTENT),
-    **dict.fromkeys((COMPONENT, "FrameType"), FRAME_TYPE),
-    **dict.fromkeys(("RepetitionTime", "FlipAngle"), TIMING),
-    **dict.fromkeys(("DiffusionBValue", "DiffusionDirectionality"), DIFFUSION),
-    "DiffusionGradientOrientation": (*DIFFUSION, "DiffusionGradientDirectionSequence"),
-    "EffectiveEchoTime": ("MREchoSequence",),
-    "InversionTimes": ("MRModifierSequence",),
-    "PixelBandwidth": ("MRImagingModifierSequence",),
-    "ReceiveCoilName": ("MRReceiveCoilSequence",),
-    "TransmitCoilName": ("MRTransmitCoilSequence",),
-    "NominalCardiacTriggerDelayTime": ("CardiacSynchronizationSequence",),
-    "NominalRespiratoryTriggerDelayTime": ("RespiratorySynchronizationSequence",),
-    "ContrastBolusAgentAdministered": ("ContrastBolusUsageSequence",),
+DIRECTION = "DiffusionGradientDirectionSequence"  # within the group of diffusion
+GROUPS = {  # functional groups of enhanced images and what is read of them
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "FrameContentSequence": ("TemporalPositionIndex", "FrameAcquisitionNumber", "StackID"),
+    "MRImageFrameTypeSequence": (COMPONENT, "FrameType", "AcquisitionContrast", PROJECTION),
+    "MRTimingAndRelatedParametersSequence": ("RepetitionTime", "FlipAngle", "RFEchoTrainLength"),
+    "MRDiffusionSequence": ("DiffusionBValue", "DiffusionDirectionality", DIRECTION),
+    DIRECTION: ("DiffusionGradientOrientation",),
+    "MREchoSequence": ("EffectiveEchoTime",),
+    "MRModifierSequence": ("InversionTimes",),
+    "MRImagingModifierSequence": ("PixelBandwidth",),
+    "MRAveragesSequence": ("NumberOfAverages",),
+    "MRFOVGeometrySequence": ("InPlanePhaseEncodingDirection",),
+    "MRReceiveCoilSequence": ("ReceiveCoilName",),
+    "MRTransmitCoilSequence": ("TransmitCoilName",),
+    "CardiacSynchronizationSequence": ("NominalCardiacTriggerDelayTime",),
+    "RespiratorySynchronizationSequence": ("NominalRespiratoryTriggerDelayTime",),
+    "ContrastBolusUsageSequence": ("ContrastBolusAgentAdministered",),
 }
 KEYWORDS = sorted({k for fact in FACTS.values() for k in fact.keywords if isinstance(k, str)} - {"FrameType"})
 PRIVATE = (*B_VALUES, GE_COMPONENT)
 TAGS = (*KEYWORDS, *[group << 16 | element for group, _, low in PRIVATE for element in (0x10, 0x1000 | low)])
 # words that may be shown: a word of a header that is not among them may be anything, a name too
 SHOWN = re.compile(
-    r"\d{1,4}|ORIGINAL|DERIVED|PRIMARY|SECONDARY|LOCALIZER|AXIAL|OTHER|NONE|MAGNITUDE|PHASE|REAL|IMAGINARY|MIXED|"
+    r"\d{1,2}|ROW|COL(UMN)?|ORIGINAL|DERIVED|PRIMARY|SECONDARY|LOCALIZER|AXIAL|OTHER|NONE|MAGNITUDE|PHASE|REAL|IMAGINARY|MIXED|"
     r"[MPRIWF]|[MPRI]_(FFE|SE|IR|TSE|TFE)|WATER|FAT|IN|OUT|[IO]P|IN_?PHASE|(OUT|OPP(OSED)?)_?(OF_)?PHASE|DIXON|NORM|ND|"
     r"DIS[23]D|TRACEW|ADC|FA|DIFFUSION|MPR|MIP|MINIP|SUB(TRACTION)?|(PHASE|ADC|FA|T1|T2|T2_STAR|B0|FIELD)_?MAP|"
     r"FFE|SE|GR|IR|EP|RM|SK|MTC|SS|TRSS|SP|OSP|[23]D|DIRECTIONAL|BMATRIX|ISOTROPIC|[HFLRAP]F(S|P|DL|DR)"
 )
 
 
-def look_up(header: pydicom.Dataset, index: int, keyword: str) -> Any:
-    """Return a frame's value: its own, else the one shared by all frames of the file, else the file's."""
-    per_frame, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
-    for item in (per_frame[index] if per_frame else None, shared[0] if shared else None):
-        for group in PLACES.get(keyword, ()) if item is not None else ():
-            inner = item.get(group)
-            item = inner[0] if inner else pydicom.Dataset()
-        value = None if item is None or keyword not in PLACES else item.get(keyword)
-        if value is not None:
-            return value
-    return header.get(keyword)
+def values_of_frames(header: pydicom.Dataset, keywords: Iterable[str]) -> list[dict[Any, Any]]:
+    """Return {keyword: value} of each frame: its own, else the one shared by all frames of the file, else the file's.
+
+    Vendors' tags (`PRIVATE`) are keys too. A file without functional groups has one frame here.
+    """
+    common = {keyword: header.get(keyword) for keyword in keywords if keyword in header}
+    common |= {place: value for place in PRIVATE if (value := _private(header, place)) is not None}
+    for item in header.get("SharedFunctionalGroupsSequence") or []:
+        common |= _of_groups(item)
+    frames = header.get("PerFrameFunctionalGroupsSequence") or []
+    if not frames:
+        common.pop("InstanceNumber", None)  # the number of a slice
+    return [common | _of_groups(item) for item in frames or [{}]]
 
 
-def private_of(header: pydicom.Dataset, place: tuple[int, str, int]) -> Any:
+def _of_groups(item: Mapping) -> dict[str, Any]:
+    found = {}
+    for group, keywords in GROUPS.items():
+        inner = found.pop(group, None) if group == DIRECTION else item.get(group)
+        for keyword in keywords if inner else ():
+            value = inner[0].get(keyword)
+            if value is not None:
+                found[keyword] = value
+    return found
+
+
+def _private(header: pydicom.Dataset, place: tuple[int, str, int]) -> Any:
     """Return the value of a vendor's tag (group, creator, element), None where it is absent."""
     group, creator, element = place
     try:
@@ -122,15 +142,14 @@ def private_of(header: pydicom.Dataset, place: tuple[int, str, int]) -> Any:
         return None
 
 
-def facts_of(header: pydicom.Dataset, index: int) -> dict[str, Value]:
-    """Return what a frame's header says of each of `FACTS`, () where it says nothing or what is no number."""
-    return {name: _value(header, index, fact) for name, fact in FACTS.items()}
+def facts_of(values: Mapping) -> dict[str, Value]:
+    """Return what a frame's values say of each of `FACTS`, () where they say nothing or what is no number."""
+    return {name: _value(values, fact) for name, fact in FACTS.items()}
 
 
-def _value(header: pydicom.Dataset, index: int, fact: Fact) -> Value:
+def _value(values_of_frame: Mapping, fact: Fact) -> Value:
     for keyword in fact.keywords:
-        found = look_up(header, index, keyword) if isinstance(keyword, str) else private_of(header, keyword)
-        values = [v for v in values_of(found) if v not in (None, "")]
+        values = [v for v in values_of(values_of_frame.get(keyword)) if v not in (None, "")]
         if keyword == GE_COMPONENT:
             values = [GE_COMPONENTS[v] for v in values if v in range(len(GE_COMPONENTS))]
         if not values:
@@ -191,4 +210,4 @@ def tells_apart(fact: Fact, labels: Sequence[str]) -> bool:
     counts = Counter(labels)
     if len(counts) == 1 or fact.repeats:
         return False
-    return not fact.by_slice or len(counts) <= max(2, len(labels) // FEW)
+    return not fact.by_slice or (2 * len(counts) <= len(labels) and len(counts) <= max(2, len(labels) // FEW))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -24,6 +25,7 @@ TAGS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *facts.TAGS),
 )
 GREY = ("MONOCHROME1", "MONOCHROME2")
+WORDS = [tag for tag in TAGS if isinstance(tag, str) and not tag.endswith(("GroupsSequence", "LUTSequence"))]
 TILED = {"MOSAIC", "VFRAME"}  # words of ImageType: Siemens, UIH
 RIGHT_ANGLE = 1e-3  # how far the two axes of a plane may be from unit vectors at a right angle
 
@@ -95,7 +97,19 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
         )
     if groups and len(groups) != count:
         raise damaged(path, f"{count} frames, {len(groups)} descriptions of them")
-    return [_frame(header, path, k, count) for k in range(count)]
+    shape = (whole_of(header, "Rows") or 0, whole_of(header, "Columns") or 0)
+    if min(shape) < 1:
+        raise damaged(path, "Rows or Columns is not a positive number")
+    common = {
+        "path": path,
+        "of": count,
+        "shape": shape,
+        "instance": whole_of(header, "InstanceNumber") if count == 1 else None,
+        "sop_class": uid_of(header, "SOPClassUID"),
+        "sop_uid": uid_of(header, "SOPInstanceUID"),
+    }
+    values = facts.values_of_frames(header, WORDS)
+    return [Frame(index=k, **common, **_placed(values[k], path), facts=facts.facts_of(values[k])) for k in range(count)]
 
 
 def _check_pixels(header: pydicom.Dataset, path: Path) -> None:
@@ -104,9 +118,9 @@ def _check_pixels(header: pydicom.Dataset, path: Path) -> None:
         raise damaged(path, "BitsAllocated, BitsStored and PixelRepresentation say no type of numbers")
 
 
-def _numbers(header: pydicom.Dataset, path: Path, index: int, keyword: str, count: int) -> tuple[float, ...] | None:
+def _numbers(values: dict[Any, Any], path: Path, keyword: str, count: int) -> tuple[float, ...] | None:
     """Return `count` finite numbers, None where the value is absent; anything else raises."""
-    value = facts.look_up(header, index, keyword)
+    value = values.get(keyword)
     if value is None or value == "":
         return None
     try:
@@ -118,14 +132,16 @@ def _numbers(header: pydicom.Dataset, path: Path, index: int, keyword: str, coun
     return numbers
 
 
-def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame:
+def _placed(values: dict[Any, Any], path: Path) -> dict[str, Any]:
+    """Return the fields of a `Frame` that place it in space and rescale it."""
+
     def one(keyword: str, default: float | None = None) -> float | None:
-        found = _numbers(header, path, index, keyword, 1)
+        found = _numbers(values, path, keyword, 1)
         return default if found is None else found[0]
 
     placed = {}
     for keyword, length in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
-        placed[keyword] = _numbers(header, path, index, keyword, length)
+        placed[keyword] = _numbers(values, path, keyword, length)
         if placed[keyword] is None:
             raise MrictError(f"{shown(path)}: no {keyword}; expected a slice placed in the patient; export it again")
     directions = np.array(placed["ImageOrientationPatient"]).reshape(2, 3)
@@ -133,26 +149,15 @@ def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame
         raise damaged(path, "ImageOrientationPatient is not two unit vectors at a right angle")
     if min(placed["PixelSpacing"]) <= 0:
         raise damaged(path, "PixelSpacing is not positive")
-    shape = (whole_of(header, "Rows") or 0, whole_of(header, "Columns") or 0)
-    if min(shape) < 1:
-        raise damaged(path, "Rows or Columns is not a positive number")
     slope = one("RescaleSlope", 1.0)
     if slope == 0:
         raise damaged(path, "RescaleSlope is 0")
-    return Frame(
-        path=path,
-        index=index,
-        of=count,
-        shape=shape,
-        position=placed["ImagePositionPatient"],
-        orientation=placed["ImageOrientationPatient"],
-        spacing_mm=placed["PixelSpacing"],
-        thickness_mm=one("SliceThickness"),
-        between_mm=one("SpacingBetweenSlices"),
-        slope=slope,
-        intercept=one("RescaleIntercept", 0.0),
-        instance=whole_of(header, "InstanceNumber") if count == 1 else None,
-        facts=facts.facts_of(header, index),
-        sop_class=uid_of(header, "SOPClassUID"),
-        sop_uid=uid_of(header, "SOPInstanceUID"),
-    )
+    return {
+        "position": placed["ImagePositionPatient"],
+        "orientation": placed["ImageOrientationPatient"],
+        "spacing_mm": placed["PixelSpacing"],
+        "thickness_mm": one("SliceThickness"),
+        "between_mm": one("SpacingBetweenSlices"),
+        "slope": slope,
+        "intercept": one("RescaleIntercept", 0.0),
+    }

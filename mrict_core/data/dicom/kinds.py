@@ -37,7 +37,7 @@ def why_no_image(header: pydicom.Dataset) -> str:
     name = uid.UID(kind, IGNORE).name
     if "Image Storage" in name and "RT Image" not in name:
         return ""
-    return name.removesuffix(" Storage") if kind in uid.UID_dictionary else "DICOM of a private class"
+    return name.removesuffix(" Storage") if kind in uid.UID_dictionary else "DICOM of an unknown class"
 
 
 def modality_of(header: pydicom.Dataset) -> str:

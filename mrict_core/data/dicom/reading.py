@@ -115,7 +115,8 @@ def _one(series: Series, keyword: str, path: Path) -> str:
     """Return the value that all files of a series share."""
     found = {uid_of(header, keyword) for _, header in series.headers}
     if len(found) > 1:
-        raise MrictError(f"{shown(path)}: slices of {len(found)} different {keyword}; expected one; export it again")
+        what = f"some slices without {keyword}" if "" in found else f"slices of {len(found)} different {keyword}"
+        raise MrictError(f"{shown(path)}: {what}; expected one; export the series again")
     return found.pop()
 
 
@@ -134,7 +135,7 @@ def _pixels(frames: list[Frame], path: Path) -> tuple[np.ndarray, list[str]]:
     largest = max(frames[k].of for k, *_ in places.values())
     check_memory(plane * (len(frames) * BYTES + largest * BYTES_DECODED), shown(path))
     array = np.empty((len(frames), *frames[0].shape), np.float32)
-    padded: list[np.ndarray] = []  # the values of padding, of each slice that has some
+    padded: dict[int, np.ndarray] = {}  # slice: where it is padding
     for file, slices in places.items():
         stored, padding = _decode(file)
         for k in slices:
@@ -142,10 +143,8 @@ def _pixels(frames: list[Frame], path: Path) -> tuple[np.ndarray, list[str]]:
             array[k] = _rescaled(values, frames[k])
             if not np.isfinite(array[k]).all():
                 raise MrictError(f"{shown(file)}: NaN or infinite pixels; expected numbers; export it again")
-            outside = (values >= padding[0]) & (values <= padding[1]) if padding else None
-            if outside is not None and outside.any():
-                padded.append(array[k][outside])
-                array[k][outside] = np.nan
+            if padding:
+                padded[k] = (values >= padding[0]) & (values <= padding[1])
     return array.T, _fill_padding(array, padded, path)
 
 
@@ -161,21 +160,23 @@ def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
     return plane if (frame.slope, frame.intercept) == (1, 0) else plane * frame.slope + frame.intercept
 
 
-def _fill_padding(array: np.ndarray, padded: list[np.ndarray], path: Path) -> list[str]:
-    """Set NaN, which marks padding, to the least value of the rest, in place; a line where that changes the image."""
-    if not padded:
+def _fill_padding(array: np.ndarray, padded: dict[int, np.ndarray], path: Path) -> list[str]:
+    """Set padding to the least value of the rest, in place, and say so, unless it is background as it is."""
+    inside = np.concatenate([array[k][mask] for k, mask in padded.items()]) if padded else np.empty(0)
+    if not inside.size:
         return []
-    count = sum(values.size for values in padded)
-    if count == array.size:
+    if inside.size == array.size:
         raise MrictError(
             f"{shown(path)}: every pixel is PixelPaddingValue or in its range; expected an image; export it again"
         )
-    least, most = float(np.nanmin(array)), float(np.nanmax(array))
-    np.nan_to_num(array, copy=False, nan=least)
+    rest = [plane[~padded[k]] if k in padded else plane for k, plane in enumerate(array)]
+    least, most = min(r.min(initial=np.inf) for r in rest), max(r.max(initial=-np.inf) for r in rest)
     slack = SAME_LEVEL * (most - least)
-    if all(values.min() >= min(0, least) - slack and values.max() <= least + slack for values in padded):
+    if inside.min() >= min(0, least) - slack and inside.max() <= least + slack:
         return []
-    return [f"{count} voxels are PixelPaddingValue or in its range: taken as background ({least:g})"]
+    for k, mask in padded.items():
+        array[k][mask] = least
+    return [f"{inside.size} voxels are PixelPaddingValue or in its range: taken as background ({least:g})"]
 
 
 def _decode(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:

@@ -14,7 +14,7 @@ import pydicom
 
 from mrict_core.data.dicom.frames import TAGS
 from mrict_core.data.dicom.kinds import class_of, is_unsure, modality_of, why_no_image
-from mrict_core.data.dicom.values import damaged, opened, text_of, unavailable, whole_of
+from mrict_core.data.dicom.values import check_deflated, damaged, opened, text_of, unavailable, whole_of
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import printable, shown
 
@@ -184,7 +184,7 @@ def _sort_out(entries: Iterator[tuple[Path, str]] | Aside, failed: Failed) -> tu
 
 
 def _series(uid: str, modality: str, headers: list[tuple[Path, pydicom.Dataset]]) -> Series:
-    images = sum(whole_of(header, "NumberOfFrames") or 1 for _, header in headers)
+    images = sum(max(1, whole_of(header, "NumberOfFrames") or 1) for _, header in headers)
     localizer = all("LOCALIZER" in str(header.get("ImageType", "")).upper() for _, header in headers)
     return Series(uid, modality, images, localizer, tuple(headers))
 
@@ -210,6 +210,7 @@ def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
         return None, NOT_DICOM
     try:
         with opened(file):
+            check_deflated(file)
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=not marked)
             kind = class_of(header)
             if not (kind or marked):

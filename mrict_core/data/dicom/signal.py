@@ -1,13 +1,14 @@
 """Whether a frame is the magnitude of an MR signal, by the words of its image type: parts, maps, projections are not.
 
-One rule: what is not the strength of a signal at the voxel itself is refused. What is one, but computed of others in a
-way that its header does not say or that changes contrast, is taken with a remark.
+One rule: what is not the strength of a signal at the voxel itself is refused. What is one, but computed from other
+images in a way that its header does not say or that changes contrast, is taken with a remark.
 """
 
 from __future__ import annotations
 
 import re
 
+from mrict_core.data.dicom.facts import COMPONENT, IMAGE_TYPE, PROJECTION
 from mrict_core.data.dicom.frames import Frame
 
 SEQUENCE = "(FFE|SE|IR|TSE|TFE|EPI|GRASE|B_FFE)"
@@ -35,11 +36,11 @@ CHANGED = re.compile(r"TRACEW?|ISOTROPIC|T[12](_?STAR|\*)?|B[01]|PERFUSION|ASL|M
 
 def why_not(frame: Frame) -> str:
     """Return what a frame is that is no magnitude ("a phase image"), "" for a magnitude."""
-    component = frame.facts["ComplexImageComponent"]
+    component = frame.facts[COMPONENT]
     for what in (COMPONENTS.get(word, "") for word in component):
         if what:
             return what
-    words = _words(frame)[2:]
+    words = [*_words(frame)[2:], *frame.facts[PROJECTION]]
     return next((what for what, known in NO_SIGNAL.items() if any(map(known.fullmatch, words))), "")
 
 
@@ -51,8 +52,8 @@ def remarks(frame: Frame) -> list[str]:
     if not derived or (not changed and any(map(KEEPS.fullmatch, words[2:]))):
         return []
     how = f"a word of its ImageType is {changed}" if changed else "its ImageType does not say how"
-    return [f"a derived image ({how}): computed of others, the models know acquired ones"]
+    return [f"a derived image ({how}): its grey values may not be those of an acquired MR"]
 
 
 def _words(frame: Frame) -> list[str]:
-    return [re.sub(r"[\s-]+", "_", word) for word in frame.facts["ImageType"]]
+    return [re.sub(r"[\s-]+", "_", word) for word in frame.facts[IMAGE_TYPE]]

@@ -112,8 +112,8 @@ def _remarks(frames: list[Frame], step: float, whole: bool) -> list[str]:
         )
     numbers = sorted(f.instance for f in frames if f.instance is not None)
     if whole and len(numbers) == len(frames) and (numbers[0] > 1 or any(b - a != 1 for a, b in pairwise(numbers))):
+        count = f"{len(frames)} slices" if len(frames) > 1 else "one slice"
         remarks.append(
-            f"{len(frames)} slices numbered {numbers[0]} to {numbers[-1]}: the rest of the series, slices at an end of "
-            "this stack or other images, is not here"
+            f"{count}, numbered {numbers[0]} to {numbers[-1]}: other slices or images of the series may be missing"
         )
     return remarks

@@ -6,16 +6,21 @@ import contextlib
 import logging
 import re
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom.config import IGNORE, settings
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import shown
+from mrict_core.runtime import check_memory
 
+META = 1024  # bytes that hold the transfer syntax of any file
+BLOCK, COPIES = 1 << 20, 3  # bytes; of the inflated file in memory
 UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 
@@ -59,6 +64,19 @@ def opened(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise unavailable(path, error.strerror) from None
         raise damaged(path, type(error).__name__) from None
+
+
+def check_deflated(path: Path) -> None:
+    """Raise `UnavailableError` for a deflated file that grows beyond the memory there is: pydicom inflates it whole."""
+    with open(path, "rb") as file:
+        start = file.read(META)
+        if start[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in start:
+            return
+        file.seek(144 + int.from_bytes(start[140:144], "little"))  # behind the length of the meta information, and it
+        stream, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while block := stream.unconsumed_tail or file.read(BLOCK):
+            size += len(stream.decompress(block, BLOCK))
+            check_memory(COPIES * size, shown(path))
 
 
 def text_of(header: pydicom.Dataset, keyword: str) -> str:
