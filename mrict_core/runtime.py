@@ -389,7 +389,9 @@ def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) 
 
 def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
     """Return what `write_csv` writes."""
-    return _text_cells(frame, _inert).to_csv(index=False, float_format=float_format)
+    # Only what ends its lines is quoted in a cell, so both do: an unquoted \r would end a row for the reader.
+    text = _text_cells(frame, _inert).to_csv(index=False, float_format=float_format, lineterminator="\n\r")
+    return text.replace("\n\r", "\n")
 
 
 def read_csv(path: Path) -> pd.DataFrame:

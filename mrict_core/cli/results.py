@@ -109,8 +109,9 @@ def suite(
     jobs: Annotated[int, typer.Option("--jobs", min=0, help="notebooks at a time; 0: the profile's choice")] = 0,
     force: Force = False,
 ) -> None:
-    """Run the notebooks in order (what ./run_all.sh calls)."""
+    """Run the notebooks in order (what ./run_all.sh calls). Ends with status 1 where data were left out."""
     from mrict_core.paths import shown
+    from mrict_core.runtime import read_csv
     from mrict_core.suite import run_suite
 
     space = run_suite(
@@ -133,3 +134,7 @@ def suite(
     ):
         if path.exists():
             print(f"{what + ':':12s} {shown(path)}")
+    skipped = space.reports / "skipped.csv"
+    if count := len(read_csv(skipped)) if skipped.is_file() else 0:
+        say(f"left out:    {count} of the data, with their reasons in {shown(skipped)}; all else is done")
+        raise typer.Exit(1)
