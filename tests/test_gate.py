@@ -47,7 +47,8 @@ def test_pelvis_and_ct_are_named(trained):
     pelvis = check_input(phantom("1PA001", 7, PhantomSpec("pelvis", 6.0, 10.0)), None, trained)
     assert any("another region?" in text for text in in_words(pelvis))
     (ct,) = check_input(phantom("1BA001", 7, SPEC, "ct"), None, trained)
-    assert (ct.name, ct.severity) == ("ct_as_mr", "refuse")
+    assert (ct.name, ct.severity) == ("unusable", "refuse")
+    assert "look like a CT in HU" in ct.text
 
 
 def test_left_and_right_exchanged_cannot_be_seen(trained):

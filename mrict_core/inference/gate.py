@@ -23,7 +23,6 @@ BONE_WRONG = 10.0
 ALPHA = 2e-4  # two-sided, per feature: some fifty features are looked at, so about 1 % of good inputs by chance
 FACTOR_MIN = 5.0  # features have heavier tails than the normal distribution, also with many patients
 WRONG = 2.0  # times the limit: no longer a doubtful input but a wrong one
-HU_MEDIAN = -200.0  # the median of a CT in HU is air or lung; MR magnitudes are not negative
 DISAGREEMENT_HU = 100.0  # mean over the body; as large as the error of a usable synthetic CT
 # Smallest spreads, for cohorts that happen to be uniform. Logarithms: 0.02 is 2 %.
 MIN_SPREAD = {
@@ -79,13 +78,10 @@ def check_input(
 ) -> list[Finding]:
     """Return what does not fit between an MR and the training's fingerprint, the worst first; empty when all does.
 
-    A fingerprint of few patients is a finding of its own: then that nothing else is found says little.
-
-    `body` (file order, bool) adds a check that there is any; the features use the mask of `prepare_mr` as in training.
+    A CT given as MR cannot be prepared, which is a finding too. A fingerprint of few patients is one as well: then that
+    nothing else is found says little. `body` (file order, bool) adds a check that there is any; the features use the
+    mask of `prepare_mr` as in training.
     """
-    if float(np.median(volume.array)) < HU_MEDIAN:
-        text = "values look like a CT in HU (most are far below 0); expected MR intensities; give the MR"
-        return [Finding("ct_as_mr", text, REFUSE, float(np.median(volume.array)), HU_MEDIAN)]
     if body is not None and not np.any(body):
         return [Finding("no_body", "no body found; expected tissue brighter than air", REFUSE)]
     if not fingerprint or fingerprint.get("protocol") != PROTOCOL or not fingerprint.get("features"):
