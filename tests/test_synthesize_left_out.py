@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from dicom_files import write_mr_series
 from test_cli import invoke, ok
@@ -242,6 +243,23 @@ def test_an_image_beside_a_dicom_series_is_said(tmp_path, checkpoints):
     assert nib.load(tmp_path / "ct.nii").shape == SHAPE
     (tmp_path / "in/converted.nii.gz").unlink()
     ok(*arguments, "--overwrite")
+
+
+@pytest.mark.parametrize("kind", ["DICOMDIR", "a report", "a damaged file"])
+def test_dicom_that_is_no_image_does_not_make_a_folder_one_series(kind, tmp_path, checkpoints):
+    root = make(tmp_path / "in", "p1.nii", "p2/", "p3/mr.nii.gz")
+    first = sorted((root / "p2").iterdir())[0]
+    stray = pydicom.dcmread(first)
+    stray.SOPClassUID = stray.file_meta.MediaStorageSOPClassUID = {
+        "DICOMDIR": "1.2.840.10008.1.3.10",
+        "a report": "1.2.840.10008.5.1.4.1.1.88.11",
+        "a damaged file": "1.2.840.10008.5.1.4.1.1.4",
+    }[kind]
+    del stray.Rows
+    stray.save_as(root / ("DICOMDIR" if kind == "DICOMDIR" else "stray.dcm"))
+    result = invoke("synthesize", str(root), "-o", str(tmp_path / "out"), "--model", str(checkpoints / "a.pt"))
+    assert "3 written, 0 kept, 0 failed" in result.output
+    assert result.exit_code == (kind == "a damaged file")
 
 
 def test_a_folder_that_holds_no_case_says_what_it_holds(tmp_path):

@@ -100,8 +100,8 @@ def compare(found: dict[str, float], fingerprint: dict[str, Any]) -> list[Findin
     scored = []
     for name, entry in fingerprint["features"].items():
         low, high = limits(name, entry, fingerprint["patients"])
-        value = found[name]
-        if low <= value <= high:
+        value = found.get(name)
+        if value is None or low <= value <= high:  # None: a feature of another version
             continue
         far = abs(value - entry["centre"]) / max(high - entry["centre"], entry["centre"] - low)
         scored.append((far, _finding(name, value, low, high, entry["centre"], REFUSE if far > WRONG else WARN)))
@@ -141,7 +141,8 @@ def check_bone(hu: np.ndarray, body: np.ndarray, fingerprint: dict[str, Any] | N
     if not known.get("patients"):
         text = "the model does not keep how much bone its training's CTs hold: whether bone is missing was not judged"
         return [Finding("no_bone", text, NOTE)]
-    return [found for name, share in bone_shares(hu, body).items() for found in _bone(name, share, known[name])]
+    shares = bone_shares(hu, body)
+    return [found for name in shares if name in known for found in _bone(name, shares[name], known[name])]
 
 
 def _bone(name: str, share: float, known: dict[str, float]) -> list[Finding]:

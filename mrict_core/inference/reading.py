@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrict_core.data.dicom import is_dicom, read_series
+from mrict_core.data.dicom import is_dicom, read_series, series_below
 from mrict_core.data.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference.output import made_here
@@ -28,6 +28,8 @@ def read_input(path: Path | str, series: str = "", keep_identifiers: bool = Fals
 
 
 def holds_many(path: Path | str) -> bool:
-    """Return whether an input means many cases: a folder of them, or a csv."""
+    """Return whether an input means many cases: a csv, or a folder without DICOM images in itself."""
     path = Path(path)
-    return (path.is_dir() and not is_dicom(path)) or path.suffix.lower() == ".csv"
+    if path.is_dir():
+        return not (is_dicom(path) and any(one.files[0].parent == path for one in series_below(path)[0]))
+    return path.suffix.lower() == ".csv"

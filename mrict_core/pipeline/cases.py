@@ -88,7 +88,8 @@ def find_cases(
         found.cases.append(Case(printable(name), file, target, spread, page, series))
     if not found.cases and not found.failed:
         reasons = [f"{name}: {why}" for name, why in (found.left_out | found.aside).items()]
-        held = f"; it holds {'; '.join(reasons[:NAMED])}" + (" …" if len(reasons) > NAMED else "") if reasons else ""
+        more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+        held = f"; it holds {'; '.join(reasons[:NAMED])}{more}" if reasons else ""
         raise MrictError(f"{shown(source)}: no case found; expected {EXPECTED}{held}")
     found.cases = _without_clashes(found.cases, found.failed)
     return found

@@ -45,7 +45,7 @@ from mrict_core.runtime import atomic_path, code_hash, hash_file, hash_of, read_
 Check = Callable[[Volume, dict[str, Any]], list[gate.Finding]]  # MR and a model's facts => what does not fit
 CheckOutput = Callable[[Synthesis, dict[str, Any]], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
-NO_MEMORY = re.compile(r"out of memory|allocate memory", re.IGNORECASE)  # torch raises RuntimeError
+NO_MEMORY = re.compile(r"out of memory|allocate memory|start new thread", re.IGNORECASE)  # RuntimeError of torch, ITK
 CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
 
 
