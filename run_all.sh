@@ -73,6 +73,8 @@ usage: ./run_all.sh [options]
   --help                this text
 
 A second run does only what is missing or changed. Results: reports/ (other data: reports/runs/<name>/).
+Status: 0 all done; 1 a notebook failed, or patients were left out (the last lines say which); 2 an unknown option;
+130 interrupted.
 TEXT
 }
 

@@ -12,7 +12,8 @@ from benchmarks.gate_kinds import KINDS, SINGLE_SLICE
 from mrict_core.data.fingerprint import summarise, volume_features
 from mrict_core.data.phantom import PhantomSpec, make_patient, phantom_ids
 from mrict_core.data.volumes import Volume, load_volume
-from mrict_core.inference.gate import check_input
+from mrict_core.errors import MrictError
+from mrict_core.inference.gate import check_input, compare
 from mrict_core.paths import ROOT
 
 TITLE = "Input gate: wrong inputs caught, good ones refused"
@@ -20,6 +21,7 @@ HOW = "counts of inputs; caught and refused: at least one finding"
 SPEC = PhantomSpec("brain", 3.6, 5.0, 2)
 PELVIS = PhantomSpec("pelvis", 6.0, 8.0, 1)
 SAMPLES = ROOT.parent / "shared" / "samples"
+FEW = (1, 2, 3, 4, 5, 6, 7, 9)  # training patients
 SIZES = {"phantoms": 64, "real": 224}
 
 
@@ -44,7 +46,7 @@ def row(data: str, kind: str, volumes: Iterable[Volume], found: dict[str, Any], 
 
 def run(quick: bool = False) -> list[dict[str, Any]]:
     """Return one row per data set and kind of input."""
-    return [*_phantoms(quick), *_real(quick)]
+    return [*_phantoms(quick), *_few(quick), *_real(quick)]
 
 
 def _phantoms(quick: bool) -> list[dict[str, Any]]:
@@ -61,6 +63,30 @@ def _phantoms(quick: bool) -> list[dict[str, Any]]:
     rows.append(row(data, "pelvis phantom", pelves, found))
     bulk = SAMPLES / "pelvis_bulk" / "Task1" / "pelvis" / "P3" / "mr.nii.gz"
     return rows + ([row(data, "pelvis, real anatomy", [load_volume(bulk)], found)] if bulk.is_file() else [])
+
+
+def _few(quick: bool) -> list[dict[str, Any]]:
+    """Return one row per number of training patients: how much of all wrong kinds together such a gate catches."""
+    training = [_features(phantom(p, 0)) for n in (1, 2, 3) for p in phantom_ids("brain", 3)[n - 1 :: 3]]
+    held_out = [phantom(p, seed) for seed in (1, 2) for p in phantom_ids("brain", 1)][: 1 if quick else None]
+    wrong = [_features(make(v, np.random.default_rng(0))) for make in KINDS.values() for v in held_out]
+    good = [_features(volume) for volume in held_out]
+    rows = []
+    for count in FEW:
+        found = summarise(training[:count], SIZES["phantoms"])
+        caught, refused = (sum(f is None or bool(compare(f, found)) for f in each) for each in (wrong, good))
+        counts = {"caught": f"{caught}/{len(wrong)}", "refused": f"{refused}/{len(good)}"}
+        data = f"head phantoms, {count} in training"
+        rows.append({"data": data, "input": "all wrong kinds together", **counts, "most frequent finding": "–"})
+    return rows
+
+
+def _features(volume: Volume) -> dict[str, float] | None:
+    """Return a volume's features, None where it is refused before there are any."""
+    try:
+        return volume_features(volume, SIZES["phantoms"])[0]
+    except MrictError:
+        return None
 
 
 def _real(quick: bool) -> list[dict[str, Any]]:

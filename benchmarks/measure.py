@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mrict_core.runtime import cpu_count, versions
+from mrict_core.runtime import cpu_count, end_with_parent, versions
 
 
 def in_turns(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -60,6 +60,7 @@ def _seconds_apart(pool: ProcessPoolExecutor) -> float:
 
 def _prepare(target: Callable[..., Any], *arguments: Any) -> None:
     global _prepared
+    end_with_parent()
     _prepared = target(*arguments)
 
 
@@ -91,7 +92,7 @@ def peak_growth_mib(target: Callable[..., Any], *arguments: Any) -> float:
 def cost(target: Callable[..., Any], *arguments: Any, repeats: int) -> dict[str, float]:
     """Return the median seconds of `target(*arguments)()` in a fresh process, and the MiB its peak memory grows by."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         return pool.submit(_cost, target, arguments, repeats).result()
 
 

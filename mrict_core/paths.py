@@ -44,13 +44,18 @@ def reports_root() -> Path:
     return _root("MRICT_REPORTS", "reports")
 
 
+def printable(text: object) -> str:
+    """Return `text` on one line that a terminal only shows: control characters and line ends as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
 def shown(path: Path | str) -> str:
-    """Return `path` as it is printed: relative to the repository where it lies inside it."""
+    """Return `path` as it is printed: relative to the repository where it is inside it, always printable."""
     path = Path(path)
     try:
-        return str(path.resolve().relative_to(ROOT))
+        return printable(path.resolve().relative_to(ROOT))
     except (ValueError, OSError, RuntimeError):  # elsewhere, or a loop of links
-        return str(path)
+        return printable(path)
 
 
 @dataclass(frozen=True)

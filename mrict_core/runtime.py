@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -13,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -42,7 +45,11 @@ CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
 # glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX. The defaults are what glibc grows them to by itself.
 MALLOC_KEEPS = {-1: -1, -4: 0}
 MALLOC_DEFAULTS = {-1: 2**26, -3: 2**25, -4: 2**16}
-NEW = ".new-"  # begins the name of a folder that is still being written
+NEW = ".new-"  # begins the name of a file or folder that is still being written
+OLD = ".old"  # ends the name of a folder that is being replaced
+# What a spreadsheet takes for a formula; quotes before it are counted, so that one more can be taken off again.
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
 
 
 def seed_everything(seed: int) -> None:
@@ -126,9 +133,53 @@ def kept_memory() -> Iterator[None]:
         library.malloc_trim(0)
 
 
+def free_memory() -> int:
+    """Return how many bytes this process may still take: of the machine, its container and its own limit."""
+    import psutil
+
+    found = [psutil.virtual_memory().available]
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or "max"
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        cache = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        found.append(limit - used + int(cache["inactive_file"]))
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            found.append(limit - psutil.Process().memory_info().vms)
+    return max(0, min(found))
+
+
+def check_memory(needed: int, name: str) -> None:
+    """Raise `UnavailableError` where `needed` bytes for `name` are more than there are."""
+    there = free_memory()
+    if needed > there:
+        raise UnavailableError(
+            f"{name}: needs {needed / 1e9:.3g} GB of memory, {there / 1e9:.3g} GB there; "
+            "close other programs, or use a machine with more"
+        )
+
+
 def cpu_count() -> int:
     """Return how many CPUs this process may use (on macOS: how many there are)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """End this worker of a process pool as soon as the process that started it has ended, even by kill -9.
+
+    To be called in the worker, as the pool's initializer: a worker whose parent is gone would wait for work for ever.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()  # returns when the operating system closes the parent's end of a pipe
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def versions() -> dict[str, str]:
@@ -187,21 +238,22 @@ def code_hash(*rooms: str) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` on success, remove it on any failure.
 
-    Readers see the old file or the whole new one. Errors of the file system name the folder and the remedy.
+    Readers see the old file or the whole new one. Errors of the file system name the folder and the remedy. What killed
+    writers left in the folder is removed on the way.
     """
     path = Path(path)
+    if path.name.startswith(NEW):  # a temporary name already: it stays the file that is locked
+        yield path
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name[:40]}.", suffix="".join(path.suffixes)[-12:], dir=path.parent
-        )
-        os.close(handle)
+        handle, temporary = _locked_file(path)
     except OSError as error:
         raise MrictError(
             f"{shown(path)}: cannot be written ({error.strerror}); make the folder writable or choose another"
         ) from None
-    temporary = Path(name)
     try:
+        sweep_files(path.parent)
         yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
@@ -211,6 +263,39 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked_file(path: Path) -> tuple[int, Path]:
+    """Return a new file beside `path`, open and locked. The system frees the lock when its writer dies."""
+    while True:
+        handle, name = tempfile.mkstemp(
+            prefix=f"{NEW}{path.name[:40]}.", suffix="".join(path.suffixes)[-12:], dir=path.parent
+        )
+        with contextlib.suppress(OSError):  # file systems without locks: there nothing is ever taken for left over
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # else another one's sweep was quicker than the lock
+            return handle, Path(name)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _abandoned(path: Path) -> Iterator[None]:
+    """Hold a temporary file or folder that nobody writes any more; OSError where somebody does."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep_files(folder: Path) -> None:
+    """Remove the temporary files of `atomic_path` in `folder` whose writers are gone; a living writer has a lock."""
+    for leftover in Path(folder).glob(f"{NEW}*"):
+        if leftover.is_file():
+            with contextlib.suppress(OSError), _abandoned(leftover):
+                leftover.unlink()
 
 
 @contextlib.contextmanager
@@ -218,18 +303,23 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
     """Give a temporary folder beside `path`; rename it to `path` on success, remove it on any failure.
 
     What stands at `path` already is replaced only where `may_replace(path)` is given and does not raise; it is back in
-    its place when anything fails.
+    its place when anything fails. What a killed writer of the same `path` left is removed on the way, or put back where
+    it is all that there is.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{NEW}{path.name[:40]}-", dir=path.parent))
+        handle = os.open(temporary, os.O_RDONLY)
     except OSError as error:
         raise MrictError(
             f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
         ) from None
-    old = temporary.with_name(f"{temporary.name}.old")
+    old = temporary.with_name(f"{temporary.name}{OLD}")
     try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        _sweep_folders(path)
         yield temporary
         temporary.chmod(0o755)
         if os.path.lexists(path):
@@ -249,6 +339,20 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
             old.rename(path)
         for leftover in (old, temporary):
             shutil.rmtree(leftover, ignore_errors=True)
+        os.close(handle)
+
+
+def _sweep_folders(path: Path) -> None:
+    """Remove the temporary folders of `atomic_folder(path)` whose writers are gone."""
+    own = re.compile(re.escape(f"{NEW}{path.name[:40]}-") + r"[a-z0-9_]{8}")
+    for leftover in path.parent.glob(f"{NEW}*"):
+        if own.fullmatch(leftover.name):
+            with contextlib.suppress(OSError), _abandoned(leftover):
+                old = leftover.with_name(f"{leftover.name}{OLD}")
+                if old.exists() and not os.path.lexists(path):
+                    old.rename(path)
+                for folder in (old, leftover):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -279,24 +383,55 @@ def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
 def sole_writer(folder: Path, work: str) -> Iterator[None]:
     """Hold a folder that nobody writes to without holding it: temporary files of killed writers are removed."""
     with held(folder, work, LOCK_WAIT_S):
-        for leftover in Path(folder).glob(".*.*"):
-            if leftover.is_file() and leftover.name != ".lock":
-                leftover.unlink(missing_ok=True)
+        sweep_files(folder)
         yield
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` atomically; return the path."""
+    """Write `text` atomically; return the path. Names of files that are no UTF-8 are written with escapes."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
 def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> Path:
-    """Write a table atomically, without its index; floats unrounded unless `float_format` says otherwise."""
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format=float_format)
-    return Path(path)
+    """Write a table atomically, without its index; floats unrounded unless `float_format` says otherwise.
+
+    A text that a spreadsheet would run as a formula, a patient named `=HYPERLINK(1)` say, gets a quote before it;
+    `read_csv` takes it off again. Numbers are left alone.
+    """
+    return write_text(path, csv_text(frame, float_format))
+
+
+def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
+    """Return what `write_csv` writes."""
+    # Only what ends its lines is quoted in a cell, so both do: an unquoted \r would end a row for the reader.
+    text = _text_cells(frame, _inert).to_csv(index=False, float_format=float_format, lineterminator="\n\r")
+    return text.replace("\n\r", "\n")
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table of `write_csv`, its texts as they were; what pandas raises is the caller's to name."""
+    import pandas as pd
+
+    return _text_cells(pd.read_csv(path), lambda text: text[1:] if _is_formula(text) and text[0] == "'" else text)
+
+
+def _text_cells(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """Return `frame` with `change` made to every text in it, numbers in their own types."""
+
+    def cell(value: Any) -> Any:
+        return change(value) if isinstance(value, str) else value
+
+    return frame.assign(**{name: frame[name].map(cell) for name in frame.select_dtypes(exclude=["number", "bool"])})
+
+
+def _is_formula(text: str) -> bool:
+    return bool(FORMULA.match(text)) and not NUMBER.fullmatch(text)
+
+
+def _inert(text: str) -> str:
+    return f"'{text}" if _is_formula(text) else text
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -10,6 +10,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.pixels import set_pixel_data
 from pydicom.uid import (
+    CTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -122,7 +123,7 @@ def write_mr_series(
     names = np.random.default_rng(count).permutation(count)
     written = []
     for k in range(count):
-        dataset = _dataset(MRImageStorage, uids, syntax)
+        dataset = _dataset(CTImageStorage if tags.get("Modality") == "CT" else MRImageStorage, uids, syntax)
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "M"]
         dataset.InstanceNumber = k + 1
         dataset.ImagePositionPatient, dataset.ImageOrientationPatient = position(affine, k), orientation(affine)
@@ -138,38 +139,86 @@ def write_mr_series(
     return written
 
 
+# the functional groups of enhanced MR that hold what a frame is
+FRAME_GROUPS = {
+    "EffectiveEchoTime": "MREchoSequence",
+    "InversionTimes": "MRModifierSequence",
+    "RepetitionTime": "MRTimingAndRelatedParametersSequence",
+    "FlipAngle": "MRTimingAndRelatedParametersSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "DiffusionDirectionality": "MRDiffusionSequence",
+    "ComplexImageComponent": "MRImageFrameTypeSequence",
+    "FrameType": "MRImageFrameTypeSequence",
+    "AcquisitionContrast": "MRImageFrameTypeSequence",
+    "VolumeBasedCalculationTechnique": "MRImageFrameTypeSequence",
+    "NumberOfAverages": "MRAveragesSequence",
+    "InPlanePhaseEncodingDirection": "MRFOVGeometrySequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "StackID": "FrameContentSequence",
+    "FrameAcquisitionNumber": "FrameContentSequence",
+    "PixelBandwidth": "MRImagingModifierSequence",
+    "ReceiveCoilName": "MRReceiveCoilSequence",
+    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
+    "ContrastBolusAgentAdministered": "ContrastBolusUsageSequence",
+}
+
+
+def group(name: str, **values: Any) -> Dataset:
+    """Return an item of functional groups with one group."""
+    item, inner = Dataset(), Dataset()
+    for keyword, value in values.items():
+        setattr(inner, keyword, value)
+    setattr(item, name, [inner])
+    return item
+
+
 def write_enhanced(
-    file: Path, stored: np.ndarray, affine: np.ndarray, slope: Any = lambda k: (1, 0), order: Any = None
+    file: Path,
+    stored: np.ndarray,
+    affine: np.ndarray,
+    slope: Any = lambda k: (1, 0),
+    order: Any = None,
+    *,
+    place: Any = lambda k: k,
+    facts: Any = lambda k: {},
+    uids: dict[str, str] | None = None,
+    **tags: Any,
 ) -> Path:
-    """Write `stored` (columns, rows, slices) as one enhanced multi-frame MR, frames in `order`."""
-    order = range(stored.shape[2]) if order is None else order
-    dataset = _dataset(EnhancedMRImageStorage, new_uids(), ExplicitVRLittleEndian)
+    """Write `stored` (columns, rows, frames) as one enhanced multi-frame MR, frames in `order`.
+
+    `place`: frame -> number of its slice; `facts`: frame -> {keyword: value}, put into its functional groups; `tags`
+    are the file's.
+    """
+    order = list(range(stored.shape[2]) if order is None else order)
+    dataset = _dataset(EnhancedMRImageStorage, uids or new_uids(), ExplicitVRLittleEndian)
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
-    dataset.InstanceNumber, dataset.NumberOfFrames = 1, stored.shape[2]
-
-    def group(name: str, **values: Any) -> Dataset:
-        item = Dataset()
-        inner = Dataset()
-        for keyword, value in values.items():
-            setattr(inner, keyword, value)
-        setattr(item, name, [inner])
-        return item
-
+    dataset.InstanceNumber = 1
     shared = group("PixelMeasuresSequence", **plane_facts(affine))
     shared.update(group("PlaneOrientationSequence", ImageOrientationPatient=orientation(affine)))
     dataset.SharedFunctionalGroupsSequence = [shared]
     frames = []
     for k in order:
-        frame = group("PlanePositionSequence", ImagePositionPatient=position(affine, k))
+        frame = group("PlanePositionSequence", ImagePositionPatient=position(affine, place(k)))
         factor, shift = slope(k)
         values = {"RescaleSlope": factor, "RescaleIntercept": shift, "RescaleType": "US"}
         frame.update(group("PixelValueTransformationSequence", **values))
+        for keyword, value in facts(k).items():
+            frame.update(group(FRAME_GROUPS[keyword], **{keyword: value}))
         frames.append(frame)
     dataset.PerFrameFunctionalGroupsSequence = frames
-    _put_pixels(dataset, np.ascontiguousarray(stored.transpose(2, 1, 0)[list(order)]), ExplicitVRLittleEndian)
+    _put_pixels(dataset, np.ascontiguousarray(stored.transpose(2, 1, 0)[order]), ExplicitVRLittleEndian)
     dataset.NumberOfFrames = stored.shape[2]
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
     dataset.save_as(file, enforce_file_format=True)
     return file
+
+
+def add_private(file: Path, group: int, creator: str, element: int, vr: str, value: Any) -> None:
+    """Add a vendor's tag to a file in place."""
+    dataset = pydicom.dcmread(file)
+    dataset.private_block(group, creator, create=True).add_new(element, vr, value)
+    dataset.save_as(file)
 
 
 def retag(file: Path, **tags: Any) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import untrained_checkpoint, write_head
+from dicom_files import IDENTIFIERS, write_mr_series
+from test_dicom_privacy import found_in
+from tiny_models import head_array, untrained_checkpoint, write_head
 
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
+from mrict_core.inference.gate import Finding
 from mrict_core.inference.volume import SynthesisOptions
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
 from mrict_core.pipeline.synthesize import load_models, synthesize_case
@@ -24,7 +31,7 @@ def models(tmp_path_factory):
 
 def test_the_page_holds_picture_warnings_and_provenance(tmp_path, models):
     source = write_head(tmp_path / "secret_name.nii.gz")
-    odd = {"check": lambda volume, facts: ["body <b>small</b>"], "qa": tmp_path / "page.html"}
+    odd = {"check": lambda volume, facts: [Finding("small", "body <b>small</b>")], "qa": tmp_path / "page.html"}
     spread = {"uncertainty": tmp_path / "sd.nii.gz"}
     facts = synthesize_case(source, tmp_path / "ct.nii.gz", models, SynthesisOptions(tta=True), **odd, **spread)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -33,16 +40,77 @@ def test_the_page_holds_picture_warnings_and_provenance(tmp_path, models):
     assert facts["input_hash"] in page
     assert "not for clinical use" in page
     assert "no bound of the error" in page
-    assert not re.search(r"https?://|secret_name|src=\"(?!data:)", page)
+    assert "secret_name.nii.gz" in page  # which case it is of
+    assert str(tmp_path) not in page
+    assert not re.search(r"https?://|src=\"(?!data:)", page)
 
 
-def test_a_case_without_doubts_says_so(tmp_path, models):
-    facts = synthesize_case(
-        write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", models, qa=tmp_path / "p.html", check=None
-    )
-    page = (tmp_path / "p.html").read_text(encoding="utf-8")
-    assert ("None: the MR looks" in page) is (not facts["warnings"])
-    assert "no bound of the error" not in page
+def text_of(page: Path) -> str:
+    """Return what a page says, without its markup and pictures."""
+    content = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return " ".join(html.unescape(content).split())
+
+
+FINDINGS = {
+    "fits": ([], "Fits Nothing that is checked speaks against it"),
+    "a note alone": ([Finding("a", "joined from tiles", "note")], "Fits Nothing that is checked"),
+    "doubtful": ([Finding("a", "the body is small"), Finding("b", "by the way", "note")], "Doubtful the body is small"),
+    "do not use": ([Finding("a", "the body is small"), Finding("b", "a CT", "refuse")], "Do not use a CT"),
+}
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_the_verdict_is_on_top_and_every_finding_is_said_once(name, tmp_path, models):
+    findings, verdict = FINDINGS[name]
+    full = models[0].synthesizer.facts["profile"] | {"name": "full"}
+    synthesizer = dataclasses.replace(models[0].synthesizer, facts=models[0].synthesizer.facts | {"profile": full})
+    model = dataclasses.replace(models[0], synthesizer=synthesizer)
+    checks = {"check": lambda volume, facts: findings, "check_output": None, "qa": tmp_path / "p.html"}
+    facts = synthesize_case(write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", [model], **checks)
+    page = text_of(tmp_path / "p.html")
+    assert verdict in page
+    assert page.index(verdict) < page.index("Image")
+    for text in facts["warnings"]:
+        assert page.count(text) == 1
+    assert json.loads((tmp_path / "ct.json").read_text())["verdict"] == ("fits" if "note" in name else name)
+
+
+def test_an_ensemble_says_nothing_three_times(tmp_path):
+    names = [str(untrained_checkpoint(tmp_path / f"{seed}.pt", seed=seed)) for seed in range(3)]
+    three = load_models(names, device="cpu")
+    synthesize_case(write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", three, qa=tmp_path / "p.html")
+    page = text_of(tmp_path / "p.html")
+    for text in ("made to show the suite", "keeps no fingerprint", "whether bone is missing was not judged"):
+        assert page.count(text) == 1, text
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (None, "whether bone is missing cannot be judged"),
+        ({"low": 0.0, "high": 1.0}, "as much as the training's CTs"),
+        ({"low": 0.01, "high": 0.02}, "there is too much bone: "),
+    ],
+)
+def test_the_page_says_whether_there_is_the_trainings_bone(known, said, tmp_path, models):
+    bone = {"patients": 9, "above_300_hu": known, "above_700_hu": known} if known else {}
+    facts = models[0].synthesizer.facts | {"fingerprint": {"protocol": "x", "bone": bone}}
+    model = dataclasses.replace(models[0], synthesizer=dataclasses.replace(models[0].synthesizer, facts=facts))
+    synthesize_case(write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", [model], qa=tmp_path / "p.html")
+    assert said in text_of(tmp_path / "p.html")
+
+
+def test_the_patient_is_named_only_when_asked_for(tmp_path, models):
+    array = np.rint(head_array((34, 40, 7))).astype(np.uint16)
+    write_mr_series(tmp_path / "scan 7", array, np.diag([-5.0, -5.0, 6.0, 1.0]))
+    for kept in (False, True):
+        page, out = tmp_path / f"{kept}.html", tmp_path / f"ct{kept}"
+        synthesize_case(tmp_path / "scan 7", out, models, qa=page, keep_identifiers=kept)
+        assert "scan 7" in text_of(page)
+        assert out.name in text_of(page)
+        assert (IDENTIFIERS["PatientName"] in text_of(page)) is kept
+        assert (IDENTIFIERS["PatientID"] in text_of(page)) is kept
+        assert found_in((tmp_path / f"ct{kept}.json").read_bytes()) == []
 
 
 def test_the_picture_alone(tmp_path, models):
@@ -69,9 +137,9 @@ def test_every_case_of_a_batch_gets_its_page(tmp_path, models):
     folder.mkdir()
     for name in ("one", "two"):
         write_head(folder / f"{name}.nii.gz")
-    cases, problems = find_cases(folder, tmp_path / "out", qa=tmp_path / "pages")
+    found = find_cases(folder, tmp_path / "out", qa=tmp_path / "pages")
     for expected in ("written", "kept"):
-        frame = synthesize_cases(cases, problems, models, tmp_path / "out" / "summary.csv")
+        frame = synthesize_cases(found, models, tmp_path / "out" / "summary.csv")
         assert set(frame["status"]) == {expected}
     assert sorted(p.name for p in (tmp_path / "pages").iterdir()) == ["one_sct.html", "two_sct.html"]
 

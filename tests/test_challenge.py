@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,49 @@ def test_a_case_that_fails_does_not_stop_the_others(tmp_path, checkpoints):
     assert re.search(r"case1: failed: .*cannot be read", result.output)
     assert re.search(r"case3: failed: .*expected one grid", result.output)
     assert [p.name for p in (tmp_path / "output/images/synthetic-ct").glob("*.mha")] == ["case2.mha"]
+
+
+def test_what_is_left_out_of_the_input_is_listed_and_counted(tmp_path, checkpoints):
+    source = write_input(tmp_path / "input")
+    image = source / "images/mri/case1.mha"
+    for name in ("images/body/case9.mha", "images/mri/deeper/case8.mha", "images/ct/case1.mha", "images/other.mha"):
+        (source / name).parent.mkdir(exist_ok=True)
+        shutil.copy(image, source / name)
+    (source / "images/mri/notes.txt").write_text("no image")
+    (source / "images/mri/scan.mgz").write_text("not read")
+    arguments = ["--input", str(source), "--output", str(tmp_path / "out"), "--model", str(checkpoints / "a.pt")]
+    result = invoke("challenge", *arguments)
+    assert result.exit_code == 1
+    for line in (
+        "images/body/case9.mha: left out: a body without an MR",
+        "images/mri/deeper/case8.mha: left out: not in images/mri",
+        "images/other.mha: left out: not in images/mri",
+        "images/mri/scan.mgz: left out: not a type that is read",
+        "images/ct/case1.mha: no MR: in a folder named ct",
+        "images/mri/notes.txt: no MR: no image",
+    ):
+        assert line in result.output
+    last = result.output.strip().splitlines()[-1]
+    assert re.search(r"^8 found in .*: 2 written, 0 kept, 0 failed, 4 left out, 2 no MR$", last)
+    again = invoke("challenge", *arguments).output.strip().splitlines()[-1]
+    assert ": 0 written, 2 kept, 0 failed" in again
+
+
+@pytest.mark.parametrize("change", ["mr", "body", "model"])
+def test_a_case_of_other_making_is_neither_kept_nor_replaced(change, tmp_path, checkpoints):
+    source, model = write_input(tmp_path / "input", names=("x",)), str(checkpoints / "a.pt")
+    arguments = ["challenge", "--input", str(source), "--output", str(tmp_path / "out"), "--model"]
+    ok(*arguments, model)
+    if change == "model":
+        model = str(checkpoints / "b.pt")
+    else:
+        path = source / f"images/{'mri' if change == 'mr' else 'body'}/x.mha"
+        image = sitk.ReadImage(str(path))
+        sitk.WriteImage(image * 2 if change == "mr" else sitk.BinaryErode(image), str(path))
+    result = invoke(*arguments, model)
+    assert result.exit_code == 1
+    assert "exists already" in result.output
+    ok(*arguments, model, "--overwrite")
 
 
 def test_the_only_body_belongs_to_the_only_mr(tmp_path, checkpoints):

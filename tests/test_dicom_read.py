@@ -12,14 +12,16 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import new_uids, retag, write_enhanced, write_mr_series
+from geometry import itk_affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import SecondaryCaptureImageStorage as SECONDARY_CAPTURE
 from scipy.spatial.transform import Rotation
 
-from mrict_core.data.dicom import DicomVolume, is_dicom, list_series, read_series
-from mrict_core.data.volumes import _itk_affine, corner_gap_mm
+from mrict_core.data.dicom import DicomVolume, is_dicom, list_series, read_series, series_below
+from mrict_core.data.volumes import corner_gap_mm
 from mrict_core.errors import MrictError
 
 PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -48,7 +50,7 @@ def sitk_volume(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     image = reader.Execute()
-    return sitk.GetArrayFromImage(image).T, _itk_affine(image)
+    return sitk.GetArrayFromImage(image).T, itk_affine(image)
 
 
 def test_there_are_24_right_handed_axis_codes():
@@ -128,7 +130,7 @@ def test_files_without_suffix_or_preamble_in_subfolders(tmp_path):
     (tmp_path / "a" / "notes.txt").write_text("not DICOM")
     volume = read_series(tmp_path)
     np.testing.assert_array_equal(volume.array, stored())
-    assert volume.source.remarks == ("left aside: 1 files not DICOM",)
+    assert volume.remarks == ("left aside: not DICOM (1)",)
 
 
 def test_enhanced_multi_frame_in_any_order_of_frames(tmp_path):
@@ -148,7 +150,7 @@ def test_enhanced_equals_what_simpleitk_reads(tmp_path):
     file = write_enhanced(tmp_path / "multi.dcm", stored(), grid(), lambda k: (2, -5))
     volume, image = read_series(file), sitk.ReadImage(str(file))
     np.testing.assert_array_equal(volume.array, sitk.GetArrayFromImage(image).T)
-    assert corner_gap_mm(volume.affine, _itk_affine(image), volume.shape) < 1e-4
+    assert corner_gap_mm(volume.affine, itk_affine(image), volume.shape) < 1e-4
 
 
 def test_one_slice_takes_its_thickness(tmp_path):
@@ -168,11 +170,11 @@ def test_series_of_a_folder_are_listed_and_chosen(tmp_path):
         shutil.copy(PYDICOM / name, tmp_path)
     first = read_series(tmp_path)
     assert first.source.study_uid == uids["StudyInstanceUID"]
-    assert sum("CT, 6 images" in r for r in first.source.remarks) == 1
-    assert sum("MR localizer, 6 images" in r for r in first.source.remarks) == 1
-    assert "left aside: 2 files without an image" in first.source.remarks
+    assert sum("CT, 6 images" in r for r in first.remarks) == 1
+    assert sum("MR localizer, 6 images" in r for r in first.remarks) == 1
+    assert "left aside: Comprehensive SR (1), RT Structure Set (1)" in first.remarks
     write_mr_series(tmp_path / "other", stored(seed=1), grid(), SeriesNumber=9)
-    with pytest.raises(MrictError, match=r"2 series; expected one; choose one by its name: \w{8} \(MR, 6 images\)"):
+    with pytest.raises(MrictError, match=r"2 series; .* with --series NAME: \w{8} \(MR, 6 images\)"):
         read_series(tmp_path)
     series = list_series(tmp_path)
     assert [(s.modality, s.images) for s in series].count(("MR", 6)) == 3
@@ -235,8 +237,8 @@ BAD = {
     "gap": (lambda f: (f[2].unlink(), f[3].unlink()), r"2 slices are missing of a stack every 2.5 mm: 2 between 42"),
     "uneven": (uneven, "slices lie unevenly, 2.5 to 2.9 mm apart"),
     "shear": (shear, "shifted sideways by up to 1.5 mm"),
-    "copy": (copy_of_first, r"the same slice twice: .*copy\.dcm.* at 42\.50 mm \(1 such pairs\).*remove the copies"),
-    "echoes": (echo, r"several images of one place: .*6 such pairs; they differ in EchoNumbers, EchoTime\)"),
+    "copy": (copy_of_first, r"the same slice twice, .*: IM.* and copy\.dcm \(1 such pairs\).*remove the copies"),
+    "echoes": (echo, r"2 EchoTime: 9\.2 \(6\), none \(6\).*/EchoTime=none$"),
     "size": (tag_third(Rows=4, PixelData=b"\0" * 56), "(4 x 7 pixels against 5 x 7|5 x 7 pixels against 4 x 7)"),
     "spacing": (tag_third(PixelSpacing=[1, 1]), "pixels of (1 x 1 mm against 1.1 x 0.9|1.1 x 0.9 mm against 1 x 1) mm"),
     "localizer": (add_slice_of(grid(np.eye(3)[[1, 2, 0]])), "directions differ by up to 1;.*no localizer"),
@@ -248,17 +250,17 @@ BAD = {
     "zero spacing": (tag_all(PixelSpacing=[0, 1]), "PixelSpacing is not positive"),
     "micrometres": (tag_all(PixelSpacing=[900, 900]), "voxels of 900 x 900 x 2.5 mm"),
     "zero slope": (tag_third(RescaleSlope=0, RescaleIntercept=0), "RescaleSlope is 0"),
-    "mosaic": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "a mosaic of slices"),
-    "phase": (tag_third(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]), "a phase image; expected magnitudes"),
+    "mosaic": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "a mosaic, several slices tiled"),
+    "phase": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]), "a phase image; expected magnitudes"),
     "phase by component": (tag_all(ComplexImageComponent="PHASE"), "a phase image; expected magnitudes"),
     "table": (tag_all(ModalityLUTSequence=[Dataset()]), "grey values through a table"),
     "frames": (tag_all(NumberOfFrames=3), "3 frames without a position each"),
-    "pixels cut": (cut(-20), r"cannot be read \(pixels: ValueError\)"),
+    "pixels cut": (cut(-20), r"cannot be read \(50 bytes of pixels, its header says 70\)"),
     "header cut": (cut(700), r"IM\d+\.dcm: cannot be read"),
-    "no pixels": (tag_third(PixelData=None), r"cannot be read \(pixels: AttributeError\)"),
+    "no pixels": (tag_third(PixelData=None), r"cannot be read \(0 bytes of pixels, its header says 70\)"),
     "two studies": (tag_third(StudyInstanceUID="1.2.3"), "slices of 2 different StudyInstanceUID"),
     "two frames of reference": (tag_third(FrameOfReferenceUID="1.2.3"), "2 different FrameOfReferenceUID"),
-    "none": (lambda files: [f.unlink() for f in files], r"no DICOM image \(empty\)"),
+    "none": (lambda files: [f.unlink() for f in files], r"no DICOM image: empty"),
 }
 
 
@@ -288,15 +290,15 @@ def test_a_file_cut_anywhere_never_gives_a_volume(tmp_path, keep):
 
 def test_slices_that_may_be_missing_are_remarked(tmp_path):
     files = write_mr_series(tmp_path, stored(), grid())
-    assert read_series(tmp_path).source.remarks == ()
+    assert read_series(tmp_path).remarks == ()
     files[0].unlink()
-    (remark,) = read_series(tmp_path).source.remarks
-    assert remark.startswith("5 slices numbered 2 to 6")
+    (remark,) = read_series(tmp_path).remarks
+    assert remark.startswith("5 slices, numbered 2 to 6")
     for file in files[2::2]:
         file.unlink(missing_ok=True)
     files[1].unlink(missing_ok=True)
     write_mr_series(tmp_path / "half", stored(), grid(spacing=(1, 1, 5)), SpacingBetweenSlices=2.5)
-    (remark,) = read_series(tmp_path / "half").source.remarks
+    (remark,) = read_series(tmp_path / "half").remarks
     assert remark.startswith("slices lie 5 mm apart, SpacingBetweenSlices says 2.5")
 
 
@@ -350,7 +352,7 @@ def test_real_files_are_read(name):
     assert (volume.shape, volume.spacing_mm) == (REAL[name][0], pytest.approx(REAL[name][1], abs=1e-4))
     image = sitk.ReadImage(str(PYDICOM / name))
     np.testing.assert_allclose(volume.array, sitk.GetArrayFromImage(image).T, rtol=1e-6)
-    assert np.allclose(volume.affine[:, 3], _itk_affine(image)[:, 3])
+    assert np.allclose(volume.affine[:, 3], itk_affine(image)[:, 3])
 
 
 def test_one_real_mr_in_every_transfer_syntax():
@@ -360,21 +362,20 @@ def test_one_real_mr_in_every_transfer_syntax():
 
 
 REFUSED = {
-    "MR_truncated.dcm": r"cannot be read \(pixels: ValueError\); it is damaged or cut short",
+    "MR_truncated.dcm": r"bytes of pixels, its header says 8192\); it is damaged or cut short",
     "SC_rgb_rle_2frame.dcm": "a colour image",
     "SC_ybr_full_422_uncompressed.dcm": "a colour image",
     "examples_palette.dcm": "a colour image",
     "JPEG2000.dcm": "no ImagePositionPatient; expected a slice placed in the patient",
     "JPEGLSNearLossless_16.dcm": "no ImagePositionPatient",
-    "liver_1frame.dcm": "1 frames, 3 descriptions of them",
-    "rtdose.dcm": "15 frames without a position each",
-    "badVR.dcm": "one slice without SliceThickness",
-    **dict.fromkeys(
-        ("rtstruct.dcm", "rtplan.dcm", "test-SR.dcm", "waveform_ecg.dcm", "reportsi.dcm"),
-        r"no DICOM image \(1 without an image\)",
-    ),
-    "README.txt": r"no DICOM image \(1 not DICOM\)",
-    "zipMR.gz": r"no DICOM image \(1 not DICOM\)",
+    "liver_1frame.dcm": r"no DICOM image: Segmentation \(1\)",
+    **dict.fromkeys(("rtdose.dcm", "badVR.dcm"), r"no DICOM image: RT Dose \(1\)"),
+    "rtstruct.dcm": r"no DICOM image: RT Structure Set \(1\)",
+    "rtplan.dcm": r"no DICOM image: RT Plan \(1\)",
+    "test-SR.dcm": r"no DICOM image: Comprehensive SR \(1\)",
+    "waveform_ecg.dcm": r"no DICOM image: 12-lead ECG Waveform \(1\)",
+    "reportsi.dcm": r"no DICOM image: Basic Text SR \(1\)",
+    **dict.fromkeys(("README.txt", "zipMR.gz"), r"no DICOM image: not DICOM \(1\)"),
 }
 
 
@@ -390,8 +391,8 @@ FOLDERS = {
     "98892001/CT5N": (16, 16, 5),
     "77654033/CT2": r"161 slices are missing of a stack every 1\.25 mm",
     "98892001/CT2N": r"directions differ by up to 1; expected one stack of parallel slices \(no localizer",
-    "98892003": r"7 series; expected one; choose one by its name: \w{8} \(MR, 1 image\); ",
-    "98892003/MR700": r"directions differ by up to 0\.47",
+    "98892003": r"7 series; expected one; choose one with --series NAME: \w{8} \(MR, 1 image\); ",
+    "98892003/MR700": "a projection; expected magnitudes",
     "TINY_ALPHA": "an image without Rows and Columns",
 }
 
@@ -414,3 +415,45 @@ def test_real_folders(name):
 def test_a_real_ct_is_no_mr():
     with pytest.raises(MrictError, match=r"no MR series; it holds: \w{8} \(CT, 1 image\)"):
         read_series(PYDICOM / "CT_small.dcm")
+
+
+def test_every_file_below_a_folder_is_in_a_series_or_listed_with_its_reason(tmp_path):
+    one, copies = new_uids(), new_uids()
+    write_mr_series(tmp_path / "a" / "deep", stored(), grid(), uids=one, suffix="")
+    write_enhanced(tmp_path / "a" / "multi", stored(), grid())
+    write_mr_series(tmp_path / "a" / "loc", stored((4, 4, 1)), grid(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    for name in ("b", "c"):  # the same series twice
+        write_mr_series(tmp_path / name, stored(), grid(), uids=copies)
+    write_mr_series(tmp_path / "ct", stored((4, 4, 2)), grid(), Modality="CT")
+    write_mr_series(tmp_path / "other", stored((4, 4, 2)), grid(), Modality="OT", SOPClassUID=SECONDARY_CAPTURE)
+    (damaged,) = write_mr_series(tmp_path / "cut", stored((4, 4, 1)), grid())
+    damaged.write_bytes(damaged.read_bytes()[:700])
+    shutil.copy(PYDICOM / "test-SR.dcm", tmp_path)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "b" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a" / "notes.txt").write_text("of the user")
+    found, aside = series_below(tmp_path)
+    here = {str(f.folder.relative_to(tmp_path)): f for f in found}
+    usable = {name: f.images for name, f in here.items() if not f.why_not}
+    assert usable == {"a/deep": 6, "a": 6, "b": 6, "c": 6}
+    assert {name for name in usable if not here[name].alone} == {"a"}
+    for name, count in usable.items():
+        assert read_series(tmp_path / name, here[name].name).shape[2] == count
+    assert here["a/loc"].why_not == "a localizer"
+    assert here["ct"].why_not == "a CT series"
+    name = here["other"].name
+    assert here["other"].why_not == f"nothing says that it is an MR (secondary capture): only with --series {name}"
+    whys = {str(path.relative_to(tmp_path)): why for path, why in aside}
+    assert "it is damaged or cut short" in whys.pop(str(damaged.relative_to(tmp_path)))
+    assert whys == {
+        ".hidden": "hidden folder",
+        "a/notes.txt": "not DICOM",
+        "b/.DS_Store": "hidden file",
+        "broken": "not a plain file",
+        "linked": "link to a folder",
+        "test-SR.dcm": "Comprehensive SR",
+    }
+    files = {p for p in tmp_path.rglob("*") if p.is_file() and "linked" not in p.parts}
+    assert files - {path for path, _ in aside} == {file for f in found for file in f.files}

@@ -15,7 +15,7 @@ from mrict_core.data.fingerprint import fingerprint, patient_features, summarise
 from mrict_core.data.phantom import PhantomSpec, phantom_ids
 from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import load_volume
-from mrict_core.inference.gate import Finding, check_input, check_output, in_words
+from mrict_core.inference.gate import Finding, check_bone, check_input, check_output, distinct, in_words, verdict
 from mrict_core.profiles import get_profile
 from mrict_core.training.checkpoint import load_checkpoint
 from mrict_core.training.loop import train
@@ -46,9 +46,10 @@ def test_wrong_kinds_are_caught(kind, trained):
 
 def test_pelvis_and_ct_are_named(trained):
     pelvis = check_input(phantom("1PA001", 7, PhantomSpec("pelvis", 6.0, 10.0)), None, trained)
-    assert any("another region?" in finding.text for finding in pelvis)
+    assert any("another region?" in text for text in in_words(pelvis))
     (ct,) = check_input(phantom("1BA001", 7, SPEC, "ct"), None, trained)
-    assert (ct.name, ct.severity) == ("ct_as_mr", "refuse")
+    assert (ct.name, ct.severity) == ("unusable", "refuse")
+    assert "look like a CT in HU" in ct.text
 
 
 def test_left_and_right_exchanged_cannot_be_seen(trained):
@@ -84,11 +85,69 @@ def test_training_writes_the_fingerprint(fresh_space):
     assert kept["patients"] == len(used)
 
 
-def test_the_worst_are_told_and_the_rest_counted():
-    findings = [Finding(name, f"{name} is odd") for name in "abcdef"]
-    assert in_words(findings[:2]) == ["a is odd", "b is odd"]
-    assert in_words(findings)[-1] == "2 more features lie outside the training's range"
+def test_findings_of_one_kind_are_one_sentence_that_names_them_all():
+    rows = Finding("spacing_rows", "rows are odd", kind="spacing", question="right units?")
+    cols = Finding("spacing_cols", "cols are odd", kind="spacing", question="right units?")
+    alone = Finding("disagreement", "they disagree")
+    assert in_words([rows, alone, cols]) == ["rows are odd, also outside: spacing cols; right units?", "they disagree"]
     assert in_words([]) == []
+
+
+def test_what_several_models_find_is_said_once_and_the_worst_decides():
+    findings = [Finding("rim", "a little"), Finding("rim", "far", "refuse"), Finding("note", "by the way", "note")]
+    assert [each.text for each in distinct(findings)] == ["far", "by the way"]
+    assert verdict(distinct(findings)) == {"verdict": "do not use", "why": ["far"]}
+    assert verdict(findings[:1]) == {"verdict": "doubtful", "why": ["a little"]}
+    assert verdict(findings[2:]) == {"verdict": "fits", "why": []}
+
+
+@pytest.mark.parametrize(("patients", "catches"), [(1, "next to nothing"), (3, "next to nothing"), (5, "little")])
+def test_a_gate_that_learned_from_few_patients_says_so(patients, catches, trained):
+    findings = check_input(phantom("1BA001", 7, SPEC), None, trained | {"patients": patients})
+    assert [finding.name for finding in findings] == ["few_patients"]
+    assert f"catches {catches}" in findings[0].text
+
+
+BONE = {"patients": 9, "above_300_hu": {"low": 0.1, "high": 0.2}, "above_700_hu": {"low": 0.02, "high": 0.08}}
+
+
+@pytest.mark.parametrize(
+    ("hu", "share", "expected"),
+    [
+        (900, 0.15, {}),
+        (900, 0.03, {"bone_above_300_hu": "warn"}),
+        (400, 0.15, {"bone_above_700_hu": "refuse"}),
+        (40, 0.15, {"bone_above_300_hu": "refuse", "bone_above_700_hu": "refuse"}),
+        (900, 0.5, {"bone_above_300_hu": "warn", "bone_above_700_hu": "warn"}),
+        (900, 1.0, {"bone_above_300_hu": "warn", "bone_above_700_hu": "refuse"}),
+    ],
+)
+def test_bone_that_is_missing_or_too_much_is_said(hu, share, expected):
+    image = np.full(1000, 40.0, np.float32)
+    image[: round(1000 * share)] = hu
+    found = check_bone(image, np.ones(1000, bool), {"bone": BONE})
+    assert {finding.name: finding.severity for finding in found} == expected
+    assert all(("missing" in f.text) is (f.value < f.low) for f in found)
+
+
+@pytest.mark.parametrize("fingerprint", [None, {}, {"bone": {"patients": 0}}])
+def test_old_models_say_that_bone_was_not_judged(fingerprint):
+    (found,) = check_bone(np.zeros(9), np.ones(9, bool), fingerprint)
+    assert (found.name, found.severity) == ("no_bone", "note")
+
+
+def test_the_fingerprint_keeps_the_trainings_bone(space):
+    store = SliceStore(space.store)
+    kept = fingerprint(store, store.patients)["bone"]
+    assert kept["patients"] == len(store.patients)
+    for level in (300, 700):
+        shares = []
+        for patient in store.patients:
+            slices = store.slices(patient)
+            body = np.asarray(slices.body) > 0
+            shares.append(np.count_nonzero((np.asarray(slices.ct) > level) & body) / np.count_nonzero(body))
+        entry = kept[f"above_{level}_hu"]
+        assert entry == pytest.approx({"centre": np.median(shares), "low": min(shares), "high": max(shares)})
 
 
 @pytest.mark.parametrize(("sd", "severity"), [(20, None), (150, "warn"), (500, "refuse")])

@@ -261,6 +261,14 @@ def test_needs_outside_the_chosen_steps_do_not_block():
     assert done == ["b"]
 
 
+def test_a_step_waits_for_what_the_steps_left_out_would_have_needed():
+    steps = plan.all_needs([step("a"), step("b", "a"), step("c", "b"), step("d", "c", "a")])
+    assert [set(s.needs) for s in steps] == [set(), {"a"}, {"a", "b"}, {"a", "b", "c"}]
+    done: list[str] = []
+    execute.run_in_order([s for s in steps if s.name in "ad"], lambda item: done.append(item.name), 2)
+    assert done == ["a", "d"]
+
+
 def test_up_to_jobs_steps_run_at_a_time():
     together = threading.Barrier(2, timeout=10)  # passed by two at once only
     running: list[str] = []
@@ -383,6 +391,40 @@ def test_ctrl_c_ends_a_running_cell(tmp_path, monkeypatch, kernels):
         )
     assert time.monotonic() - begun[0] < 15
     assert list(target.parent.iterdir()) == []
+
+
+KILLED = """
+import importlib, sys
+from pathlib import Path
+execute, plan = (importlib.import_module(f"mrict_core.suite.{name}") for name in ("execute", "plan"))
+from mrict_core.suite.kernels import kernel_managers
+execute.NOTEBOOKS = plan.NOTEBOOKS = Path(sys.argv[1])
+step = plan.Step("tiny", "tiny", {}, (), ())
+with kernel_managers() as kernels:
+    execute.execute(step, Path(sys.argv[1]) / "out" / "tiny.ipynb", True, lambda line: print(line, flush=True), kernels)
+"""
+
+
+def test_kill_9_of_the_suite_ends_its_kernels_and_their_workers(tmp_path):
+    tiny_notebook(
+        tmp_path,
+        "import os, time\nfrom concurrent.futures import ProcessPoolExecutor\nfrom multiprocessing import get_context\n"
+        "from mrict_core.runtime import end_with_parent\n"
+        "pool = ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=end_with_parent)\n"
+        "pool.submit(pow, 1, 1).result()\nprint('x epoch 1', flush=True)\ntime.sleep(60)",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert b"x epoch 1" in process.stdout.readline()
+        children = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(children) >= 3  # the fork server, a kernel and its worker
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert all(path.name.startswith(".new-tiny") for path in (tmp_path / "out").iterdir())
 
 
 def test_output_that_cannot_be_written_is_one_line(fresh_space, tmp_path, monkeypatch):

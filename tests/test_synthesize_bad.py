@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from test_cli import error_of, ok
 from tiny_models import files_in, head_array, write_head
 
+from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
+from mrict_core.inference.gate import Finding
 from mrict_core.pipeline.synthesize import synthesize_case
 
 
@@ -101,7 +105,6 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(name, tmp_path, checkpoi
         (["mr.nii.gz", "-o", "ct.png"], "not an image type that is written"),
         (["mr.nii.gz", "-o", "ct.mhd"], "not an image type that is written"),
         (["mr.nii.gz", "-o", ".nii.gz"], "not an image type that is written"),
-        (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "sd.nii"], "uncertainty needs several predictions"),
         (["mr.nii.gz", "-o", "ct.nii", "--csv", "x.csv"], "--csv and --format are for many cases"),
         (["mr.nii.gz", "-o", "ct.nii", "--model", "MODEL"], "given twice"),
         (["mr.nii.gz", "-o", "ct.nii", "--model", "mk6_3_5"], "'mk6_3_5': did you mean 'mk6_3_4'"),
@@ -162,16 +165,16 @@ def test_checks_warn_and_strict_refuses(tmp_path, models):
 
     def check(volume, facts):
         seen.append((volume.shape, facts["size"]))
-        return ["the body is small"]
+        return [Finding("small", "the body is small")]
 
     facts = synthesize_case(mr, tmp_path / "ct.nii", models, check=check)
-    assert facts["warnings"][0] == "the body is small"
+    assert "the body is small" in facts["warnings"]
     assert seen == [((34, 40, 7), 64)]
     with pytest.raises(MrictError, match=r"mr\.nii\.gz: the body is small \(refused by --strict\)"):
         synthesize_case(mr, tmp_path / "strict.nii", models, check=check, strict=True)
     late = {
         "check": None,
-        "check_output": lambda synthesis, facts: [f"{synthesis.body.sum()} voxels of doubt"],
+        "check_output": lambda synthesis, facts: [Finding("doubt", f"{synthesis.body.sum()} voxels of doubt")],
         "strict": True,
     }
     with pytest.raises(MrictError, match="voxels of doubt"):
@@ -180,3 +183,47 @@ def test_checks_warn_and_strict_refuses(tmp_path, models):
         mr, tmp_path / "strict.nii", models, check=None, strict=True
     )  # remarks on the model are not the input's fault
     assert files_in(tmp_path) == ["ct.json", "ct.nii", "mr.nii.gz", "strict.json", "strict.nii"]
+
+
+def contradictory(path: Path) -> Path:
+    image = nib.Nifti1Image(head_array((34, 40, 7)), np.diag([5.0, 5.0, 6.0, 1.0]))
+    other = image.affine.copy()
+    other[0, 3] += 10
+    image.set_qform(image.affine, 1)
+    image.set_sform(other, 1)
+    nib.save(image, path)
+    return path
+
+
+def test_what_the_reader_had_to_decide_is_said_everywhere_and_strict_refuses_it(tmp_path, checkpoints):
+    mr = contradictory(tmp_path / "mr.nii.gz")
+    arguments = ["synthesize", str(mr), "-o", str(tmp_path / "ct.nii"), "--model", str(checkpoints / "a.pt")]
+    text = ok(*arguments, "--qa", str(tmp_path / "page.html"))
+    (remark,) = load_volume(mr).remarks
+    assert f"warning: {remark}" in text
+    assert remark in json.loads((tmp_path / "ct.json").read_text())["warnings"]
+    assert "10 mm" in (tmp_path / "page.html").read_text()
+    arguments[3] = str(tmp_path / "strict.nii")
+    assert "10 mm" in error_of(*arguments, "--strict")
+    (tmp_path / "in").mkdir()
+    mr.rename(tmp_path / "in" / "p.nii.gz")
+    text = ok("synthesize", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *arguments[4:])
+    assert f"warning: p: {remark}" in text
+    assert remark in pd.read_csv(tmp_path / "out" / "summary.csv")["warnings"][0]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_uncertainty_of_one_model_takes_the_flips_by_itself(many, tmp_path, checkpoints):
+    (tmp_path / "in").mkdir()
+    mr = write_head(tmp_path / "in" / "p.nii")
+    source, out, sd = (mr, "ct.nii", "sd.nii") if not many else (mr.parent, "out", "sd")
+    model = ["--model", str(checkpoints / "a.pt")]
+    ok("synthesize", str(source), "-o", str(tmp_path / out), "--uncertainty", str(tmp_path / sd), *model)
+    ok("synthesize", str(mr), "-o", str(tmp_path / "tta.nii"), "--tta", *model)
+    written, spread = (tmp_path / (f"{name}/p_sct.nii" if many else name) for name in (out, sd))
+    np.testing.assert_array_equal(load_volume(written).array, load_volume(tmp_path / "tta.nii").array)
+    assert load_volume(spread).array.max() > 0
+    assert json.loads(written.with_suffix(".json").read_text())["options"]["tta"] is True
+    if many:
+        again = ok("synthesize", str(source), "-o", str(tmp_path / out), "--uncertainty", str(tmp_path / sd), *model)
+        assert "0 written, 1 kept" in again

@@ -40,7 +40,7 @@ def test_one_failure_does_not_stop_the_others_and_a_second_run_goes_on(cohort_fo
     assert "4 written, 0 kept, 2 failed" in result.output
     assert "two files for one mr" in result.output
     table = pd.read_csv(out / "summary.csv").set_index("case")
-    assert table["status"].to_dict() == {
+    assert table.loc[table["status"] != "aside", "status"].to_dict() == {
         **{"1BA001": "written", "a": "written", "bad": "failed", "one": "written", "twice": "failed", "two": "written"}
     }
     assert "bad.nii.gz: cannot be read" in table.loc["bad", "reason"]
@@ -123,7 +123,7 @@ def test_no_output_replaces_the_input_of_another_case(tmp_path, checkpoints):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "no row"), ("mr\nx.nii\n", "expected a column 'input'"), (b"\xff\xfe\x00input", "not a readable csv")],
+    [("", "holds nothing"), ("mr\nx.nii\n", "holds mr; expected the columns input"), (b"\xff\xfe\x00i", "add input")],
 )
 def test_a_csv_that_is_none_is_refused(content, message, tmp_path):
     path = tmp_path / "list.csv"
@@ -148,7 +148,6 @@ def test_folders_that_cannot_be_meant_are_refused(tmp_path, checkpoints):
     (tmp_path / "mine.csv").write_text("my,own,table\n")
     arguments = ["synthesize", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(checkpoints / "a.pt")]
     assert "is no summary of this suite" in error_of(*arguments, "--csv", str(tmp_path / "mine.csv"))
-    assert "uncertainty needs several" in error_of(*arguments, "--uncertainty", str(tmp_path / "sd"))
     assert "unknown format 'png'" in error_of(*arguments, "--format", "png")
     assert not (tmp_path / "out").exists()
 
@@ -160,33 +159,35 @@ def test_cts_and_masks_beside_an_mr_are_no_cases(tmp_path):
         (tmp_path / "flat" / name).touch()
     for name in ("mr.nii.gz", "ct.nii.gz", "mask.nii.gz"):
         (tmp_path / "1PA004" / name).touch()
-    cases, problems = find_cases(tmp_path / "flat", tmp_path / "out")
-    assert {case.name: case.source.name for case in cases} == {
+    found = find_cases(tmp_path / "flat", tmp_path / "out")
+    assert {case.name: case.source.name for case in found.cases} == {
         "p": "p_mr.nii.gz",
         "q": "q.nii.gz",
         "ct_q2": "ct_q2.nii",
     }
-    assert not problems
-    (one,), problems = find_cases(tmp_path / "1PA004", tmp_path / "out")
+    assert not found.failed
+    assert not found.left_out
+    assert len(found.aside) == 3
+    (one,) = find_cases(tmp_path / "1PA004", tmp_path / "out").cases
     assert (one.name, one.source.name, one.output.name) == ("1PA004", "mr.nii.gz", "1PA004_sct.nii.gz")
     (tmp_path / "1PA004" / "MR.nii").touch()
-    cases, problems = find_cases(tmp_path / "1PA004", tmp_path / "out")
-    assert not cases
-    assert "two files for one mr" in problems["1PA004"]
+    found = find_cases(tmp_path / "1PA004", tmp_path / "out")
+    assert not found.cases
+    assert "two files for one mr" in found.failed["1PA004"]
 
 
 def test_an_unforeseen_error_is_a_row_too(tmp_path, models):
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         write_head(tmp_path / "in" / f"{name}.nii.gz", (24, 24, 3))
-    cases, problems = find_cases(tmp_path / "in", tmp_path / "out")
+    found = find_cases(tmp_path / "in", tmp_path / "out")
 
     def check(volume, facts):
         if volume.path.name.startswith("a"):
             raise RuntimeError("out of memory\nor so")
         return []
 
-    table = synthesize_cases(cases, problems, models, tmp_path / "s.csv", SynthesisOptions(), check=check)
+    table = synthesize_cases(found, models, tmp_path / "s.csv", SynthesisOptions(), check=check)
     assert list(table["status"]) == ["failed", "written"]
     assert "RuntimeError: out of memory or so" in table["reason"][0]
     assert files_in(tmp_path / "out") == ["b_sct.json", "b_sct.nii.gz"]

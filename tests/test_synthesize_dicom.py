@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
 from conftest import SAMPLES
-from dicom_files import IDENTIFIERS, write_mr_series
+from dicom_files import IDENTIFIERS, new_uids, write_mr_series
 from test_cli import invoke, ok
 from test_dicom_privacy import content_of, found_in
 from tiny_models import head_array, untrained_checkpoint, write_head
@@ -109,6 +111,19 @@ def test_one_of_several_series_is_chosen_by_name(series, tmp_path, model):
     wanted = next(found for found in list_series(series) if found.images == SHAPE[2])
     run(series, "-o", tmp_path / "ct", "--model", model, "--series", wanted.name)
     assert read_series(tmp_path / "ct", modality="CT").shape == SHAPE
+
+
+def test_one_echo_of_a_series_is_chosen_by_the_text_of_the_error(tmp_path, model):
+    head = np.rint(head_array(SHAPE, SPACING)).clip(0, 65535).astype(np.uint16)
+    affine, uids = np.diag([-5.0, -5.0, 6.0, 1.0]), new_uids()
+    for echo in (12, 100):
+        write_mr_series(tmp_path / "mr", head // (1 + echo // 50), affine, uids=uids, prefix=f"E{echo}_", EchoTime=echo)
+    result = invoke("synthesize", str(tmp_path / "mr"), "-o", str(tmp_path / "ct.nii"), "--model", model)
+    typed = re.findall(r"--series \S+", str(result.exception))
+    assert len(typed) == 2
+    text = run(tmp_path / "mr", "-o", tmp_path / "ct.nii", "--model", model, *typed[0].split())
+    assert re.search(rf"warning: taken: EchoTime=\d+, {SHAPE[2]} of the {2 * SHAPE[2]} images of its series", text)
+    assert load_volume(tmp_path / "ct.nii").shape == SHAPE
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,8 @@ def test_a_good_archive(tmp_path, method):
         ("Task1/pipe", stat.S_IFIFO | 0o644, "a link or a special file"),
         ("Task1/device", stat.S_IFCHR | 0o644, "a link or a special file"),
         ("elsewhere/../../x", 0, "leads out"),
+        ("Task1/" + "d/" * 2000 + "x", 0, "2001 folders deep"),
+        ("Task1/" + "n" * 2000, 0, "2006 characters long"),
         ("TASK1/FINE", 0, "twice"),
     ],
 )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from mrict_core import __version__
 from mrict_core.cli import challenge, download, experiments, models, results, synthesize
 from mrict_core.errors import MrictError
+from mrict_core.paths import printable
+
+# What Python, numpy, torch and the loader of libraries say where the system gives no memory or no thread.
+OUT_OF = ("new thread", "allocate memory", "failed to map segment", "not enough memory", "DefaultCPUAllocator")
 
 app = typer.Typer(
     name="mrict_core",
@@ -21,23 +25,31 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; an error the user can mend is one line and exit code 1."""
+    """Run the command line; an error the user can fix is one line and exit code 1."""
     try:
         app()
     except MrictError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(1)
+        _fail(" ".join(str(error).splitlines()))
     except OSError as error:  # a full disk or a lost folder can show anywhere
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {where}{error.strerror or error}; check that it is there, writable and has space", file=sys.stderr
+        _fail(f"{where}{error.strerror or error}; check that it is there, writable and has space")
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not any(words in str(error) for words in OUT_OF) and not isinstance(error, MemoryError):
+            raise
+        _fail(
+            f"too little memory, or too many processes ({' '.join(str(error).split())[:120] or type(error).__name__}); "
+            "free some, or raise the limits (ulimit -v, ulimit -u), and run again"
         )
-        sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         if getattr(end, "code", 130) != 130:  # typer turns Ctrl-C into exit status 130, without a word
             raise
         print("interrupted; what was finished is kept, run the command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {printable(message)}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _version(value: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.progress import Bytes
+from mrict_core.cli.progress import Bytes, say
 
 
 def download(
@@ -43,5 +43,5 @@ def download(
     for region, discovery in result.found.items():
         print(f"{region}: {len(discovery.patients)} patients, {len(discovery.skipped)} skipped")
         for skip in discovery.skipped:
-            print(f"skipped {skip.patient}: {skip.reason}")
+            say(f"skipped {skip.patient}: {skip.reason}")
     print(f"data: {shown(result.folder)}; use it with --data {shown(result.folder.parent)}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mrict_core.cli.options import Data, Device, GroupBy, Precision, Profile, Protocol, Region, Seed
-from mrict_core.cli.progress import Bar, batches
+from mrict_core.cli.progress import Bar, batches, say
 from mrict_core.errors import MrictError
 
 ASIDE_LINES = 3  # of each kind of what is no patient
@@ -59,13 +59,14 @@ def preprocess(
     total = sum(store.counts().values())
     print(f"{len(store.patients)} patients, {total} slices of {store.size}x{store.size}: {shown(store.folder)}")
     for skip in store.skipped:
-        print(f"skipped {skip['patient']}: {skip['reason']}")
+        say(f"skipped {skip['patient']}: {skip['reason']}")
     for kind, same in groupby(prepared.discovery.aside, attrgetter("kind")):
         reasons = [aside.reason for aside in same]
         shown_of_it = reasons if kind == "not recognised" else reasons[:ASIDE_LINES]
-        print("\n".join(f"{kind}: {reason}" for reason in shown_of_it))
+        for reason in shown_of_it:
+            say(f"{kind}: {reason}")
         if len(reasons) > len(shown_of_it):
-            print(f"{kind}: … and {len(reasons) - len(shown_of_it)} more")
+            say(f"{kind}: … and {len(reasons) - len(shown_of_it)} more")
     if prepared.split:
         sets = prepared.split
         print(f"split {sets.kind}: {len(sets.train)} train, {len(sets.val)} validation, {len(sets.test)} test patients")

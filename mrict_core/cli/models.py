@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mrict_core.cli.progress import say
+
 
 def models(
     json: Annotated[bool, typer.Option("--json", help="everything, machine-readable")] = False,
@@ -45,7 +47,7 @@ def _print(found: list) -> None:
     else:
         print(f"no published model in {shown(checkpoints_root())}; `evaluate` publishes what was trained")
     for entry in damaged:
-        print(f"damaged: {entry.name}: {entry.problem}")
+        say(f"damaged: {entry.name}: {entry.problem}")
 
 
 def import_checkpoint(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from mrict_core.paths import printable
+
 
 def say(line: str) -> None:
-    """Print a line in one piece: several notebooks may speak at once."""
-    sys.stdout.write(f"{line}\n")
+    """Print a line in one piece, names in it made printable: several notebooks may speak at once."""
+    sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()
 
 
@@ -27,7 +29,7 @@ class Bar:
         if self.bar is None or self.bar.total != total:
             self.__exit__()
             self.bar = tqdm(total=total, desc=self.title, unit=self.unit, dynamic_ncols=True)
-        self.bar.set_postfix_str(name)
+        self.bar.set_postfix_str(printable(name))
         self.bar.update(done - self.bar.n)
 
     def __exit__(self, *_: Any) -> None:
@@ -58,7 +60,7 @@ class Bytes:
         """Print a line above the bar."""
         from tqdm import tqdm
 
-        tqdm.write(line)
+        tqdm.write(printable(line))
 
     def __exit__(self, *_: Any) -> None:
         if self.bar is not None:

@@ -9,9 +9,12 @@ import typer
 from mrict_core.cli.options import Device, Precision
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.paths import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pandas as pd
 
     from mrict_core.inference.volume import SynthesisOptions
     from mrict_core.pipeline.synthesize import Model
@@ -45,7 +48,7 @@ def synthesize(
     model: Models = None,
     tta: Tta = False,
     uncertainty: Annotated[
-        str, typer.Option("--uncertainty", help="HU SD over models and flips: a file, or a folder")
+        str, typer.Option("--uncertainty", help="HU SD over models and flips (of one model --tta): a file, or a folder")
     ] = "",
     qa: Annotated[
         str, typer.Option("--qa", help="a page (.html) or picture (.png) to judge the CT by; of many: a folder")
@@ -72,23 +75,32 @@ def synthesize(
             raise MrictError(f"{name} is empty; expected a name; see python -m mrict_core synthesize --help")
     from mrict_core.inference.reading import holds_many
     from mrict_core.inference.volume import SynthesisOptions
+    from mrict_core.pipeline.cases import is_file_name, the_only_case
+    from mrict_core.pipeline.survey import images_beside
     from mrict_core.pipeline.synthesize import load_models
 
     options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
     path = Path(source).expanduser()
     many = holds_many(path)
+    target = Path(output).expanduser()
+    spread, page = (Path(given).expanduser() if given else None for given in (uncertainty, qa))
+    if many and series and path.is_dir():  # of a folder whose DICOM is deeper
+        many = False
+    elif many and is_file_name(target):
+        path, series = the_only_case(path, target)
+        many = False
     if many and (series or keep_identifiers):
         raise MrictError("--series and --keep-identifiers are for one DICOM series; give its folder alone")
     if not many and (csv or image_format):
         raise MrictError("--csv and --format are for many cases; the name of one output says its format")
-    target = Path(output).expanduser()
-    spread, page = (Path(given).expanduser() if given else None for given in (uncertainty, qa))
     if many:
         _many(path, target, spread, page, model, options, csv, image_format, strict, device, precision, overwrite)
         return
-    from mrict_core.pipeline.synthesize import check_targets, synthesize_case
+    from mrict_core.inference.output import sidecar_path
+    from mrict_core.pipeline.synthesize import check_targets, synthesize_case, unfinished
 
-    check_targets(path, target, spread, overwrite, qa=page)  # before a model is loaded
+    replace = overwrite or bool(unfinished(sidecar_path(target)))
+    check_targets(path, target, spread, replace, qa=page)  # before a model is loaded
     models = load_models(model, device, precision)
     with Bar("synthesize", "pass") as bar:
         facts = synthesize_case(
@@ -102,10 +114,16 @@ def synthesize(
             strict=strict,
             series=series,
             keep_identifiers=keep_identifiers,
-            progress=bar if len(models) > 1 or tta else None,
+            progress=bar if len(models) > 1 or tta or spread else None,
         )
     _tell(facts["warnings"])
-    say(f"{target}: synthetic CT by {', '.join(m.name for m in models)}, not for clinical use")
+    names = ", ".join(m.name for m in models)
+    say(f"{shown(target)}: synthetic CT by {names}, verdict: {facts['verdict']}; not for clinical use")
+    others = images_beside(path) if path.is_dir() else []
+    for other in others:
+        say(f"{shown(other)}: left out: an image beside the DICOM series, which was taken")
+    if others:
+        raise typer.Exit(1)
 
 
 def _many(
@@ -131,20 +149,35 @@ def _many(
         raise unknown_name("format", image_format, FORMAT_NAMES)
     summary = Path(csv).expanduser() if csv else target / "summary.csv"
     suffix = FORMAT_NAMES[image_format] if image_format else ""
-    cases, problems = find_cases(source, target, suffix=suffix, uncertainty=spread, qa=page)
+    found = find_cases(source, target, suffix=suffix, uncertainty=spread, qa=page)
     check_summary(summary, overwrite)
     models: list[Model] = load_models(names, device, precision)
     with Bar("synthesize", "case") as bar:
-        frame = synthesize_cases(
-            cases, problems, models, summary, options, overwrite=overwrite, strict=strict, progress=bar
-        )
-    failed = frame[frame["status"] == "failed"]
-    for case, reason in zip(failed["case"], failed["reason"], strict=True):
-        say(f"{case}: {reason}")
+        frame = synthesize_cases(found, models, summary, options, overwrite=overwrite, strict=strict, progress=bar)
+    _report(frame)
     counts = frame["status"].value_counts()
-    say(", ".join(f"{counts.get(status, 0)} {status}" for status in ("written", "kept", "failed")) + f"; {summary}")
-    if len(failed):
+    each = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("written", "kept", "failed", "left out"))
+    say(f"{len(frame)} found in {shown(source)}: {each}, {counts.get('aside', 0)} no MR; {shown(summary)}")
+    if counts.get("failed", 0) or counts.get("left out", 0):
         raise typer.Exit(1)
+
+
+def _report(frame: pd.DataFrame) -> None:
+    """Say what was warned of, what failed and what was left out, one line each, and in one line what is no MR."""
+    from mrict_core.pipeline.cases import BETWEEN, NAMED
+
+    warned: dict[str, list[str]] = {}
+    for row in frame[frame["status"].isin(("written", "kept"))].itertuples():
+        for warning in filter(None, row.warnings.split(BETWEEN)):
+            warned.setdefault(warning, []).append(row.case)
+    for warning, cases in warned.items():
+        more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
+        say(f"warning: {', '.join(cases[:NAMED])}{more}: {warning}")
+    for row in frame[frame["status"].isin(("failed", "left out"))].itertuples():
+        say(f"{row.case}: {'left out: ' if row.status == 'left out' else ''}{row.reason}")
+    reasons = frame.loc[frame["status"] == "aside", "reason"].value_counts()
+    if len(reasons):
+        say("no MR: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
 
 
 def _tell(warnings: list[str]) -> None:

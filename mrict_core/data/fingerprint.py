@@ -25,6 +25,21 @@ LEVELS = 5  # heights from the body's lowest to its highest slice
 RIM_MM = 10.0  # skin, fat and muscle lie within it
 DIRECTIONS = ("slices", "rows", "cols")
 SIDES = ("front", "back", "right", "left")
+BONE_HU = (300, 700)  # spongy bone and more; dense bone
+
+FEW_PATIENTS = 6  # with fewer, limits that fit the spread over patients are so wide that little is caught
+HARDLY_ANY = 4  # with fewer next to nothing: both as measured in docs/gate.md
+
+
+def few_patients(patients: int) -> str:
+    """Return what to say of a fingerprint of too few patients, "" of enough."""
+    if patients >= FEW_PATIENTS:
+        return ""
+    catches = "next to nothing" if patients < HARDLY_ANY else "little"
+    return (
+        f"the model's gate learned from {patients} patient{'s' * (patients != 1)} and catches {catches} (expected at "
+        f"least {FEW_PATIENTS}): that an MR passes it says little"
+    )
 
 
 def features(mr: np.ndarray, body: np.ndarray, spacing_mm: Sequence[float], stack: Sequence[int]) -> dict[str, float]:
@@ -124,14 +139,32 @@ def orientation(affine: np.ndarray) -> str:
 
 def fingerprint(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
     """Return the distribution of the patients' features as plain json values; empty of features for other protocols."""
+    bone = {"bone": _bone_of_training(store, patients)}
     if store.protocol != PROTOCOL:
-        return {"version": VERSION, "protocol": store.protocol, "size": store.size, "patients": 0, "features": {}}
+        facts = {"version": VERSION, "protocol": store.protocol, "size": store.size, "patients": 0, "features": {}}
+        return facts | bone
     found = {patient: patient_features(store, patient) for patient in sorted(patients)}
     centres = {patient: store.centre(patient) for patient in found}
     codes = sorted({code for _, code in found.values()})
-    return summarise([one for one, _ in found.values()], store.size, codes, list(centres.values())) | {
-        "region": store.region
+    facts = summarise([one for one, _ in found.values()], store.size, codes, list(centres.values()))
+    return facts | {"region": store.region} | bone
+
+
+def bone_shares(hu: np.ndarray, body: np.ndarray) -> dict[str, float]:
+    """Return {"above_300_hu": share of the body's voxels, "above_700_hu": ...} of a CT of any shape."""
+    inside = hu[np.asarray(body, bool)]
+    return {f"above_{level}_hu": float(np.mean(inside > level)) if inside.size else 0.0 for level in BONE_HU}
+
+
+def _bone_of_training(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
+    """Return {"patients", "above_300_hu": {"centre", "low", "high"}, ...}: the shares of bone in the patients' CTs."""
+    rows = [bone_shares(slices.ct, slices.body) for slices in map(store.slices, sorted(patients))]
+    table = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    shares = {
+        name: {"centre": float(np.median(values)), "low": min(values), "high": max(values)}
+        for name, values in table.items()
     }
+    return {"patients": len(rows), **shares}
 
 
 def summarise(

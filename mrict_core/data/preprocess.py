@@ -26,11 +26,11 @@ from mrict_core.data.store import (
     sweep,
     write_patient,
 )
-from mrict_core.data.synthrad import Discovery, Skip, discover, unavailable
+from mrict_core.data.synthrad import ROLES, Discovery, Skip, discover, unavailable
 from mrict_core.data.volumes import SliceOrder, load_volume
 from mrict_core.errors import MrictError, UnavailableError, passing, unknown_name
 from mrict_core.paths import shown
-from mrict_core.runtime import cpu_count, hash_array, hash_of, held, read_json, write_json
+from mrict_core.runtime import cpu_count, end_with_parent, hash_array, hash_of, held, read_json, write_json
 
 PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves
 WORKERS_MAX = 8
@@ -51,8 +51,8 @@ def in_plane_shapes(discovery: Discovery, protocol: str = "patient") -> list[tup
 def _prepare(job: Job) -> None:
     """Read, check, convert and write one patient."""
     files, settings = job.files, job.settings
-    mr, ct = load_volume(files.mr), load_volume(files.ct)
-    mask = masks.check_mask(load_volume(files.mask).array, files.mask)
+    mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
+    mask = masks.check_mask(outline.array, files.mask)
     intensity.check_mr(mr.array, files.mr)
     intensity.check_hu(ct.array, files.ct, mask)
     ct = replace(ct, array=as_short(ct.array.T).T)
@@ -81,6 +81,7 @@ def _prepare(job: Job) -> None:
             "grid": hash_of(grid),
             "voxels": {role: hash_array(upright.to_slices(array)) for role, array in voxels.items()},
         },
+        "warnings": [f"{role}: {text}" for role, v in zip(ROLES, (mr, ct, outline), strict=True) for text in v.remarks],
     }
     job.check_files()
     write_patient(job.folder, files.patient, arrays, meta)
@@ -112,7 +113,8 @@ def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, str, bool]]:
         yield from ((job, *_attempt(job)) for job in jobs)
         return
     # spawn: a fork would copy torch's thread pools in an unusable state
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+    count, context = min(workers, len(jobs)), get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
         futures = {pool.submit(_attempt, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -139,10 +141,13 @@ def check_usable(discovery: Discovery, refused: Sequence[Skip] = ()) -> None:
 
 
 def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
-    """Raise the first patient's reason when strict, and all of them when no patient at all can be used."""
+    """Raise the first patient's reason, or warning, when strict, and all reasons when no patient at all can be used."""
     skips = plan.skips()
     if strict and skips:
         raise MrictError(skips[0].reason)
+    doubts = [f"{p}: {'; '.join(m['warnings'])}" for p, m in sorted(plan.prepared.items()) if m.get("warnings")]
+    if strict and doubts:
+        raise MrictError(f"{doubts[0]} (refused by --strict)")
     check_usable(discovery, skips)
 
 

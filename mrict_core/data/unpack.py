@@ -18,6 +18,7 @@ from mrict_core.paths import shown
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MAX_RATIO = 20  # unpacked to packed bytes; volumes that are already gzipped stay near 1, a bomb is in the hundreds
+MAX_DEPTH, MAX_NAME = 50, 1000  # folders in each other, characters of a name: more than any disk takes everywhere
 MARGIN = 64 << 20  # bytes left free on the disk
 BLOCK = 1 << 20
 Progress = Callable[[int, int, str], None]
@@ -114,6 +115,8 @@ def _danger(member: zipfile.ZipInfo) -> str:
         return "has a backslash in its name"
     if ".." in name.split("/"):
         return "leads out of the folder"
+    if name.count("/") > MAX_DEPTH or len(name) > MAX_NAME:
+        return f"is {name.count('/')} folders deep and {len(name)} characters long, allowed are {MAX_DEPTH}, {MAX_NAME}"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a special file"
     if member.flag_bits & 0x1:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import re
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import requests
@@ -46,6 +47,7 @@ class PatientClient:
         self.say = say or (lambda line: None)
         self.sleep = sleep
         self.timeout_s = timeout_s
+        self.answered = False  # a name that has been found once is worth waiting for, one that never was is not
         self.session = requests.Session()
         # Zenodo slows down clients that do not say who they are. `identity`: ranges count bytes of the file itself.
         self.session.headers.update({"User-Agent": AGENT, "Accept-Encoding": "identity"})
@@ -60,10 +62,15 @@ class PatientClient:
                 "of this machine (REQUESTS_CA_BUNDLE names others)"
             ) from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            if not self.answered and any(isinstance(cause, socket.gaierror) for cause in _causes(error)):
+                raise MrictError(
+                    f"{url}: the server's name cannot be found, or that of the proxy ({reason_of(error)}); check the "
+                    "address and the network; what was fetched is kept"
+                ) from None
             raise TryAgain(f"no connection ({reason_of(error)})") from None
         except requests.RequestException as error:
             raise MrictError(f"{url}: cannot be asked for ({reason_of(error)}); check the address") from None
-        status = answer.status_code
+        self.answered, status = True, answer.status_code
         if status in (200, 206, 416):
             return answer
         answer.close()
@@ -107,6 +114,14 @@ def _retry_after(answer: requests.Response) -> float | None:
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what caused it, from the outside in."""
+    while error is not None:
+        yield error
+        inner = [getattr(error, "reason", None), *error.args[:1], error.__cause__, error.__context__]
+        error = next((cause for cause in inner if isinstance(cause, BaseException)), None)
 
 
 def reason_of(error: Exception) -> str:

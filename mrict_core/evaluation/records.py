@@ -16,7 +16,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation.scores import COLUMNS, METRICS, Scores
 from mrict_core.metrics import statistics
 from mrict_core.paths import shown
-from mrict_core.runtime import hash_of, read_json, write_csv, write_json, write_text
+from mrict_core.runtime import csv_text, hash_of, read_json, write_csv, write_json, write_text
 
 KINDS = ("variant", "baseline", "control")
 REQUIRED = ("name", "kind", "label", "summary", "patients", "cards", "context")
@@ -246,7 +246,7 @@ def write_metrics(folder: Path, record: Mapping[str, Any], stem: str = "") -> tu
     columns of all of them, and `cards` is its hash.
     """
     folder, definitions = Path(folder), cards_table()
-    text, path = definitions.to_csv(index=False), folder / CARDS_FILE
+    text, path = csv_text(definitions), folder / CARDS_FILE
     if not path.is_file() or path.read_text(encoding="utf-8") != text:  # the same for every record: written once
         write_text(path, text)
     frame = pd.DataFrame(record["patients"], columns=list(COLUMNS))

@@ -1,25 +1,28 @@
-"""The gate: does an MR look like what the model was trained on, and do the networks agree on the result?"""
+"""The gate: does an MR look like what the model was trained on, and does the result look like a CT of such patients?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
-from mrict_core.data.fingerprint import PROTOCOL, volume_features
+from mrict_core.data.fingerprint import PROTOCOL, bone_shares, few_patients, volume_features
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
 
 if TYPE_CHECKING:
     from mrict_core.inference.volume import Synthesis
 
+SEVERITIES = NOTE, WARN, REFUSE = "note", "warn", "refuse"  # worth knowing; doubtful; far outside
+VERDICTS = ("fits", "doubtful", "do not use")  # by the worst of its findings
+BONE_FACTOR = 2.0  # below the training's lowest share of bone, or above its highest
+BONE_WRONG = 10.0
 ALPHA = 2e-4  # two-sided, per feature: some fifty features are looked at, so about 1 % of good inputs by chance
 FACTOR_MIN = 5.0  # features have heavier tails than the normal distribution, also with many patients
 WRONG = 2.0  # times the limit: no longer a doubtful input but a wrong one
-HU_MEDIAN = -200.0  # the median of a CT in HU is air or lung; MR magnitudes are not negative
 DISAGREEMENT_HU = 100.0  # mean over the body; as large as the error of a usable synthetic CT
 # Smallest spreads, for cohorts that happen to be uniform. Logarithms: 0.02 is 2 %.
 MIN_SPREAD = {
@@ -29,7 +32,6 @@ MIN_SPREAD = {
     **{"histogram": 0.015, "skewness": 0.15, "roughness": 0.12},
 }
 LOGARITHMS = {"spacing": "mm", "fov": "mm", "body_volume": "ml", "body_area": "cm²", "body_extent": "mm"}
-TOLD = 4  # findings that a user is told of; the rest are counted
 MEANING = {
     "spacing": ("voxel size along the {part}", "are the header's units right?"),
     "fov": ("field of view along the {part}", "is it cut, or another protocol?"),
@@ -51,10 +53,16 @@ class Finding:
 
     name: str
     text: str
-    severity: str = "warn"  # or "refuse": far outside
+    severity: str = WARN
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    kind: str = ""  # findings of one kind have one cause and are said in one sentence
+    question: str = ""  # what to look at
+    unit: str = ""  # of the three numbers
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.question}" if self.question else self.text
 
 
 def limits(name: str, entry: dict[str, Any], patients: int) -> tuple[float, float]:
@@ -70,21 +78,21 @@ def check_input(
 ) -> list[Finding]:
     """Return what does not fit between an MR and the training's fingerprint, the worst first; empty when all does.
 
-    `body` (file order, bool) adds a check that there is any; the features use the mask of `prepare_mr` as in training.
+    A CT given as MR cannot be prepared, which is a finding too. A fingerprint of few patients is one as well: then that
+    nothing else is found says little. `body` (file order, bool) adds a check that there is any; the features use the
+    mask of `prepare_mr` as in training.
     """
-    if float(np.median(volume.array)) < HU_MEDIAN:
-        text = "values look like a CT in HU (most are far below 0); expected MR intensities; give the MR"
-        return [Finding("ct_as_mr", text, "refuse", float(np.median(volume.array)), HU_MEDIAN)]
     if body is not None and not np.any(body):
-        return [Finding("no_body", "no body found; expected tissue brighter than air", "refuse")]
+        return [Finding("no_body", "no body found; expected tissue brighter than air", REFUSE)]
     if not fingerprint or fingerprint.get("protocol") != PROTOCOL or not fingerprint.get("features"):
         text = "the model keeps no fingerprint of its training MR: whether this input fits it was not checked"
         return [Finding("no_fingerprint", text)]
     try:
         found, _ = volume_features(volume, fingerprint["size"])
     except MrictError as error:
-        return [Finding("unusable", str(error), "refuse")]
-    return compare(found, fingerprint)
+        return [Finding("unusable", str(error), REFUSE)]
+    few = few_patients(fingerprint["patients"])
+    return [*compare(found, fingerprint), *([Finding("few_patients", few)] if few else [])]
 
 
 def compare(found: dict[str, float], fingerprint: dict[str, Any]) -> list[Finding]:
@@ -92,11 +100,11 @@ def compare(found: dict[str, float], fingerprint: dict[str, Any]) -> list[Findin
     scored = []
     for name, entry in fingerprint["features"].items():
         low, high = limits(name, entry, fingerprint["patients"])
-        value = found[name]
-        if low <= value <= high:
+        value = found.get(name)
+        if value is None or low <= value <= high:  # None: a feature of another version
             continue
         far = abs(value - entry["centre"]) / max(high - entry["centre"], entry["centre"] - low)
-        scored.append((far, _finding(name, value, low, high, entry["centre"], "refuse" if far > WRONG else "warn")))
+        scored.append((far, _finding(name, value, low, high, entry["centre"], REFUSE if far > WRONG else WARN)))
     return [finding for _, finding in sorted(scored, key=lambda pair: -pair[0])]
 
 
@@ -106,12 +114,12 @@ def _finding(name: str, value: float, low: float, high: float, centre: float, se
     what = what.format(part=name.rsplit("_", 1)[-1], name=name.replace("_", " "))
     unit = next((u for s, u in LOGARITHMS.items() if name.startswith(s)), None)
     if unit is None:
-        text = f"{what} is {value:.2f}; training {centre:.2f}, accepted {low:.2f} to {high:.2f}; {question}"
-        return Finding(name, text, severity, value, low, high)
+        text = f"{what} is {value:.2f} (training {centre:.2f}, accepted {low:.2f} to {high:.2f})"
+        return Finding(name, text, severity, value, low, high, question, question)
     value, low, high, centre = (float(np.exp(v)) for v in (value, low, high, centre))
     share = f"{100 * value / centre:.3g} % of the training patients'"
-    text = f"{what} is {share} ({value:.3g} {unit}; accepted {low:.3g} to {high:.3g} {unit}); {question}"
-    return Finding(name, text, severity, value, low, high)
+    text = f"{what} is {share} ({value:.3g} {unit}; accepted {low:.3g} to {high:.3g} {unit})"
+    return Finding(name, text, severity, value, low, high, question, question, unit)
 
 
 def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
@@ -123,21 +131,76 @@ def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
     if mean <= DISAGREEMENT_HU:
         return []
     text = f"the networks disagree by {mean:.0f} HU on average over the body; expected at most {DISAGREEMENT_HU:.0f} HU"
-    return [Finding("disagreement", text, "refuse" if mean > WRONG * DISAGREEMENT_HU else "warn", mean, 0.0, 100.0)]
+    severity = REFUSE if mean > WRONG * DISAGREEMENT_HU else WARN
+    return [Finding("disagreement", text, severity, mean, 0.0, DISAGREEMENT_HU, unit="HU")]
 
 
-def before(volume: Volume, facts: dict[str, Any]) -> list[str]:
-    """Return in words what does not fit between an MR and the model with these facts."""
-    return in_words(check_input(volume, None, facts.get("fingerprint")))
+def check_bone(hu: np.ndarray, body: np.ndarray, fingerprint: dict[str, Any] | None) -> list[Finding]:
+    """Return a finding for each share of bone that the training's CTs are far from, and a note where none are known."""
+    known = (fingerprint or {}).get("bone") or {}
+    if not known.get("patients"):
+        text = "the model does not keep how much bone its training's CTs hold: whether bone is missing was not judged"
+        return [Finding("no_bone", text, NOTE)]
+    shares = bone_shares(hu, body)
+    return [found for name in shares if name in known for found in _bone(name, shares[name], known[name])]
 
 
-def after(synthesis: Synthesis, facts: dict[str, Any]) -> list[str]:
-    """Return in words what makes a result doubtful; the limit is the same for every model."""
-    return in_words(check_output(synthesis.sd_hu, synthesis.body))
+def _bone(name: str, share: float, known: dict[str, float]) -> list[Finding]:
+    low, high = known["low"], known["high"]
+    factor = max(_times(low, share), _times(share, high))
+    if factor <= BONE_FACTOR:
+        return []
+    kind = "bone is missing" if share < low else "there is too much bone"
+    share, low, high = (100 * value for value in (share, low, high))
+    level = name.removesuffix("_hu").replace("_", " ")
+    text = f"{kind}: {share:.2g} % of the body is {level} HU, in the training's CTs {low:.2g} to {high:.2g} %"
+    severity = REFUSE if factor > BONE_WRONG else WARN
+    return [Finding(f"bone_{name}", text, severity, share, low, high, unit="%")]
 
 
-def in_words(findings: Sequence[Finding]) -> list[str]:
-    """Return the texts of the worst findings; how many more there are stands in the last."""
-    texts = [finding.text for finding in findings[:TOLD]]
-    more = len(findings) - len(texts)
-    return [*texts, f"{more} more features lie outside the training's range"] if more > 0 else texts
+def _times(value: float, other: float) -> float:
+    return value / other if other else (np.inf if value else 0.0)
+
+
+def before(volume: Volume, facts: dict[str, Any]) -> list[Finding]:
+    """Return what does not fit between an MR and the model with these facts."""
+    return check_input(volume, None, facts.get("fingerprint"))
+
+
+def after(synthesis: Synthesis, facts: dict[str, Any]) -> list[Finding]:
+    """Return what makes a result doubtful: networks that disagree, bone that is missing."""
+    inside, fingerprint = synthesis.body, facts.get("fingerprint")
+    return [*check_output(synthesis.sd_hu, inside), *check_bone(synthesis.hu, inside, fingerprint)]
+
+
+def distinct(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings, the worst first; of several of one name and kind, as of an ensemble's models, the worst."""
+    kept: dict[str, Finding] = {}
+    for finding in sorted(findings, key=lambda each: -SEVERITIES.index(each.severity)):
+        kept.setdefault(finding.name, finding)
+    return list(kept.values())
+
+
+def in_words(findings: Iterable[Finding]) -> list[str]:
+    """Return a sentence for each thing that does not fit: its worst feature with the numbers, the others by name."""
+    return [_sentence(group) for group in _groups(findings)]
+
+
+def _groups(findings: Iterable[Finding]) -> list[list[Finding]]:
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.kind or finding.name, []).append(finding)
+    return list(groups.values())
+
+
+def _sentence(group: Sequence[Finding]) -> str:
+    first, *rest = group
+    also = f", also outside: {', '.join(each.name.replace('_', ' ') for each in rest)}" if rest else ""
+    return f"{first.text}{also}{f'; {first.question}' if first.question else ''}"
+
+
+def verdict(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return {"verdict": "fits", "doubtful" or "do not use", "why": [the sentences that decide it]}."""
+    worst = max((SEVERITIES.index(finding.severity) for finding in findings), default=0)
+    decide = [group for group in _groups(findings) if any(f.severity == SEVERITIES[worst] for f in group)]
+    return {"verdict": VERDICTS[worst], "why": [_sentence(group) for group in decide] if worst else []}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from mrict_core.data.resample import itk_image
-from mrict_core.data.volumes import ITK, NIFTI, Volume, stem_of
+from mrict_core.data.volumes import NIFTI, Volume, stem_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 from mrict_core.runtime import atomic_path
@@ -20,6 +23,7 @@ from mrict_core.runtime import atomic_path
 FORMATS = (".nii.gz", ".nii", ".mha", ".nrrd")  # .mhd is two files, which cannot be replaced at once
 NOTE = "synthetic CT, not for clinical use"
 DESCRIP_BYTES = 79  # of NIfTI's 80-byte field
+HEADER_BYTES = 4096  # within which every format that is written holds its note
 
 
 def format_of(path: Path | str) -> str:
@@ -58,6 +62,15 @@ def write_ct(path: Path | str, hu: np.ndarray, volume: Volume, *, model: str = "
     return Path(path)
 
 
+def made_here(path: Path) -> bool:
+    """Return whether the header of an image file says that this suite wrote it: a synthetic CT, or a map of its SD."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+            return NOTE.encode() in file.read(HEADER_BYTES)
+    except (OSError, EOFError, zlib.error):  # its reader says what is wrong with it
+        return False
+
+
 @contextlib.contextmanager
 def staged(path: Path | str, array: np.ndarray, volume: Volume, note: str, dtype: Any = np.int16) -> Iterator[None]:
     """Write an image under a temporary name; it takes its own when the block ends well, and vanishes when not.
@@ -90,7 +103,7 @@ def staged_json(path: Path, value: Any) -> Iterator[None]:
 
 def _nifti(array: np.ndarray, volume: Volume, note: str) -> Any:
     header = volume.header
-    if header is None:
+    if not isinstance(header, nib.Nifti1Header):
         image = nib.Nifti1Image(array, volume.affine)
         image.set_qform(volume.affine, 1)
         image.set_sform(volume.affine, 1)
@@ -114,7 +127,7 @@ def _nifti(array: np.ndarray, volume: Volume, note: str) -> Any:
 def _write_itk(temporary: Path, array: np.ndarray, volume: Volume, note: str, path: Path) -> None:
     import SimpleITK as sitk
 
-    image = _like_itk_file(array, volume) or itk_image(Volume(array, volume.affine, volume.path))
+    image = itk_image(dataclasses.replace(volume, array=array))
     image.SetMetaData("Comment" if path.suffix.lower() == ".mha" else "note", note)
     try:
         sitk.WriteImage(image, str(temporary))
@@ -123,21 +136,3 @@ def _write_itk(temporary: Path, array: np.ndarray, volume: Volume, note: str, pa
         raise MrictError(f"{shown(path)}: cannot be written ({reason}); free space or choose another folder") from None
     if temporary.stat().st_size < array.nbytes:  # the writers are silent on a full disk
         raise MrictError(f"{shown(path)}: cannot be written (disk full?); free space or choose another folder")
-
-
-def _like_itk_file(array: np.ndarray, volume: Volume) -> Any:
-    """Return an image with the very numbers of the input's header where that is a 3-D file of ITK too, else None."""
-    import SimpleITK as sitk
-
-    if volume.header is not None or not volume.path.name.lower().endswith(ITK):
-        return None
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(volume.path))
-    reader.ReadImageInformation()
-    if reader.GetDimension() != 3:
-        return None
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetOrigin(reader.GetOrigin())
-    image.SetSpacing(reader.GetSpacing())
-    image.SetDirection(reader.GetDirection())
-    return image

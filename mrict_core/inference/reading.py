@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrict_core.data.dicom import is_dicom, read_series
-from mrict_core.data.volumes import SUFFIXES, Volume, load_volume
+from mrict_core.data.dicom import is_dicom, read_series, series_below
+from mrict_core.data.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
+from mrict_core.inference.output import made_here
 from mrict_core.paths import shown
 
 
@@ -17,16 +18,18 @@ def read_input(path: Path | str, series: str = "", keep_identifiers: bool = Fals
     `keep_identifiers`.
     """
     path = Path(path)
-    if is_dicom(path):
+    if path.is_dir() or is_dicom(path):
         return read_series(path, series, keep_identifiers)
     if series:
         raise MrictError(f"{shown(path)}: no DICOM; expected a folder of DICOM files with --series; leave --series out")
-    if path.is_dir():
-        raise MrictError(f"{shown(path)}: a folder; expected one image file ({', '.join(SUFFIXES)}) or a DICOM series")
+    if made_here(path):
+        raise MrictError(f"{shown(path)}: a synthetic CT of this suite, or a map of one; expected an MR; give the MR")
     return load_volume(path)
 
 
 def holds_many(path: Path | str) -> bool:
-    """Return whether an input means many cases: a folder of them, or a csv."""
+    """Return whether an input means many cases: a csv, or a folder without DICOM images in itself."""
     path = Path(path)
-    return (path.is_dir() and not is_dicom(path)) or path.suffix.lower() == ".csv"
+    if path.is_dir():
+        return not (is_dicom(path) and any(one.files[0].parent == path for one in series_below(path)[0]))
+    return path.suffix.lower() == ".csv"

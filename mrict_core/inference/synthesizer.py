@@ -28,6 +28,10 @@ from mrict_core.variant import Variant, from_dict
 COUNTS = {"width": (1, 1024), "channels": (1, 16), "size": (16, 8192)}  # what a model may say of itself
 WINDOW_HU = 100_000
 
+WEIGHT_MAX = 1e6  # no trained weight or statistic comes near it
+SATURATED_SHARE = 0.5  # of the body at an end of the window: no body part is air or metal for the most part
+SATURATED_HU = 1.0  # so near to an end
+
 
 @dataclass(frozen=True)
 class Synthesizer:
@@ -43,12 +47,32 @@ class Synthesizer:
     def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
         """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU; memory is bounded by the batch."""
         check_store(self.facts, store)
-        return self.slices_to_hu(store.slices(patient).mr)
+        slices = store.slices(patient)
+        hu = self.slices_to_hu(slices.mr)
+        self.check_hu(hu, slices.body)
+        return hu
 
     @property
     def window(self) -> HuWindow:
         """The HU range that the network's [-1, 1] stands for."""
         return HuWindow(*self.facts["window_hu"])
+
+    def check_hu(self, hu: np.ndarray, body: np.ndarray) -> None:
+        """Raise `MrictError` for output that no working network gives; both arrays have one shape.
+
+        That is NaN or infinite values anywhere, or most of the body at an end of the window.
+        """
+        name = self.facts.get("path", self.variant.name)
+        remedy = "train or import it again, or give another model"
+        if bad := int(hu.size - np.count_nonzero(np.isfinite(hu))):
+            raise MrictError(f"{name}: {bad} of {hu.size} pixels of its output are NaN or infinite; {remedy}")
+        inside = hu[np.asarray(body, bool)]
+        at_end = (inside <= self.window.low + SATURATED_HU) | (inside >= self.window.high - SATURATED_HU)
+        if inside.size and at_end.mean() > SATURATED_SHARE:
+            raise MrictError(
+                f"{name}: its output is saturated: {at_end.mean():.0%} of the body lies at {self.window.low:g} or "
+                f"{self.window.high:g} HU, the ends of its range; {remedy}"
+            )
 
     @torch.inference_mode()
     def slices_to_hu(self, mr: np.ndarray) -> np.ndarray:
@@ -96,11 +120,22 @@ def make_synthesizer(
         check_shapes(make_generator(variant, profile), networks[name], name, path)
     generator = make_generator(variant, profile)
     load_weights(generator, networks[name], name, path)
+    check_weights(generator, path)
     chosen = pick_device(device)
     generator = generator.to(chosen, memory_format=torch.channels_last).eval()
     return Synthesizer(
         generator, variant, {**facts, "path": shown(path)}, chosen, precision=pick_precision(precision, chosen)
     )
+
+
+def check_weights(generator: nn.Module, path: Path) -> None:
+    """Refuse weights that no training ends with: not every damaged one shows in the output."""
+    for name, values in generator.state_dict().items():
+        if values.is_floating_point() and not bool((values.abs() < WEIGHT_MAX).all()):  # NaN is not less either
+            raise MrictError(
+                f"{shown(path)}: {name} holds weights that are NaN, infinite or beyond {WEIGHT_MAX:g}; expected those "
+                "of a trained network; train or import it again"
+            )
 
 
 def variant_of(facts: dict[str, Any]) -> Variant:

@@ -148,9 +148,7 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
     if turned and protocols == ["predecessor"]:
         raise MrictError(f"{turned[0]}: protocol predecessor has axial slices alone; expected plane axial")
     if options.uncertainty and len(models) < 2 and not options.tta:
-        raise MrictError(
-            "uncertainty needs several predictions; give several models, or test-time augmentation (--tta)"
-        )
+        raise MrictError("uncertainty needs several predictions; give several models, or test-time augmentation")
 
 
 def trained_spacing_mm(model: Synthesizer) -> float | None:
@@ -202,8 +200,9 @@ def _passes(
         if key != (key := (int(model.facts["size"]), plane_of(model))):
             prepared = _prepare(model, mr, body, wanted)
         for axes in FLIPS if options.tta else FLIPS[:1]:
-            hu = slices_to_hu(model, np.flip(prepared.mr, axes), options.overlap)
-            yield model, prepared, prepared.to_volume(np.flip(hu, axes))
+            hu = np.flip(slices_to_hu(model, np.flip(prepared.mr, axes), options.overlap), axes)
+            model.check_hu(hu, prepared.body)
+            yield model, prepared, prepared.to_volume(hu)
 
 
 def _prepare(model: Synthesizer, mr: Volume, body: np.ndarray, wanted: np.ndarray | None) -> PreparedMr:

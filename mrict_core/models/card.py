@@ -73,7 +73,12 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
         lines.append(f"The results stand on {n} patient{'s' * (n != 1)} of the same data set, not on an external one.")
         if scores.get("note"):
             lines.append(f"Training: {scores['note']}.")
-    if not facts.get("fingerprint"):
+    from mrict_core.data.fingerprint import few_patients  # scipy: only where a card is written
+
+    fingerprint = facts.get("fingerprint") or {}
+    if fingerprint.get("features") and (few := few_patients(fingerprint["patients"])):
+        lines.append(f"{few[0].upper()}{few[1:]}.")
+    if not fingerprint:
         lines.append("It holds no fingerprint of its training images: unsuitable inputs cannot be recognised by it.")
     return lines
 

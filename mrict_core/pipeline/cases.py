@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mrict_core.data.dicom import is_dicom
-from mrict_core.data.volumes import stem_of
+from mrict_core.data.tables import read_rows
+from mrict_core.data.volumes import SUFFIXES, stem_of
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.files import NAMES, ROLES, role_files
 from mrict_core.inference.output import FORMATS, format_of
 from mrict_core.inference.volume import SynthesisOptions, check_models
-from mrict_core.paths import shown
-from mrict_core.pipeline.synthesize import Model, is_current, synthesize_case
+from mrict_core.paths import printable, shown
+from mrict_core.pipeline.survey import EXPECTED, plain_name, survey
+from mrict_core.pipeline.synthesize import QA_SUFFIXES, Model, effective, explained, is_current, synthesize_case
 from mrict_core.runtime import write_csv
 
 FIRST = ("case", "status", "reason", "warnings", "output")  # columns of a summary
-FACTS = ("shape", "spacing_mm", "body_voxels", "slices", "tiled", "input_hash", "key")
+FACTS = ("verdict", "shape", "spacing_mm", "body_voxels", "slices", "tiled", "input_hash", "key")
 FORMAT_NAMES = {suffix.removeprefix("."): suffix for suffix in FORMATS}
+ASIDE = ("left out", "aside")  # status of what is no case
+FILE_ENDINGS = (*SUFFIXES, *QA_SUFFIXES, ".json", ".csv", ".dcm", ".txt", ".gz", ".zip")
+BETWEEN = " | "  # of warnings in a cell, which hold commas and semicolons themselves
+NAMED = 5  # so many reasons in one message
+Row = tuple[str, Path, str, str]  # case, input, output, series
 Progress = Callable[[int, int, str], None]
 
 
@@ -37,6 +40,17 @@ class Case:
     output: Path
     uncertainty: Path | None = None
     qa: Path | None = None
+    series: str = ""  # of a folder of DICOM that holds several
+
+
+@dataclass
+class Found:
+    """What a folder or a csv holds: every file is part of a case or stands in one of the others with its reason."""
+
+    cases: list[Case]
+    failed: dict[str, str]  # case => why it cannot be used
+    left_out: dict[str, str] = field(default_factory=dict)  # what may be an MR and is not used
+    aside: dict[str, str] = field(default_factory=dict)  # what is no MR
 
 
 def find_cases(
@@ -46,34 +60,56 @@ def find_cases(
     suffix: str = "",
     uncertainty: Path | str | None = None,
     qa: Path | str | None = None,
-) -> tuple[list[Case], dict[str, str]]:
-    """Return (cases, {case: why it cannot be used}) of a folder or a csv; `output` is the folder of the results.
+) -> Found:
+    """Return the cases of a folder or a csv, and what is none; `output` is the folder of the results.
 
-    In a folder a case is a file `<case>.nii.gz` (also `<case>_mr.mha` …) or a folder `<case>/` with a file named mr, in
-    the folder itself or in its Task1/<region>/; files named as CT, synthetic CT or mask are left alone. Where folders
-    hold DICOM, each is a case. A csv has a column `input`, relative to the csv, and may have `case` and `output`.
-    Results are named `<case>_sct` with `suffix`, or with the input's own where that is empty; maps of the uncertainty
-    have the same name in their own folder, and pages of the quality (`qa`) are `<case>_sct.html` in theirs.
+    What a case is in a folder: see `survey`. A csv has a column `input`, relative to the csv, and may have `case`,
+    `output` and `series`. Results are named `<case>_sct` with `suffix`, or with the input's own where that is empty;
+    maps of the uncertainty have the same name in their own folder, and pages of the quality (`qa`) are
+    `<case>_sct.html` in theirs.
     """
     source, output = Path(source), Path(output)
-    uncertainty = Path(uncertainty) if uncertainty else None
-    if output.is_file():
-        raise MrictError(f"{shown(output)}: a file; expected a folder for the results of many cases; give another")
-    for folder in (output, uncertainty):
-        if folder is not None and folder.resolve() == source.resolve():
+    uncertainty, qa = (Path(path) if path else None for path in (uncertainty, qa))
+    results = [path for path in (output, uncertainty, qa) if path is not None]
+    for folder in results:
+        if folder.is_file() or is_file_name(folder):
+            raise MrictError(
+                f"{shown(folder)}: a file by its name; expected a folder for the results of many cases; give another"
+            )
+        if folder.resolve() == source.resolve():
             raise MrictError(f"{shown(folder)}: the folder of the inputs; expected another one; give a new folder")
     if uncertainty is not None and uncertainty.resolve() == output.resolve():
         raise MrictError(f"{shown(uncertainty)}: the folder of the CTs too; expected another one; give a new folder")
-    problems: dict[str, str] = {}
-    rows = _of_csv(source, problems) if source.is_file() else _of_folder(source, problems)
-    if not rows and not problems:
-        raise MrictError(f"{shown(source)}: no case found; expected MR files, or folders that hold a file named mr")
-    cases = []
-    for name, file, own in rows:
-        target = output / (own or f"{name}_sct{suffix or _suffix(file)}")
-        page = Path(qa) / f"{stem_of(target)}.html" if qa else None
-        cases.append(Case(name, file, target, uncertainty / target.name if uncertainty else None, page))
-    return _without_clashes(cases, problems), problems
+    found = Found([], {})
+    for name, file, own, series in _of_csv(source, found) if source.is_file() else _of_folder(source, results, found):
+        target = output / (own or f"{plain_name(name)}_sct{suffix or _suffix(file)}")
+        page = qa / f"{stem_of(target)}.html" if qa else None
+        spread = uncertainty / target.name if uncertainty else None
+        found.cases.append(Case(printable(name), file, target, spread, page, series))
+    if not found.cases and not found.failed:
+        reasons = [f"{name}: {why}" for name, why in (found.left_out | found.aside).items()]
+        more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+        held = f"; it holds {'; '.join(reasons[:NAMED])}{more}" if reasons else ""
+        raise MrictError(f"{shown(source)}: no case found; expected {EXPECTED}{held}")
+    found.cases = _without_clashes(found.cases, found.failed)
+    return found
+
+
+def the_only_case(source: Path, target: Path) -> tuple[Path, str]:
+    """Return (MR, series) of a folder or csv of one case, whose output is the file `target`; others are an error."""
+    found = find_cases(source, target.parent / f"{target.name}.cases")
+    if len(found.cases) == 1 and not found.failed and not found.left_out:
+        return found.cases[0].source, found.cases[0].series
+    others = [*found.failed.values(), *(f"{name}: {why}" for name, why in found.left_out.items())]
+    raise MrictError(
+        f"{shown(target)}: a file by its name, but {shown(source)} holds {len(found.cases) + len(others)} inputs"
+        f"{f' ({others[0]})' if others else ''}; expected one; give a folder for the results, or one input"
+    )
+
+
+def is_file_name(path: Path) -> bool:
+    """Return whether an output is named like a file; a folder that is there already may have any name."""
+    return path.name.lower().endswith(FILE_ENDINGS) and not path.is_dir()
 
 
 def _suffix(file: Path) -> str:
@@ -81,54 +117,34 @@ def _suffix(file: Path) -> str:
     return next((s for s in FORMATS if file.name.lower().endswith(s)), ".mha" if file.suffix == ".mhd" else FORMATS[0])
 
 
-def _of_folder(folder: Path, problems: dict[str, str]) -> list[tuple[str, Path, str]]:
+def _of_folder(folder: Path, results: Sequence[Path], found: Found) -> list[Row]:
     if not folder.is_dir():
         raise MrictError(f"{shown(folder)}: no such file or folder; give an MR file, a folder of cases or a csv")
-    own = [path for path in sorted(folder.iterdir()) if path.is_file() and stem_of(path).lower() in NAMES["mr"]]
-    if own:  # the folder of one patient
-        if len(own) > 1:
-            problems[folder.resolve().name] = f"{shown(own[1])} and {shown(own[0])}: two files for one mr; remove one"
-        return [(folder.resolve().name, path, "") for path in own if len(own) == 1]
-    series = [(path.name, path, "") for path in sorted(folder.iterdir()) if path.is_dir() and is_dicom(path)]
-    if series:
-        return series
-    found = role_files(folder, "mr", problems)
-    endings = "|".join(re.escape(name) for role in ROLES for name in NAMES[role])
-    others = re.compile(rf"[_-]({endings})$", re.IGNORECASE)
-    usable = {name for name, path in found.items() if not others.search(stem_of(path))} - problems.keys()
-    return [(name, found[name], "") for name in sorted(usable)]
+    held = survey(folder, results)
+    found.failed |= held.problems
+    found.left_out |= {shown(path): why for path, why in held.left_out.items()}
+    found.aside |= {shown(path): why for path, why in held.aside.items()}
+    return [(name, path, "", series) for name, (path, series) in sorted(held.sources.items())]
 
 
-def _of_csv(path: Path, problems: dict[str, str]) -> list[tuple[str, Path, str]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = list(csv.DictReader(file, strict=True))
-    except OSError as error:
-        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise MrictError(f"{shown(path)}: not a readable csv ({error}); write it again as UTF-8") from None
-    if not table or "input" not in table[0]:
-        columns = ", ".join(map(str, table[0])) if table else "no row"
-        raise MrictError(
-            f"{shown(path)}: holds {columns}; expected a column 'input' and a row for every case; add them"
-        )
+def _of_csv(path: Path, found: Found) -> list[Row]:
     rows = []
-    for line, row in enumerate(table, start=2):
-        given, own = ((row.get(column) or "").strip() for column in ("input", "output"))
-        name = (row.get("case") or "").strip() or stem_of(Path(given)) or f"line {line}"
+    for line, row in read_rows(path, ["input"]):
+        given, own, series = (row.get(column, "") for column in ("input", "output", "series"))
+        name = row.get("case", "") or stem_of(Path(given)) or Path(given).name or f"line {line}"
         if not given:
-            problems[name] = f"{shown(path)}: line {line} has no input; add the path of an MR, or remove the line"
-        elif Path(name).name != name or (own and Path(own).name != own):
-            problems[name] = (
+            found.failed[name] = f"{shown(path)}: line {line} has no input; add the path of an MR, or remove the line"
+        elif any(Path(text).name != text or text != plain_name(text) for text in (name, own) if text):
+            found.failed[printable(name)] = (
                 f"{shown(path)}: line {line}: case and output are plain names, without folders; change them"
             )
         else:
-            rows.append((name, path.parent / Path(given).expanduser(), own))
+            rows.append((name, path.parent / Path(given).expanduser(), own, series))
     return rows
 
 
-def _without_clashes(cases: list[Case], problems: dict[str, str]) -> list[Case]:
-    """Return the cases whose names and outputs are their own and no case's input; the others become problems."""
+def _without_clashes(cases: list[Case], failed: dict[str, str]) -> list[Case]:
+    """Return the cases whose names and outputs are their own and no case's input; the others become failures."""
     names = Counter(case.name for case in cases)
     outputs = Counter(stem_of(case.output).lower() for case in cases)
     sources = {case.source.resolve() for case in cases}
@@ -143,13 +159,12 @@ def _without_clashes(cases: list[Case], problems: dict[str, str]) -> list[Case]:
                     raise MrictError(f"{shown(path)}: an input of this run; expected another output; rename it")
             kept.append(case)
         except MrictError as error:
-            problems[case.name] = str(error)
+            failed[case.name] = str(error)
     return kept
 
 
 def synthesize_cases(
-    cases: Sequence[Case],
-    problems: dict[str, str],
+    found: Found,
     models: Sequence[Model],
     summary: Path,
     options: SynthesisOptions = SynthesisOptions(),
@@ -160,22 +175,24 @@ def synthesize_cases(
 ) -> pd.DataFrame:
     """Synthesise every case; return one row each: status "written", "kept" or "failed", and the reason.
 
-    A case whose output was made from the same input by the same models, options and code is kept. The table is written
-    to `summary` after every case, so that an interrupted run leaves it too. `checks` go to `synthesize_case`.
+    What is "left out" or "aside" has a row too. A case whose output was made from the same input by the same models,
+    options and code is kept. The table is written to `summary` after every case, so that an interrupted run leaves it
+    too. `checks` go to `synthesize_case`.
     """
     check_summary(summary, overwrite)
-    several = replace(options, uncertainty=any(case.uncertainty for case in cases))
+    several = effective(options, len(models), any(case.uncertainty for case in found.cases))
     check_models([model.synthesizer for model in models], several)
+    listed = {"failed": found.failed, "left out": found.left_out, "aside": found.aside}
     rows: list[dict[str, Any]] = [
-        {"case": name, "status": "failed", "reason": reason, "warnings": "", "output": ""}
-        for name, reason in problems.items()
+        {"case": printable(name), "status": status, "reason": printable(reason), "warnings": "", "output": ""}
+        for status, reasons in listed.items()
+        for name, reason in reasons.items()
     ]
-    for done, case in enumerate(cases, start=1):
+    for done, case in enumerate(found.cases, start=1):
         rows.append(_attempt(case, models, options, overwrite, checks))
         if progress:
-            progress(done, len(cases), case.name)
-        frame = _table(rows)
-        write_csv(summary, frame)
+            progress(done, len(found.cases), case.name)
+        write_csv(summary, _table(rows))
     frame = _table(rows)
     write_csv(summary, frame)
     return frame
@@ -199,20 +216,17 @@ def _attempt(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case.name, "status": "written", "reason": "", "output": case.output.name}
     try:
-        options = replace(options, uncertainty=case.uncertainty is not None)
-        facts = None if overwrite else is_current(case.source, case.output, models, options)
-        if facts and all(path is None or path.is_file() for path in (case.uncertainty, case.qa)):
-            row["status"] = "kept"
-        else:
-            more = {"uncertainty": case.uncertainty, "qa": case.qa, "overwrite": overwrite} | checks
-            facts = synthesize_case(case.source, case.output, models, options, **more)
+        with explained(case.source):
+            wanted = effective(options, len(models), case.uncertainty is not None)
+            facts = None if overwrite else is_current(case.source, case.output, models, wanted)
+            if facts and all(path is None or path.is_file() for path in (case.uncertainty, case.qa)):
+                row["status"] = "kept"
+            else:
+                more = {"uncertainty": case.uncertainty, "qa": case.qa, "series": case.series, "overwrite": overwrite}
+                facts = synthesize_case(case.source, case.output, models, options, **(more | checks))
     except MrictError as error:
-        return row | {"status": "failed", "reason": str(error), "warnings": "", "output": ""}
-    except Exception as error:  # a case that no check foresaw must not end the run for the others
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        reason = f"{shown(case.source)}: cannot be synthesised ({cause}); check the file"
-        return row | {"status": "failed", "reason": reason, "warnings": "", "output": ""}
-    return row | {"warnings": "; ".join(facts["warnings"])} | {key: _plain(facts.get(key)) for key in FACTS}
+        return row | {"status": "failed", "reason": printable(error), "warnings": "", "output": ""}
+    return row | {"warnings": BETWEEN.join(facts["warnings"])} | {key: _plain(facts.get(key)) for key in FACTS}
 
 
 def _plain(value: Any) -> Any:
@@ -221,4 +235,5 @@ def _plain(value: Any) -> Any:
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
-    return frame.reindex(columns=[*FIRST, *FACTS]).sort_values("case", ignore_index=True)
+    frame["order"] = frame["status"].isin(ASIDE)
+    return frame.sort_values(["order", "case"], ignore_index=True).reindex(columns=[*FIRST, *FACTS])

@@ -10,7 +10,7 @@ from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
 from mrict_core.pipeline.prepare import open_data, train_variant, write_split
 from mrict_core.profiles import Profile
-from mrict_core.runtime import write_csv
+from mrict_core.runtime import read_csv, write_csv
 from mrict_core.training.loop import Progress, Report
 from mrict_core.training.run import TrainSettings
 from mrict_core.variant import Variant
@@ -69,6 +69,6 @@ def read_folds(space: Workspace) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
-        return pd.read_csv(path, keep_default_na=True)[list(COLUMNS)]
+        return read_csv(path)[list(COLUMNS)]
     except (KeyError, ValueError):
         raise MrictError(f"{shown(path)}: not the table of left-out centres; delete it and run it again") from None

@@ -37,7 +37,7 @@ from mrict_core.reporting.corrections import CORRECTIONS
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
 from mrict_core.reporting.tables import remarks, with_provenance, write_leaderboard
-from mrict_core.runtime import versions, write_csv
+from mrict_core.runtime import read_csv, versions, write_csv
 from mrict_core.training.runs import TrainingRun, all_of_record
 from mrict_core.variant_tables import value_text
 from mrict_core.variants import all_variants, diff, get
@@ -129,7 +129,7 @@ def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, 
 def _histories(runs: Mapping[str, Sequence[TrainingRun]]) -> dict[str, pd.DataFrame]:
     """Return {variant, with its seed where there are several: one row per epoch}."""
     return {
-        f"{name} (seed {run.seed})" if len(own) > 1 else name: pd.read_csv(run.history)
+        f"{name} (seed {run.seed})" if len(own) > 1 else name: read_csv(run.history)
         for name, own in runs.items()
         for run in own
         if run.history.is_file()

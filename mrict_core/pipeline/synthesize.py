@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from mrict_core import __version__
-from mrict_core.data.dicom import DicomVolume, write_ct_series
+from mrict_core.data.dicom import DicomVolume, staged_ct_series
+from mrict_core.data.fingerprint import bone_shares
 from mrict_core.data.orders import PLANES
-from mrict_core.data.volumes import Volume
-from mrict_core.errors import MrictError
+from mrict_core.data.volumes import Volume, hash_image
+from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.inference import gate
 from mrict_core.inference.output import (
     NOTE,
@@ -37,12 +39,13 @@ from mrict_core.inference.volume import (
     synthesize_volume,
 )
 from mrict_core.models import registry
-from mrict_core.paths import shown
+from mrict_core.paths import printable, shown
 from mrict_core.runtime import atomic_path, code_hash, hash_file, hash_of, read_json, versions
 
-Check = Callable[[Volume, dict[str, Any]], list[str]]  # MR and a model's facts => warnings, or raises
-CheckOutput = Callable[[Synthesis, dict[str, Any]], list[str]]
+Check = Callable[[Volume, dict[str, Any]], list[gate.Finding]]  # MR and a model's facts => what does not fit
+CheckOutput = Callable[[Synthesis, dict[str, Any]], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
+NO_MEMORY = re.compile(r"out of memory|allocate memory|start new thread", re.IGNORECASE)  # RuntimeError of torch, ITK
 CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
 
 
@@ -115,64 +118,100 @@ def synthesize_case(
     `output` is an image file or, without a suffix, the folder of a DICOM series; `uncertainty` is an image file, `qa` a
     page (.html) or picture (.png) of the quality. `series` and `keep_identifiers` are for DICOM: see `read_input`.
 
-    Returns what the json holds. Raises MrictError, with nothing written, for bad input, for an output that exists
-    (unless `overwrite`) or that is the input. `check` (before) and `check_output` (after) are the gate, and `strict`
-    refuses what it warns of.
+    Returns what the json holds. Raises MrictError, with nothing written, for bad input, for input that changes
+    meanwhile, for an output that is the input or that exists (unless `overwrite`, or where it is what a killed run of
+    the same left unfinished). `check` (before) and `check_output` (after) are the gate, and `strict` refuses what it or
+    the reader of the MR warns of.
     """
     source, output = Path(source), Path(output)
     uncertainty = Path(uncertainty) if uncertainty else None
     sidecar = Path(sidecar) if sidecar else sidecar_path(output)
-    synthesizers = [model.synthesizer for model in models]
-    if (uncertainty is not None) != options.uncertainty:
-        options = dataclasses.replace(options, uncertainty=uncertainty is not None)
-    check_models(synthesizers, options)
     qa = Path(qa) if qa else None
-    check_targets(source, output, uncertainty, overwrite, sidecar, qa)
-    volume = read_input(source, series, keep_identifiers)
-    warnings = [text for model in models for text in (check(volume, model.synthesizer.facts) if check else [])]
-    _refuse(source, warnings, strict)
-    synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
-    if check_output:
-        doubts = [text for model in models for text in check_output(synthesis, model.synthesizer.facts)]
+    synthesizers = [model.synthesizer for model in models]
+    options = effective(options, len(models), uncertainty is not None)
+    check_models(synthesizers, options)
+    with explained(source):
+        input_hash = source_hash(source)
+        key = case_key(input_hash, models, options, body)
+        overwrite = overwrite or unfinished(sidecar) == key
+        check_targets(source, output, uncertainty, overwrite, sidecar, qa)
+        volume = read_input(source, series, keep_identifiers)
+        findings = [gate.Finding(text, text) for text in volume.remarks]
+        findings += [found for model in models for found in (check(volume, model.synthesizer.facts) if check else [])]
+        _refuse(source, findings, strict)
+        synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
+        doubts = [
+            found
+            for model in models
+            for found in (check_output(synthesis, model.synthesizer.facts) if check_output else [])
+        ]
         _refuse(source, doubts, strict)
-        warnings += doubts
-    remarks = [text for model in models for text in _remarks(model)]
-    of_input = volume.source.remarks if isinstance(volume, DicomVolume) else ()
-    warnings = list(dict.fromkeys([*warnings, *of_input, *synthesis.warnings, *remarks]))
-    facts = _describe(source, volume, models, options, body, synthesis) | {"warnings": warnings}
-    names = " + ".join(f"{model.name} {model.hash}" for model in models)
-    with contextlib.ExitStack() as stack:  # each is whole on the disk before the first takes its name
-        stack.enter_context(staged_json(sidecar, facts))
-        if uncertainty is not None:
-            note = f"HU SD of a {NOTE}; {names}"
-            stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
-        if qa is not None:
-            from mrict_core.reporting.case import write_case  # matplotlib: only where a page is wanted
+        if source_hash(source) != input_hash:
+            raise UnavailableError(f"{shown(source)}: changed while it was synthesised; nothing is kept; run again")
+        notes = [gate.Finding(text, text, gate.NOTE) for text in synthesis.warnings]
+        findings = gate.distinct(
+            [*findings, *doubts, *notes, *(found for model in models for found in _of_model(model))]
+        )
+        facts = _describe(volume, models, options, synthesis, findings) | {"key": key, "input_hash": input_hash}
+        names = " + ".join(f"{model.name} {model.hash}" for model in models)
+        # Each is whole on the disk before the first takes its name, and they take them in the reverse order: first the
+        # json that says that the case is unfinished, last the one that says that it is finished.
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(staged_json(sidecar, facts))
+            if uncertainty is not None:
+                note = f"HU SD of a {NOTE}; {names}"
+                stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
+            if qa is not None:
+                from mrict_core.reporting.case import write_case  # matplotlib: only where a page is wanted
 
-            write_case(stack.enter_context(atomic_path(qa)), volume, synthesis, facts)
-        if is_series(output):
-            kept = {"overwrite": overwrite, "keep_identifiers": keep_identifiers}
-            write_ct_series(output, synthesis.hu, volume, model=names, version=__version__, **kept)
-        else:
-            stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
+                write_case(stack.enter_context(atomic_path(qa)), volume, synthesis, facts, _labels(volume, output))
+            if is_series(output):
+                kept = {"overwrite": overwrite, "keep_identifiers": keep_identifiers}
+                made = {"model": names, "version": __version__}
+                stack.enter_context(staged_ct_series(output, synthesis.hu, volume, **made, **kept))
+            else:
+                stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
+            stack.enter_context(staged_json(sidecar, facts | {"finished": False}))
     return facts
 
 
+@contextlib.contextmanager
+def explained(source: Path) -> Iterator[None]:
+    """Turn whatever ends a case into a MrictError of one line; what says nothing about the MR into UnavailableError."""
+    try:
+        yield
+    except MrictError:
+        raise
+    except Exception as error:  # that no check foresaw
+        cause = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")[:160]
+        if isinstance(error, (OSError, MemoryError)) or NO_MEMORY.search(cause):
+            remedy = "which says nothing about the MR; see to memory and disk, then run again"
+            raise UnavailableError(f"{shown(source)}: not synthesised ({cause}), {remedy}") from error
+        raise MrictError(f"{shown(source)}: cannot be synthesised ({cause}); check the file") from error
+
+
+def effective(options: SynthesisOptions, models: int, uncertainty: bool) -> SynthesisOptions:
+    """Return the options with or without uncertainty; that of a single model needs the four flips."""
+    return dataclasses.replace(options, uncertainty=uncertainty, tta=options.tta or (uncertainty and models == 1))
+
+
 def _describe(
-    source: Path,
     volume: Volume,
     models: Sequence[Model],
     options: SynthesisOptions,
-    body: np.ndarray | None,
     synthesis: Synthesis,
+    findings: Sequence[gate.Finding],
 ) -> dict[str, Any]:
     """Return what a synthetic CT says of itself: no path, no name of a file, nothing of the input's header text."""
     return {
         "what": NOTE,
-        "key": case_key(source, models, options, body),
+        "finished": True,
+        **gate.verdict(findings),
+        "warnings": gate.in_words(findings),
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+        "bone": bone_shares(synthesis.hu, synthesis.body),
         "mrict_core": __version__,
         "versions": versions(),
-        "input_hash": source_hash(source),
         "models": [model.as_dict() for model in models],
         "options": dataclasses.asdict(options),
         "precision": str(models[0].synthesizer.precision).removeprefix("torch."),
@@ -184,9 +223,19 @@ def _describe(
     }
 
 
-def _refuse(source: Path, warnings: list[str], strict: bool) -> None:
-    if strict and warnings:
-        raise MrictError(f"{shown(source)}: {'; '.join(dict.fromkeys(warnings))} (refused by --strict)")
+def _labels(volume: Volume, output: Path) -> dict[str, str]:
+    """Return what a page names a case by: its files, and the patient where the identifiers were asked for."""
+    identity = (volume.source.identity if isinstance(volume, DicomVolume) and volume.source else None) or {}
+    named = {"patient": "PatientName", "patient's id": "PatientID", "study": "StudyDate"}
+    labels = {label: identity[keyword] for label, keyword in named.items() if identity.get(keyword)}
+    files = {"MR": volume.path.resolve().name, "synthetic CT": output.name}
+    return {label: printable(text) for label, text in (files | labels).items()}
+
+
+def _refuse(source: Path, findings: list[gate.Finding], strict: bool) -> None:
+    doubts = gate.in_words(gate.distinct(found for found in findings if found.severity != gate.NOTE))
+    if strict and doubts:
+        raise MrictError(f"{shown(source)}: {'; '.join(doubts)} (refused by --strict)")
 
 
 def check_targets(
@@ -216,40 +265,66 @@ def check_targets(
 
 
 def source_hash(source: Path) -> str:
-    """Return the hash of an input's content: of a file, or of all files of a folder whatever their names."""
+    """Return the hash of an input's content: of an image, or of all visible files of a folder whatever their names."""
     try:
         if source.is_dir():
-            return hash_of(sorted(hash_file(path) for path in source.rglob("*") if path.is_file()))
-        return hash_file(source)
+            return hash_of(sorted(hash_file(path) for path in visible(source) if path.is_file()))
+        return hash_image(source)
     except OSError as error:
-        raise MrictError(f"{shown(source)}: cannot be read ({error.strerror}); check that it is there") from None
+        cause = (error.strerror or str(error)).lower()
+        raise UnavailableError(f"{shown(source)}: cannot be read ({cause}); check that it is there") from None
 
 
-def case_key(source: Path, models: Sequence[Model], options: SynthesisOptions, body: np.ndarray | None = None) -> str:
+def visible(folder: Path) -> list[Path]:
+    """Return what is below a folder, but for what is hidden."""
+    below = (
+        path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return sorted(below)
+
+
+def case_key(
+    input_hash: str, models: Sequence[Model], options: SynthesisOptions, body: np.ndarray | None = None
+) -> str:
     """Return a hash of all that decides a synthetic CT: input, models, options, code, precision and device."""
     parts = [(m.hash, plane_of(m.synthesizer), str(m.synthesizer.precision), m.synthesizer.device.type) for m in models]
     mask = hash_of(np.packbits(body).tobytes().hex()) if body is not None else ""
-    return hash_of([source_hash(source), parts, dataclasses.asdict(options), code_hash(*CODE), mask])
+    return hash_of([input_hash, parts, dataclasses.asdict(options), code_hash(*CODE), mask])
 
 
-def is_current(source: Path, output: Path, models: Sequence[Model], options: SynthesisOptions) -> dict[str, Any] | None:
+def is_current(
+    source: Path,
+    output: Path,
+    models: Sequence[Model],
+    options: SynthesisOptions,
+    body: np.ndarray | None = None,
+    sidecar: Path | None = None,
+) -> dict[str, Any] | None:
     """Return the json beside `output` where that is what synthesising `source` now would write, else None."""
-    beside = sidecar_path(output)
+    beside = sidecar or sidecar_path(output)
     if not (output.is_file() and beside.is_file()):
         return None
     try:
         facts = read_json(beside)
-        return facts if facts["key"] == case_key(source, models, options) else None
-    except (MrictError, KeyError, TypeError):
+        same = facts["key"] == case_key(source_hash(source), models, options, body)
+        return facts if same and facts.get("finished", True) else None
+    except (MrictError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _remarks(model: Model) -> list[str]:
+def unfinished(sidecar: Path) -> str:
+    """Return the key of the case whose files were taking their names when a run was killed, "" where none was."""
+    try:
+        facts = read_json(sidecar) if sidecar.is_file() else {}
+        return "" if facts.get("finished", True) else str(facts["key"])
+    except (MrictError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _of_model(model: Model) -> list[gate.Finding]:
     """Return what a user of this model should know of it."""
-    facts = model.synthesizer.facts
-    found = []
-    if facts["profile"]["name"] != "full":
-        found.append(
-            f"{model.name}: a model of profile {facts['profile']['name']}, made to show the suite, not to be used"
-        )
-    return found
+    profile = model.synthesizer.facts["profile"]["name"]
+    if profile == "full":
+        return []
+    text = f"{model.name}: a model of profile {profile}, made to show the suite, not to be used"
+    return [gate.Finding(text, text, gate.REFUSE)]

@@ -18,7 +18,6 @@ from mrict_core.data.orders import SliceOrder
 from mrict_core.data.volumes import Volume
 from mrict_core.reporting import style
 from mrict_core.reporting.images import _hu, _mr, _outline
-from mrict_core.runtime import write_text
 
 HEIGHTS = (0.15, 0.38, 0.62, 0.85)  # of the body, of the axial slices shown
 SD_LIMIT_HU = 200.0
@@ -40,7 +39,14 @@ def span_at(span: np.ndarray, share: float) -> int:
 
 @style.styled
 def case_figure(
-    mr: Volume, hu: np.ndarray, sd_hu: np.ndarray | None, body: np.ndarray, *, mr_range: Sequence[float], label: str
+    mr: Volume,
+    hu: np.ndarray,
+    sd_hu: np.ndarray | None,
+    body: np.ndarray,
+    *,
+    mr_range: Sequence[float],
+    label: str,
+    title: str = "Synthetic CT, not for clinical use",
 ) -> Figure:
     """Return MR, synthetic CT and, where there is one, its uncertainty in three planes, and histograms in the body.
 
@@ -56,8 +62,9 @@ def case_figure(
     views = {name: _views(stack, inside) for name, stack in stacks.items()}
     outlines = _views(inside, inside)
     spacings = [(dr, dc)] * len(HEIGHTS) + [(dz, dc), (dz, dr)]
-    figure = style.new_figure(10.2, 1.75 * len(stacks) + 2.6, title="Synthetic CT, not for clinical use", label=label)
-    grid = figure.add_gridspec(len(stacks) + 1, len(spacings), height_ratios=[1.0] * len(stacks) + [1.05])
+    figure = style.new_figure(10.2, 1.75 * len(stacks) + 2.6, title=title, label=label)
+    top, bottom = figure.add_gridspec(2, 1, height_ratios=[len(stacks), 1.05])
+    grid, below = top.subgridspec(len(stacks), len(spacings)), bottom.subgridspec(1, 2)
     for line, (name, pictures) in enumerate(views.items()):
         axes = [figure.add_subplot(grid[line, column]) for column in range(len(spacings))]
         image = None
@@ -77,9 +84,8 @@ def case_figure(
             titles = [f"axial, height {share:.0%}" for share in HEIGHTS] + ["coronal", "sagittal"]
             for axis, title in zip(axes, titles, strict=True):
                 axis.set_title(title)
-    half = len(spacings) // 2
-    _histogram(figure.add_subplot(grid[-1, :half]), hu[body])
-    _second(figure.add_subplot(grid[-1, half:]), sd_hu, body, mr, mr_range)
+    _histogram(figure.add_subplot(below[0]), hu[body])
+    _second(figure.add_subplot(below[1]), sd_hu, body, mr, mr_range)
     return figure
 
 
@@ -117,23 +123,50 @@ def _second(axis: Axes, sd_hu: np.ndarray | None, body: np.ndarray, mr: Volume, 
     axis.set(title="MR inside the body", xlabel="normalised MR, as the network sees it", ylabel="voxels")
 
 
-def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None) -> str:
-    """Return a page with everything in it: the picture, the warnings, and how the image was made."""
+def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, labels: dict[str, str]) -> str:
+    """Return a page with everything in it: the verdict, the picture, what was found, and how the image was made."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mrict_core.reporting.page"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template("case.html.j2").render(
-        facts=facts, picture=base64.b64encode(picture.getvalue()).decode("ascii"), sd_mean_hu=sd_mean_hu
+        facts=facts,
+        picture=base64.b64encode(picture.getvalue()).decode("ascii"),
+        sd_mean_hu=sd_mean_hu,
+        labels=labels,
+        others=[text for text in facts["warnings"] if text not in facts["why"]],
+        measured=[finding for finding in facts["findings"] if finding["value"] is not None],
+        bone=bone_sentence(facts),
     )
 
 
-def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any]) -> Path:
-    """Write the page (.html) or the picture alone (.png) of a synthetic CT; return the path."""
+def bone_sentence(facts: dict[str, Any]) -> str:
+    """Return how much bone the image holds, and whether that could be compared with the training's."""
+    shares = [f"{100 * share:.2g} % above {name.split('_')[1]} HU" for name, share in facts["bone"].items()]
+    names = {finding["name"] for finding in facts["findings"]}
+    if "no_bone" in names:
+        said = "whether bone is missing cannot be judged: a model does not keep how much its training's CTs hold"
+    elif any(name.startswith("bone_") for name in names):
+        said = "far from what the training's CTs hold"
+    else:
+        said = "as much as the training's CTs"
+    return f"{' and '.join(shares)} in the body: {said}"
+
+
+@style.styled
+def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any], labels: dict[str, str]) -> Path:
+    """Write the page (.html) or the picture alone (.png) of a synthetic CT to `path`, which is staged; return it.
+
+    `labels`: what the page names the case by, {"MR": its file's name, ...}.
+    """
     label = " + ".join(f"{model['variant']} ({model['profile']})" for model in facts["models"])
     sd, body = synthesis.sd_hu, synthesis.body
-    figure = case_figure(mr, synthesis.hu, sd, body, mr_range=synthesis.facts["mr_range"], label=label)
+    title = f"{facts['verdict'].capitalize()}: synthetic CT, not for clinical use"
+    figure = case_figure(mr, synthesis.hu, sd, body, mr_range=synthesis.facts["mr_range"], label=label, title=title)
     if path.suffix == ".png":
-        return style.save(figure, path)
-    return write_text(path, case_html(figure, facts, None if sd is None else float(sd[body].mean())))
+        figure.savefig(path, format="png", dpi=style.DPI, metadata={"Software": None})
+        return path
+    page = case_html(figure, facts, None if sd is None else float(sd[body].mean()), labels)
+    path.write_text(page, encoding="utf-8")
+    return path

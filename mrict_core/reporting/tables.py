@@ -10,6 +10,7 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation.records import PROVENANCE, seeds_remark
+from mrict_core.paths import printable
 from mrict_core.runtime import write_csv, write_text
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def _text(value: Any, column: str) -> str:
         return "yes" if value else "no"
     if pd.api.types.is_float(value):
         return f"{value:.{DIGITS[column]}f}" if column in DIGITS else f"{value:.4g}"
-    return " ".join(str(value).split())
+    return printable(" ".join(str(value).split()))
 
 
 def _with_interval(mean: str, low: Any, high: Any, column: str) -> str:

@@ -16,6 +16,7 @@ from mrict_core.suite.execute import Say, execute, run_in_order
 from mrict_core.suite.plan import (
     PREPROCESS,
     Step,
+    all_needs,
     check_parameters,
     load_parameters,
     only_steps,
@@ -56,7 +57,7 @@ def run_suite(
     steps = plan(chosen, space, parameters, group_by)
     for notebook in {step.notebook for step in steps}:
         check_parameters(notebook, next(s.parameters for s in steps if s.notebook == notebook))
-    wanted = only_steps(steps, only)
+    wanted, steps = only_steps(steps, only), all_needs(steps)
     jobs = jobs or min(scale.jobs, cpu_count())
     started = time.perf_counter()
     say(f"MRICT suite: profile {profile}, {len(chosen)} variants, {len(wanted)} notebook runs, {jobs} at a time")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, shown
+from mrict_core.runtime import atomic_path
 from mrict_core.suite.plan import NOTEBOOKS, Step, as_papermill_path
 
 if TYPE_CHECKING:
@@ -57,47 +57,36 @@ def execute(step: Step, target: Path, force: bool, say: Say, kernels: type[Async
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.stem}.partial.ipynb")
-    try:
-        papermill.execute_notebook(
-            as_papermill_path(NOTEBOOKS / f"{step.notebook}.ipynb"),
-            as_papermill_path(partial),
-            parameters=step.parameters | {"force": force},
-            kernel_name="python3",
-            cwd=str(ROOT),
-            progress_bar=False,
-            log_output=False,
-            stdout_file=_Echo(say),
-            extra_arguments=KERNEL_ARGUMENTS,
-            kernel_manager_class=kernels,
-            on_cell_start=_unless_stopping,
-        )
-        os.replace(partial, target)
-    except _Stopped:
-        raise KeyboardInterrupt from None
-    except papermill.PapermillExecutionError as error:
-        if error.ename == "KeyboardInterrupt":
+    failure = ""
+    with atomic_path(target) as partial:
+        try:
+            papermill.execute_notebook(
+                as_papermill_path(NOTEBOOKS / f"{step.notebook}.ipynb"),
+                as_papermill_path(partial),
+                parameters=step.parameters | {"force": force},
+                kernel_name="python3",
+                cwd=str(ROOT),
+                progress_bar=False,
+                log_output=False,
+                stdout_file=_Echo(say),
+                extra_arguments=KERNEL_ARGUMENTS,
+                kernel_manager_class=kernels,
+                on_cell_start=_unless_stopping,
+            )
+        except _Stopped:
             raise KeyboardInterrupt from None
-        os.replace(partial, target)
-        reason = error.evalue.strip().splitlines()[0] if error.evalue.strip() else ""
-        raise MrictError(
-            f"{step.name}: cell [{error.exec_count}] failed with {error.ename}: {reason} "
-            f"(executed copy: {shown(target)})"
-        ) from None
-    except DeadKernelError:
-        os.replace(partial, target)
-        raise MrictError(
-            f"{step.name}: its process was ended from outside, often for lack of memory; free some, or run one "
-            f"notebook at a time with --jobs 1 (executed copy: {shown(target)})"
-        ) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise MrictError(
-            f"{shown(target)}: cannot be written ({reason}); free space or choose another folder"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
+        except papermill.PapermillExecutionError as error:
+            if error.ename == "KeyboardInterrupt":
+                raise KeyboardInterrupt from None
+            reason = error.evalue.strip().splitlines()[0] if error.evalue.strip() else ""
+            failure = f"cell [{error.exec_count}] failed with {error.ename}: {reason}"
+        except DeadKernelError:
+            failure = (
+                "its process was ended from outside, often for lack of memory; free some, or run one notebook at a "
+                "time with --jobs 1"
+            )
+    if failure:
+        raise MrictError(f"{step.name}: {failure} (executed copy: {shown(target)})")
 
 
 def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> None:

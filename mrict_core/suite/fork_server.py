@@ -37,7 +37,10 @@ def preload() -> None:
     """Import PRELOADED. None of it may start a thread of Python's or touch a GPU: neither survives a fork."""
     # As ipykernel does, but before matplotlib is imported.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    suite = os.getppid()
     for name in PRELOADED:
+        if os.getppid() != suite:
+            sys.exit()  # killed meanwhile: nobody asks for a kernel any more
         __import__(name)
     gc.freeze()  # what is here now stays shared with every fork
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,14 @@ def only_steps(steps: list[Step], only: str) -> set[str]:
             raise unknown_name("notebook", prefix, {step.notebook for step in steps})
         wanted |= found
     return wanted
+
+
+def all_needs(steps: list[Step]) -> list[Step]:
+    """Return the steps with the needs of their needs among their own, which count where those between are not run."""
+    needs: dict[str, tuple[str, ...]] = {}
+    for step in steps:  # after those they need
+        needs[step.name] = tuple(dict.fromkeys([*step.needs, *(far for need in step.needs for far in needs[need])]))
+    return [replace(step, needs=needs[step.name]) for step in steps]
 
 
 def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:

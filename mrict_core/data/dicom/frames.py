@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import re
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.config import IGNORE, settings
 
+from mrict_core.data.dicom import facts
+from mrict_core.data.dicom.facts import Value
+from mrict_core.data.dicom.values import damaged, text_of, uid_of, values_of, whole_of
 from mrict_core.errors import MrictError
-from mrict_core.paths import shown
+from mrict_core.paths import printable, shown
 
-# what the frames of one position differ in when a series holds several volumes
-VARIANTS = (
-    *("EchoNumbers", "EchoTime", "InversionTime", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"),
-    *("AcquisitionNumber", "ImageType", "ComplexImageComponent"),
-)
 TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("Modality", "SeriesNumber", "SeriesDescription", "InstanceNumber", "PatientPosition"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *VARIANTS),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *facts.TAGS),
 )
-GROUPS = {
-    "ImagePositionPatient": "PlanePositionSequence",
-    "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence",
-    "SliceThickness": "PixelMeasuresSequence",
-    "SpacingBetweenSlices": "PixelMeasuresSequence",
-    "RescaleSlope": "PixelValueTransformationSequence",
-    "RescaleIntercept": "PixelValueTransformationSequence",
-    "TemporalPositionIndex": "FrameContentSequence",
-    "EffectiveEchoTime": "MREchoSequence",
-    "DiffusionBValue": "MRDiffusionSequence",
-    "ComplexImageComponent": "MRImageFrameTypeSequence",
-    "FrameType": "MRImageFrameTypeSequence",
-}
-PHASE = {"P", "PHASE", "PHASE MAP"}  # in ImageType of several vendors, or ComplexImageComponent
 GREY = ("MONOCHROME1", "MONOCHROME2")
-UID = re.compile(r"[0-9][0-9.]{0,63}")
+WORDS = [tag for tag in TAGS if isinstance(tag, str) and not tag.endswith(("GroupsSequence", "LUTSequence"))]
+TILED = {"MOSAIC", "VFRAME"}  # words of ImageType: Siemens, UIH
 RIGHT_ANGLE = 1e-3  # how far the two axes of a plane may be from unit vectors at a right angle
 
 
@@ -70,14 +49,15 @@ class Frame:
     slope: float
     intercept: float
     instance: int | None
-    variants: dict[str, Any] = field(repr=False)
+    facts: dict[str, Value] = field(repr=False)
     sop_class: str = field(repr=False)
     sop_uid: str = field(repr=False)
 
     @property
     def name(self) -> str:
         """Return how a message names the frame."""
-        return self.path.name if self.of == 1 else f"{self.path.name} frame {self.index + 1}"
+        file = printable(self.path.name)
+        return file if self.of == 1 else f"{file} frame {self.index + 1}"
 
     @property
     def axes(self) -> np.ndarray:
@@ -89,60 +69,26 @@ class Frame:
         return np.stack([across, down, np.cross(across, down)])
 
 
-@contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Silence pydicom, whose warnings, log lines and errors on odd values quote them; values then pass as they are."""
-    logger, modes = logging.getLogger("pydicom"), (settings.reading_validation_mode, settings.writing_validation_mode)
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL + 1)
-        settings.reading_validation_mode = settings.writing_validation_mode = IGNORE
-        try:
-            yield
-        finally:
-            settings.reading_validation_mode, settings.writing_validation_mode = modes
-            logger.setLevel(level)
-
-
-def damaged(path: Path, why: str) -> MrictError:
-    """Return the error for a file that cannot be used; `why` holds no value of a tag."""
-    return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
-
-
-def text_of(header: pydicom.Dataset, keyword: str) -> str:
-    """Return a value as text, "" where it is absent or of several."""
-    value = header.get(keyword)
-    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
-
-
-def uid_of(header: pydicom.Dataset, keyword: str) -> str:
-    """Return a UID, "" where it is absent or none."""
-    uid = text_of(header, keyword)
-    return uid if UID.fullmatch(uid) else ""
-
-
-def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
-    """Return a whole number, None where it is absent or none."""
-    try:
-        return int(header.get(keyword))
-    except (TypeError, ValueError):
-        return None
-
-
 def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
     """Return the frames of one file, from its header alone; `MrictError` where they are no grey planes in space."""
     colours, grey = whole_of(header, "SamplesPerPixel") or 1, text_of(header, "PhotometricInterpretation")
+    if not grey:
+        raise damaged(path, "no PhotometricInterpretation")
     if colours != 1 or grey not in GREY:
         raise MrictError(f"{shown(path)}: a colour image; expected one grey value per pixel; export the grey series")
     if "ModalityLUTSequence" in header:
-        raise MrictError(f"{shown(path)}: grey values through a table; expected slope and intercept; export it plainly")
-    kinds = {str(v).upper() for v in (*_values(header.get("ImageType")), header.get("ComplexImageComponent"))}
-    if kinds & PHASE:
-        raise MrictError(f"{shown(path)}: a phase image; expected magnitudes; give the magnitude series alone")
-    if any("MOSAIC" in kind for kind in kinds):
-        raise MrictError(f"{shown(path)}: a mosaic of slices; expected one slice per frame; export slices")
-    count = whole_of(header, "NumberOfFrames") or 1
+        raise MrictError(
+            f"{shown(path)}: grey values through a table; expected slope and intercept; export without Modality LUT"
+        )
+    if TILED & {str(word).strip().upper() for word in values_of(header.get("ImageType"))}:
+        raise MrictError(
+            f"{shown(path)}: a mosaic, several slices tiled in one picture; expected one slice per frame; "
+            "export it as single slices or as an enhanced image"
+        )
+    count = whole_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1
+    if count is None or count < 1:
+        raise damaged(path, "NumberOfFrames is not a positive number")
+    _check_pixels(header, path)
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if count > 1 and not groups:
         raise MrictError(
@@ -151,31 +97,34 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
         )
     if groups and len(groups) != count:
         raise damaged(path, f"{count} frames, {len(groups)} descriptions of them")
-    return [_frame(header, path, k, count) for k in range(count)]
+    shape = (whole_of(header, "Rows") or 0, whole_of(header, "Columns") or 0)
+    if min(shape) < 1:
+        raise damaged(path, "Rows or Columns is not a positive number")
+    common = {
+        "path": path,
+        "of": count,
+        "shape": shape,
+        "instance": whole_of(header, "InstanceNumber") if count == 1 else None,
+        "sop_class": uid_of(header, "SOPClassUID"),
+        "sop_uid": uid_of(header, "SOPInstanceUID"),
+    }
+    values = facts.values_of_frames(header, WORDS)
+    return [Frame(index=k, **common, **_placed(values[k], path), facts=facts.facts_of(values[k])) for k in range(count)]
 
 
-def _values(value: Any) -> list:
-    return [] if value is None else list(value) if not isinstance(value, (str, int, float)) else [value]
+def _check_pixels(header: pydicom.Dataset, path: Path) -> None:
+    allocated, stored, signed = (whole_of(header, k) for k in ("BitsAllocated", "BitsStored", "PixelRepresentation"))
+    if allocated not in (8, 16, 32) or stored not in range(1, allocated + 1) or signed not in (0, 1):
+        raise damaged(path, "BitsAllocated, BitsStored and PixelRepresentation say no type of numbers")
 
 
-def _look_up(header: pydicom.Dataset, index: int, keyword: str) -> Any:
-    """Return a frame's value: its own, else the one shared by all frames of the file, else the file's."""
-    group = GROUPS.get(keyword)
-    per_frame, shared = header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")
-    for item in (per_frame[index] if per_frame else None, shared[0] if shared else None):
-        inner = item.get(group) if item is not None and group else None
-        if inner and inner[0].get(keyword) is not None:
-            return inner[0].get(keyword)
-    return header.get(keyword)
-
-
-def _numbers(header: pydicom.Dataset, path: Path, index: int, keyword: str, count: int) -> tuple[float, ...] | None:
+def _numbers(values: dict[Any, Any], path: Path, keyword: str, count: int) -> tuple[float, ...] | None:
     """Return `count` finite numbers, None where the value is absent; anything else raises."""
-    value = _look_up(header, index, keyword)
+    value = values.get(keyword)
     if value is None or value == "":
         return None
     try:
-        numbers = tuple(float(v) for v in _values(value))
+        numbers = tuple(float(v) for v in values_of(value))
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count or not np.isfinite(numbers).all():
@@ -183,14 +132,16 @@ def _numbers(header: pydicom.Dataset, path: Path, index: int, keyword: str, coun
     return numbers
 
 
-def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame:
+def _placed(values: dict[Any, Any], path: Path) -> dict[str, Any]:
+    """Return the fields of a `Frame` that place it in space and rescale it."""
+
     def one(keyword: str, default: float | None = None) -> float | None:
-        found = _numbers(header, path, index, keyword, 1)
+        found = _numbers(values, path, keyword, 1)
         return default if found is None else found[0]
 
     placed = {}
     for keyword, length in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
-        placed[keyword] = _numbers(header, path, index, keyword, length)
+        placed[keyword] = _numbers(values, path, keyword, length)
         if placed[keyword] is None:
             raise MrictError(f"{shown(path)}: no {keyword}; expected a slice placed in the patient; export it again")
     directions = np.array(placed["ImageOrientationPatient"]).reshape(2, 3)
@@ -198,32 +149,15 @@ def _frame(header: pydicom.Dataset, path: Path, index: int, count: int) -> Frame
         raise damaged(path, "ImageOrientationPatient is not two unit vectors at a right angle")
     if min(placed["PixelSpacing"]) <= 0:
         raise damaged(path, "PixelSpacing is not positive")
-    shape = (whole_of(header, "Rows") or 0, whole_of(header, "Columns") or 0)
-    if min(shape) < 1:
-        raise damaged(path, "Rows or Columns is not a positive number")
     slope = one("RescaleSlope", 1.0)
     if slope == 0:
         raise damaged(path, "RescaleSlope is 0")
-    return Frame(
-        path=path,
-        index=index,
-        of=count,
-        shape=shape,
-        position=placed["ImagePositionPatient"],
-        orientation=placed["ImageOrientationPatient"],
-        spacing_mm=placed["PixelSpacing"],
-        thickness_mm=one("SliceThickness"),
-        between_mm=one("SpacingBetweenSlices"),
-        slope=slope,
-        intercept=one("RescaleIntercept", 0.0),
-        instance=whole_of(header, "InstanceNumber") if count == 1 else None,
-        variants=_variants(header, index),
-        sop_class=uid_of(header, "SOPClassUID"),
-        sop_uid=uid_of(header, "SOPInstanceUID"),
-    )
-
-
-def _variants(header: pydicom.Dataset, index: int) -> dict[str, Any]:
-    keywords = (*VARIANTS, "TemporalPositionIndex", "EffectiveEchoTime", "FrameType")
-    found = {keyword: _look_up(header, index, keyword) for keyword in keywords}
-    return {k: tuple(map(str, _values(v))) for k, v in found.items() if v is not None}
+    return {
+        "position": placed["ImagePositionPatient"],
+        "orientation": placed["ImageOrientationPatient"],
+        "spacing_mm": placed["PixelSpacing"],
+        "thickness_mm": one("SliceThickness"),
+        "between_mm": one("SpacingBetweenSlices"),
+        "slope": slope,
+        "intercept": one("RescaleIntercept", 0.0),
+    }

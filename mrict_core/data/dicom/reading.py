@@ -8,18 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from mrict_core.data.dicom.frames import Frame, damaged, frames_of, hushed, text_of, uid_of
+from mrict_core.data.dicom.frames import Frame, frames_of
+from mrict_core.data.dicom.parts import one_image
 from mrict_core.data.dicom.series import Series, choose
 from mrict_core.data.dicom.stack import stack
+from mrict_core.data.dicom.values import damaged, opened, text_of, uid_of, whole_of
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
+from mrict_core.runtime import check_memory
 
 IDENTITY = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"),
 )
+BYTES, BYTES_DECODED = 5, 12  # of a voxel: in the volume, and while its file is decoded and rescaled
+SAME_LEVEL = 0.01  # of the image's range: padding so near 0 or its least value is background already
 LYING = re.compile("[HFLRAP]F(S|P|DL|DR)")  # PatientPosition: head first supine, and so on
 
 
@@ -32,7 +38,6 @@ class Source:
     patient_position: str
     lossy: bool  # compressed with loss at some time
     frames: tuple[Frame, ...] = field(repr=False)
-    remarks: tuple[str, ...] = ()
     identity: dict[str, str] | None = field(default=None, repr=False)
 
 
@@ -53,78 +58,152 @@ def read_series(
     """Return the series of a folder (searched at any depth) or of a file, values rescaled slice by slice.
 
     `series_uid`: a UID or a name of `list_series`; "" takes the only series of `modality` ("" for any).
+    Behind it may be a part, "NAME/EchoTime=12", where a series holds several images: the error that says so names them.
     `keep_identifiers` carries the patient's name, id and dates along, for `write_ct_series` alone.
     Raises `MrictError`, which never quotes a tag that may identify, for everything that is not one whole even stack.
     """
     path = Path(path)
-    series, remarks = choose(path, series_uid, modality, keep_identifiers)
-    frames, affine, more = stack(_frames(series), path)
+    name, *parts = series_uid.split("/")
+    series, remarks = choose(path, name, modality, keep_identifiers)
+    every = _frames(series)
+    chosen, more = one_image(every, parts, series.name, path)
+    frames, affine, gaps = stack(chosen, path, whole=len(chosen) == len(every))
     first = next(header for file, header in series.headers if file == frames[0].path)
     source = Source(
         study_uid=_one(series, "StudyInstanceUID", path),
         frame_of_reference_uid=_one(series, "FrameOfReferenceUID", path),
         patient_position=lying if LYING.fullmatch(lying := text_of(first, "PatientPosition")) else "",
-        lossy=any(text_of(header, "LossyImageCompression") == "01" for _, header in series.headers),
+        lossy=any(is_lossy(header) for _, header in series.headers),
         frames=tuple(frames),
-        remarks=(*remarks, *more),
         identity=_identity(frames[0].path) if keep_identifiers else None,
     )
-    return DicomVolume(_pixels(frames), affine, path, None, source)
+    array, padding = _pixels(frames, path)
+    if source.lossy and any("PixelPaddingValue" in header for _, header in series.headers):
+        padding.append("compressed with loss: PixelPaddingValue is not exact any more, its voxels are left as they are")
+    return DicomVolume(array, affine, path, remarks=(*remarks, *more, *gaps, *padding), source=source)
+
+
+def is_lossy(header: pydicom.Dataset) -> bool:
+    """Return whether pixels were compressed with loss at some time."""
+    return text_of(header, "LossyImageCompression") == "01"
 
 
 def _frames(series: Series) -> list[Frame]:
-    with hushed():
-        return [frame for file, header in series.headers for frame in frames_of(header, file)]
+    frames = []
+    for file, header in series.headers:
+        with opened(file):
+            frames += frames_of(header, file)
+            _check_size(header, frames[-1])
+    return frames
+
+
+def _check_size(header: pydicom.Dataset, frame: Frame) -> None:
+    """Raise for a file that is too short for the pixels its header says, before memory is taken for them."""
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax is None or (not syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian):
+        said, there = _bytes_of(header), frame.path.stat().st_size
+        if there < said:
+            raise damaged(frame.path, f"{there} bytes, its header says {said} bytes of pixels")
+
+
+def _bytes_of(header: pydicom.Dataset) -> int:
+    frames = whole_of(header, "NumberOfFrames") or 1
+    return frames * header.Rows * header.Columns * (header.BitsAllocated // 8)
 
 
 def _one(series: Series, keyword: str, path: Path) -> str:
     """Return the value that all files of a series share."""
     found = {uid_of(header, keyword) for _, header in series.headers}
     if len(found) > 1:
-        raise MrictError(f"{shown(path)}: slices of {len(found)} different {keyword}; expected one; export it again")
+        what = f"some slices without {keyword}" if "" in found else f"slices of {len(found)} different {keyword}"
+        raise MrictError(f"{shown(path)}: {what}; expected one; export the series again")
     return found.pop()
 
 
 def _identity(file: Path) -> dict[str, str]:
-    with hushed():
+    with opened(file):
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(IDENTITY), force=True)
         return {keyword: text_of(header, keyword) for keyword in IDENTITY if keyword in header}
 
 
-def _pixels(frames: list[Frame]) -> np.ndarray:
-    """Return the rescaled values (columns, rows, slices) float32 of sorted frames."""
-    array = np.empty((len(frames), *frames[0].shape), np.float32)
+def _pixels(frames: list[Frame], path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return the rescaled values (columns, rows, slices) float32 of sorted frames, padding as background; remarks."""
     places: dict[Path, list[int]] = {}
     for k, frame in enumerate(frames):
         places.setdefault(frame.path, []).append(k)
+    plane = frames[0].shape[0] * frames[0].shape[1]
+    largest = max(frames[k].of for k, *_ in places.values())
+    check_memory(plane * (len(frames) * BYTES + largest * BYTES_DECODED), shown(path))
+    array = np.empty((len(frames), *frames[0].shape), np.float32)
+    padded: dict[int, np.ndarray] = {}  # slice: where it is padding
     for file, slices in places.items():
-        stored = _decode(file)
+        stored, padding = _decode(file)
         for k in slices:
-            frame = frames[k]
-            plane = stored[frame.index] if frame.of > 1 else stored
-            plane = plane.reshape(plane.shape[-2:])
-            if plane.shape != frame.shape:
-                raise damaged(file, f"{plane.shape[0]} x {plane.shape[1]} pixels, its header says otherwise")
-            array[k] = plane if (frame.slope, frame.intercept) == (1, 0) else plane * frame.slope + frame.intercept
-        if not np.isfinite(array[slices]).all():
-            raise MrictError(f"{shown(file)}: NaN or infinite pixels; expected numbers; export it again")
-    return array.T
+            values = _plane(stored, frames[k])
+            array[k] = _rescaled(values, frames[k])
+            if not np.isfinite(array[k]).all():
+                raise MrictError(f"{shown(file)}: NaN or infinite pixels; expected numbers; export it again")
+            if padding:
+                padded[k] = (values >= padding[0]) & (values <= padding[1])
+    return array.T, _fill_padding(array, padded, path)
 
 
-def _decode(file: Path) -> np.ndarray:
-    packed = ""
-    try:
-        with hushed():
-            dataset = pydicom.dcmread(file, force=True)
-            syntax = dataset.file_meta.get("TransferSyntaxUID")
-            packed = syntax.name if syntax is not None and syntax.is_compressed else ""
-            return dataset.pixel_array
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes make pydicom and its decoders raise nearly anything
-        if packed and isinstance(error, (RuntimeError, NotImplementedError)):
+def _plane(stored: np.ndarray, frame: Frame) -> np.ndarray:
+    plane = stored[frame.index] if frame.of > 1 else stored
+    plane = plane.reshape(plane.shape[-2:])
+    if plane.shape != frame.shape:
+        raise damaged(frame.path, f"{plane.shape[0]} x {plane.shape[1]} pixels, its header says otherwise")
+    return plane
+
+
+def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
+    return plane if (frame.slope, frame.intercept) == (1, 0) else plane * frame.slope + frame.intercept
+
+
+def _fill_padding(array: np.ndarray, padded: dict[int, np.ndarray], path: Path) -> list[str]:
+    """Set padding to the least value of the rest, in place, and say so, unless it is background as it is."""
+    inside = np.concatenate([array[k][mask] for k, mask in padded.items()]) if padded else np.empty(0)
+    if not inside.size:
+        return []
+    if inside.size == array.size:
+        raise MrictError(
+            f"{shown(path)}: every pixel is PixelPaddingValue or in its range; expected an image; export it again"
+        )
+    rest = [plane[~padded[k]] if k in padded else plane for k, plane in enumerate(array)]
+    least, most = min(r.min(initial=np.inf) for r in rest), max(r.max(initial=-np.inf) for r in rest)
+    slack = SAME_LEVEL * (most - least)
+    if inside.min() >= min(0, least) - slack and inside.max() <= least + slack:
+        return []
+    for k, mask in padded.items():
+        array[k][mask] = least
+    return [f"{inside.size} voxels are PixelPaddingValue or in its range: taken as background ({least:g})"]
+
+
+def _decode(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """Return the stored values of a file, and the least and greatest of them that are padding."""
+    with opened(file):
+        dataset = pydicom.dcmread(file, force=True)
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        packed = syntax.name if syntax is not None and syntax.is_compressed else ""
+        if not packed and len(dataset.get("PixelData", b"")) < (said := _bytes_of(dataset)):
+            raise damaged(file, f"{len(dataset.get('PixelData', b''))} bytes of pixels, its header says {said}")
+        try:
+            stored = dataset.pixel_array
+        except (RuntimeError, NotImplementedError):
+            if not packed:
+                raise
             raise MrictError(
                 f"{shown(file)}: pixels compressed as {packed} cannot be decoded; "
                 "expected another compression, or an undamaged file; export it uncompressed"
             ) from None
-        raise damaged(file, f"pixels: {type(error).__name__}") from None
+        return stored, _padding(dataset, stored.dtype)
+
+
+def _padding(dataset: pydicom.Dataset, dtype: np.dtype) -> tuple[int, int] | None:
+    """Return the range of padding among stored values: headers may write a negative number as an unsigned one."""
+    value = whole_of(dataset, "PixelPaddingValue")
+    if value is None or is_lossy(dataset):  # after a lossy compression padding is no single value any more
+        return None
+    limit = whole_of(dataset, "PixelPaddingRangeLimit")
+    low, high = sorted(np.array([value, value if limit is None else limit], np.int64).astype(dtype).tolist())
+    return low, high

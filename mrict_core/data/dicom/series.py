@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import re
+import os
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
-from pydicom.config import IGNORE
-from pydicom.errors import InvalidDicomError
 
-from mrict_core.data.dicom.frames import TAGS, damaged, hushed, text_of, whole_of
-from mrict_core.errors import MrictError
-from mrict_core.paths import shown
+from mrict_core.data.dicom.frames import TAGS
+from mrict_core.data.dicom.kinds import class_of, is_unsure, modality_of, why_no_image
+from mrict_core.data.dicom.values import check_deflated, damaged, opened, text_of, unavailable, whole_of
+from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.paths import printable, shown
 
-DIRECTORY = "1.2.840.10008.1.3.10"
 MAGIC = slice(128, 132)
 GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")  # how a file without the leading 128 bytes begins
-MODALITY = re.compile("[A-Z]{2,16}")
+NOT_DICOM = "not DICOM"
+Aside = list[tuple[Path, str]]  # what is no image that is read, and why
+Failed = Callable[[Path, MrictError], None]
 
 
 @dataclass(frozen=True)
@@ -34,26 +37,52 @@ class Series:
 
     @property
     def name(self) -> str:
-        return hashlib.blake2b(self.uid.encode(), digest_size=4).hexdigest()
+        return hashlib.blake2b(f"{self.uid} {self.modality}".encode(), digest_size=4).hexdigest()
 
     def text(self, keep_identifiers: bool = False) -> str:
         """Return the series in words; UID and description only on demand."""
         kind = " localizer" if self.localizer else ""
-        words = f"{self.name} ({self.modality or 'no modality'}{kind}, {self.images} image{'s' * (self.images != 1)}"
+        words = f"{self.name} ({self.modality}{kind}, {self.images} image{'s' * (self.images != 1)}"
         if keep_identifiers:
             words += f", {self.uid}, {text_of(self.headers[0][1], 'SeriesDescription') or 'no description'}"
-        return words + ")"
+        return printable(words + ")")
+
+
+@dataclass(frozen=True)
+class SeriesFound:
+    """A series below a folder: `read_series(folder, name)` reads it; `why_not` is "" where it is an MR for synthesis.
+
+    `alone`: no other series that could be meant is in `folder`, so that the name can be left out.
+    """
+
+    folder: Path
+    name: str
+    modality: str
+    images: int
+    files: tuple[Path, ...] = field(repr=False)
+    why_not: str
+    alone: bool
 
 
 def is_dicom(path: Path | str) -> bool:
-    """Return whether `path` is a DICOM file, or a folder that holds one (not deeper) or a DICOMDIR."""
+    """Return whether `path` is a DICOM file, or a folder that holds one (not deeper) or a DICOMDIR.
+
+    Raises `UnavailableError` for a file or folder that cannot be looked into; such files inside a folder count as none.
+    """
     path = Path(path)
-    try:
-        if path.is_dir():
-            return any(_may_be_dicom(file) for file in sorted(path.iterdir()) if file.is_file())
-        return path.is_file() and _may_be_dicom(path)
-    except OSError:  # a folder that may not be looked into
+    if path.is_file():
+        return _may_be_dicom(path)
+    if not path.is_dir():
         return False
+    try:
+        files = sorted(file for file in path.iterdir() if file.is_file())
+    except OSError as error:
+        raise unavailable(path, error.strerror) from None
+    for file in files:
+        with contextlib.suppress(UnavailableError):
+            if _may_be_dicom(file):
+                return True
+    return False
 
 
 def list_series(path: Path | str) -> list[Series]:
@@ -61,111 +90,181 @@ def list_series(path: Path | str) -> list[Series]:
     return scan(Path(path))[0]
 
 
-def scan(path: Path) -> tuple[list[Series], Counter]:
-    """Return the series of images, and how many files of which kind are none.
+def series_below(folder: Path | str) -> tuple[list[SeriesFound], Aside]:
+    """Return the series below a folder, and every file and folder that is in none of them, with the reason.
+
+    Each folder directly inside is looked through on its own, to any depth, so that copies of one series in two of them
+    are two series. A DICOM file that cannot be read is in the second list: reading a series beside it will fail.
+    """
+    folder, found, aside = Path(folder), [], []
+    places: dict[Path, Aside] = {}
+
+    def failed(path: Path, error: MrictError) -> None:
+        aside.append((path, str(error)))
+
+    for path, why in _walk(folder, failed):
+        inside = path.relative_to(folder).parts
+        places.setdefault(folder / inside[0] if len(inside) > 1 else folder, []).append((path, why))
+    for entries in places.values():
+        series, rest = _sort_out(entries, failed)
+        found += _found(series)
+        aside += rest
+    return found, sorted(aside)
+
+
+def _found(series: list[Series]) -> list[SeriesFound]:
+    folders = [Path(os.path.commonpath([file.parent for file, _ in s.headers])) for s in series]
+    whys = [_why_not(s) for s in series]
+    found = []
+    for s, folder, why in zip(series, folders, whys, strict=True):
+        usable = [f for f, reason in zip(folders, whys, strict=True) if not reason and f.is_relative_to(folder)]
+        files = tuple(file for file, _ in s.headers)
+        found.append(SeriesFound(folder, s.name, s.modality, s.images, files, why, len(usable) == 1 and not why))
+    return found
+
+
+def _why_not(series: Series) -> str:
+    if is_unsure(series.modality):
+        return f"nothing says that it is an MR ({series.modality}): only with --series {series.name}"
+    if series.modality != "MR":
+        return f"a {series.modality} series"
+    return "a localizer" if series.localizer else ""
+
+
+def scan(path: Path) -> tuple[list[Series], Aside]:
+    """Return the series of images, and what is none, with the reason.
 
     Raises `MrictError` for DICOM files that cannot be read: one of them may be the slice that then is missing.
     """
-    found: dict[str, list[tuple[Path, pydicom.Dataset]]] = {}
-    other: Counter = Counter()
-    for file in _files(path):
-        header = _read_header(file)
-        if header is None:
-            other["not DICOM"] += 1
-        elif "Rows" not in header or "Columns" not in header:
-            if _is_image(header):
-                raise damaged(file, "an image without Rows and Columns")
-            other["without an image"] += 1
-        else:
-            found.setdefault(text_of(header, "SeriesInstanceUID"), []).append((file, header))
-    series = [_series(uid, headers) for uid, headers in found.items()]
-    series.sort(key=lambda s: (whole_of(s.headers[0][1], "SeriesNumber") or 0, s.name))
-    return series, other
 
+    def failed(_: Path, error: MrictError) -> None:
+        raise error
 
-def _files(path: Path) -> list[Path]:
     if path.is_file():
-        return [path]
+        return _sort_out([(path, "")], failed)
     if not path.is_dir():
-        raise MrictError(f"{shown(path)}: no such file or folder; expected a DICOM series")
-    files = (f for f in path.rglob("*") if not any(part.startswith(".") for part in f.relative_to(path).parts))
-    return sorted(f for f in files if f.is_file() and f.name != "DICOMDIR")
+        raise UnavailableError(f"{shown(path)}: no such file or folder; expected a DICOM series; check the name")
+    return _sort_out(_walk(path, failed), failed)
+
+
+def _walk(folder: Path, failed: Failed) -> Iterator[tuple[Path, str]]:
+    """Yield every file below a folder with "", and what is not looked into with the reason."""
+
+    def unavailable(error: OSError) -> None:
+        failed(Path(error.filename), unavailable(Path(error.filename), error.strerror))
+
+    for place, folders, files in os.walk(folder, onerror=unavailable):
+        for name in sorted(folders):
+            path = Path(place, name)
+            if name.startswith(".") or path.is_symlink():
+                folders.remove(name)
+                yield path, "hidden folder" if name.startswith(".") else "link to a folder"
+        folders.sort()
+        for name in sorted(files):
+            path = Path(place, name)
+            yield path, "hidden file" if name.startswith(".") else "" if path.is_file() else "not a plain file"
+
+
+def _sort_out(entries: Iterator[tuple[Path, str]] | Aside, failed: Failed) -> tuple[list[Series], Aside]:
+    found: dict[tuple[str, str], list[tuple[Path, pydicom.Dataset]]] = {}
+    aside: Aside = []
+    for file, why in entries:
+        try:
+            header, why = (None, why) if why else _read_header(file)
+        except MrictError as error:
+            failed(file, error)
+            continue
+        if header is None:
+            aside.append((file, why))
+        else:
+            found.setdefault((text_of(header, "SeriesInstanceUID"), modality_of(header)), []).append((file, header))
+    series = [_series(uid, modality, headers) for (uid, modality), headers in found.items()]
+    series.sort(key=lambda s: (whole_of(s.headers[0][1], "SeriesNumber") or 0, s.name))
+    return series, aside
+
+
+def _series(uid: str, modality: str, headers: list[tuple[Path, pydicom.Dataset]]) -> Series:
+    images = sum(max(1, whole_of(header, "NumberOfFrames") or 1) for _, header in headers)
+    localizer = all("LOCALIZER" in str(header.get("ImageType", "")).upper() for _, header in headers)
+    return Series(uid, modality, images, localizer, tuple(headers))
 
 
 def _may_be_dicom(file: Path) -> bool:
+    start = _start(file)
+    return start[MAGIC] == b"DICM" or (start[:2] in GROUPS and _read_header(file)[1] != NOT_DICOM)
+
+
+def _start(file: Path) -> bytes:
     try:
         with open(file, "rb") as opened:
-            start = opened.read(132)
-    except OSError:
-        return False
-    if start[MAGIC] == b"DICM":
-        return True
-    return start[:2] in GROUPS and _read_header(file) is not None
-
-
-def _is_image(header: pydicom.Dataset) -> bool:
-    return "Image Storage" in pydicom.uid.UID(_kind(header), IGNORE).name
-
-
-def _kind(header: pydicom.Dataset) -> str:
-    return text_of(header, "SOPClassUID") or text_of(header.file_meta, "MediaStorageSOPClassUID")
-
-
-def _read_header(file: Path) -> pydicom.Dataset | None:
-    """Return the tags that place a file's images, None where it is no DICOM file or a directory of them."""
-    try:
-        with open(file, "rb") as opened:
-            start = opened.read(132)
+            return opened.read(132)
     except OSError as error:
-        raise MrictError(f"{shown(file)}: cannot be read ({error.strerror}); make it readable") from None
+        raise unavailable(file, error.strerror) from None
+
+
+def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
+    """Return the tags that place a file's images, or None and what the file is instead."""
+    start = _start(file)
     marked = start[MAGIC] == b"DICM"
     if not marked and start[:2] not in GROUPS:
-        return None
+        return None, NOT_DICOM
     try:
-        with hushed():
+        with opened(file):
+            check_deflated(file)
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=not marked)
+            kind = class_of(header)
+            if not (kind or marked):
+                return None, NOT_DICOM
+            if why := why_no_image(header):
+                return None, why
             for keyword in TAGS:
                 header.get(keyword)  # values are decoded on the first look
-            kind = _kind(header)
-    except InvalidDicomError:
-        return None
-    except Exception as error:  # damaged bytes make pydicom raise nearly anything
+    except UnavailableError:
+        raise
+    except MrictError:
         if not marked:
-            return None
-        raise damaged(file, type(error).__name__) from None
-    if kind == DIRECTORY or not (kind or marked):
-        return None
-    return header
-
-
-def _series(uid: str, headers: list[tuple[Path, pydicom.Dataset]]) -> Series:
-    first = headers[0][1]
-    images = sum(whole_of(header, "NumberOfFrames") or 1 for _, header in headers)
-    localizer = all("LOCALIZER" in str(header.get("ImageType", "")).upper() for _, header in headers)
-    modality = text_of(first, "Modality")
-    return Series(uid, modality if MODALITY.fullmatch(modality) else "", images, localizer, tuple(headers))
+            return None, NOT_DICOM
+        raise
+    if "Rows" not in header or "Columns" not in header:
+        raise damaged(file, "an image without Rows and Columns")
+    return header, ""
 
 
 def choose(path: Path, wanted: str, modality: str, keep_identifiers: bool = False) -> tuple[Series, list[str]]:
     """Return the series named `wanted` (its name or UID), else the only one of `modality`, and remarks on the rest."""
-    series, other = scan(path)
+    series, aside = scan(path)
+    counts = _counted(aside)
     said = "; ".join(s.text(keep_identifiers) for s in series)
     if not series:
-        rest = ", ".join(f"{n} {kind}" for kind, n in other.items()) or "empty"
-        raise MrictError(f"{shown(path)}: no DICOM image ({rest}); expected a series of {modality or 'images'}")
+        raise MrictError(
+            f"{shown(path)}: no DICOM image: {counts or 'empty'}; expected a series of {modality or 'images'}"
+        )
+    remarks = []
     if wanted:
         chosen = [s for s in series if wanted in (s.uid, s.name)]
         if not chosen:
-            raise MrictError(f"{shown(path)}: no series of that name; it holds: {said}")
+            raise MrictError(f"{shown(path)}: no series of that name; it holds: {said}; give the name of one")
+        if modality and is_unsure(chosen[0].modality):
+            remarks.append(f"taken for {modality} by its name alone: {chosen[0].modality}")
+        elif modality not in ("", chosen[0].modality):
+            raise MrictError(f"{shown(path)}: no {modality} series of that name; it holds: {said}; choose another")
     else:
         fitting = [s for s in series if not modality or s.modality == modality]
         chosen = [s for s in fitting if not s.localizer] or fitting
-    if not chosen or (modality and chosen[0].modality != modality):
-        raise MrictError(f"{shown(path)}: no {modality} series; it holds: {said}; give the folder of the {modality}")
+        if not chosen:
+            unsure = [s.name for s in series if is_unsure(s.modality)]
+            hint = f", or --series {unsure[0]} if that is one" if unsure else ""
+            raise MrictError(
+                f"{shown(path)}: no {modality} series; it holds: {said}; give the folder of the {modality}{hint}"
+            )
     if len(chosen) > 1:
         said = "; ".join(s.text(keep_identifiers) for s in chosen)
-        raise MrictError(f"{shown(path)}: {len(chosen)} series; expected one; choose one by its name: {said}")
-    remarks = [f"left aside: {s.text(keep_identifiers)}" for s in series if s is not chosen[0]]
-    if other:
-        remarks.append("left aside: " + ", ".join(f"{n} files {kind}" for kind, n in sorted(other.items())))
-    return chosen[0], remarks
+        raise MrictError(f"{shown(path)}: {len(chosen)} series; expected one; choose one with --series NAME: {said}")
+    remarks += [f"left aside: {s.text(keep_identifiers)}" for s in series if s is not chosen[0]]
+    return chosen[0], remarks + [f"left aside: {counts}"] * bool(aside)
+
+
+def _counted(aside: Aside) -> str:
+    """Return how many files and folders of which kind are no images."""
+    counts = Counter(why for _, why in aside)
+    return ", ".join(f"{why} ({n})" for why, n in sorted(counts.items()))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.uid import generate_uid
 
 from mrict_core.data.dicom.ct_object import MAKER, Plane, SeriesFacts, ct_slice
-from mrict_core.data.dicom.frames import RIGHT_ANGLE, hushed, text_of
+from mrict_core.data.dicom.frames import RIGHT_ANGLE
 from mrict_core.data.dicom.reading import DicomVolume, Source
+from mrict_core.data.dicom.values import hushed, text_of
 from mrict_core.data.volumes import LPS_TO_RAS, SliceOrder, Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
@@ -24,7 +28,15 @@ STORED = 2**16 - 1
 FILE = re.compile(r"CT\d{4,}\.dcm")
 
 
-def write_ct_series(
+def write_ct_series(folder: Path | str, hu: np.ndarray, volume: Volume, **options: Any) -> Path:
+    """Write a series as `staged_ct_series` does, and let it appear at once; return its folder."""
+    with staged_ct_series(folder, hu, volume, **options):
+        pass
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def staged_ct_series(
     folder: Path | str,
     hu: np.ndarray,
     volume: Volume,
@@ -33,13 +45,14 @@ def write_ct_series(
     version: str,
     overwrite: bool = False,
     keep_identifiers: bool = False,
-) -> Path:
+) -> Iterator[None]:
     """Write `hu` (the shape and file order of `volume`), rounded to whole HU, as CT Image Storage objects, one a slice.
 
-    The folder appears whole or not at all. Of a DICOM volume the study, the frame of reference and the positions are
-    the MR's, every slice names the image it was made of; of other volumes study and frame of reference are new and the
-    slices axial. The patient's name, id and dates are written with `keep_identifiers` only, which `read_series` must
-    have been given too; the UIDs that are kept lead back to the MR for whoever has it, and may hold a date.
+    The folder takes its name whole when the block ends well, and vanishes when not. Of a DICOM volume the study, the
+    frame of reference and the positions are the MR's, every slice names the image it was made of; of other volumes
+    study and frame of reference are new and the slices axial. The patient's name, id and dates are written with
+    `keep_identifiers` only, which `read_series` must have been given too; the UIDs that are kept lead back to the MR
+    for whoever has it, and may hold a date.
     """
     folder, identity = Path(folder), None
     if hu.shape != volume.shape:
@@ -62,11 +75,12 @@ def write_ct_series(
     may_replace = partial(_check_replaceable, overwrite=overwrite)
     if os.path.lexists(folder):
         may_replace(folder)
-    with atomic_folder(folder, may_replace) as temporary, hushed():
-        for k, plane in enumerate(planes):
-            pixels = np.rint(stack[k]).astype(np.int32)
-            ct_slice(facts, plane, k + 1, pixels).save_as(temporary / f"CT{k + 1:04d}.dcm", enforce_file_format=True)
-    return folder
+    with atomic_folder(folder, may_replace) as temporary:
+        with hushed():
+            for k, plane in enumerate(planes):
+                file, pixels = temporary / f"CT{k + 1:04d}.dcm", np.rint(stack[k]).astype(np.int32)
+                ct_slice(facts, plane, k + 1, pixels).save_as(file, enforce_file_format=True)
+        yield
 
 
 def _plain(text: str) -> str:

@@ -23,7 +23,7 @@ from mrict_core.data.phantom.tissues import OUTSIDE, Tissue
 from mrict_core.data.volumes import save_nifti
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
-from mrict_core.runtime import code_hash, hash_of, read_json, write_json
+from mrict_core.runtime import code_hash, end_with_parent, hash_of, read_json, write_json
 
 REGIONS = {"brain": "B", "pelvis": "P"}
 MASK_MARGIN_MM = 6.0  # SynthRAD's masks are the body outline with a small margin; here at least one pixel
@@ -151,7 +151,7 @@ def _written(
         for pid in ids:
             yield write_patient(folders[pid], pid, seed, spec)
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         jobs = [pool.submit(write_patient, folders[pid], pid, seed, spec) for pid in ids]
         try:
             for job in as_completed(jobs):

@@ -1,0 +1,104 @@
+"""Values of DICOM tags, which may be absent, of another type or damaged, as plain text and numbers; its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.config import IGNORE, settings
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.paths import shown
+from mrict_core.runtime import check_memory
+
+META = 1024  # bytes that hold the transfer syntax of any file
+BLOCK, COPIES = 1 << 20, 3  # bytes; of the inflated file in memory
+UID = re.compile(r"[0-9][0-9.]{0,63}")
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Silence pydicom, whose warnings, log lines and errors on odd values quote them; values then pass as they are."""
+    logger, modes = logging.getLogger("pydicom"), (settings.reading_validation_mode, settings.writing_validation_mode)
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL + 1)
+        settings.reading_validation_mode = settings.writing_validation_mode = IGNORE
+        try:
+            yield
+        finally:
+            settings.reading_validation_mode, settings.writing_validation_mode = modes
+            logger.setLevel(level)
+
+
+def damaged(path: Path, why: str) -> MrictError:
+    """Return the error for a file that cannot be used; `why` holds no value of a tag."""
+    return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
+
+
+def unavailable(path: Path, why: str | None) -> UnavailableError:
+    """Return the error for a file that cannot be read for a reason that is not its content."""
+    return UnavailableError(f"{shown(path)}: cannot be read ({why or 'no reason given'}); check it and try again")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[None]:
+    """Silence pydicom and turn whatever reading `path` raises into one line that quotes no tag."""
+    try:
+        with hushed():
+            yield
+    except MrictError:
+        raise
+    except MemoryError:
+        raise unavailable(path, "too little memory") from None
+    except Exception as error:  # damaged bytes make pydicom and its decoders raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unavailable(path, error.strerror) from None
+        raise damaged(path, type(error).__name__) from None
+
+
+def check_deflated(path: Path) -> None:
+    """Raise `UnavailableError` for a deflated file that grows beyond the memory there is: pydicom inflates it whole."""
+    with open(path, "rb") as file:
+        start = file.read(META)
+        if start[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in start:
+            return
+        file.seek(144 + int.from_bytes(start[140:144], "little"))  # behind the length of the meta information, and it
+        stream, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while block := stream.unconsumed_tail or file.read(BLOCK):
+            size += len(stream.decompress(block, BLOCK))
+            check_memory(COPIES * size, shown(path))
+
+
+def text_of(header: pydicom.Dataset, keyword: str) -> str:
+    """Return a value as text, "" where it is absent or of several."""
+    value = header.get(keyword)
+    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
+
+
+def uid_of(header: pydicom.Dataset, keyword: str) -> str:
+    """Return a UID, "" where it is absent or none."""
+    uid = text_of(header, keyword)
+    return uid if UID.fullmatch(uid) else ""
+
+
+def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
+    """Return a whole number, None where it is absent or none."""
+    try:
+        return int(header.get(keyword))
+    except (TypeError, ValueError):
+        return None
+
+
+def values_of(value: Any) -> list:
+    """Return the values of a tag as a list: none, one or several."""
+    return [] if value is None else list(value) if not isinstance(value, (str, bytes, int, float)) else [value]

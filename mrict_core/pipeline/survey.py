@@ -1,0 +1,177 @@
+"""What a folder holds: the MRs to synthesise, and for everything else the reason why it is none of them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mrict_core.data.dicom import SeriesFound, series_below
+from mrict_core.data.dicom.series import NOT_DICOM
+from mrict_core.data.volumes import SUFFIXES, stem_of
+from mrict_core.evaluation.files import NAMES, ROLES
+from mrict_core.inference.output import made_here
+from mrict_core.paths import shown
+
+# Types that may hold an MR and are not read; a file of any other type is no image.
+UNREAD = re.compile(
+    r"\.(img|hdr|mg[zh]|mnc|par|rec|ima|dcm|nhdr|gipl|vt[ki]|tiff?|np[yz]|mat|h5|zip|tar|gz|bz2|xz|7z)$"
+)
+OTHERS = {name for role in ROLES for name in NAMES[role]}
+OTHER_ENDING = re.compile(rf"(^|[_-])({'|'.join(map(re.escape, OTHERS))})$", re.IGNORECASE)
+MR_ENDING = re.compile(rf"[_-]({'|'.join(map(re.escape, NAMES['mr']))})$", re.IGNORECASE)
+EXPECTED = "a file for each case, or a folder with a file named mr or with DICOM"
+Rest = list[tuple[Path, str]]  # files that are no DICOM image, and why
+
+
+@dataclass
+class Survey:
+    """Everything below a folder is in one of these, by itself, within a series or with the folder that it is in."""
+
+    sources: dict[str, tuple[Path, str]] = field(default_factory=dict)  # case => its MR, and its series where several
+    problems: dict[str, str] = field(default_factory=dict)  # case => why it cannot be used
+    left_out: dict[Path, str] = field(default_factory=dict)  # what may be an MR => why it is not used
+    aside: dict[Path, str] = field(default_factory=dict)  # what is no MR => how that is known
+
+    def add(self, name: str, path: Path, series: str = "") -> None:
+        if name not in self.sources and name not in self.problems:
+            self.sources[name] = (path, series)
+            return
+        other = self.sources.pop(name, None)
+        both = f"{shown(path)} and {shown(other[0])}" if other else shown(path)
+        self.problems[name] = f"{both}: two files for one mr; expected one input for a case; remove or rename one"
+
+
+def survey(root: Path, results: Iterable[Path] = ()) -> Survey:
+    """Return what a folder of cases holds; `results` are the folders that the run writes to, which are none of it.
+
+    A case is an image `<case>.nii.gz` (also `<case>_mr.mha` …), a folder `<case>/` that holds a file named mr, or a
+    DICOM series of MR at any depth of a folder `<case>/`; in the folder itself or in its Task1/<region>/. A folder that
+    holds a file named mr itself is that of one patient.
+    """
+    found = Survey()
+    _cases(root, found, {path.resolve() for path in results})
+    return found
+
+
+def images_beside(folder: Path) -> list[Path]:
+    """Return the files below the folder of a DICOM series that are images of another type."""
+    found = Survey()
+    for path, why in series_below(folder)[1]:
+        sort_beside(path, why, "", found)
+    return sorted(path for path in found.left_out if stem_of(path))
+
+
+def plain_name(name: str) -> str:
+    """Return a name for a file without control characters, whatever the input is called."""
+    return "".join(c if c.isprintable() else "_" for c in name)
+
+
+def _cases(folder: Path, found: Survey, results: set[Path]) -> None:
+    series, rest = series_below(folder)
+    series_of, rest_of = defaultdict(list), defaultdict(list)
+    for one in series:
+        series_of[_child(one.files[0], folder)].append(one)
+    for path, why in rest:
+        rest_of[_child(path, folder)].append((path, why))
+    if any(_is_mr(path) for path in rest_of):
+        _case(folder, series, rest, found)
+        return
+    for path in sorted({*rest_of, *series_of, *folder.iterdir()}):
+        if path.resolve() in results:
+            found.aside[path] = "the results of this command"
+        elif path.name.startswith("."):
+            found.aside[path] = "hidden"
+        elif path.is_dir() and "Task1" in (path.name, folder.name):
+            _cases(path, found, results)
+        elif path.is_dir():
+            _case(path, *(series_below(path) if path.is_symlink() else (series_of[path], rest_of[path])), found)
+        elif path in rest_of:
+            _file(path, rest_of[path][0][1], found)
+    loose = [one for path, items in series_of.items() if not path.is_dir() for one in items]
+    _series(folder.resolve().name, loose, found)
+
+
+def _child(path: Path, folder: Path) -> Path:
+    """Return the file or folder directly in `folder` that is `path` or holds it."""
+    inside = path.relative_to(folder).parts
+    return folder / inside[0] if inside else folder
+
+
+def _is_mr(path: Path) -> bool:
+    return stem_of(path).lower() in NAMES["mr"] and not path.is_dir()
+
+
+def _case(folder: Path, series: list[SeriesFound], rest: Rest, found: Survey) -> None:
+    """Sort what the folder of one case holds: its file named mr, else its series, and what is beside."""
+    name = folder.resolve().name if not folder.name else folder.name
+    own = [path for path, _ in rest if path.parent == folder and _is_mr(path)]
+    if own:
+        taken = f"beside {own[0].name} of {name}, which is taken"
+        for path in own:
+            found.add(name, path)
+        found.left_out |= {one.files[0]: f"a DICOM series {taken}" for one in series}
+    else:
+        taken = f"beside the DICOM of {name}, which is taken" if any(not one.why_not for one in series) else ""
+        _series(name, series, found)
+        roles = sorted(stem_of(path).lower() for path, _ in rest if path.parent == folder and _is_other(path))
+        if roles and not taken:
+            found.left_out[folder] = f"holds {' and '.join(roles)} but no file named mr; add it"
+    for path, why in rest:
+        if path not in own:
+            place = path.parent.parent if _is_mr(path) else path.parent
+            sort_beside(
+                path, why, taken or f"not where an MR is looked for; expected {EXPECTED}; give {shown(place)}", found
+            )
+    if not series and not rest:
+        found.aside[folder] = "an empty folder"
+
+
+def _is_other(path: Path) -> bool:
+    return stem_of(path).lower() in OTHERS
+
+
+def _series(name: str, series: list[SeriesFound], found: Survey) -> None:
+    """Take the MR series of one case; where there are several, each is a case."""
+    usable = [one for one in series if not one.why_not]
+    for one in usable:
+        own = f"_{one.folder.name if one.alone else one.name}" if len(usable) > 1 else ""
+        found.add(f"{name}{own}", one.folder, "" if one.alone else one.name)
+    for one in series:
+        if one.why_not:
+            place = found.left_out if "--series" in one.why_not else found.aside
+            place[one.files[0]] = f"{one.why_not} ({one.images} images)"
+
+
+def _file(path: Path, why: str, found: Survey) -> None:
+    """Sort a file that is directly in the folder of the cases: an image is a case."""
+    stem = stem_of(path)
+    if stem and not OTHER_ENDING.search(stem) and not made_here(path):
+        found.add(MR_ENDING.sub("", stem), path)
+    else:
+        sort_beside(path, why, "", found)
+
+
+def sort_beside(path: Path, why: str, taken: str, found: Survey) -> None:
+    """Sort a file that is no case; `why` it is no DICOM image, `taken`: why an image of no known role is not used."""
+    stem = stem_of(path)
+    if why.startswith(f"{shown(path)}: "):  # damaged, or not readable now
+        found.left_out[path] = why.removeprefix(f"{shown(path)}: ")
+    elif why.startswith("hidden"):
+        found.aside[path] = "hidden"
+    elif why == "link to a folder":
+        found.left_out[path] = "a link to a folder, which is not followed here; give the folder that it leads to"
+    elif why != NOT_DICOM and not stem:
+        found.aside[path] = why
+    elif ending := OTHER_ENDING.search(stem):
+        found.aside[path] = f"named as a {ending[2].lower()}"
+    elif stem and made_here(path):
+        found.aside[path] = "made by this suite"
+    elif stem:
+        found.left_out[path] = taken
+    elif UNREAD.search(path.name.lower()):
+        found.left_out[path] = f"not a type that is read; expected {', '.join(SUFFIXES)} or DICOM; convert it"
+    else:
+        found.aside[path] = "no image"
