@@ -18,8 +18,9 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import write_patient
+from typer.testing import CliRunner
 
-from mrict_core import suite
+from mrict_core import cli, suite
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.runtime import read_json, write_csv, write_json
@@ -68,17 +69,6 @@ def test_the_rule_of_subjects_reaches_the_preparation_alone(tmp_path):
         table.write_text(text)
         keys.add(plan.step_key(steps[0], {}, space))
     assert len(keys) == 2
-
-
-def test_what_was_left_out_is_said(tmp_path, monkeypatch):
-    monkeypatch.setenv("MRICT_REPORTS", str(tmp_path))
-    space, lines = workspace("smoke"), []
-    suite._say_left_out(space, lines.append)
-    for count in (0, 2):
-        rows = [{"patient": f"p{k}", "reason": "p/ct.nii.gz: damaged,\ncut"} for k in range(count)]
-        write_csv(space.reports / "skipped.csv", pd.DataFrame(rows, columns=["patient", "reason"]))
-        suite._say_left_out(space, lines.append)
-    assert lines == [f"2 of the data left out: {space.reports / 'skipped.csv'}"]
 
 
 def test_plan_of_a_lineage():
@@ -432,6 +422,16 @@ def test_output_that_cannot_be_written_is_one_line(fresh_space, tmp_path, monkey
     monkeypatch.setenv("MRICT_REPORTS", str(tmp_path / "file" / "below"))
     with pytest.raises(MrictError, match=r"executed.*: cannot be written \(Not a directory\)"):
         suite.run_suite("smoke", str(fresh_space.data_dir), variants="mk1", say=lambda line: None)
+
+
+@pytest.mark.parametrize(("rows", "status"), [([], 0), ([{"patient": "=1BA001", "reason": "CT not in HU"}], 1)])
+def test_data_left_out_are_said_in_the_last_line_and_by_the_status(fresh_space, monkeypatch, rows, status):
+    write_csv(fresh_space.reports / "skipped.csv", pd.DataFrame(rows, columns=["patient", "reason"]))
+    monkeypatch.setattr(suite, "run_suite", lambda *_, **__: fresh_space)
+    done = CliRunner().invoke(cli.app, ["suite", "--profile", "smoke", "--data", str(fresh_space.data_dir)])
+    assert done.exit_code == status
+    assert (done.output.splitlines()[-1:] or [""])[0].startswith("left out:    1 of the data" if rows else "")
+    assert ("skipped.csv" in done.output) == bool(rows)
 
 
 # ------------------------------------------------------------------------------------------------------ the whole suite

@@ -112,8 +112,7 @@ def suite(
 ) -> None:
     """Run the notebooks in order (what ./run_all.sh calls). Ends with status 1 where data were left out."""
     from mrict_core.paths import shown
-    from mrict_core.runtime import read_csv
-    from mrict_core.suite import run_suite
+    from mrict_core.suite import left_out, run_suite
 
     space = run_suite(
         profile,
@@ -136,7 +135,6 @@ def suite(
     ):
         if path.exists():
             print(f"{what + ':':12s} {shown(path)}")
-    skipped = space.reports / "skipped.csv"
-    if count := len(read_csv(skipped)) if skipped.is_file() else 0:
-        say(f"left out:    {count} of the data, with their reasons in {shown(skipped)}; all else is done")
+    if line := left_out(space):
+        say(f"left out:    {line}; all else is done")
         raise typer.Exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
 from mrict_core.profiles import get_profile
-from mrict_core.runtime import cpu_count, read_json, sole_writer, write_json
+from mrict_core.runtime import cpu_count, read_csv, read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
 from mrict_core.suite.plan import (
     PREPROCESS,
@@ -28,7 +27,9 @@ from mrict_core.variants import select
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
-__all__ = ["run_suite"]
+__all__ = ["left_out", "run_suite"]
+
+SKIPPED = "skipped.csv"
 
 
 def run_suite(
@@ -75,7 +76,8 @@ def run_suite(
             _run_step(step, keys[step.name], space, force, marks[step.name], say, kernels)
 
         run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
-        _say_left_out(space, say)
+        if line := left_out(space):
+            say(line)
         rest = [s for s in steps if s.name in wanted and s.notebook != PREPROCESS]
         if rest and (space.store / "index.json").is_file() and not space.split_file.is_file():
             raise MrictError(
@@ -87,12 +89,11 @@ def run_suite(
     return space
 
 
-def _say_left_out(space: Workspace, say: Say) -> None:
-    """Say how many patients notebook 00 could not use."""
-    path = space.reports / "skipped.csv"
-    with contextlib.suppress(OSError, csv.Error), open(path, encoding="utf-8", newline="") as file:
-        if count := sum(1 for _ in csv.DictReader(file)):
-            say(f"{count} of the data left out: {shown(path)}")
+def left_out(space: Workspace) -> str:
+    """Return a line on the data that notebook 00 could not use; "" where it used all."""
+    path = space.reports / SKIPPED
+    count = len(read_csv(path)) if path.is_file() else 0
+    return f"{count} of the data left out, with their reasons in {shown(path)}" if count else ""
 
 
 def _run_step(
