@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import numpy as np
 from isal import igzip
 
 from mrict_core.data.grids import SAME_GRID, corner_gap_mm, corner_gap_voxels
-from mrict_core.data.headers import Header, checked_affine, checked_shape, size_text, wrong
+from mrict_core.data.headers import Header, ItkFrame, checked_affine, checked_shape, size_text, wrong
 from mrict_core.data.orders import spacing_of
 
 GZIP = b"\x1f\x8b"
 BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
 UNITS_MM = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
-SCANNER = 1  # the form's code for the scanner's own coordinates
-RIGHT_ANGLES = 5e-4  # how far the axes of an sform may be from right angles for ITK to take it
+FORMS = (
+    *("pixdim", "xyzt_units", "qform_code", *(f"quatern_{k}" for k in "bcd"), *(f"qoffset_{k}" for k in "xyz")),
+    *("sform_code", *(f"srow_{k}" for k in "xyz")),
+)
 nib.imageglobals.logger.setLevel("CRITICAL")  # its remarks on odd headers name no file; what matters is checked here
 
 
@@ -65,7 +68,7 @@ def read_nifti(path: Path) -> Header:
 def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the affine (voxel -> RAS mm) as ITK reads the header, and a remark where other readings differ."""
     unit_name, unit = UNITS_MM.get(int(header["xyzt_units"]) & 7, ("", 1.0))
-    sform, code = header.get_sform(coded=True)
+    sform, _ = header.get_sform(coded=True)
     sized = np.isfinite(pixdim).all() and (pixdim > 0).all()
     if not sized and sform is None:
         raise wrong(path, f"voxels of {size_text(pixdim)} in its pixdim", "sizes above 0", "fix the header")
@@ -74,9 +77,7 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
     in_mm = np.diag([unit, unit, unit, 1.0])
     base = header.get_base_affine() if sform is None and qform is None else None  # nibabel's, without a form
     sform, qform, base = (None if form is None else checked_affine(in_mm @ form, path) for form in (sform, qform, base))
-    itk = _as_itk(sform, int(code), qform, unit * zooms)
     finest = next(form for form in (sform, qform, base) if form is not None)  # nibabel's, but for the unit
-    taken = itk if _differ(itk, finest, shape) else finest
     causes = []
     if sform is None and qform is None:
         causes.append("holds no orientation (both form codes are 0)")
@@ -89,13 +90,23 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
         causes.append("has a qform and an sform that differ")
     if unit != 1:
         causes.append(f"counts in {unit_name}")
-    others = [form for form in (sform, qform, np.linalg.inv(in_mm) @ finest) if form is not None]
-    gap_mm = max(corner_gap_mm(taken, other, shape) for other in others)
+    if not causes:
+        return finest, ()
+    itk = _placed_by_itk(header) if sized else None  # which would turn the image where pixdim is no size
+    forms = {"the sform": sform, "the qform": qform}
+    known = {name: form for name, form in forms.items() if form is not None}
+    taken, name = finest, next(iter(known), "")
+    if itk is not None:
+        odd = "the sform with the voxel size of pixdim" if known else "axes to the left, back and head, from 0"
+        same = (name for name, form in known.items() if not _differ(itk, form, shape))
+        name = next(same, odd)
+        taken = known.get(name, itk)
+    gap_mm = max(corner_gap_mm(taken, other, shape) for other in (*known.values(), np.linalg.inv(in_mm) @ finest))
     remark = (
         f"its header {' and '.join(causes)}: its readings put a voxel up to {gap_mm:.3g} mm apart; "
-        f"taken: {_name(taken, sform, qform, shape)}, as ITK and 3D Slicer do"
+        f"taken: {name}{', as ITK and 3D Slicer do' if itk is not None else ''}"
     )
-    return taken, (remark,) if causes else ()
+    return taken, (remark,)
 
 
 def _qform(header: Any, zooms: np.ndarray, spare: bool) -> np.ndarray | None:
@@ -110,19 +121,29 @@ def _qform(header: Any, zooms: np.ndarray, spare: bool) -> np.ndarray | None:
         raise
 
 
-def _as_itk(sform: np.ndarray | None, code: int, qform: np.ndarray | None, zooms: np.ndarray) -> np.ndarray:
-    """Return the affine of ITK 5.4: an sform in the scanner's coordinates, else the qform, else the sform.
+def _placed_by_itk(header: Any) -> np.ndarray | None:
+    """Return where ITK itself puts an image with these forms, None where it refuses it.
 
-    Its voxel size is that of pixdim whatever the form; without a form, axes run to the left, back and head from 0.
+    As a rule that is an sform with code 1 (scanner), else the qform, else the sform, with the voxel size of pixdim; but
+    it has exceptions where forms differ in the signs of their axes alone.
     """
-    if sform is not None:
-        directions = sform[:3, :3] / np.array(spacing_of(sform))
-        straight = np.abs(directions.T @ directions - np.eye(3)).max() < RIGHT_ANGLES
-        if straight and (qform is None or code == SCANNER):
-            return _with_zooms(sform, zooms)
-        if qform is None:
-            return sform  # ITK refuses it
-    return qform if qform is not None else np.diag([-zooms[0], -zooms[1], zooms[2], 1.0])
+    import SimpleITK as sitk
+
+    copy = nib.Nifti1Header()
+    copy.set_data_shape((1, 1, 1))
+    for name in FORMS:
+        copy[name] = header[name]
+    sitk.ProcessObject.GlobalWarningDisplayOff()  # its remarks name no file
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "header.nii"
+        path.write_bytes(copy.binaryblock + bytes(4))
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            return None
+    return ItkFrame(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection()).affine
 
 
 def _with_zooms(form: np.ndarray, zooms: np.ndarray) -> np.ndarray:
@@ -133,13 +154,3 @@ def _with_zooms(form: np.ndarray, zooms: np.ndarray) -> np.ndarray:
 
 def _differ(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
     return corner_gap_voxels(affine, other, shape) > SAME_GRID
-
-
-def _name(taken: np.ndarray, sform: np.ndarray | None, qform: np.ndarray | None, shape: tuple[int, ...]) -> str:
-    """Return which reading was taken, in words."""
-    for name, form in (("the sform", sform), ("the qform", qform)):
-        if form is not None and not _differ(taken, form, shape):
-            return name
-    if sform is None and qform is None:
-        return "axes to the left, back and head, from 0"
-    return "the sform with the voxel size of pixdim"

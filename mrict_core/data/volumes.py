@@ -10,7 +10,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
 from mrict_core.data import headers
 from mrict_core.data.grids import LPS_TO_RAS, check_same_grid, corner_gap_mm, straightened
@@ -19,6 +18,7 @@ from mrict_core.data.metaimage import read_metaimage
 from mrict_core.data.nifti import read_nifti
 from mrict_core.data.nrrd import read_nrrd
 from mrict_core.data.orders import SliceOrder, spacing_of
+from mrict_core.data.padding import fill_nan
 from mrict_core.data.streams import check_size, read_voxels, reading
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import shown
@@ -109,26 +109,8 @@ def load_volume(path: Path | str) -> Volume:
         array = read_voxels(header)
         remarks = header.remarks + _of_axes(header)
         if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is the least and greatest of its array
-            remarks += _nan_filled(array, path)
+            remarks += fill_nan(array, path)
     return Volume(array, np.asarray(header.affine, np.float64), path, header.native, remarks)
-
-
-def _nan_filled(array: np.ndarray, path: Path) -> tuple[str, ...]:
-    """Set NaN that reaches the border of the volume, where there was no image, to its least value; return a remark.
-
-    Infinite voxels, and NaN inside the image, raise MrictError.
-    """
-    parts, _ = ndimage.label(np.isnan(array))
-    faces = [np.take(parts, end, axis).ravel() for axis in range(3) for end in (0, -1)]
-    outside = np.isin(parts, np.setdiff1d(np.concatenate(faces), 0))
-    bad = int(np.count_nonzero(~np.isfinite(array) & ~outside))
-    if bad or outside.all():
-        raise MrictError(
-            f"{shown(path)}: {bad or array.size} voxels are NaN or infinite; expected numbers; export it again"
-        )
-    lowest = float(array[~outside].min())
-    array[outside] = lowest
-    return (f"{np.count_nonzero(outside)} voxels on its border are NaN: taken as background ({lowest:g})",)
 
 
 def _of_axes(header: Header) -> tuple[str, ...]:

@@ -1,0 +1,42 @@
+"""Padding: voxels where there was no image. They become background as dark as the air beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from mrict_core.errors import MrictError
+from mrict_core.paths import shown
+
+BESIDE = 2  # voxels
+DARK = 0.15  # of the step from the darkest to the bright (their percentile): below it lies air
+
+
+def background_beside(array: np.ndarray, padded: np.ndarray) -> float:
+    """Return the value that padding takes: the median of the voxels beside it where those are dark, else the least.
+
+    With the least, MR air that is noise would look darker than it is, and the body found on it a little larger.
+    """
+    kept = array[~padded]
+    beside = array[ndimage.binary_dilation(padded, iterations=BESIDE) & ~padded]
+    lowest, bright, level = float(kept.min()), float(np.percentile(kept, 95)), float(np.median(beside))
+    return level if level - lowest < DARK * (bright - lowest) else lowest
+
+
+def fill_nan(array: np.ndarray, path: Path) -> tuple[str, ...]:
+    """Set NaN that reaches the border of the volume, where there was no image, to background, and return a remark.
+
+    Infinite voxels, and NaN inside the image, raise MrictError.
+    """
+    parts, _ = ndimage.label(np.isnan(array))
+    faces = [np.take(parts, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    outside = np.isin(parts, np.setdiff1d(np.concatenate(faces), 0))
+    bad = int(np.count_nonzero(~np.isfinite(array) & ~outside))
+    if bad or outside.all():
+        raise MrictError(
+            f"{shown(path)}: {bad or array.size} voxels are NaN or infinite; expected numbers; export it again"
+        )
+    array[outside] = level = background_beside(array, outside)
+    return (f"{np.count_nonzero(outside)} voxels on its border are NaN: taken as background ({level:g})",)
