@@ -251,3 +251,45 @@ def test_preprocess_lists_whom_it_skips(cohort, tmp_path, monkeypatch):
     result = invoke(*arguments, "--strict")
     assert isinstance(result.exception, MrictError), result.output
     assert "ct.nii.gz is missing" in str(result.exception)
+
+
+# ------------------------------------------------------------------------------------------------ what the system lacks
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [
+        "MemoryError()",
+        'RuntimeError("can\'t start new thread")',
+        "ImportError('libtorch_cpu.so: failed to map segment from shared object')",
+        "RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 1 bytes')",
+    ],
+)
+def test_too_little_memory_and_too_many_threads_are_one_line(lack):
+    code = f"from mrict_core import cli\ndef app(): raise {lack}\ncli.app = app\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: too little memory, or too many processes (")
+
+
+def test_other_errors_of_those_kinds_keep_their_traceback():
+    code = "from mrict_core import cli\ndef app(): raise RuntimeError('a fault of ours')\ncli.app = app\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is Linux's")
+def test_a_small_address_space_is_one_line(tmp_path):
+    words = f"{sys.executable} -m mrict_core train mk1 --profile smoke"
+    done = subprocess.run(["bash", "-c", f"ulimit -v 700000; {words}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_names_are_printed_as_they_can_be_shown(tmp_path):
+    done = shell("score", "--ct", str(tmp_path / "a\x1b[2J\nb.nii"), "--sct", "x.nii", "--mask", "y.nii")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "a\\x1b[2J\\nb.nii" in line

@@ -689,3 +689,18 @@ def test_whatever_happens_the_file_is_the_file(shop, archive, tmp_path_factory, 
     part = client.fetch(client.files(7260705)[0], folder)
     assert part.read_bytes() == archive
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("proxy", ["", "http://no-proxy.invalid:3128"])
+def test_a_name_that_cannot_be_found_is_said_at_once_unless_it_was_found_before(monkeypatch, proxy):
+    if proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+    client = Client("http://no-such-host.invalid")
+    with pytest.raises(MrictError, match=r"no-such-host\.invalid.*name cannot be found") as caught:
+        client.files(7260705)
+    assert "\n" not in str(caught.value)
+    assert client.waits == []
+    client.answered = True  # this run has spoken with the server: the network may come back
+    with pytest.raises(MrictError, match="gave up after 6 tries"):
+        client.files(7260705)
+    assert client.waits == [1, 2, 4, 8, 16]

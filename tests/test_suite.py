@@ -18,11 +18,12 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import write_patient
+from typer.testing import CliRunner
 
-from mrict_core import suite
+from mrict_core import cli, suite
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, Workspace, workspace
-from mrict_core.runtime import read_json
+from mrict_core.runtime import read_json, write_csv
 from mrict_core.suite.kernels import kernel_managers
 from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, SYNTHESIS, Step
 from mrict_core.variants import all_variants, lineage, select
@@ -397,6 +398,16 @@ def test_output_that_cannot_be_written_is_one_line(fresh_space, tmp_path, monkey
     monkeypatch.setenv("MRICT_REPORTS", str(tmp_path / "file" / "below"))
     with pytest.raises(MrictError, match=r"executed.*: cannot be written \(Not a directory\)"):
         suite.run_suite("smoke", str(fresh_space.data_dir), variants="mk1", say=lambda line: None)
+
+
+@pytest.mark.parametrize(("rows", "status"), [([], 0), ([{"patient": "=1BA001", "reason": "CT not in HU"}], 1)])
+def test_data_left_out_are_said_in_the_last_line_and_by_the_status(fresh_space, monkeypatch, rows, status):
+    write_csv(fresh_space.reports / "skipped.csv", pd.DataFrame(rows, columns=["patient", "reason"]))
+    monkeypatch.setattr(suite, "run_suite", lambda *_, **__: fresh_space)
+    done = CliRunner().invoke(cli.app, ["suite", "--profile", "smoke", "--data", str(fresh_space.data_dir)])
+    assert done.exit_code == status
+    assert (done.output.splitlines()[-1:] or [""])[0].startswith("left out:    1 of the data" if rows else "")
+    assert ("skipped.csv" in done.output) == bool(rows)
 
 
 # ------------------------------------------------------------------------------------------------------ the whole suite
