@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gate_kinds import KINDS, SINGLE_SLICE
-from mrict_core.data.fingerprint import summarise, volume_features
+from mrict_core.data.fingerprint import bone_range, bone_shares, summarise, volume_features
 from mrict_core.data.phantom import PhantomSpec, make_patient, phantom_ids
+from mrict_core.data.prepare import body_of
 from mrict_core.data.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
-from mrict_core.inference.gate import check_input, compare
+from mrict_core.inference.gate import check_bone, check_input, compare
 from mrict_core.paths import ROOT
 
 TITLE = "Input gate: wrong inputs caught, good ones refused"
@@ -44,6 +45,22 @@ def row(data: str, kind: str, volumes: Iterable[Volume], found: dict[str, Any], 
     return {"data": data, "input": kind, **(good if wrong else bad), "most frequent finding": first}
 
 
+def phantom_pair(patient: str, seed: int) -> tuple[Volume, Volume]:
+    return phantom(patient, seed), phantom(patient, seed, role="ct")
+
+
+def _pairs(count: int) -> list[tuple[Volume, Volume]]:
+    return [phantom_pair(p, 0) for p in phantom_ids("brain", 3)][:count]
+
+
+def bone_row(data: str, training: Iterable[tuple[Volume, Volume]], held_out: Iterable[tuple[Volume, Volume]]) -> dict:
+    """Return the row of how many true CTs of good patients have bone that is found odd."""
+    known = bone_range([bone_shares(ct.array, body_of(mr)) for mr, ct in training])
+    odd = [bool(check_bone(ct.array, body_of(mr), {"bone": known})) for mr, ct in held_out]
+    counts = {"caught": "–", "refused": f"{sum(odd)}/{len(odd)}", "most frequent finding": "bone"}
+    return {"data": data, "input": "bone of the true CT", **counts}
+
+
 def run(quick: bool = False) -> list[dict[str, Any]]:
     """Return one row per data set and kind of input."""
     return [*_phantoms(quick), *_few(quick), *_real(quick)]
@@ -62,6 +79,9 @@ def _phantoms(quick: bool) -> list[dict[str, Any]]:
     pelves = (phantom(p, 1, PELVIS) for p in phantom_ids("pelvis", 1 if quick else 3))
     rows.append(row(data, "pelvis phantom", pelves, found))
     bulk = SAMPLES / "pelvis_bulk" / "Task1" / "pelvis" / "P3" / "mr.nii.gz"
+    rows += [
+        bone_row(f"head phantoms, {n} in training", _pairs(n), (phantom_pair(*p) for p in pairs)) for n in (3, 6, 9)
+    ]
     return rows + ([row(data, "pelvis, real anatomy", [load_volume(bulk)], found)] if bulk.is_file() else [])
 
 
@@ -102,4 +122,6 @@ def _real(quick: bool) -> list[dict[str, Any]]:
         rng = np.random.default_rng(0)
         rows.append(row(data, kind, (KINDS[kind](volume, rng) for volume in held_out), found))
     ct = (load_volume(volume.path.with_name("ct.nii.gz")) for volume in held_out)
-    return [*rows, row(data, "CT given as MR", ct, found)]
+    rows.append(row(data, "CT given as MR", ct, found))
+    both = [(load_volume(path), load_volume(path.with_name("ct.nii.gz"))) for path in files]
+    return [*rows, bone_row(data, both[::2], both[1::2])]

@@ -286,6 +286,21 @@ def test_bytes_that_change_anywhere_never_end_in_another_error(tmp_path, kind):
     assert not any("\n" in text for text in refused)
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>no such page</html>", bytes(4096)])
+def test_a_file_named_as_dicom_that_is_none_may_be_the_missing_slice(tmp_path, content):
+    files = write_mr_series(tmp_path, stored(), grid())
+    files[0].write_bytes(content)
+    with pytest.raises(MrictError, match=rf"{files[0].name}: cannot be read \(its name ends as that of a DICOM file"):
+        read_series(tmp_path)
+    files[0].rename(tmp_path / "notes.txt")
+    assert "left aside: not DICOM (1)" in read_series(tmp_path).remarks
+
+
+def test_a_localizer_alone_is_taken_and_said(tmp_path):
+    write_mr_series(tmp_path, stored(), grid(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER", "M"])
+    assert read_series(tmp_path).remarks == ("the series is a localizer",)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_files_that_may_not_be_read(tmp_path):
     files = write_mr_series(tmp_path, stored(), grid())

@@ -115,10 +115,11 @@ BONE = {"patients": 9, "above_300_hu": {"low": 0.1, "high": 0.2}, "above_700_hu"
     ("hu", "share", "expected"),
     [
         (900, 0.15, {}),
+        (900, 0.04, {}),
         (900, 0.03, {"bone_above_300_hu": "warn"}),
         (400, 0.15, {"bone_above_700_hu": "refuse"}),
         (40, 0.15, {"bone_above_300_hu": "refuse", "bone_above_700_hu": "refuse"}),
-        (900, 0.5, {"bone_above_300_hu": "warn", "bone_above_700_hu": "warn"}),
+        (900, 0.5, {"bone_above_700_hu": "warn"}),
         (900, 1.0, {"bone_above_300_hu": "warn", "bone_above_700_hu": "refuse"}),
     ],
 )
@@ -128,6 +129,13 @@ def test_bone_that_is_missing_or_too_much_is_said(hu, share, expected):
     found = check_bone(image, np.ones(1000, bool), {"bone": BONE})
     assert {finding.name: finding.severity for finding in found} == expected
     assert all(("missing" in f.text) is (f.value < f.low) for f in found)
+
+
+def test_bone_of_few_patients_is_judged_with_more_room():
+    image = np.full(1000, 40.0, np.float32)
+    image[:30] = 900
+    assert check_bone(image, np.ones(1000, bool), {"bone": BONE})
+    assert not check_bone(image, np.ones(1000, bool), {"bone": BONE | {"patients": 3}})
 
 
 @pytest.mark.parametrize("fingerprint", [None, {}, {"bone": {"patients": 0}}])

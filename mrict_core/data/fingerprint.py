@@ -139,7 +139,8 @@ def orientation(affine: np.ndarray) -> str:
 
 def fingerprint(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
     """Return the distribution of the patients' features as plain json values; empty of features for other protocols."""
-    bone = {"bone": _bone_of_training(store, patients)}
+    slices = map(store.slices, sorted(patients))
+    bone = {"bone": bone_range([bone_shares(one.ct, one.body) for one in slices])}
     if store.protocol != PROTOCOL:
         facts = {"version": VERSION, "protocol": store.protocol, "size": store.size, "patients": 0, "features": {}}
         return facts | bone
@@ -156,9 +157,8 @@ def bone_shares(hu: np.ndarray, body: np.ndarray) -> dict[str, float]:
     return {f"above_{level}_hu": float(np.mean(inside > level)) if inside.size else 0.0 for level in BONE_HU}
 
 
-def _bone_of_training(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
-    """Return {"patients", "above_300_hu": {"centre", "low", "high"}, ...}: the shares of bone in the patients' CTs."""
-    rows = [bone_shares(slices.ct, slices.body) for slices in map(store.slices, sorted(patients))]
+def bone_range(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Return {"patients", "above_300_hu": {"centre", "low", "high"}, ...} of the shares of several patients."""
     table = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
     shares = {
         name: {"centre": float(np.median(values)), "low": min(values), "high": max(values)}

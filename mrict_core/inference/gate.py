@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SEVERITIES = NOTE, WARN, REFUSE = "note", "warn", "refuse"  # worth knowing; doubtful; far outside
 VERDICTS = ("fits", "doubtful", "do not use")  # by the worst of its findings
-BONE_FACTOR = 2.0  # below the training's lowest share of bone, or above its highest
+BONE_FACTOR = 3.0  # below the training's lowest share of bone, or above its highest; twice that of few patients
 BONE_WRONG = 10.0
 ALPHA = 2e-4  # two-sided, per feature: some fifty features are looked at, so about 1 % of good inputs by chance
 FACTOR_MIN = 5.0  # features have heavier tails than the normal distribution, also with many patients
@@ -141,13 +141,13 @@ def check_bone(hu: np.ndarray, body: np.ndarray, fingerprint: dict[str, Any] | N
     if not known.get("patients"):
         text = "the model does not keep how much bone its training's CTs hold: whether bone is missing was not judged"
         return [Finding("no_bone", text, NOTE)]
-    shares = bone_shares(hu, body)
-    return [found for name in shares if name in known for found in _bone(name, shares[name], known[name])]
+    shares, wide = bone_shares(hu, body), 2.0 if few_patients(known["patients"]) else 1.0
+    return [found for name in shares if name in known for found in _bone(name, shares[name], known[name], wide)]
 
 
-def _bone(name: str, share: float, known: dict[str, float]) -> list[Finding]:
+def _bone(name: str, share: float, known: dict[str, float], wide: float) -> list[Finding]:
     low, high = known["low"], known["high"]
-    factor = max(_times(low, share), _times(share, high))
+    factor = max(_times(low, share), _times(share, high)) / wide
     if factor <= BONE_FACTOR:
         return []
     kind = "bone is missing" if share < low else "there is too much bone"

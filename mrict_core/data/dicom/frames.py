@@ -11,7 +11,7 @@ import pydicom
 
 from mrict_core.data.dicom import facts
 from mrict_core.data.dicom.facts import Value
-from mrict_core.data.dicom.values import damaged, text_of, uid_of, values_of, whole_of
+from mrict_core.data.dicom.values import text_of, uid_of, values_of, whole_of, wrong_header
 from mrict_core.errors import MrictError
 from mrict_core.paths import printable, shown
 
@@ -73,7 +73,7 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
     """Return the frames of one file, from its header alone; `MrictError` where they are no grey planes in space."""
     colours, grey = whole_of(header, "SamplesPerPixel") or 1, text_of(header, "PhotometricInterpretation")
     if not grey:
-        raise damaged(path, "no PhotometricInterpretation")
+        raise wrong_header(path, "no PhotometricInterpretation")
     if colours != 1 or grey not in GREY:
         raise MrictError(f"{shown(path)}: a colour image; expected one grey value per pixel; export the grey series")
     if "ModalityLUTSequence" in header:
@@ -87,7 +87,7 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
         )
     count = whole_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1
     if count is None or count < 1:
-        raise damaged(path, "NumberOfFrames is not a positive number")
+        raise wrong_header(path, "NumberOfFrames is not a positive number")
     _check_pixels(header, path)
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if count > 1 and not groups:
@@ -96,10 +96,10 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
             "file per slice; export it so"
         )
     if groups and len(groups) != count:
-        raise damaged(path, f"{count} frames, {len(groups)} descriptions of them")
+        raise wrong_header(path, f"{count} frames, {len(groups)} descriptions of them")
     shape = (whole_of(header, "Rows") or 0, whole_of(header, "Columns") or 0)
     if min(shape) < 1:
-        raise damaged(path, "Rows or Columns is not a positive number")
+        raise wrong_header(path, "Rows or Columns is not a positive number")
     common = {
         "path": path,
         "of": count,
@@ -115,7 +115,7 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
 def _check_pixels(header: pydicom.Dataset, path: Path) -> None:
     allocated, stored, signed = (whole_of(header, k) for k in ("BitsAllocated", "BitsStored", "PixelRepresentation"))
     if allocated not in (8, 16, 32) or stored not in range(1, allocated + 1) or signed not in (0, 1):
-        raise damaged(path, "BitsAllocated, BitsStored and PixelRepresentation say no type of numbers")
+        raise wrong_header(path, "BitsAllocated, BitsStored and PixelRepresentation say no type of numbers")
 
 
 def _numbers(values: dict[Any, Any], path: Path, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -128,7 +128,7 @@ def _numbers(values: dict[Any, Any], path: Path, keyword: str, count: int) -> tu
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count or not np.isfinite(numbers).all():
-        raise damaged(path, f"{keyword} is not {count} number{'s' * (count > 1)}")
+        raise wrong_header(path, f"{keyword} is not {count} number{'s' * (count > 1)}")
     return numbers
 
 
@@ -146,12 +146,12 @@ def _placed(values: dict[Any, Any], path: Path) -> dict[str, Any]:
             raise MrictError(f"{shown(path)}: no {keyword}; expected a slice placed in the patient; export it again")
     directions = np.array(placed["ImageOrientationPatient"]).reshape(2, 3)
     if np.abs(directions @ directions.T - np.eye(2)).max() > RIGHT_ANGLE:
-        raise damaged(path, "ImageOrientationPatient is not two unit vectors at a right angle")
+        raise wrong_header(path, "ImageOrientationPatient is not two unit vectors at a right angle")
     if min(placed["PixelSpacing"]) <= 0:
-        raise damaged(path, "PixelSpacing is not positive")
+        raise wrong_header(path, "PixelSpacing is not positive")
     slope = one("RescaleSlope", 1.0)
     if slope == 0:
-        raise damaged(path, "RescaleSlope is 0")
+        raise wrong_header(path, "RescaleSlope is 0")
     return {
         "position": placed["ImagePositionPatient"],
         "orientation": placed["ImageOrientationPatient"],

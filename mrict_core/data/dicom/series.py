@@ -21,6 +21,7 @@ from mrict_core.paths import printable, shown
 MAGIC = slice(128, 132)
 GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")  # how a file without the leading 128 bytes begins
 NOT_DICOM = "not DICOM"
+SUFFIXES = (".dcm", ".dicom", ".ima")
 Aside = list[tuple[Path, str]]  # what is no image that is read, and why
 Failed = Callable[[Path, MrictError], None]
 
@@ -171,6 +172,8 @@ def _sort_out(entries: Iterator[tuple[Path, str]] | Aside, failed: Failed) -> tu
     for file, why in entries:
         try:
             header, why = (None, why) if why else _read_header(file)
+            if why == NOT_DICOM and file.suffix.lower() in SUFFIXES:  # it may be the slice that then is missing
+                raise damaged(file, "its name ends as that of a DICOM file, which it is not")
         except MrictError as error:
             failed(file, error)
             continue
@@ -260,6 +263,8 @@ def choose(path: Path, wanted: str, modality: str, keep_identifiers: bool = Fals
     if len(chosen) > 1:
         said = "; ".join(s.text(keep_identifiers) for s in chosen)
         raise MrictError(f"{shown(path)}: {len(chosen)} series; expected one; choose one with --series NAME: {said}")
+    if chosen[0].localizer:
+        remarks.append("the series is a localizer")
     remarks += [f"left aside: {s.text(keep_identifiers)}" for s in series if s is not chosen[0]]
     return chosen[0], remarks + [f"left aside: {counts}"] * bool(aside)
 

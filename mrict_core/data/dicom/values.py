@@ -41,8 +41,13 @@ def hushed() -> Iterator[None]:
 
 
 def damaged(path: Path, why: str) -> MrictError:
-    """Return the error for a file that cannot be used; `why` holds no value of a tag."""
+    """Return the error for bytes that cannot be read; `why` holds no value of a tag."""
     return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
+
+
+def wrong_header(path: Path, why: str) -> MrictError:
+    """Return the error for a header that was read and makes no sense; `why` holds no value of a tag."""
+    return MrictError(f"{shown(path)}: {why}; expected a header that describes its pixels; export it again")
 
 
 def unavailable(path: Path, why: str | None) -> UnavailableError:
