@@ -269,7 +269,7 @@ def test_an_old_training_is_no_seed_of_a_new_one_and_that_is_said(old_space):
     chosen = choose(space, "mk4_1", trained.data)
     assert chosen.runs == (new,)
     assert chosen.left_out == (
-        f"left out: {trained.folder}: of another version than the one scored, and an earlier one did not write down all its settings",
+        f"left out: {trained.folder}: the layout differs, and an earlier version did not write down all its settings",
     )
     assert choose(space, "mk4_1", trained.data, like=trained).runs == (trained,)
 

@@ -295,7 +295,7 @@ def _why(run: TrainingRun, runs: Sequence[TrainingRun], seeds: Sequence[int]) ->
     if not run.best.is_file():
         return f"{BEST} is missing{now}"
     if run.old != runs[0].old:
-        return f"of another version than the one scored, and an earlier one did not write down all its settings{now}"
+        return f"the layout differs, and an earlier version did not write down all its settings{now}"
     if run.experiment != runs[0].experiment:
         differing = [name for name in differences(run.trained, runs[0].trained) if name != "settings.seed"]
         return f"other settings ({', '.join(differing) or 'parent'}){now}"
