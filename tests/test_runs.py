@@ -31,7 +31,7 @@ from mrict_core.training import loop
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
-from mrict_core.training.runs import all_runs, read_run, remove_run, runs_of
+from mrict_core.training.runs import all_runs, choose, read_run, remove_run, runs_of
 from mrict_core.variants import get
 
 SMOKE = get_profile("smoke")
@@ -260,6 +260,18 @@ def test_an_unfinished_one_goes_on_in_a_folder_of_its_own(old_space):
     assert (result.epochs, result.complete, result.run.old) == (2, True, False)
     assert load_checkpoint(result.best)["key"] == load_checkpoint(result.last)["key"] == result.run.id
     assert before.items() <= files_of(folder).items()
+
+
+def test_an_old_training_is_no_seed_of_a_new_one_and_that_is_said(old_space):
+    space, _ = old_space
+    trained = runs_of(space, "mk4_1")[0]
+    new = train(get("mk4_1"), ONE, space, dataclasses.replace(FOUR_PAIRS, seed=2), **QUIET).run
+    chosen = choose(space, "mk4_1", trained.data)
+    assert chosen.runs == (new,)
+    assert chosen.left_out == (
+        f"left out: {trained.folder}: the layout differs, and an earlier version did not write down all its settings",
+    )
+    assert choose(space, "mk4_1", trained.data, like=trained).runs == (trained,)
 
 
 def test_best_and_last_of_different_trainings_are_never_scored_or_gone_on_with(old_space):

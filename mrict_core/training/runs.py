@@ -294,6 +294,8 @@ def _why(run: TrainingRun, runs: Sequence[TrainingRun], seeds: Sequence[int]) ->
         return nothing_learned(run) + now
     if not run.best.is_file():
         return f"{BEST} is missing{now}"
+    if run.old != runs[0].old:
+        return f"the layout differs, and an earlier version did not write down all its settings{now}"
     if run.experiment != runs[0].experiment:
         differing = [name for name in differences(run.trained, runs[0].trained) if name != "settings.seed"]
         return f"other settings ({', '.join(differing) or 'parent'}){now}"
