@@ -16,20 +16,8 @@ from mrict_core.paths import shown
 from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of
 
 MODULES = (
-    *(
-        "ranks",
-        "intensity",
-        "orders",
-        "grids",
-        "headers",
-        "nifti",
-        "metaimage",
-        "nrrd",
-        "streams",
-        "padding",
-        "volumes",
-    ),
-    *("morphology", "otsu", "masks", "slicing", "store", "prepare", "plan", "preprocess"),
+    *("ranks", "intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "padding"),
+    *("volumes", "morphology", "otsu", "masks", "slicing", "store", "prepare", "plan", "preprocess"),
 )
 CODE = tuple(f"data/{module}" for module in MODULES)
 
