@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mrict_core.data import intensity, masks
+from mrict_core.data import intensity, masks, plausible
 from mrict_core.data.plan import Job, Plan, make_index, make_plan, read_index
 from mrict_core.data.prepare import PROTOCOLS, as_short, compact
 from mrict_core.data.store import (
@@ -51,7 +51,7 @@ def _prepare(job: Job) -> None:
     mr, ct = load_volume(files.mr), load_volume(files.ct)
     mask = masks.check_mask(load_volume(files.mask).array, files.mask)
     intensity.check_mr(mr.array, files.mr)
-    intensity.check_hu(ct.array, files.ct, mask)
+    warnings = plausible.check_hu(ct.array, files.ct, mask)
     ct = replace(ct, array=as_short(ct.array.T).T)
     arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"])
     arrays = compact(arrays)
@@ -73,6 +73,7 @@ def _prepare(job: Job) -> None:
         "mask_voxels": inside,
         "mask_voxels_cropped": inside - int(arrays["mask"].sum(dtype=np.int64)),
         "ct_type": str(arrays["ct"].dtype),
+        "warnings": warnings,
     }
     write_patient(job.folder, files.patient, arrays, meta)
 

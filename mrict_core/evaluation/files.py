@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import __version__, metrics
-from mrict_core.data.intensity import check_hu
-from mrict_core.data.plausible import MIN_MASK_VOXELS, check_sct, sct_remarks
+from mrict_core.data.plausible import MIN_MASK_VOXELS, check_hu, check_sct
 from mrict_core.data.resample import grid_text, resample_to, same_grid
 from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, load_volume, stem_of
 from mrict_core.errors import MrictError, unknown_name
@@ -82,7 +81,6 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     inside = _inside(mask, options, warnings)
     _checked(lambda: check_hu(ct.array, ct.path, inside), options, warnings)
     _checked(lambda: check_sct(sct.array, ct.array, inside, sct.path), options, warnings)
-    warnings += sct_remarks(sct.array, inside)
     if "ms_ssim" in metrics.PROTOCOLS[options.protocol] and 2 * min(ct.shape) < SIDE_MIN:
         warnings.append(f"MS-SSIM pads every axis to {SIDE_MIN} voxels: here it sees more padding than image")
     scores = metrics.score_case(
@@ -142,9 +140,10 @@ def _paths(case: CaseFiles) -> Iterator[tuple[str, Path]]:
     return ((role, getattr(case, role)) for role in ROLES)
 
 
-def _checked(check: Callable[[], None], options: ScoreOptions, warnings: list[str]) -> None:
+def _checked(check: Callable[[], Iterable[str] | None], options: ScoreOptions, warnings: list[str]) -> None:
+    """Keep what a check remarks, and what it refuses where the user wants a score all the same."""
     try:
-        check()
+        warnings += check() or ()
     except MrictError as error:
         if not options.as_is:
             raise MrictError(f"{error} (--as-is scores it nevertheless)") from None
