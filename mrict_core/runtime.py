@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError, UnavailableError, unknown_name
 from mrict_core.paths import shown
 
 if TYPE_CHECKING:
@@ -123,6 +123,35 @@ def kept_memory() -> Iterator[None]:
         for option, value in MALLOC_DEFAULTS.items():
             library.mallopt(option, value)
         library.malloc_trim(0)
+
+
+def free_memory() -> int:
+    """Return how many bytes this process may still take: of the machine, its container and its own limit."""
+    import psutil
+
+    found = [psutil.virtual_memory().available]
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or "max"
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        cache = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        found.append(limit - used + int(cache["inactive_file"]))
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            found.append(limit - psutil.Process().memory_info().vms)
+    return max(0, min(found))
+
+
+def check_memory(needed: int, name: str) -> None:
+    """Raise `UnavailableError` where `needed` bytes for `name` are more than there are."""
+    there = free_memory()
+    if needed > there:
+        raise UnavailableError(
+            f"{name}: needs {needed / 1e9:.3g} GB of memory, {there / 1e9:.3g} GB there; "
+            "close other programs, or use a machine with more"
+        )
 
 
 def cpu_count() -> int:

@@ -70,8 +70,8 @@ def colours(path: Path) -> None:
 
 
 HEADERS = {
-    "offset beyond every file": (lambda p: header(p, 108, "f", 1e30), "cannot be read"),
-    "offset not a number": (lambda p: header(p, 108, "f", float("nan")), "cannot be read"),
+    "offset beyond every file": (lambda p: header(p, 108, "f", 1e30), "vox_offset is 1e\\+30"),
+    "offset not a number": (lambda p: header(p, 108, "f", float("nan")), "vox_offset is nan"),
     "more voxels than memory": (lambda p: header(p, 40, "4h", 3, 32767, 32767, 32767), "cannot be read"),
     "negative size": (lambda p: header(p, 40, "4h", 3, -40, 46, 10), "holds no voxel"),
     "colours": (colours, "one number per voxel"),

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import new_uids, retag, write_enhanced, write_mr_series
+from geometry import itk_affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -19,7 +20,7 @@ from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, RLELossless
 from scipy.spatial.transform import Rotation
 
 from mrict_core.data.dicom import DicomVolume, is_dicom, list_series, read_series
-from mrict_core.data.volumes import _itk_affine, corner_gap_mm
+from mrict_core.data.volumes import corner_gap_mm
 from mrict_core.errors import MrictError
 
 PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -48,7 +49,7 @@ def sitk_volume(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     image = reader.Execute()
-    return sitk.GetArrayFromImage(image).T, _itk_affine(image)
+    return sitk.GetArrayFromImage(image).T, itk_affine(image)
 
 
 def test_there_are_24_right_handed_axis_codes():
@@ -148,7 +149,7 @@ def test_enhanced_equals_what_simpleitk_reads(tmp_path):
     file = write_enhanced(tmp_path / "multi.dcm", stored(), grid(), lambda k: (2, -5))
     volume, image = read_series(file), sitk.ReadImage(str(file))
     np.testing.assert_array_equal(volume.array, sitk.GetArrayFromImage(image).T)
-    assert corner_gap_mm(volume.affine, _itk_affine(image), volume.shape) < 1e-4
+    assert corner_gap_mm(volume.affine, itk_affine(image), volume.shape) < 1e-4
 
 
 def test_one_slice_takes_its_thickness(tmp_path):
@@ -350,7 +351,7 @@ def test_real_files_are_read(name):
     assert (volume.shape, volume.spacing_mm) == (REAL[name][0], pytest.approx(REAL[name][1], abs=1e-4))
     image = sitk.ReadImage(str(PYDICOM / name))
     np.testing.assert_allclose(volume.array, sitk.GetArrayFromImage(image).T, rtol=1e-6)
-    assert np.allclose(volume.affine[:, 3], _itk_affine(image)[:, 3])
+    assert np.allclose(volume.affine[:, 3], itk_affine(image)[:, 3])
 
 
 def test_one_real_mr_in_every_transfer_syntax():

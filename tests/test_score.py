@@ -152,7 +152,7 @@ def test_the_same_shape_elsewhere_is_another_grid(case, tmp_path):
     moved = AFFINE.copy()
     moved[0, 3] += 0.5
     save_nifti(tmp_path / "mask.nii.gz", head()["mask"], moved)
-    with pytest.raises(MrictError, match=r"the mask has .* from \(20\.5, -25, 4\)"):
+    with pytest.raises(MrictError, match=r"the mask has first voxel at \(20\.5, -25, 4\)"):
         score_files(CaseFiles("case", case.ct, case.sct, tmp_path / "mask.nii.gz"))
 
 

@@ -102,8 +102,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty folder": (empty, "mr.nii.gz is missing"),
     "two mr": (copy_with_other_suffix, "holds mr.nii and mr.nii.gz; expected one mr file"),
     "damaged header": (lambda p: (p / "ct.nii.gz").write_bytes(b"\x1f\x8b nothing"), "cannot be read"),
-    "other shape": (lambda p: rewrite(p / "ct.nii.gz", (5, 6, 3)), r"ct has shape \(5, 6, 3\)"),
-    "other place": (lambda p: rewrite(p / "mask.nii.gz", shift_mm=0.5), "0.5 mm apart"),
+    "other shape": (lambda p: rewrite(p / "ct.nii.gz", (5, 6, 3)), "ct has 5×6×3 voxels"),
+    "other place": (lambda p: rewrite(p / "mask.nii.gz", shift_mm=0.5), r"0.5 mm \(0.17 of a voxel\) apart"),
     "4-D": (lambda p: rewrite(p / "mr.nii.gz", (5, 6, 4, 3)), "4-D image"),
     "no voxel": (lambda p: rewrite(p / "mr.nii.gz", (5, 0, 4)), "holds no voxel"),
 }

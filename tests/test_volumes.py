@@ -225,7 +225,7 @@ def grids(shape: tuple[int, ...], affine: np.ndarray) -> dict[str, tuple[tuple[i
     return {"mr": ((200, 200, 100), np.eye(4), Path("mr.nii.gz")), "ct": (shape, affine, Path("p/ct.nii.gz"))}
 
 
-@pytest.mark.parametrize("shift_mm", [0.0, 9e-4])
+@pytest.mark.parametrize("shift_mm", [0.0, 9e-4, 0.01])
 def test_equal_grids_pass(shift_mm: float) -> None:
     affine = np.eye(4)
     affine[0, 3] = shift_mm
@@ -235,9 +235,9 @@ def test_equal_grids_pass(shift_mm: float) -> None:
 @pytest.mark.parametrize(
     ("shape", "entry", "change", "message"),
     [
-        ((200, 200, 99), (0, 0), 0.0, r"ct has shape \(200, 200, 99\), mr \(mr.nii.gz\) has \(200, 200, 100\)"),
-        ((200, 200, 100), (2, 3), 0.01, "0.01 mm apart"),
-        ((200, 200, 100), (0, 0), 1e-4, "0.0199 mm apart"),  # a tiny difference of spacing adds up across the volume
+        ((200, 200, 99), (0, 0), 0.0, r"ct has 200×200×99 voxels .*, mr \(mr.nii.gz\) has 200×200×100 voxels"),
+        ((200, 200, 100), (2, 3), 0.1, r"0.1 mm \(0.1 of a voxel\) apart"),
+        ((200, 200, 100), (0, 0), 1e-3, "0.199 mm"),  # a tiny difference of spacing adds up across the volume
     ],
 )
 def test_differing_grids_are_named(shape: tuple, entry: tuple, change: float, message: str) -> None:

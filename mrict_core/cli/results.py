@@ -28,6 +28,7 @@ def score(
     clinical: Annotated[bool, typer.Option("--clinical", help="the clinical panel too")] = False,
     resample: Annotated[bool, typer.Option("--resample", help="bring sCT and mask to the CT's grid")] = False,
     as_is: Annotated[bool, typer.Option("--as-is", help="score what looks wrong, with a warning")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse headers that are contradictory or silent")] = False,
     json: Annotated[bool, typer.Option("--json", help="everything, with metric cards, machine-readable")] = False,
     csv: Annotated[str, typer.Option("--csv", help="where the cases go; of folders scores.csv by default")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing csv")] = False,
@@ -41,7 +42,7 @@ def score(
     for name, given in (("--ct", ct), ("--sct", sct)):
         if not given:
             raise MrictError(f"{name} is empty; give an image file or a folder of cases")
-    options = ScoreOptions(protocol, hu_range, luminance, exponents, clinical, resample, as_is)
+    options = ScoreOptions(protocol, hu_range, luminance, exponents, clinical, resample, as_is, strict)
     folders = Path(ct).expanduser().is_dir() or Path(sct).expanduser().is_dir()
     target = csv or ("scores.csv" if folders else "")
     for path in (Path(target), Path(target).with_suffix(".cards.csv")) if target else ():

@@ -1,14 +1,11 @@
-"""Does a CT lie on its MR? Mutual information over small shifts, flips and slice orders; air and tissue over the body."""
+"""Does a CT lie on its MR? Mutual information over small shifts, flips and slice orders; air over the body."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from skimage.measure import block_reduce
-
-from mrict_core.paths import shown
 
 COARSE_MM = 3.5  # voxels are joined to about this size
 REACH_VOXELS = 6  # of those
@@ -16,12 +13,11 @@ BINS = 24
 CT_RANGE_HU = (-1024.0, 1500.0)
 MARGIN = 1.1  # another pose must share so much more information: see docs/quality.md for how sound pairs vary
 AIR_BELOW_HU, TISSUE_ABOVE_HU = -500.0, -200.0
-AIR_SHARE_MAX, TISSUE_SHARE_MAX = 0.25, 0.15
 Pose = Callable[[np.ndarray], np.ndarray]
 
 
-def check_pair(mr: np.ndarray, ct: np.ndarray, spacing_mm: Sequence[float], path: Path | str) -> list[str]:
-    """Return a line where the CT (nx, ny, nz) fits its MR of the same shape clearly better moved, mirrored or reordered.
+def check_pair(mr: np.ndarray, ct: np.ndarray, spacing_mm: Sequence[float]) -> list[str]:
+    """Return a line where the CT (nx, ny, nz) fits its MR of one shape clearly better moved, mirrored or reordered.
 
     `spacing_mm`: of the file axes. Rotations and shifts below about half of `COARSE_MM` are not looked for.
     """
@@ -37,9 +33,7 @@ def check_pair(mr: np.ndarray, ct: np.ndarray, spacing_mm: Sequence[float], path
     gain, name = max(found, default=(0.0, ""))
     if gain < MARGIN:
         return []
-    return [
-        f"{shown(path)}: fits its MR better {name} ({gain - 1:.0%} more mutual information): check that they belong"
-    ]
+    return [f"fits its MR better {name} ({gain - 1:.0%} more mutual information): check that they belong together"]
 
 
 def _binned(volume: np.ndarray) -> np.ndarray:
@@ -92,16 +86,3 @@ def overlap(ct: np.ndarray, mask: np.ndarray, body: np.ndarray) -> tuple[float, 
     common, tissue = inside & seen, inside & (ct > TISSUE_ABOVE_HU)
     air = np.count_nonzero(common & (ct < AIR_BELOW_HU)) / max(1, np.count_nonzero(common))
     return air, np.count_nonzero(tissue & ~seen) / max(1, np.count_nonzero(tissue))
-
-
-def check_overlap(ct: np.ndarray, mask: np.ndarray, body: np.ndarray, path: Path | str) -> list[str]:
-    """Return a line where more of the CT's air lies inside the MR's body, or of its tissue outside, than in a pair."""
-    air, tissue = overlap(ct, mask, body)
-    lines = []
-    if air > AIR_SHARE_MAX:
-        lines.append(f"{shown(path)}: {air:.0%} of the body seen on the MR are air on the CT: check that they belong")
-    if tissue > TISSUE_SHARE_MAX:
-        lines.append(
-            f"{shown(path)}: {tissue:.0%} of the CT's tissue lie outside the MR's body: check that they belong"
-        )
-    return lines

@@ -14,8 +14,8 @@ from mrict_core.errors import MrictError
 from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of, read_json
 
 MODULES = (
-    *("ranks", "intensity", "orders", "volumes", "morphology", "otsu", "masks", "slicing"),
-    *("store", "prepare", "plan", "preprocess"),
+    *("ranks", "intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "volumes"),
+    *("morphology", "otsu", "masks", "slicing", "store", "prepare", "plan", "preprocess"),
 )
 CODE = tuple(f"data/{module}" for module in MODULES)
 

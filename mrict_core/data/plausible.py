@@ -177,7 +177,7 @@ def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -
     if everywhere.min() > SURE_AIR_HU and outside.size:
         return _half_or_window(name, low, everywhere, inside, outside)
     if share := float(np.mean(np.isin(inside, _padding(everywhere)))) if inside.size else 0:
-        return [f"{name}: {share:.2%} of the mask holds padding ({low:g}), not HU"]
+        return [f"{share:.2%} of the mask holds padding ({low:g}), not HU"]
     return []
 
 
@@ -212,7 +212,7 @@ def _half_or_window(
             f"{name}: air lies at {level:.0f} and nothing below {low:.0f}: HU multiplied by 0.5; "
             f"{EXPECTED}; divide by 0.5"
         )
-    return [f"{name}: nothing lies below {low:.0f} HU: clipped to a window, or HU multiplied by 0.5"]
+    return [f"nothing lies below {low:.0f} HU: clipped to a window, or HU multiplied by 0.5"]
 
 
 def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | str) -> list[str]:
@@ -233,7 +233,7 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
     for scaling in _scalings(low, high, air, float(np.median(fake))):
         if _explains(scaling, fake, real, around):
             if scaling is SIGN:
-                return [f"{name}: {values} rise where the CT's fall: {SIGN.cause}? {EXPECTED}; {SIGN.remedy}"]
+                return [f"{values} rise where the CT's fall: {SIGN.cause}? {EXPECTED}; {SIGN.remedy}"]
             before, after = (_error(one, real) for one in (fake, scaling.undo(fake)))
             raise MrictError(
                 f"{name}: {values} are not HU: {scaling.cause} (undone, the error inside the mask falls from "
@@ -244,10 +244,10 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
     remarks = sct_remarks(sct, mask)
     odd = float(np.mean((fake < PADDING_BELOW_HU) | (fake > BONE_MAX_HU)))
     if odd > METAL_SHARE:
-        remarks.append(f"{name}: {odd:.0%} of the mask lies outside {PADDING_BELOW_HU:.0f}…{BONE_MAX_HU:.0f} HU")
+        remarks.append(f"{odd:.0%} of the mask lies outside {PADDING_BELOW_HU:.0f}…{BONE_MAX_HU:.0f} HU")
     if low > AIR_BELOW_HU and (share := float(np.mean(_spread_over(ct) < SURE_AIR_HU))) > 0:
         remarks.append(
-            f"{name}: nothing lies below {low:.0f} HU, in the CT {share:.0%} lie below {SURE_AIR_HU:.0f}: negative HU "
+            f"nothing lies below {low:.0f} HU, in the CT {share:.0%} lie below {SURE_AIR_HU:.0f}: negative HU "
             "cut off by an unsigned type or a window, a background of 0, or no air predicted"
         )
     return remarks

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mrict_core.data import intensity, masks, plausible
+from mrict_core.data import intensity, masks, pairing, plausible, slice_levels
 from mrict_core.data.plan import Job, Plan, make_index, make_plan, read_index
-from mrict_core.data.prepare import PROTOCOLS, as_short, compact
+from mrict_core.data.prepare import PROTOCOLS, as_short, compact, unpadded
 from mrict_core.data.store import (
     INDEX,
     SliceStore,
@@ -24,7 +24,7 @@ from mrict_core.data.store import (
     sweep,
     write_patient,
 )
-from mrict_core.data.synthrad import Discovery, discover
+from mrict_core.data.synthrad import ROLES, Discovery, discover
 from mrict_core.data.volumes import SliceOrder, load_volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
@@ -48,14 +48,22 @@ def in_plane_shapes(discovery: Discovery, protocol: str = "patient") -> list[tup
 def _prepare(job: Job) -> None:
     """Read, check, convert and write one patient."""
     files, settings = job.files, job.settings
-    mr, ct = load_volume(files.mr), load_volume(files.ct)
-    mask = masks.check_mask(load_volume(files.mask).array, files.mask)
+    mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
+    mask = masks.check_mask(outline.array, files.mask)
     intensity.check_mr(mr.array, files.mr)
-    warnings = plausible.check_hu(ct.array, files.ct, mask)
+    remarks = [f"{role}: {text}" for role, v in zip(ROLES, (mr, ct, outline), strict=True) for text in v.remarks]
+    mr = unpadded(mr)
+    doubts = plausible.check_hu(ct.array, ct.path, mask)
+    doubts += slice_levels.check_slices(ct.array, mask, ct.affine, ct.path)
     ct = replace(ct, array=as_short(ct.array.T).T)
     arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"])
     arrays = compact(arrays)
     masks.check_mask_fits(arrays["mask"], arrays["body"], files.mask)
+    air, tissue = pairing.overlap(arrays["ct"], arrays["mask"], arrays["body"])
+    pair = pairing.check_pair(mr.array, ct.array, ct.spacing_mm)
+    doubts += [
+        f"{text}; {air:.0%} of the MR's body is air on it, {tissue:.0%} of its tissue lies outside" for text in pair
+    ]
     inside = int(np.count_nonzero(mask))
     meta = {
         "patient": files.patient,
@@ -73,7 +81,9 @@ def _prepare(job: Job) -> None:
         "mask_voxels": inside,
         "mask_voxels_cropped": inside - int(arrays["mask"].sum(dtype=np.int64)),
         "ct_type": str(arrays["ct"].dtype),
-        "warnings": warnings,
+        "warnings": remarks + [f"ct: {text}" for text in doubts],
+        "air_in_body": air,
+        "tissue_outside_body": tissue,
     }
     write_patient(job.folder, files.patient, arrays, meta)
 
@@ -121,6 +131,9 @@ def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
     reasons = [plan.refused[j.key] for j in plan.jobs if j.key in plan.refused]
     if strict and reasons:
         raise MrictError(reasons[0])
+    doubts = [f"{p}: {'; '.join(m['warnings'])}" for p, m in sorted(plan.prepared.items()) if m.get("warnings")]
+    if strict and doubts:
+        raise MrictError(f"{doubts[0]} (refused by --strict)")
     if len(reasons) == len(plan.jobs):
         reasons += [s.reason for s in discovery.skipped]
         count = f"none of {len(reasons)} patients can be used"

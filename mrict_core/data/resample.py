@@ -6,32 +6,27 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 
+from mrict_core.data import grids
+from mrict_core.data.headers import ItkFrame
 from mrict_core.data.intensity import AIR_HU
-from mrict_core.data.volumes import GRID_TOLERANCE_MM, LPS_TO_RAS, Volume, corner_gap_mm
+from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-ORTHOGONAL = 1e-4  # how far the axes' directions may be from right angles for ITK to hold them
-
 
 def same_grid(volume: Volume, like: Volume) -> bool:
-    """Return whether two volumes have one shape and put every voxel at the same place (to a micrometre)."""
-    return volume.shape == like.shape and corner_gap_mm(volume.affine, like.affine, like.shape) <= GRID_TOLERANCE_MM
+    """Return whether two volumes have one shape and put every voxel at the same place (see `grids.is_same`)."""
+    return grids.is_same(volume.shape, volume.affine, like.shape, like.affine)
 
 
 def grid_text(volume: Volume) -> str:
-    """Return a grid in words: shape, voxel size, where its axes point, where its first voxel lies."""
-    shape = "×".join(map(str, volume.shape))
-    spacing = "×".join(f"{v:.4g}" for v in volume.spacing_mm)
-    origin = ", ".join(f"{v:.4g}" for v in volume.affine[:3, 3])
-    axes = "".join(nib.orientations.aff2axcodes(volume.affine))
-    return f"{shape} voxels of {spacing} mm, axes {axes}, from ({origin}) mm"
+    """Return the grid of a volume in words; see `grids.in_words`."""
+    return grids.in_words(volume.shape, volume.affine)
 
 
 def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: float = AIR_HU) -> Volume:
@@ -65,26 +60,26 @@ def in_plane_grid(volume: Volume, axes: Iterable[int], spacing_mm: float) -> Vol
 
 
 def is_sheared(volume: Volume) -> bool:
-    """Return whether the axes of a volume are not at right angles, so that ITK cannot hold it."""
-    directions = volume.affine[:3, :3] / np.array(volume.spacing_mm)
-    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > ORTHOGONAL)
+    """Return whether the axes of a volume are not at right angles, by more than makes one grid."""
+    straight = grids.straightened(volume.affine)
+    return grids.corner_gap_voxels(volume.affine, straight, volume.shape) > grids.SAME_GRID
 
 
 def itk_image(volume: Volume) -> sitk.Image:
-    """Return a volume as an image of ITK (axes LPS); sheared grids raise MrictError."""
+    """Return a volume as an image of ITK (axes LPS), with the very numbers of the file where they were ITK's.
+
+    Sheared grids raise MrictError.
+    """
     import SimpleITK as sitk
 
-    lps = LPS_TO_RAS @ volume.affine
-    spacing = np.array(volume.spacing_mm)
-    directions = lps[:3, :3] / spacing
     if is_sheared(volume):
         raise MrictError(
             f"{shown(volume.path)}: its axes are not at right angles; expected an unsheared grid to resample it or to "
             "write it as MHA or NRRD; bring it to another grid yourself, or keep NIfTI"
         )
-    left, _, right = np.linalg.svd(directions)  # the nearest exactly orthogonal axes: ITK insists on them
+    frame = volume.header if isinstance(volume.header, ItkFrame) else ItkFrame.of(volume.affine)
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((left @ right).ravel().tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetSpacing(frame.spacing)
+    image.SetDirection(frame.direction)
+    image.SetOrigin(frame.origin)
     return image

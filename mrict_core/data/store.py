@@ -99,6 +99,11 @@ class SliceStore:
         shares = {p: m["mask_voxels_cropped"] / m["mask_voxels"] for p, m in metas.items()}
         return {patient: share for patient, share in shares.items() if share > CROPPED_MAX}
 
+    def warnings(self) -> dict[str, list[str]]:
+        """Return {patient: what its files left open or contradict}, for those of which something is to be said."""
+        found = {patient: list(self.meta(patient).get("warnings", [])) for patient in self.patients}
+        return {patient: texts for patient, texts in found.items() if texts}
+
     def slices(self, patient: str) -> PatientSlices:
         """Return the patient's memory maps; they stay open for the next call."""
         if patient in self._open:

@@ -1,28 +1,40 @@
-"""Volumes: image files in and out, and their grids."""
+"""Volumes: image files in and out. NIfTI, MetaImage and NRRD lie where ITK and 3D Slicer place them."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from scipy import ndimage
 
+from mrict_core.data import headers
+from mrict_core.data.grids import LPS_TO_RAS, check_same_grid, corner_gap_mm, straightened
+from mrict_core.data.headers import SPACING_MM, Header
+from mrict_core.data.metaimage import read_metaimage
+from mrict_core.data.nifti import read_nifti
+from mrict_core.data.nrrd import read_nrrd
 from mrict_core.data.orders import SliceOrder, spacing_of
-from mrict_core.errors import MrictError
+from mrict_core.data.streams import check_size, read_voxels, reading
+from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import shown
-from mrict_core.runtime import atomic_path
+from mrict_core.runtime import atomic_path, hash_file, hash_of
 
 __all__ = [
     "ITK",
+    "LPS_TO_RAS",
     "NIFTI",
+    "SPACING_MM",
     "SUFFIXES",
     "SliceOrder",
     "Volume",
     "check_same_grid",
     "corner_gap_mm",
+    "hash_image",
     "load_volume",
     "read_geometry",
     "save_nifti",
@@ -30,13 +42,13 @@ __all__ = [
     "stem_of",
 ]
 NIFTI = (".nii.gz", ".nii")
-ITK = (".mha", ".mhd", ".nrrd")
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 SUFFIXES = NIFTI + ITK
-GRID_TOLERANCE_MM = 1e-3
-SPACING_MM = (0.05, 50.0)  # beyond it the header is wrong: metres or micrometres taken for mm
-MIN_VOLUME = 1e-2  # of the cell of the three axes' unit vectors: 1 when they are at right angles
-nib.imageglobals.logger.setLevel("CRITICAL")  # its remarks on odd headers name no file; what matters is checked here
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+READERS: dict[str, Callable[[Path], Header]] = {
+    **dict.fromkeys(NIFTI, read_nifti),
+    **dict.fromkeys(ITK[:2], read_metaimage),
+    **dict.fromkeys(ITK[2:], read_nrrd),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Volume:
     array: np.ndarray
     affine: np.ndarray
     path: Path
-    header: Any = None  # nibabel header; None for files of ITK
+    header: Any = None  # nibabel's header; `ItkFrame` for MetaImage and NRRD
     remarks: tuple[str, ...] = ()  # what the reader had to decide, one line each, for the user
 
     @property
@@ -64,114 +76,75 @@ def stem_of(file: Path) -> str:
     return file.name[: -len(suffix)] if suffix else ""
 
 
-def _is_nifti(path: Path) -> bool:
-    if not path.is_file():
-        raise MrictError(f"{shown(path)}: no such file; expected an image ({', '.join(SUFFIXES)})")
-    name = path.name.lower()
-    if not name.endswith(SUFFIXES):
+def _header(path: Path) -> Header:
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
+    if suffix is None and path.exists():
         raise MrictError(f"{shown(path)}: not an image type this suite reads; allowed: {', '.join(SUFFIXES)}")
-    return name.endswith(NIFTI)
-
-
-def _unreadable(path: Path, error: Exception) -> MrictError:
-    cause = " ".join(str(error).replace(str(path), path.name).split())[:160] or type(error).__name__
-    return MrictError(f"{shown(path)}: cannot be read ({cause}); it is damaged or cut short: copy or download it again")
-
-
-def _check_geometry(shape: tuple[int, ...], affine: np.ndarray, path: Path) -> tuple[int, int, int]:
-    """Return the 3-D shape (trailing axes of length 1 dropped) or raise."""
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3:
-        raise MrictError(f"{shown(path)}: {len(shape)}-D image of shape {shape}; expected 3-D; export a single volume")
-    if min(shape) < 1:
-        raise MrictError(f"{shown(path)}: image of shape {shape} holds no voxel; export it again")
-    spacing = spacing_of(affine) if np.isfinite(affine).all() else (0.0, 0.0, 0.0)
-    if min(spacing) == 0 or abs(np.linalg.det(np.asarray(affine)[:3, :3] / spacing)) < MIN_VOLUME:
-        raise MrictError(f"{shown(path)}: affine not invertible; expected three independent axes; mend the header")
-    if min(spacing) < SPACING_MM[0] or max(spacing) > SPACING_MM[1]:
-        size, (low, high) = " x ".join(f"{s:.3g}" for s in spacing), SPACING_MM
-        raise MrictError(
-            f"{shown(path)}: voxels of {size} mm; expected {low:g} to {high:g} mm; mend the header's units"
-        )
-    return tuple(int(n) for n in shape)
-
-
-def _open_nifti(path: Path) -> Any:
-    """Return the nibabel image with all its bytes read: gzip's check sum is only tested at the end of the file."""
-    if not path.name.lower().endswith(".gz"):
-        return nib.load(path)
-    content = igzip.decompress(path.read_bytes())
-    kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(content[:540]) else nib.Nifti1Image
-    return kind.from_bytes(content)
-
-
-def _itk_affine(image: Any) -> np.ndarray:
-    """Return the RAS affine of a SimpleITK image or reader (their axes are LPS)."""
-    affine = np.eye(4)
-    dimension = image.GetDimension()
-    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
-    affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
-    affine[:3, 3] = np.array(image.GetOrigin())[:3]
-    return LPS_TO_RAS @ affine
+    if not path.is_file():
+        raise UnavailableError(f"{shown(path)}: no such file; expected an image ({', '.join(SUFFIXES)})")
+    return READERS[suffix](path)
 
 
 def read_geometry(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
     """Return (shape, affine) from the header alone; raises `MrictError` as `load_volume` does."""
     path = Path(path)
-    try:
-        if _is_nifti(path):
-            image = nib.load(path)
-            shape, affine = image.shape, image.affine
-            single = image.get_data_dtype().kind in "biuf"
-        else:
-            import SimpleITK as sitk
-
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            if reader.GetDimension() < 3:
-                raise ValueError(f"{reader.GetDimension()}-D image, expected 3-D")
-            shape, affine = reader.GetSize(), _itk_affine(reader)
-            single = reader.GetNumberOfComponents() == 1
-    except MrictError:
-        raise
-    except Exception as error:  # damaged bytes make the readers raise nearly anything
-        raise _unreadable(path, error) from None
-    if not single:
-        raise MrictError(
-            f"{shown(path)}: holds colours or complex numbers; expected one number per voxel; export grey values"
-        )
-    return _check_geometry(tuple(shape), affine, path), affine
+    with reading(path):
+        header = _header(path)
+        if not header.data.exists():
+            raise headers.wrong(path, f"its voxels' file {header.data.name} is not there", "it beside the header")
+        check_size(header)
+    return header.shape, header.affine
 
 
 def load_volume(path: Path | str) -> Volume:
-    """Read a NIfTI, MHA or NRRD file whole.
+    """Read a NIfTI, MetaImage or NRRD file whole; what its header leaves open or contradicts is in `remarks`.
 
-    Raises `MrictError` that names the file for: unreadable or truncated files, other than 3-D images, images without
-    voxels, NaN or infinite voxels, an affine that cannot be inverted.
+    Raises `MrictError` that names the file for: damaged or truncated files (every compressed stream's checksum is
+    tested), other than 3-D images, images without voxels, infinite voxels and NaN inside the image, an affine that
+    cannot be inverted; `UnavailableError` for files that are away or unreadable and for too little memory.
     """
     path = Path(path)
-    shape, affine = read_geometry(path)
-    header = None
-    try:
-        if _is_nifti(path):
-            image = _open_nifti(path)
-            header = image.header.copy()
-            array = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
-        else:
-            import SimpleITK as sitk
+    with reading(path):
+        header = _header(path)
+        array = read_voxels(header)
+        remarks = header.remarks + _of_axes(header)
+        if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is the least and greatest of its array
+            remarks += _nan_filled(array, path)
+    return Volume(array, np.asarray(header.affine, np.float64), path, header.native, remarks)
 
-            array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)).T
-    except MrictError:
-        raise
-    except Exception as error:  # damaged bytes make the readers raise nearly anything
-        raise _unreadable(path, error) from None
-    array = array.reshape(shape)
-    if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is the least and the greatest of its array
-        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-        raise MrictError(f"{shown(path)}: {bad} voxels are NaN or infinite; expected numbers; export it again")
-    return Volume(array, np.asarray(affine, np.float64), path, header)
+
+def _nan_filled(array: np.ndarray, path: Path) -> tuple[str, ...]:
+    """Set NaN that reaches the border of the volume, where there was no image, to its least value; return a remark.
+
+    Infinite voxels, and NaN inside the image, raise MrictError.
+    """
+    parts, _ = ndimage.label(np.isnan(array))
+    faces = [np.take(parts, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    outside = np.isin(parts, np.setdiff1d(np.concatenate(faces), 0))
+    bad = int(np.count_nonzero(~np.isfinite(array) & ~outside))
+    if bad or outside.all():
+        raise MrictError(
+            f"{shown(path)}: {bad or array.size} voxels are NaN or infinite; expected numbers; export it again"
+        )
+    lowest = float(array[~outside].min())
+    array[outside] = lowest
+    return (f"{np.count_nonzero(outside)} voxels on its border are NaN: taken as background ({lowest:g})",)
+
+
+def _of_axes(header: Header) -> tuple[str, ...]:
+    """Return a remark where the axes are not at right angles, with the distance from the nearest that are."""
+    what = "its axes are not at right angles and taken as they are"
+    return headers.disagreement(what, header.affine, straightened(header.affine), header.shape)
+
+
+def hash_image(path: Path | str) -> str:
+    """Return a short hash of an image file's content, its voxels' own file (MHD, NHDR) included."""
+    path = Path(path)
+    own = hash_file(path)
+    with contextlib.suppress(MrictError), reading(path):
+        data = _header(path).data
+        return own if data == path else hash_of([own, hash_file(data)])
+    return own
 
 
 def save_nifti(
@@ -194,26 +167,3 @@ def save_nifti(
     with atomic_path(Path(path)) as temporary:
         nib.save(image, temporary)
     return Path(path)
-
-
-def corner_gap_mm(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Return how far apart, in mm along an axis, two affines put the corner voxels of a volume at most."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
-    corners = np.vstack([corners, np.ones(corners.shape[1])])
-    return float(np.abs((np.asarray(affine) - other) @ corners).max())
-
-
-def check_same_grid(grids: dict[str, tuple[tuple[int, ...], np.ndarray, Path]]) -> None:
-    """Raise `MrictError` unless all `{role: (shape, affine, path)}` share one grid.
-
-    Affines are compared where it matters: at the corners of the volume, to 0.001 mm.
-    """
-    (role, (shape, affine, path)), *others = grids.items()
-    for other, (other_shape, other_affine, other_path) in others:
-        if tuple(other_shape) != tuple(shape):
-            shapes = f"{other} has shape {tuple(other_shape)}, {role} ({path.name}) has {tuple(shape)}"
-            raise MrictError(f"{shown(other_path)}: {shapes}; expected one grid; resample one onto the other's")
-        gap_mm = corner_gap_mm(other_affine, affine, shape)
-        if gap_mm > GRID_TOLERANCE_MM:
-            gap = f"affines of {other} and {role} ({path.name}) put a voxel up to {gap_mm:.3g} mm apart"
-            raise MrictError(f"{shown(other_path)}: {gap}; expected one grid; resample one onto the other's")

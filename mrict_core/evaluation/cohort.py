@@ -11,7 +11,8 @@ from mrict_core.data.store import SliceStore
 
 def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
     """Return one row per patient: centre, set, slices, shape and voxel size (mm) of its files, voxels of the scoring
-    mask, and how many of those the canvas cuts off."""
+    mask, how many of those the canvas cuts off, the CT's air in the MR's body and its tissue outside it (per cent), and
+    what was odd in its files."""
     sets = {patient: name for name in SETS for patient in getattr(split, name, ())}
     rows = []
     for patient in store.patients:
@@ -26,6 +27,9 @@ def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
                 "spacing_mm": " x ".join(f"{v:.2f}" for v in meta["spacing_mm"]),
                 "mask_voxels": meta["mask_voxels"],
                 "mask_voxels_cropped": meta["mask_voxels_cropped"],
+                "air_in_body_percent": 100 * meta.get("air_in_body", np.nan),
+                "tissue_outside_body_percent": 100 * meta.get("tissue_outside_body", np.nan),
+                "warnings": "; ".join(meta.get("warnings", [])),
             }
         )
     return pd.DataFrame(rows)

@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import __version__, metrics
+from mrict_core.data.grids import difference
 from mrict_core.data.plausible import MIN_MASK_VOXELS, check_hu, check_sct
 from mrict_core.data.resample import grid_text, resample_to, same_grid
-from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, load_volume, stem_of
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.data.slice_levels import check_slices
+from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, hash_image, load_volume, stem_of
+from mrict_core.errors import MrictError, UnavailableError, unknown_name
 from mrict_core.metrics.clinical_cards import CLINICAL_CARDS
 from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE, SIDE_MIN
 from mrict_core.metrics.synthrad import range_of
 from mrict_core.paths import shown
-from mrict_core.runtime import hash_file
 
 ROLES = {  # role => names of its file in a case's folder, and endings of its file's name
     "ct": ("ct",),
@@ -52,6 +53,7 @@ class ScoreOptions:
     clinical: bool = False  # the clinical panel too
     resample: bool = False  # bring sCT and mask to the CT's grid where they differ
     as_is: bool = False  # score what looks wrong, with a warning
+    strict: bool = False  # refuse headers that contradict themselves or say nothing
 
     def __post_init__(self) -> None:
         choices = {"protocol": metrics.PROTOCOLS, "luminance": LUMINANCE, "exponents": EXPONENTS}
@@ -76,11 +78,16 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     warnings: list[str] = []
     ct, sct, mask = (load_volume(path) for path in (case.ct, case.sct, case.mask))
     _refuse_same_file(case, options, warnings)
+    warnings += _remarks({"CT": ct, "sCT": sct, "mask": mask}, options)
     sct = _on_grid(sct, ct, "sCT", options, warnings)
     mask = _on_grid(mask, ct, "mask", options, warnings)
     inside = _inside(mask, options, warnings)
-    _checked(lambda: check_hu(ct.array, ct.path, inside), options, warnings)
-    _checked(lambda: check_sct(sct.array, ct.array, inside, sct.path), options, warnings)
+    for role, volume, check in (
+        ("CT", ct, lambda: check_hu(ct.array, ct.path, inside)),
+        ("sCT", sct, lambda: check_sct(sct.array, ct.array, inside, sct.path)),
+    ):
+        _checked(check, options, warnings, role)
+        _checked(lambda v=volume: check_slices(v.array, inside, ct.affine, v.path), options, warnings, role)
     if "ms_ssim" in metrics.PROTOCOLS[options.protocol] and 2 * min(ct.shape) < SIDE_MIN:
         warnings.append(f"MS-SSIM pads every axis to {SIDE_MIN} voxels: here it sees more padding than image")
     scores = metrics.score_case(
@@ -95,7 +102,7 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     if options.clinical:
         axis = SliceOrder.axial(ct.affine).axes[0]
         scores |= metrics.clinical_panel(ct.array, sct.array, inside, ct.affine, axis)[0]
-    files = {role: {"name": path.name, "hash": hash_file(path)} for role, path in _paths(case)}
+    files = {role: {"name": path.name, "hash": hash_image(path)} for role, path in _paths(case)}
     return {
         "case": case.name,
         **scores,
@@ -140,10 +147,14 @@ def _paths(case: CaseFiles) -> Iterator[tuple[str, Path]]:
     return ((role, getattr(case, role)) for role in ROLES)
 
 
-def _checked(check: Callable[[], Iterable[str] | None], options: ScoreOptions, warnings: list[str]) -> None:
+def _checked(
+    check: Callable[[], Iterable[str] | None], options: ScoreOptions, warnings: list[str], role: str = ""
+) -> None:
     """Keep what a check remarks, and what it refuses where the user wants a score all the same."""
     try:
-        warnings += check() or ()
+        warnings += [text if text.startswith(role) else f"{role}: {text}" for text in check() or ()]
+    except UnavailableError:
+        raise
     except MrictError as error:
         if not options.as_is:
             raise MrictError(f"{error} (--as-is scores it nevertheless)") from None
@@ -158,12 +169,21 @@ def _refuse_same_file(case: CaseFiles, options: ScoreOptions, warnings: list[str
     _checked(check, options, warnings)
 
 
+def _remarks(volumes: dict[str, Volume], options: ScoreOptions) -> list[str]:
+    """Return what was decided in reading the files; `strict` refuses it."""
+    for volume in volumes.values():
+        if options.strict and volume.remarks:
+            raise MrictError(f"{shown(volume.path)}: {'; '.join(volume.remarks)} (refused by --strict)")
+    return [f"{role}: {text}" for role, volume in volumes.items() for text in volume.remarks]
+
+
 def _on_grid(volume: Volume, ct: Volume, role: str, options: ScoreOptions, warnings: list[str]) -> Volume:
     if same_grid(volume, ct):
         return volume
     if not options.resample:
+        theirs, ours, apart = difference(volume.shape, volume.affine, ct.shape, ct.affine)
         raise MrictError(
-            f"{shown(volume.path)}: the {role} has {grid_text(volume)}, the CT {shown(ct.path)} has {grid_text(ct)}; "
+            f"{shown(volume.path)}: the {role} has {theirs}, the CT {shown(ct.path)} has {ours}: {apart}; "
             "expected one grid; bring it to the CT's, or let --resample do it"
         )
     warnings.append(f"{role} resampled from {grid_text(volume)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from mrict_core.data.resample import itk_image
-from mrict_core.data.volumes import ITK, NIFTI, Volume, stem_of
+from mrict_core.data.volumes import NIFTI, Volume, stem_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 from mrict_core.runtime import atomic_path
@@ -90,7 +91,7 @@ def staged_json(path: Path, value: Any) -> Iterator[None]:
 
 def _nifti(array: np.ndarray, volume: Volume, note: str) -> Any:
     header = volume.header
-    if header is None:
+    if not isinstance(header, nib.Nifti1Header):
         image = nib.Nifti1Image(array, volume.affine)
         image.set_qform(volume.affine, 1)
         image.set_sform(volume.affine, 1)
@@ -114,7 +115,7 @@ def _nifti(array: np.ndarray, volume: Volume, note: str) -> Any:
 def _write_itk(temporary: Path, array: np.ndarray, volume: Volume, note: str, path: Path) -> None:
     import SimpleITK as sitk
 
-    image = _like_itk_file(array, volume) or itk_image(Volume(array, volume.affine, volume.path))
+    image = itk_image(dataclasses.replace(volume, array=array))
     image.SetMetaData("Comment" if path.suffix.lower() == ".mha" else "note", note)
     try:
         sitk.WriteImage(image, str(temporary))
@@ -123,21 +124,3 @@ def _write_itk(temporary: Path, array: np.ndarray, volume: Volume, note: str, pa
         raise MrictError(f"{shown(path)}: cannot be written ({reason}); free space or choose another folder") from None
     if temporary.stat().st_size < array.nbytes:  # the writers are silent on a full disk
         raise MrictError(f"{shown(path)}: cannot be written (disk full?); free space or choose another folder")
-
-
-def _like_itk_file(array: np.ndarray, volume: Volume) -> Any:
-    """Return an image with the very numbers of the input's header where that is a 3-D file of ITK too, else None."""
-    import SimpleITK as sitk
-
-    if volume.header is not None or not volume.path.name.lower().endswith(ITK):
-        return None
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(volume.path))
-    reader.ReadImageInformation()
-    if reader.GetDimension() != 3:
-        return None
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetOrigin(reader.GetOrigin())
-    image.SetSpacing(reader.GetSpacing())
-    image.SetDirection(reader.GetDirection())
-    return image

@@ -92,6 +92,8 @@ def prepare_data(
         report(
             f"{patient}: the canvas of {store.size} px cuts off {share:.0%} of its mask; a larger profile holds more"
         )
+    for patient, texts in store.warnings().items():
+        report(f"{patient}: {'; '.join(texts)}")
     split, problem = None, ""
     if len(store.patients) >= PATIENTS_MIN:
         split = split_store(store, space, seed, split_kind, report)

@@ -129,7 +129,8 @@ def synthesize_case(
     qa = Path(qa) if qa else None
     check_targets(source, output, uncertainty, overwrite, sidecar, qa)
     volume = read_input(source, series, keep_identifiers)
-    warnings = [text for model in models for text in (check(volume, model.synthesizer.facts) if check else [])]
+    warnings = [*volume.remarks]
+    warnings += [text for model in models for text in (check(volume, model.synthesizer.facts) if check else [])]
     _refuse(source, warnings, strict)
     synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
     if check_output:
