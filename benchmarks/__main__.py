@@ -20,7 +20,7 @@ from mrict_core.runtime import write_json, write_text
 
 BENCHMARKS = (
     *("scores", "preprocessing", "training", "precision", "validation", "pipeline", "inference", "startup"),
-    *("scaling", "gate", "gpu"),
+    *("scaling", "gate", "checks", "gpu"),
 )
 
 

@@ -53,9 +53,10 @@ def _information(fixed: np.ndarray, moving: np.ndarray) -> float:
 def _moves(shape: Sequence[int], factors: Sequence[int], steps_mm: np.ndarray) -> Iterator[tuple[str, Pose]]:
     """Yield shifts and flips along the axes that have enough voxels."""
     for axis in range(3):
-        if shape[axis] // factors[axis] <= 2 * REACH_VOXELS:
+        reach = min(REACH_VOXELS, shape[axis] // factors[axis] // 4)
+        if reach < 2:
             continue
-        for by in (*range(-REACH_VOXELS, 0), *range(1, REACH_VOXELS + 1)):
+        for by in (*range(-reach, 0), *range(1, reach + 1)):
             name = f"moved by about {by * steps_mm[axis]:+.0f} mm along axis {axis}"
             yield name, lambda volume, by=by, axis=axis: _shifted(volume, by, axis)
         yield f"mirrored along axis {axis}", lambda volume, axis=axis: np.flip(volume, axis)

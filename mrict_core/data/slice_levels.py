@@ -12,16 +12,16 @@ from mrict_core.data.plausible import ALL_AIR_HU, SURE_AIR_HU
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
-MIN_SLICES = 5
+MIN_SLICES, MIN_SIDE = 5, 8  # a stack of lines is no stack of slices
 MIN_VOXELS, MIN_SHARE = 30, 0.2  # of the mask in a slice, and of its largest slice: the ends of a body vary
 SLICE_SAMPLE = 4000
 SIDE = 2  # neighbours on either side
-# Beyond what benchmarks/checks.py finds in sound slices: medians 107 HU, spreads 1.5 times, shares of air 0.09, the
+# Beyond what benchmarks/checks.py finds in sound slices: medians 107 HU, spreads 2.6 times, shares of air 0.09, the
 # level of air 2 HU from their neighbours; inside masks of bone alone medians 324 HU; where a thick
 # slice meets the top of the skull its median becomes bone's, but its 10th percentile does not move along
 OFFSET_HU, OFFSET_DIFFERENCE = 100.0, 0.3  # air and tissue of a slice moved alike
 SURE_HU = 700.0  # no anatomy moves a median so far between neighbours
-LEVEL_HU, SPREAD_RATIO, AIR_SHARE = 300.0, 2.5, 0.3
+LEVEL_HU, SPREAD_RATIO, AIR_SHARE = 300.0, 4.0, 0.3
 ALL_AIR = 0.9
 LOWEST_HU = -2200.0  # air of which the intercept was taken twice; below lies padding
 NO_AIR_HU = -300.0  # the darkest part of a slice without air is fat
@@ -36,7 +36,7 @@ def check_slices(ct: np.ndarray, mask: np.ndarray, affine: np.ndarray, path: Pat
     """
     found = []
     for axis in sorted({SliceOrder.axial(affine).axes[0], 2}):
-        if ct.shape[axis] >= MIN_SLICES:
+        if ct.shape[axis] >= MIN_SLICES and min(np.delete(ct.shape, axis)) >= MIN_SIDE:
             found += _odd_slices(np.moveaxis(ct, axis, 0), np.moveaxis(mask, axis, 0), f"axis {axis}", path)
     return found
 

@@ -279,7 +279,7 @@ def find_cases(
             problems[name] = f"{places}; add it or remove the case"
         else:
             cases.append(CaseFiles(name, *(found[role][name] for role in ROLES)))
-    return cases, problems | _unused(roots, {path for paths in found.values() for path in paths.values()})
+    return cases, problems | _unused(roots, problems, {path for paths in found.values() for path in paths.values()})
 
 
 def _entries(root: Path) -> Iterator[Path]:
@@ -322,7 +322,7 @@ def role_files(root: Path, role: str, problems: dict[str, str], beside: bool = F
     return chosen
 
 
-def _unused(roots: dict[str, Path], used: set[Path]) -> dict[str, str]:
+def _unused(roots: dict[str, Path], problems: dict[str, str], used: set[Path]) -> dict[str, str]:
     """Return {path: why it is not scored} of images and folders that belong to no case and are no MR, CT or mask."""
     found = {}
     for root, entry in ((place, entry) for place in sorted(set(roots.values())) for entry in _entries(place)):
@@ -334,9 +334,9 @@ def _unused(roots: dict[str, Path], used: set[Path]) -> dict[str, str]:
             role = next((r for r, names in NAMES.items() if stem_of(file).lower() in names), _role_of(stem_of(file))[1])
             if file is not entry and file.parent != entry:
                 found[shown(file)] = "lies deeper than a case's folder; move it up, or give the folder above it"
-            elif not role:
+            elif not role and stem_of(file) not in problems:
                 found[shown(file)] = f"belongs to no case; name it after one ({', '.join(ROLES)}), or move it away"
-            elif file is entry and role != "mr" and roots[role] != root:
+            elif file is entry and role in roots and roots[role] != root:
                 found[shown(file)] = f"is named as a {role}, which is looked for in {shown(roots[role])}; rename it"
     return found
 
