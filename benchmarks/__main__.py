@@ -20,7 +20,7 @@ from mrict_core.runtime import write_json, write_text
 
 BENCHMARKS = (
     *("scores", "preprocessing", "training", "precision", "validation", "pipeline", "inference", "startup"),
-    *("scaling", "gate", "faults", "gpu"),
+    *("scaling", "gate", "checks", "faults", "gpu"),
 )
 
 

@@ -222,11 +222,11 @@ def changed(what: str) -> dict[str, np.ndarray]:
 
 
 REFUSED = {
-    "stored values": r"sct\.nii\.gz: 10\d\d HU above the CT at the median, and subtracting 1024 .*rescale intercept",
-    "offset the other way": r"sct\.nii\.gz: .*below the CT at the median, and adding 1024",
-    "8 bits": r"sct\.nii\.gz: values 0…255 look scaled to 8 bits",
-    "unit": r"sct\.nii\.gz: values -1…1 look normalised",
-    "CT stored values": r"ct\.nii\.gz: values .* hold no air",
+    "stored values": r"sct\.nii\.gz: values .* the rescale intercept of -1024 lost \(undone.*; subtract 1024",
+    "offset the other way": r"sct\.nii\.gz: .*applied twice .*; add 1024",
+    "8 bits": r"sct\.nii\.gz: values 0…\d+ are not HU: scaled to 8 bits",
+    "unit": r"sct\.nii\.gz: values -1…1 are normalised",
+    "CT stored values": r"ct\.nii\.gz: values .* hold no air: stored values, the rescale intercept of -1024 lost",
     "few voxels": r"mask\.nii\.gz: mask holds 144 voxels; expected at least 1000",
     "labels": r"mask\.nii\.gz: mask holds 3 values",
 }

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.plain import masks
-from mrict_core.data import intensity
+from mrict_core.data import intensity, plausible
 from mrict_core.data.slicing import centred_crop
 from mrict_core.data.volumes import SliceOrder
 from mrict_core.runtime import hash_file
@@ -84,7 +84,7 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def check(ct: np.ndarray, mask: np.ndarray) -> None:
     """Raise `ValueError` for what `check_mask` and `check_hu` look for most: two values, plausible medians in HU."""
-    low, high = intensity.TISSUE_MEDIAN_HU
+    low, high = plausible.TISSUE_MEDIAN_HU
     if np.unique(mask).size != 2 or not low <= np.median(ct[mask > 0]) <= high or np.median(ct[mask == 0]) > 300:
         raise ValueError("implausible mask or CT")
 

@@ -1,7 +1,14 @@
-"""Is this a synthetic CT in HU? What a score must not be taken of, and what must be said beside it."""
+"""Are these values HU? The only place that decides it, for CT and synthetic CT.
+
+What is refused is what a scaling explains: `_scalings` lists those that the range of values and the levels of air and
+tissue allow, and one counts only where undoing it makes a CT (`_oddity`), or brings a synthetic CT to the true one
+(`_explains`). A model may be as bad as it likes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,43 +16,268 @@ import numpy as np
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
-OFFSET_HU = 1024.0  # between stored values and HU
-OFFSET_TOLERANCE_HU = 150.0
-OFFSET_GAIN = 0.5  # taking the offset away must at least halve the error
-EIGHT_BIT = (0.0, 255.0)
-UNIT_WIDTH = 2.5  # [-1, 1] or [0, 1], with some overshoot
-AIR_BELOW_HU = -900.0
+EXPECTED = "expected HU (air -1000, water 0)"
+SAMPLE_VOXELS = 200_000  # levels and shares are taken over so many, evenly spread
 MIN_MASK_VOXELS = 1000  # fewer give no number that means something
+AIR_HU, TISSUE_HU = -1000.0, 40.0
+LIMITS_HU = (-1024.0, 3000.0)
+AIR_BELOW_HU = -200.0  # every CT of a body shows lower values: air around it or fat beside gas
+SURE_AIR_HU = -800.0
+ALL_AIR_HU = -900.0
+PADDING_BELOW_HU = -1100.0  # no tissue; a few single values there (-2000, -3024, -32768) fill what was not scanned
+PADDING_VALUES = 3
+LOWEST_HU = -1500.0  # noise of air at low dose
+BONE_MAX_HU = 3100.0  # above what 12 bits hold there is metal alone, on an extended scale: a small share
+METAL_SHARE = 0.05
+OUTSIDE_MAX_HU = 300.0  # of the median outside the mask, which is air, padding or other tissue
+BRIGHT_SHARE = 0.05  # outside it, of what is dense as bone, where there is less air
+TISSUE_MEDIAN_HU = (-500.0, 700.0)  # of the voxels inside the mask, but for masks of lung or cortical bone
+SOFT_HU, SOFT_SHARE = (-150.0, 150.0), 0.03  # of all voxels, around such masks
+SOFT_PART = 0.4  # of what is no air, where a scaling is undone rightly
 CONSTANT_SD_HU = 1.0
+LEVEL_HU = 150.0  # how far air, and the median inside the mask, may be from where undoing a scaling should bring them
+GAIN = 0.7  # undoing must lessen the error so far where the CT shows no slope
+SMALL = (-15.0, 30.0)  # no HU of a body stay within it
+SLOPE, CORRELATION = (0.5, 1.6), 0.4  # of the undone values against the CT's: no noise, no constant
+SPREAD_HU = 50.0  # a CT that varies less inside the mask shows no slope
 
 
-def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | str) -> None:
-    """Raise `MrictError` for an sCT that is not in HU: stored values, 8-bit or unit scaling.
+@dataclass(frozen=True)
+class Scaling:
+    """What made other numbers of HU, how the user undoes it, and the undoing."""
 
-    All volumes have one shape, `ct` is in HU. A model may be as bad as it likes: only what a file's scaling explains is
-    refused. An offset by 1024 is one that, taken away, at least halves the error inside the mask.
-    """
-    real, fake = (np.asarray(volume, np.float32)[mask > 0] for volume in (ct, sct))
-    low, high = float(np.min(sct)), float(np.max(sct))
-    name, values = shown(path), f"values {low:g}…{high:g}"
-    expected = "expected HU (air -1000, water 0)"
-    if low != high and high - low <= UNIT_WIDTH:
-        raise MrictError(f"{name}: {values} look normalised; {expected}; map the network's output back to HU")
-    if low != high and low >= EIGHT_BIT[0] and high <= EIGHT_BIT[1]:
-        raise MrictError(f"{name}: {values} look scaled to 8 bits; {expected}; save the sCT unwindowed, in HU")
-    if low == high:
-        return
-    offset = float(np.median(fake - real))
-    if abs(abs(offset) - OFFSET_HU) > OFFSET_TOLERANCE_HU:
-        return
-    sign = 1.0 if offset > 0 else -1.0
-    before, after = (float(np.abs(fake - sign * shift - real).mean()) for shift in (0.0, OFFSET_HU))
-    if after < OFFSET_GAIN * before and fake.std() > CONSTANT_SD_HU:
-        side, remedy = ("above", "subtracting") if sign > 0 else ("below", "adding")
-        raise MrictError(
-            f"{name}: {abs(offset):.0f} HU {side} the CT at the median, and {remedy} 1024 takes the error from "
-            f"{before:.0f} to {after:.0f} HU: stored values; {expected}; apply the rescale intercept"
+    cause: str
+    remedy: str
+    undo: Callable[[np.ndarray], np.ndarray]
+
+
+def _linear(cause: str, remedy: str, slope: float, intercept: float) -> Scaling:
+    """HU became slope · HU + intercept."""
+    return Scaling(cause, remedy, lambda values: (values - intercept) / slope)
+
+
+def _unwrap(modulus: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda values: np.where(values > modulus * 3 / 4 - 1, values - modulus, values)
+
+
+SIGN = Scaling("sign turned", "multiply by -1", np.negative)
+FIXED = (
+    _linear("stored values, the rescale intercept of -1024 lost", "subtract 1024", 1, 1024),
+    _linear("the rescale intercept of -1024 applied twice", "add 1024", 1, -1024),
+    *(_linear(f"HU multiplied by {factor:g}", f"divide by {factor:g}", factor, 0) for factor in (0.1, 10.0, 0.5, 2.0)),
+    *(
+        _linear(
+            "stored values, rescale slope and intercept lost",
+            f"multiply by {1 / slope:g} and subtract 1024",
+            slope,
+            1024 * slope,
         )
+        for slope in (0.5, 2.0, 0.1, 10.0)
+    ),
+)
+
+
+def _range_name(low: float, high: float) -> str:
+    """Return what a range of values is that HU are often mapped to, "" for others."""
+    if -1.5 <= low and high <= 1.5:
+        return "the range [-1, 1] of a network" if low < -0.1 else "the range [0, 1]"
+    if low >= 0:
+        pictures = ((255, "8 bits"), (1000, "0…1000"), (4095, "12 bits"), (65535, "16 bits"))
+        return next((f"{name}, as pictures are" for top, name in pictures if high <= top), "")
+    return "small numbers, as z-scores or HU / 1000 are" if low > -60 and high < 100 else ""
+
+
+def _scalings(low: float, high: float, air: float, tissue: float) -> Iterator[Scaling]:
+    """Yield what may have been done to HU that have this range and these levels of air and tissue, likeliest first."""
+    if low >= 0 and high > 40_000:
+        yield Scaling("negative HU wrapped round by an unsigned 16-bit type", "save as signed int16", _unwrap(65536))
+    if low >= 0 and 3071 < high <= 4095:
+        yield Scaling("negative HU wrapped round at 12 bits", "subtract 4096 above 3071", _unwrap(4096))
+    yield from FIXED
+    slope = (tissue - air) / (TISSUE_HU - AIR_HU)
+    if slope > 0 and (name := _range_name(low, high)):
+        yield _linear(f"scaled to {name}", "map it back to HU, or save it unscaled", slope, air - slope * AIR_HU)
+    yield SIGN
+
+
+def _clipped_to_bytes(low: float, high: float) -> bool:
+    """Return whether values end where those of an 8-bit type end."""
+    return (low, high) in ((-128.0, 127.0), (0.0, 255.0))
+
+
+def _small(low: float, high: float, fake: np.ndarray, real: np.ndarray) -> bool:
+    """Return whether values within a few units follow the CT, as those of a normalised sCT do, whatever lies around."""
+    if low < SMALL[0] or high > SMALL[1] or min(fake.std(), real.std()) == 0:
+        return False
+    return float(np.corrcoef(fake, real)[0, 1]) > CORRELATION
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    return values[:: values.size // SAMPLE_VOXELS + 1]
+
+
+def _spread_over(volume: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Return voxels spread evenly over a volume, or over the part of it that a mask marks, as float32."""
+    flat = np.asarray(volume).ravel(order="K") if mask is None else np.asarray(volume)[mask]
+    return _sample(flat).astype(np.float32)
+
+
+def _padding(values: np.ndarray) -> np.ndarray:
+    """Return the few single values below all tissue that fill what was not scanned, none where many differ."""
+    lows, counts = np.unique(values[values < PADDING_BELOW_HU], return_counts=True)
+    most = np.argsort(counts)[-PADDING_VALUES:]
+    return lows[most] if counts[most].sum() >= max(0.8 * counts.sum(), 3 * PADDING_VALUES) else lows[:0]
+
+
+def _soft_share(values: np.ndarray) -> float:
+    return float(np.mean((values > SOFT_HU[0]) & (values < SOFT_HU[1]))) if values.size else 0.0
+
+
+def _oddity(everywhere: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> str:
+    """Return why these values are not those of a CT in HU, "" where nothing speaks against it."""
+    padding = _padding(everywhere)
+    everywhere, inside, outside = (
+        values[~np.isin(values, padding)] if padding.size else values for values in (everywhere, inside, outside)
+    )
+    if not everywhere.size or everywhere.min() > AIR_BELOW_HU:
+        return "hold no air"
+    if (lowest := float(np.percentile(everywhere, 0.1))) < LOWEST_HU:
+        return f"reach down to {lowest:.0f}, which is no noise of air and no padding"
+    if inside.size:
+        tissue = float(np.median(inside))
+        if not TISSUE_MEDIAN_HU[0] <= tissue <= TISSUE_MEDIAN_HU[1] and _soft_share(everywhere) < SOFT_SHARE:
+            return f"have the median {tissue:.0f} inside the mask"
+        if (dense := float(np.mean(inside > BONE_MAX_HU))) > METAL_SHARE:
+            return f"have {dense:.0%} of the mask above {BONE_MAX_HU:.0f}"
+    if outside.size:
+        around = float(np.median(outside))
+        bright, dark = np.mean(outside > -SURE_AIR_HU), np.mean(outside < SURE_AIR_HU)
+        if around > OUTSIDE_MAX_HU or bright > max(dark, BRIGHT_SHARE):
+            return f"have the median {around:.0f} outside the mask, and {bright:.0%} above {-SURE_AIR_HU:.0f}"
+    return ""
+
+
+def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -> list[str]:
+    """Return what should be said of a CT in HU (any shape); raise `MrictError` for one that is not in HU.
+
+    The message names the scaling that would explain the values, where one does. `mask` is the body, or a part of it.
+    """
+    low, high = float(np.min(ct)), float(np.max(ct))
+    name, values = shown(path), f"values {low:g}…{high:g}"
+    if low == high:
+        raise MrictError(f"{name}: CT has the constant value {low:g}; {EXPECTED}; export it again")
+    everywhere, none = _spread_over(ct), np.empty(0, np.float32)
+    inside, outside = (none, none) if mask is None else (_spread_over(ct, mask), _spread_over(ct, ~mask))
+    air, tissue = float(np.percentile(everywhere, 5)), float(np.median(inside if inside.size else everywhere))
+    oddity = _oddity(everywhere, inside, outside)
+    if _clipped_to_bytes(low, high):
+        raise MrictError(f"{name}: {values} fill 8 bits, or are an MR; {EXPECTED}; export the CT in 16 bits")
+    if oddity:
+        raise MrictError(f"{name}: {values} {oddity}: {_cause(low, high, air, tissue, (everywhere, inside, outside))}")
+    if everywhere.min() > SURE_AIR_HU and outside.size:
+        return _half_or_window(name, low, everywhere, inside, outside)
+    if share := float(np.mean(np.isin(inside, _padding(everywhere)))) if inside.size else 0:
+        return [f"{share:.2%} of the mask holds padding ({low:g}), not HU"]
+    return []
+
+
+def _cause(low: float, high: float, air: float, tissue: float, samples: tuple[np.ndarray, ...]) -> str:
+    """Return which scaling makes a CT of the samples when undone, and what to do."""
+    if SMALL[0] <= low and high <= SMALL[1]:
+        return f"normalised, or an MR; {EXPECTED}; map it back to HU"
+    clipped = f"negative HU cut off, a narrow window, or an MR; {EXPECTED}; export the CT unwindowed, as a signed type"
+    if low >= 0 and high > 255 and _soft_share(samples[1][samples[1] > 0]) > SOFT_PART:
+        return clipped
+    for scaling in _scalings(low, high, air, tissue):
+        everywhere, *others = (scaling.undo(sample) for sample in samples)
+        soft = _soft_share(everywhere[everywhere > SURE_AIR_HU])
+        placed = abs(float(np.percentile(everywhere, 5)) - AIR_HU) <= LEVEL_HU and soft > SOFT_PART
+        if placed and not _oddity(everywhere, *others):
+            return f"{scaling.cause}{', or an MR' * (low > AIR_BELOW_HU)}; {EXPECTED}; {scaling.remedy}"
+    if low > AIR_BELOW_HU:
+        return clipped
+    return f"no usual scaling explains that; {EXPECTED}; check slope and intercept, and that the mask fits"
+
+
+def _half_or_window(
+    name: str, low: float, everywhere: np.ndarray, inside: np.ndarray, outside: np.ndarray
+) -> list[str]:
+    """Judge a CT that ends between -800 and -200: a window cuts all air to one value, a lost slope does not."""
+    doubled = [2 * sample for sample in (everywhere, inside, outside)]
+    level, air = float(np.percentile(everywhere, 5)), everywhere[everywhere < 0.95 * low]
+    if abs(2 * level - AIR_HU) > LEVEL_HU or _oddity(*doubled):
+        return []
+    if np.mean(air == low) < 0.95:
+        raise MrictError(
+            f"{name}: air lies at {level:.0f} and nothing below {low:.0f}: HU multiplied by 0.5; "
+            f"{EXPECTED}; divide by 0.5"
+        )
+    return [f"nothing lies below {low:.0f} HU: clipped to a window, or HU multiplied by 0.5"]
+
+
+def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | str) -> list[str]:
+    """Return what must stand beside the scores of an sCT; raise `MrictError` where its values are not HU.
+
+    All volumes have one shape, `ct` is in HU. A turned sign and negative values cut off are said, not refused.
+    """
+    low, high, inside = float(np.min(sct)), float(np.max(sct)), np.asarray(mask) > 0
+    name, values = shown(path), f"values {low:g}…{high:g}"
+    if low == high:
+        return sct_remarks(sct, mask)
+    far = (np.asarray(ct) < SURE_AIR_HU) & ~inside
+    fake, real = _spread_over(sct, inside), _spread_over(ct, inside).clip(*LIMITS_HU)
+    around = _spread_over(sct, far)
+    air = float(np.median(around)) if around.size else float(np.percentile(fake, 1))
+    if _small(low, high, fake, real):
+        raise MrictError(f"{name}: {values} are normalised; {EXPECTED}; map the network's output back to HU")
+    for scaling in _scalings(low, high, air, float(np.median(fake))):
+        if _explains(scaling, fake, real, around):
+            if scaling is SIGN:
+                return [f"{values} rise where the CT's fall: {SIGN.cause}? {EXPECTED}; {SIGN.remedy}"]
+            before, after = (_error(one, real) for one in (fake, scaling.undo(fake)))
+            raise MrictError(
+                f"{name}: {values} are not HU: {scaling.cause} (undone, the error inside the mask falls from "
+                f"{before:.0f} to {after:.0f} HU); {EXPECTED}; {scaling.remedy}"
+            )
+    if _clipped_to_bytes(low, high):
+        raise MrictError(f"{name}: {values} fill 8 bits, or are an MR; {EXPECTED}; save the sCT in 16 bits")
+    remarks = sct_remarks(sct, mask)
+    odd = float(np.mean((fake < PADDING_BELOW_HU) | (fake > BONE_MAX_HU)))
+    if odd > METAL_SHARE:
+        remarks.append(f"{odd:.0%} of the mask lies outside {PADDING_BELOW_HU:.0f}…{BONE_MAX_HU:.0f} HU")
+    if low > AIR_BELOW_HU and (share := float(np.mean(_spread_over(ct) < SURE_AIR_HU))) > 0:
+        remarks.append(
+            f"nothing lies below {low:.0f} HU, in the CT {share:.0%} lie below {SURE_AIR_HU:.0f}: negative HU "
+            "cut off by an unsigned type or a window, a background of 0, or no air predicted"
+        )
+    return remarks
+
+
+def _error(fake: np.ndarray, real: np.ndarray) -> float:
+    """Return the mean error in HU of values clipped to what HU can be."""
+    return float(np.abs(fake.clip(*LIMITS_HU) - real).mean())
+
+
+def _explains(scaling: Scaling, fake: np.ndarray, real: np.ndarray, around: np.ndarray) -> bool:
+    """Return whether undoing a scaling brings an sCT to the CT: values inside the mask, and air around it.
+
+    It must put air and the median where they belong, and rise with the CT as steeply as it should: a shrunk, a noisy
+    or a shifted model does not do all of that.
+    """
+    undone = scaling.undo(fake)
+    if abs(float(np.median(undone - real))) > LEVEL_HU:
+        return False
+    air = scaling.undo(around)
+    if air.size and abs(float(np.median(air)) - AIR_HU) > LEVEL_HU:
+        return False
+    if real.std() < SPREAD_HU:
+        return air.size > 0 and _error(undone, real) < GAIN * _error(fake, real)
+    undone = undone.clip(LIMITS_HU[0], 2 * LIMITS_HU[1])
+    if undone.std() < CONSTANT_SD_HU:
+        return False
+    correlation = float(np.corrcoef(undone, real)[0, 1])
+    slope = correlation * float(undone.std() / real.std())
+    return correlation > CORRELATION and SLOPE[0] <= slope <= SLOPE[1]
 
 
 def sct_remarks(sct: np.ndarray, mask: np.ndarray) -> list[str]:
@@ -54,6 +286,6 @@ def sct_remarks(sct: np.ndarray, mask: np.ndarray) -> list[str]:
     remarks = []
     if fake.std() < CONSTANT_SD_HU:
         remarks.append(f"sCT is constant inside the mask ({float(fake.mean()):.0f} HU)")
-    elif fake.max() < AIR_BELOW_HU:
+    elif fake.max() < ALL_AIR_HU:
         remarks.append(f"sCT is all air inside the mask (at most {float(fake.max()):.0f} HU)")
     return remarks

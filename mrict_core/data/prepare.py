@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,7 +49,13 @@ def body_of(mr: Volume) -> np.ndarray:
     """Return the body mask of an MR volume in file order, found on its axial slices; none found is an error."""
     intensity.check_mr(mr.array, mr.path)
     order = SliceOrder.axial(mr.affine)
-    return order.to_array(_some(body_slices(mr, order), mr))
+    return order.to_array(_some(body_slices(unpadded(mr), order), mr))
+
+
+def unpadded(mr: Volume) -> Volume:
+    """Return an MR volume whose padding is background; see `intensity.without_padding`."""
+    array = intensity.without_padding(mr.array)
+    return mr if array is mr.array else replace(mr, array=array)
 
 
 def _some(body: np.ndarray, mr: Volume) -> np.ndarray:
@@ -76,7 +82,7 @@ def prepare_mr(
     """
     if plane not in PLANES:
         raise unknown_name("plane", plane, PLANES)
-    order = SliceOrder.toward(mr.affine, PLANES[plane])
+    mr, order = unpadded(mr), SliceOrder.toward(mr.affine, PLANES[plane])
     stack = order.to_slices(mr.array)
     body = order.to_slices(body_of(mr) if body is None else _some(body, mr))
     held = body if keep is None else body | keep
@@ -91,7 +97,7 @@ def prepare_mr(
 def otsu_body_of(mr: Volume) -> np.ndarray:
     """Return Otsu's mask of an MR volume in file order: what the predecessor's union mask is without a CT."""
     intensity.check_mr(mr.array, mr.path)
-    order = SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
+    mr, order = unpadded(mr), SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
     return order.to_array(_some(masks.otsu_mask(np.ascontiguousarray(order.to_slices(mr.array))), mr))
 
 
@@ -103,7 +109,7 @@ def prepare_mr_predecessor(mr: Volume, size: int, *, whole: bool = False, body: 
     for training took axis 2 as it came. `whole` enlarges the canvas to the slice where that is larger; `body` (file
     order) is `otsu_body_of(mr)` where it is not given.
     """
-    order = SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
+    mr, order = unpadded(mr), SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
     stack = order.to_slices(mr.array)
     body = order.to_slices(otsu_body_of(mr) if body is None else _some(body, mr))
     crop = predecessor_crop(*stack.shape[1:], max(size, *stack.shape[1:]) if whole else size)
@@ -139,7 +145,7 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
 def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
     """Return the same of protocol `predecessor`: union mask, every slice along axis 2,
     per-slice min-max, masked to 0, centre crop."""
-    order, window = SliceOrder.raw(), intensity.WINDOWS["predecessor"]
+    mr, order, window = unpadded(mr), SliceOrder.raw(), intensity.WINDOWS["predecessor"]
     stack, target = order.to_slices(mr.array), order.to_slices(ct.array)
     union = order.to_slices(masks.union_otsu_mask(mr.array, ct.array))
     crop = predecessor_crop(*stack.shape[1:], size)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mrict_core.data import intensity, masks
+from mrict_core.data import intensity, masks, pairing, plausible, slice_levels
 from mrict_core.data.plan import Job, Plan, make_index, make_plan, read_index
-from mrict_core.data.prepare import PROTOCOLS, as_short, compact
+from mrict_core.data.prepare import PROTOCOLS, as_short, compact, unpadded
 from mrict_core.data.store import (
     INDEX,
     SliceStore,
@@ -54,11 +54,19 @@ def _prepare(job: Job) -> None:
     mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
     mask = masks.check_mask(outline.array, files.mask)
     intensity.check_mr(mr.array, files.mr)
-    intensity.check_hu(ct.array, files.ct, mask)
+    remarks = [f"{role}: {text}" for role, v in zip(ROLES, (mr, ct, outline), strict=True) for text in v.remarks]
+    mr = unpadded(mr)
+    doubts = plausible.check_hu(ct.array, ct.path, mask)
+    doubts += slice_levels.check_slices(ct.array, mask, ct.affine, ct.path)
     ct = replace(ct, array=as_short(ct.array.T).T)
     arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"])
     arrays = compact(arrays)
     masks.check_mask_fits(arrays["mask"], arrays["body"], files.mask)
+    air, tissue = pairing.overlap(arrays["ct"], arrays["mask"], arrays["body"])
+    pair = pairing.check_pair(mr.array, ct.array, ct.spacing_mm)
+    doubts += [
+        f"{text}; {air:.0%} of the MR's body is air on it, {tissue:.0%} of its tissue lies outside" for text in pair
+    ]
     inside = int(np.count_nonzero(mask))
     upright = SliceOrder.axial(mr.affine)  # the same voxels stored along other axes are the same image
     grid = {"affine": mr.affine.tolist(), "order": asdict(prepared.order), "crop": asdict(prepared.crop)}
@@ -81,7 +89,9 @@ def _prepare(job: Job) -> None:
             "grid": hash_of(grid),
             "voxels": {role: hash_array(upright.to_slices(array)) for role, array in voxels.items()},
         },
-        "warnings": [f"{role}: {text}" for role, v in zip(ROLES, (mr, ct, outline), strict=True) for text in v.remarks],
+        "warnings": remarks + [f"ct: {text}" for text in doubts],
+        "air_in_body": air,
+        "tissue_outside_body": tissue,
     }
     job.check_files()
     write_patient(job.folder, files.patient, arrays, meta)

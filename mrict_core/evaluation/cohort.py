@@ -11,8 +11,8 @@ from mrict_core.data.store import SliceStore
 
 def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
     """Return one row per patient: its subject where one has several patients, centre, set, slices, shape and voxel size
-    (mm) of its files, voxels of the scoring mask, how many of those the canvas cuts off, and what its files left open
-    or contradict."""
+    (mm) of its files, voxels of the scoring mask, how many of those the canvas cuts off, the CT's air in the MR's body
+    and its tissue outside it (per cent), and what was odd in its files."""
     subjects = store.subjects()
     shared = any(subject != patient for patient, subject in subjects.items())
     sets = {patient: name for name in SETS for patient in getattr(split, name, ())}
@@ -30,6 +30,8 @@ def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
                 "spacing_mm": " x ".join(f"{v:.2f}" for v in meta["spacing_mm"]),
                 "mask_voxels": meta["mask_voxels"],
                 "mask_voxels_cropped": meta["mask_voxels_cropped"],
+                "air_in_body_percent": 100 * meta.get("air_in_body", np.nan),
+                "tissue_outside_body_percent": 100 * meta.get("tissue_outside_body", np.nan),
                 "warnings": "; ".join(meta.get("warnings", [])),
             }
         )

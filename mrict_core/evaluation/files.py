@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import pandas as pd
 
 from mrict_core import __version__, metrics
 from mrict_core.data.grids import difference
-from mrict_core.data.intensity import check_hu
-from mrict_core.data.plausible import MIN_MASK_VOXELS, check_sct, sct_remarks
+from mrict_core.data.intensity import AIR_HU
+from mrict_core.data.plausible import MIN_MASK_VOXELS, check_hu, check_sct
 from mrict_core.data.resample import grid_text, resample_to, same_grid
+from mrict_core.data.slice_levels import check_slices
 from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, hash_image, load_volume, stem_of
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError, UnavailableError, unknown_name
 from mrict_core.metrics.clinical_cards import CLINICAL_CARDS
 from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE, SIDE_MIN
 from mrict_core.metrics.synthrad import range_of
@@ -29,6 +30,8 @@ ROLES = {  # role => names of its file in a case's folder, and endings of its fi
     "mask": ("mask", "body"),
 }
 NAMES = ROLES | {"mr": ("mr", "mri", "real_a")}
+COVERED_MIN = 0.9  # of the mask, after resampling: less is refused; what is missing is said
+MASK_ROUNDING = 0.02  # by which the volume of a mask may change when it is brought to other voxels
 Progress = Callable[[int, int, str], None]
 
 
@@ -81,10 +84,13 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     warnings += _remarks({"CT": ct, "sCT": sct, "mask": mask}, options)
     sct = _on_grid(sct, ct, "sCT", options, warnings)
     mask = _on_grid(mask, ct, "mask", options, warnings)
-    inside = _inside(mask, options, warnings)
-    _checked(lambda: check_hu(ct.array, ct.path, inside), options, warnings)
-    _checked(lambda: check_sct(sct.array, ct.array, inside, sct.path), options, warnings)
-    warnings += sct_remarks(sct.array, inside)
+    sct, inside = _where_both_are(sct, _inside(mask, options, warnings), options, warnings)
+    for role, volume, check in (
+        ("CT", ct, lambda: check_hu(ct.array, ct.path, inside)),
+        ("sCT", sct, lambda: check_sct(sct.array, ct.array, inside, sct.path)),
+    ):
+        _checked(check, options, warnings, role)
+        _checked(lambda v=volume: check_slices(v.array, inside, ct.affine, v.path), options, warnings, role)
     if "ms_ssim" in metrics.PROTOCOLS[options.protocol] and 2 * min(ct.shape) < SIDE_MIN:
         warnings.append(f"MS-SSIM pads every axis to {SIDE_MIN} voxels: here it sees more padding than image")
     scores = metrics.score_case(
@@ -144,9 +150,14 @@ def _paths(case: CaseFiles) -> Iterator[tuple[str, Path]]:
     return ((role, getattr(case, role)) for role in ROLES)
 
 
-def _checked(check: Callable[[], None], options: ScoreOptions, warnings: list[str]) -> None:
+def _checked(
+    check: Callable[[], Iterable[str] | None], options: ScoreOptions, warnings: list[str], role: str = ""
+) -> None:
+    """Keep what a check remarks, and what it refuses where the user wants a score all the same."""
     try:
-        check()
+        warnings += [text if text.startswith(role) else f"{role}: {text}" for text in check() or ()]
+    except UnavailableError:
+        raise
     except MrictError as error:
         if not options.as_is:
             raise MrictError(f"{error} (--as-is scores it nevertheless)") from None
@@ -180,7 +191,39 @@ def _on_grid(volume: Volume, ct: Volume, role: str, options: ScoreOptions, warni
         )
     warnings.append(f"{role} resampled from {grid_text(volume)}")
     is_mask = role == "mask"
-    return resample_to(volume, ct, nearest=is_mask, **({"fill": 0.0} if is_mask else {}))
+    moved = resample_to(volume, ct, nearest=is_mask, fill=0.0 if is_mask else np.nan)
+    if is_mask:
+        before, after = (np.count_nonzero(v.array) * np.prod(v.spacing_mm) for v in (volume, moved))
+        _covered(
+            after / max(before, 1e-9), f"{shown(volume.path)}: of the mask only {{}} lies on the CT", options, warnings
+        )
+    return moved
+
+
+def _where_both_are(
+    sct: Volume, inside: np.ndarray, options: ScoreOptions, warnings: list[str]
+) -> tuple[Volume, np.ndarray]:
+    """Return the sCT with air where it holds nothing, and the mask where it holds something."""
+    held = np.isfinite(sct.array)
+    if held.all():
+        return sct, inside
+    share = np.count_nonzero(held & inside) / np.count_nonzero(inside)
+    _covered(share, f"{shown(sct.path)}: covers only {{}} of the mask", options, warnings)
+    if not (held & inside).any():
+        raise MrictError(f"{shown(sct.path)}: covers nothing of the mask; expected the same patient; check the files")
+    return replace(sct, array=np.where(held, sct.array, np.float32(AIR_HU))), held & inside
+
+
+def _covered(share: float, text: str, options: ScoreOptions, warnings: list[str]) -> None:
+    """Say which share is scored where it is not all; refuse one below `COVERED_MIN`."""
+
+    def check() -> list[str]:
+        said = text.format(f"{share:.1%}")
+        if share < COVERED_MIN:
+            raise MrictError(f"{said}; expected at least {COVERED_MIN:.0%}; give images of the same extent")
+        return [f"{said}; that part alone is scored"] if share < 1 else []
+
+    _checked(check, options, warnings)
 
 
 def _inside(mask: Volume, options: ScoreOptions, warnings: list[str]) -> np.ndarray:
@@ -209,10 +252,11 @@ def _inside(mask: Volume, options: ScoreOptions, warnings: list[str]) -> np.ndar
 def find_cases(
     ct: Path | str, sct: Path | str, mask: Path | str | None = None
 ) -> tuple[list[CaseFiles], dict[str, str]]:
-    """Return (cases, {case: why it cannot be scored}) of folders; without `mask` the masks lie beside the CTs.
+    """Return (cases, {case, or path: why it is not scored}) of folders; without `mask` the masks lie beside the CTs.
 
     A case is a file `<case>.nii.gz` (also `<case>_sct.mha` …) or a folder `<case>/` that holds a file of the role's
     name (ct; sct, synthetic_ct, synthetic-ct, fake_B; mask, body), in the folder itself or in its Task1/<region>/.
+    Files of other types, and those named as the MR or as another role that is looked for elsewhere, are no cases.
     """
     roots = {"ct": Path(ct), "sct": Path(sct), "mask": Path(mask if mask is not None else ct)}
     found, problems = {}, {}
@@ -220,13 +264,13 @@ def find_cases(
         if not root.is_dir():
             what = "a file" if root.is_file() else "no such folder"
             raise MrictError(f"{shown(root)}: {what}; --ct, --sct and --mask are three files, or all folders")
-        found[role] = role_files(root, role, problems, inside_only=role == "mask" and mask is None)
+        found[role] = role_files(root, role, problems, beside=role == "mask" and mask is None)
     if not found["ct"] and not found["sct"]:
         raise MrictError(
             f"{shown(roots['ct'])} and {shown(roots['sct'])}: no case found; looked for {', '.join(SUFFIXES)}"
         )
     cases = []
-    for name in sorted(found["ct"].keys() | found["sct"].keys()):
+    for name in sorted(found["ct"].keys() | found["sct"].keys() | (found["mask"].keys() if mask else set())):
         lacking = [role for role in ROLES if name not in found[role]]
         if name in problems:
             continue
@@ -235,35 +279,72 @@ def find_cases(
             problems[name] = f"{places}; add it or remove the case"
         else:
             cases.append(CaseFiles(name, *(found[role][name] for role in ROLES)))
-    return cases, problems
+    return cases, problems | _unused(roots, problems, {path for paths in found.values() for path in paths.values()})
 
 
-def role_files(root: Path, role: str, problems: dict[str, str], inside_only: bool = False) -> dict[str, Path]:
+def _entries(root: Path) -> Iterator[Path]:
+    """Yield what may be a case in a folder or in its Task1/<region>/: files and folders but for hidden ones."""
+    for parent in (root, *sorted(root.glob("Task1/*"))):
+        for entry in sorted(parent.iterdir() if parent.is_dir() else ()):
+            if not entry.name.startswith(".") and not (entry.is_dir() and entry.name == "Task1"):
+                yield entry
+
+
+def _role_of(stem: str) -> tuple[str, str]:
+    """Return (case, role) of a file's name without its suffix: the role whose ending is the longest, "" for none."""
+    for role, ending in sorted(((r, e) for r, names in NAMES.items() for e in names), key=lambda one: -len(one[1])):
+        if match := re.fullmatch(rf"(.+)[_-]{re.escape(ending)}", stem, flags=re.IGNORECASE):
+            return match[1], role
+    return stem, ""
+
+
+def role_files(root: Path, role: str, problems: dict[str, str], beside: bool = False) -> dict[str, Path]:
     """Return {case: its file of `role`} of a folder as `find_cases` reads it; `problems` takes cases with two files.
 
-    `inside_only` leaves out files that lie in `root` itself.
+    Where no file ends as the role does and all end as another (`_ct` in a folder of synthetic CTs), that is theirs.
+    `beside`: files that lie in the folder itself must end as the role does, for they lie beside those of another.
     """
-    found: dict[str, Path] = {}
-    for parent in (root, *sorted(root.glob("Task1/*"))):
-        for entry in sorted(parent.iterdir()):
-            for name, path in _entry(entry, role, inside_only):
-                if name in found:
-                    problems[name] = f"{shown(path)} and {shown(found[name])}: two files for one {role}; remove one"
-                found[name] = path
+    files, found = [], []
+    for entry in _entries(root):
+        if entry.is_dir():
+            inside = sorted(file for file in entry.iterdir() if file.is_file())
+            found += [(entry.name, file) for file in inside if stem_of(file).lower() in NAMES[role]]
+        elif stem := stem_of(entry):
+            files.append((*_role_of(stem), entry))
+    endings = {ending for _, ending, _ in files}
+    own = {role} if beside else {role, ""} if role in endings or "" in endings or len(endings) > 1 else endings
+    found += [(name, path) for name, ending, path in files if ending in own]
+    chosen: dict[str, Path] = {}
+    for name, path in found:
+        if name in chosen:
+            problems[name] = f"{shown(path)} and {shown(chosen[name])}: two files for one {role}; remove one"
+        chosen[name] = path
+    return chosen
+
+
+def _unused(roots: dict[str, Path], problems: dict[str, str], used: set[Path]) -> dict[str, str]:
+    """Return {path: why it is not scored} of images and folders that belong to no case and are no MR, CT or mask."""
+    found = {}
+    for root, entry in ((place, entry) for place in sorted(set(roots.values())) for entry in _entries(place)):
+        files = [entry] if entry.is_file() else [file for file in sorted(entry.rglob("*")) if file.is_file()]
+        images = [file for file in files if stem_of(file) and not file.name.startswith(".")]
+        if files and not images and entry.is_dir():
+            found[shown(entry)] = f"holds no image that is read ({', '.join(SUFFIXES)}); convert it or move it away"
+        for file in (file for file in images if file not in used):
+            role = next((r for r, names in NAMES.items() if stem_of(file).lower() in names), _role_of(stem_of(file))[1])
+            if file is not entry and file.parent != entry:
+                found[shown(file)] = "lies deeper than a case's folder; move it up, or give the folder above it"
+            elif not role and stem_of(file) not in problems:
+                found[shown(file)] = f"belongs to no case; name it after one ({', '.join(ROLES)}), or move it away"
+            elif file is entry and role in roots and roots[role] != root:
+                found[shown(file)] = f"is named as a {role}, which is looked for in {shown(roots[role])}; rename it"
     return found
 
 
-def _entry(entry: Path, role: str, inside_only: bool) -> Iterator[tuple[str, Path]]:
-    """Yield (case, file) of the role that an entry of a folder holds."""
-    if entry.name.startswith("."):
-        return
-    if entry.is_dir():
-        for file in sorted(entry.iterdir()):
-            if stem_of(file).lower() in NAMES[role] and file.is_file():
-                yield entry.name, file
-    elif not inside_only and (stem := stem_of(entry)):
-        endings = "|".join(map(re.escape, NAMES[role]))
-        yield re.sub(rf"[_-]({endings})$", "", stem, flags=re.IGNORECASE), entry
+def other_files(*folders: Path | str | None) -> int:
+    """Return how many files of other types lie beside the cases of folders."""
+    entries = (entry for folder in {Path(folder) for folder in folders if folder} for entry in _entries(folder))
+    return sum(entry.is_file() and not stem_of(entry) for entry in entries)
 
 
 def score_cases(

@@ -15,6 +15,7 @@ from mrict_core.evaluation.files import (
     ScoreOptions,
     cards_of,
     find_cases,
+    other_files,
     score_cases,
     score_files,
     settings,
@@ -70,9 +71,12 @@ def score_folders(
     places = [None if place is None else Path(place).expanduser() for place in (ct, sct, mask)]
     cases, problems = find_cases(*places)
     frame = score_cases(cases, problems, options, progress)
+    failed = frame[frame["status"] == "failed"]
+    if len(failed) == len(frame):
+        reasons = " | ".join(f"{row.case}: {row.reason}" for row in failed.itertuples())
+        raise MrictError(f"none of {len(frame)} cases can be scored, nothing is written: {reasons}")
     write_csv(csv, frame)
     _write_cards(csv, cards_of(options))
-    failed = frame[frame["status"] == "failed"]
     summary = summary_of(frame, options)
     if json:
         parts = {"cases": frame.to_dict(orient="records"), "summary": summary.to_dict(orient="records")}
@@ -81,11 +85,12 @@ def score_folders(
     scored = frame[frame["status"] == "scored"]
     shown_metrics = [*options.metric_names[:3], *(["me_hu", "mae_bone_hu"] if options.clinical else [])]
     lines = [_how(options)]
-    if len(scored):
-        lines += ["", text_table(scored[["case", *shown_metrics, "warnings"]].replace({"warnings": ""}, None))]
+    lines += ["", text_table(scored[["case", *shown_metrics, "warnings"]].replace({"warnings": ""}, None))]
     lines += ["", f"over {len(scored)} of {len(frame)} cases (SD with ddof 1):", _summary_text(summary)]
     lines += ["", *(f"not scored: {row.case}: {row.reason}" for row in failed.itertuples())] if len(failed) else []
-    return "\n".join([*lines, f"cases: {shown(csv)}"]), len(failed)
+    others = other_files(*places)
+    total = f"{len(frame)} found: {len(scored)} scored, {len(failed)} not scored; {others} other files beside them"
+    return "\n".join([*lines, f"cases: {shown(csv)}", total]), len(failed)
 
 
 def _number(value: float, metric: str) -> str:
