@@ -11,13 +11,15 @@ from typing import Any
 from mrict_core.data.store import INDEX, prepared_patients
 from mrict_core.data.subjects import absolute, likely_visits, merged, shared_images, subjects_of
 from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip, unavailable
+from mrict_core.data.volumes import hash_image, state_of
 from mrict_core.errors import UnavailableError
 from mrict_core.paths import shown
-from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of
+from mrict_core.runtime import code_hash, cpu_count, hash_of
 
 MODULES = (
     *("ranks", "intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "padding"),
-    *("volumes", "morphology", "otsu", "masks", "slicing", "store", "prepare", "plan", "preprocess"),
+    *("volumes", "morphology", "otsu", "masks", "slicing"),
+    *("plausible", "slice_levels", "pairing", "store", "prepare", "plan", "preprocess"),
 )
 CODE = tuple(f"data/{module}" for module in MODULES)
 
@@ -96,7 +98,7 @@ def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[
         size, time, digest = known.get(name, (None, None, None))
         if (size, time) != state:
             try:
-                digest = hash_file(path)
+                digest = hash_image(path)
             except OSError as error:
                 raise unavailable(path, error) from None
         return name, [*state, digest]
@@ -109,10 +111,9 @@ def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[
 def _state(path: Path) -> tuple[int, int]:
     """Return size and time of a file, which change when it is replaced."""
     try:
-        stat = path.stat()
+        return state_of(path)
     except OSError as error:
         raise unavailable(path, error) from None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def make_plan(

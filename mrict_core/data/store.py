@@ -16,10 +16,10 @@ from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.data.masks import check_mask
 from mrict_core.data.slicing import CropPad, restore_volume
 from mrict_core.data.synthrad import ROLES
-from mrict_core.data.volumes import SliceOrder, Volume, load_volume
+from mrict_core.data.volumes import SliceOrder, Volume, hash_image, load_volume, state_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
-from mrict_core.runtime import hash_array, hash_file, hash_of, read_json, write_json
+from mrict_core.runtime import hash_array, hash_of, read_json, write_json
 
 INDEX, META = "index.json", "meta.json"
 META_KEYS = {"key", "centre", "sources", "shape", "order", "crop", "z", "mask_voxels", "mask_voxels_cropped"}
@@ -160,10 +160,9 @@ class SliceStore:
         path, expected = self.source(patient, role), self.meta(patient)["sources"][role]
         remedy = "run preprocess again, then train and evaluate"
         try:
-            stat = path.stat()
-            if [stat.st_size, stat.st_mtime_ns, expected["hash"]] == self._files.get(expected["path"]):
+            if [*state_of(path), expected["hash"]] == self._files.get(expected["path"]):
                 return path
-            same = hash_file(path) == expected["hash"]
+            same = hash_image(path) == expected["hash"]
         except OSError as error:
             raise MrictError(
                 f"{shown(path)}: cannot be read any more ({error.strerror}); put it back, or {remedy}"

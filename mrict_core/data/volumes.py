@@ -34,11 +34,13 @@ __all__ = [
     "Volume",
     "check_same_grid",
     "corner_gap_mm",
+    "files_of",
     "hash_image",
     "load_volume",
     "read_geometry",
     "save_nifti",
     "spacing_of",
+    "state_of",
     "stem_of",
 ]
 NIFTI = (".nii.gz", ".nii")
@@ -119,14 +121,25 @@ def _of_axes(header: Header) -> tuple[str, ...]:
     return headers.disagreement(what, header.affine, straightened(header.affine), header.shape)
 
 
-def hash_image(path: Path | str) -> str:
-    """Return a short hash of an image file's content, its voxels' own file (MHD, NHDR) included."""
+def files_of(path: Path | str) -> tuple[Path, ...]:
+    """Return the files that an image is kept in: its own, and its voxels' where a header (MHD, NHDR) names another."""
     path = Path(path)
-    own = hash_file(path)
-    with contextlib.suppress(MrictError), reading(path):
-        data = _header(path).data
-        return own if data == path else hash_of([own, hash_file(data)])
-    return own
+    if not path.name.lower().endswith(NIFTI):
+        with contextlib.suppress(MrictError), reading(path):
+            return tuple(dict.fromkeys((path, _header(path).data)))
+    return (path,)
+
+
+def hash_image(path: Path | str) -> str:
+    """Return a short hash of an image's content, its voxels' own file included."""
+    hashes = [hash_file(file) for file in files_of(path)]
+    return hashes[0] if len(hashes) == 1 else hash_of(hashes)
+
+
+def state_of(path: Path | str) -> tuple[int, int]:
+    """Return size and time of an image, its voxels' own file included: they change when it is replaced."""
+    stats = [file.stat() for file in files_of(path)]
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
 
 def save_nifti(
