@@ -100,7 +100,7 @@ def _is_ct(values: np.ndarray) -> bool:
 def without_padding(mr: np.ndarray) -> np.ndarray:
     """Return an MR whose padding, one negative value far below all others (-1, -1024, -32768), became background.
 
-    Voxels take at least the darkest value there is beside it. A CT is returned as it came.
+    It becomes 0, or the darkest of the others where these are negative too. A CT is returned as it came.
     """
     low = float(np.min(mr))
     if low >= 0:
@@ -110,8 +110,8 @@ def without_padding(mr: np.ndarray) -> np.ndarray:
     limit = PADDING_EDGES if low <= PADDING_SURE else PADDING_GAP
     if np.mean(values == low) < PADDING_SHARE or between > limit or _is_ct(values):
         return mr
-    rest = values[values > low / 2]
-    return np.maximum(mr, np.float32(np.percentile(rest, 0.1))) if rest.size else mr
+    dark = float(np.percentile(values[values > low / 2], 0.1)) if (values > low / 2).any() else low
+    return np.maximum(mr, np.float32(min(dark, 0)))
 
 
 def check_mr(mr: np.ndarray, path: Path | str) -> None:

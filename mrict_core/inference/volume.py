@@ -10,7 +10,7 @@ import numpy as np
 
 from mrict_core.data.intensity import AIR_HU
 from mrict_core.data.orders import PLANES, SliceOrder
-from mrict_core.data.prepare import PreparedMr, body_of, otsu_body_of, prepare_mr, prepare_mr_predecessor
+from mrict_core.data.prepare import PreparedMr, body_of, otsu_body_of, prepare_mr, prepare_mr_predecessor, unpadded
 from mrict_core.data.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
@@ -94,6 +94,7 @@ def synthesize_volume(
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)
+    volume = unpadded(volume)
     planes = list(dict.fromkeys(map(plane_of, models)))
     seen, warnings = _working_volume(models, volume, options, planes)
     find_body = BODIES[models[0].facts["protocol"]]
