@@ -140,7 +140,7 @@ def parts(head: Path, scratch: Path, protocol: str, size: int) -> dict[str, Call
         "unzip": lambda: [igzip.decompress(content) for content in packed],
         "read": lambda: [load_volume(path) for path in paths],  # with unzip
         "masks": find[protocol],
-        "write": anew(lambda folder: write_patient(folder, "1BA001", arrays, {}), scratch),
+        "write": anew(lambda folder: write_patient(folder, "1BA001", arrays, {"content": {}}), scratch),
     }
 
 

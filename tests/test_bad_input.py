@@ -345,7 +345,7 @@ def test_two_trainings_of_a_variant_do_not_mix(own: Workspace, trained: Path, mo
 
 
 def test_leftovers_of_a_killed_training_are_swept(own: Workspace, trained: Path) -> None:
-    (trained / ".last.pt.killed.pt").write_bytes(b"half")
+    (trained / f"{runtime.NEW}last.pt.killed.pt").write_bytes(b"half")
     unfinish(trained)
     train(MK1, SMOKE, own, CPU, report=lambda line: None)
     assert sorted(p.name for p in trained.iterdir()) == [".lock", "best.pt", "history.csv", "last.pt", "run.json"]
