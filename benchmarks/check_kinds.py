@@ -45,6 +45,8 @@ SCALED: dict[str, tuple[Change, str]] = {
     "times 10": (lambda a, m: a * 10, "HU multiplied by 10"),
     "times 0.1": (lambda a, m: a * 0.1, r"HU multiplied by 0\.1"),
     "times 0.5": (lambda a, m: a * 0.5, r"HU multiplied by 0\.5"),
+    "times 16": (lambda a, m: a * 16, "HU multiplied by about 1"),
+    "slope 0.01 lost": (lambda a, m: (a + 1024) * 100, "scaled to a range of its own"),
     "slope lost": (lambda a, m: (a + 1024) / 2, "slope and intercept lost.*; multiply by 2 and subtract 1024"),
     "slope 0.5 lost": (lambda a, m: (a + 1024) * 2, r"slope and intercept lost.*; multiply by 0\.5 and subtract 1024"),
     "intercept lost": (lambda a, m: a + 1024, "intercept of -1024 lost.*; subtract 1024"),

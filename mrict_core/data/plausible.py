@@ -34,6 +34,7 @@ BRIGHT_SHARE = 0.05  # outside it, of what is dense as bone, where there is less
 TISSUE_MEDIAN_HU = (-500.0, 700.0)  # of the voxels inside the mask, but for masks of lung or cortical bone
 SOFT_HU, SOFT_SHARE = (-150.0, 150.0), 0.03  # of all voxels, around such masks
 SOFT_PART = 0.4  # of what is no air, where a scaling is undone rightly
+FAR = 3.0  # any factor from it on is looked for; a model's contrast may be wrong by less
 CONSTANT_SD_HU = 1.0
 LEVEL_HU = 150.0  # how far air, and the median inside the mask, may be from where undoing a scaling should bring them
 GAIN = 0.7  # undoing must lessen the error so far where the CT shows no slope
@@ -83,7 +84,7 @@ def _range_name(low: float, high: float) -> str:
         return "the range [-1, 1] of a network" if low < -0.1 else "the range [0, 1]"
     if low >= 0:
         pictures = ((255, "8 bits"), (1000, "0…1000"), (4095, "12 bits"), (65535, "16 bits"))
-        return next((f"{name}, as pictures are" for top, name in pictures if high <= top), "")
+        return next((f"{name}, as pictures are" for top, name in pictures if high <= top), "a range of its own")
     return "small numbers, as z-scores or HU / 1000 are" if low > -60 and high < 100 else ""
 
 
@@ -94,6 +95,9 @@ def _scalings(low: float, high: float, air: float, tissue: float) -> Iterator[Sc
     if low >= 0 and 3071 < high <= 4095:
         yield Scaling("negative HU wrapped round at 12 bits", "subtract 4096 above 3071", _unwrap(4096))
     yield from FIXED
+    factor = air / AIR_HU
+    if factor >= FAR:
+        yield _linear(f"HU multiplied by about {factor:.3g}", f"divide by {factor:.3g}", factor, 0)
     slope = (tissue - air) / (TISSUE_HU - AIR_HU)
     if slope > 0 and (name := _range_name(low, high)):
         yield _linear(f"scaled to {name}", "map it back to HU, or save it unscaled", slope, air - slope * AIR_HU)
@@ -236,7 +240,7 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
                 return [f"{values} rise where the CT's fall: {SIGN.cause}? {EXPECTED}; {SIGN.remedy}"]
             before, after = (_error(one, real) for one in (fake, scaling.undo(fake)))
             raise MrictError(
-                f"{name}: {values} are not HU: {scaling.cause} (undone, the error inside the mask falls from "
+                f"{name}: {values} are not HU: {scaling.cause} (undone, the error inside the mask goes from "
                 f"{before:.0f} to {after:.0f} HU); {EXPECTED}; {scaling.remedy}"
             )
     if _clipped_to_bytes(low, high):
