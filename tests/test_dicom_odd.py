@@ -49,7 +49,7 @@ def test_what_is_no_image_is_left_aside_and_counted_whatever_its_tags(tmp_path, 
             retag(file, PhotometricInterpretation=None, ImagePositionPatient=None)
     volume = read_series(tmp_path)
     np.testing.assert_array_equal(volume.array, stored())
-    (remark,) = volume.remarks
+    (remark,) = volume.notes
     assert all(f"{what} (1)" in remark for what in BESIDE.values())
     assert remark.count("(") == len(BESIDE)
 
@@ -108,7 +108,7 @@ def test_a_screenshot_in_the_series_is_no_part_of_it(tmp_path):
     write_mr_series(tmp_path, stored(), grid(), uids=uids)
     tags = {"SOPClassUID": uid.SecondaryCaptureImageStorage, "PhotometricInterpretation": "RGB"}
     write_mr_series(tmp_path, stored((4, 4, 1)), grid(), uids=uids, prefix="SC", **tags)
-    (remark,) = read_series(tmp_path).remarks
+    (remark,) = read_series(tmp_path).notes
     assert remark.endswith("(secondary capture, 1 image)")
 
 
@@ -149,7 +149,7 @@ def test_padding_is_background_and_the_rest_as_it_was(tmp_path, case, kind):
     least = expected[~outside].min()
     np.testing.assert_allclose(volume.array, np.where(outside, least, expected), rtol=1e-6)
     count = np.count_nonzero(outside)
-    assert volume.remarks == (f"{count} voxels are PixelPaddingValue or in its range: taken as background ({least:g})",)
+    assert volume.notes == (f"{count} voxels are PixelPaddingValue or in its range: taken as background ({least:g})",)
 
 
 def test_a_negative_padding_that_the_header_writes_as_an_unsigned_number(tmp_path):
@@ -293,7 +293,7 @@ def test_a_file_named_as_dicom_that_is_none_may_be_the_missing_slice(tmp_path, c
     with pytest.raises(MrictError, match=rf"{files[0].name}: cannot be read \(its name ends as that of a DICOM file"):
         read_series(tmp_path)
     files[0].rename(tmp_path / "notes.txt")
-    assert "left aside: not DICOM (1)" in read_series(tmp_path).remarks
+    assert "left aside: not DICOM (1)" in read_series(tmp_path).notes
 
 
 def test_a_localizer_alone_is_taken_and_said(tmp_path):

@@ -130,7 +130,7 @@ def test_files_without_suffix_or_preamble_in_subfolders(tmp_path):
     (tmp_path / "a" / "notes.txt").write_text("not DICOM")
     volume = read_series(tmp_path)
     np.testing.assert_array_equal(volume.array, stored())
-    assert volume.remarks == ("left aside: not DICOM (1)",)
+    assert volume.notes == ("left aside: not DICOM (1)",)
 
 
 def test_enhanced_multi_frame_in_any_order_of_frames(tmp_path):
@@ -170,9 +170,9 @@ def test_series_of_a_folder_are_listed_and_chosen(tmp_path):
         shutil.copy(PYDICOM / name, tmp_path)
     first = read_series(tmp_path)
     assert first.source.study_uid == uids["StudyInstanceUID"]
-    assert sum("CT, 6 images" in r for r in first.remarks) == 1
-    assert sum("MR localizer, 6 images" in r for r in first.remarks) == 1
-    assert "left aside: Comprehensive SR (1), RT Structure Set (1)" in first.remarks
+    assert sum("CT, 6 images" in r for r in first.notes) == 1
+    assert sum("MR localizer, 6 images" in r for r in first.notes) == 1
+    assert "left aside: Comprehensive SR (1), RT Structure Set (1)" in first.notes
     write_mr_series(tmp_path / "other", stored(seed=1), grid(), SeriesNumber=9)
     with pytest.raises(MrictError, match=r"2 series; .* with --series NAME: \w{8} \(MR, 6 images\)"):
         read_series(tmp_path)

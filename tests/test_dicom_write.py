@@ -191,7 +191,7 @@ def test_a_place_that_cannot_be_is_named(tmp_path, mr):
 
 def test_leftovers_of_a_killed_writer_are_not_read(tmp_path, mr):
     write_ct_series(tmp_path / "mr" / ".ct.killed", some_hu(mr.shape), mr, **BY)
-    assert read_series(tmp_path / "mr").remarks == ("left aside: hidden folder (1)",)
+    assert read_series(tmp_path / "mr").notes == ("left aside: hidden folder (1)",)
 
 
 @contextlib.contextmanager

@@ -173,7 +173,7 @@ def test_second_call_touches_nothing(source: Path, tmp_path: Path, monkeypatch: 
     key = prepare(source, tmp_path / "store").key
     before = state(tmp_path / "store")
     monkeypatch.setattr(preprocessing, "_prepare", lambda job: pytest.fail("prepared again"))
-    monkeypatch.setattr(plan, "hash_file", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(plan, "hash_image", lambda path: pytest.fail("hashed again"))
     assert prepare(source, tmp_path / "store").key == key
     assert state(tmp_path / "store") == before
 

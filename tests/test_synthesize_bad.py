@@ -22,6 +22,12 @@ from mrict_core.pipeline.synthesize import synthesize_case
 
 
 @contextlib.contextmanager
+def ct_array(shape: tuple[int, int, int]) -> np.ndarray:
+    """Return a ball of soft tissue with layers of fat, in air, in HU."""
+    tissue = np.where(np.indices(shape)[0] % 3 == 0, -90, 40)
+    return np.where(head_array(shape) > 100, tissue, -1000).astype(np.float32)
+
+
 def full_disk(limit: int) -> Iterator[None]:
     """Let no file grow beyond `limit` bytes: writers then meet the error of a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -75,7 +81,7 @@ BAD = {
     "cut short": (cut_short, "cannot be read"),
     "constant": (lambda p: nifti(p, np.full((9, 9, 3), 4.0, np.float32)), "constant"),
     "a mask": (lambda p: nifti(p, (head_array((20, 20, 5)) > 100).astype(np.float32)), "as a mask does"),
-    "a CT": (lambda p: nifti(p, head_array((20, 20, 5)) * 1.5 - 1000), "look like a CT in HU"),
+    "a CT": (lambda p: nifti(p, ct_array((20, 20, 5))), "look like a CT in HU"),
     "absent": (lambda p: None, "no such file"),
 }
 

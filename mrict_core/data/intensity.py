@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrict_core.data import ranks
+from mrict_core.data.padding import background_beside
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
@@ -100,7 +101,7 @@ def _is_ct(values: np.ndarray) -> bool:
 def without_padding(mr: np.ndarray) -> np.ndarray:
     """Return an MR whose padding, one negative value far below all others (-1, -1024, -32768), became background.
 
-    It becomes 0, or the darkest of the others where these are negative too. A CT is returned as it came.
+    It becomes as dark as the air beside it (`padding.background_beside`). A CT is returned as it came.
     """
     low = float(np.min(mr))
     if low >= 0:
@@ -110,8 +111,11 @@ def without_padding(mr: np.ndarray) -> np.ndarray:
     limit = PADDING_EDGES if low <= PADDING_SURE else PADDING_GAP
     if np.mean(values == low) < PADDING_SHARE or between > limit or _is_ct(values):
         return mr
-    dark = float(np.percentile(values[values > low / 2], 0.1)) if (values > low / 2).any() else low
-    return np.maximum(mr, np.float32(min(dark, 0)))
+    padded = mr <= low / 2
+    if padded.all():
+        return mr
+    level = background_beside(mr, padded)
+    return np.where(padded, np.float32(level), np.maximum(mr, np.float32(min(level, 0))))  # edges are blended with it
 
 
 def check_mr(mr: np.ndarray, path: Path | str) -> None:

@@ -15,18 +15,18 @@ DARK = 0.15  # of the step from the darkest to the bright (their percentile): be
 
 
 def background_beside(array: np.ndarray, padded: np.ndarray) -> float:
-    """Return the value that padding takes: the median of the voxels beside it where those are dark, else the least.
+    """Return what padding becomes: the median of the voxels beside it where those are dark, else 0 or the least.
 
     With the least, MR air that is noise would look darker than it is, and the body found on it a little larger.
     """
     kept = array[~padded]
     beside = array[ndimage.binary_dilation(padded, iterations=BESIDE) & ~padded]
     lowest, bright, level = float(kept.min()), float(np.percentile(kept, 95)), float(np.median(beside))
-    return level if level - lowest < DARK * (bright - lowest) else lowest
+    return level if level - lowest < DARK * (bright - lowest) else min(lowest, 0.0)
 
 
 def fill_nan(array: np.ndarray, path: Path) -> tuple[str, ...]:
-    """Set NaN that reaches the border of the volume, where there was no image, to background, and return a remark.
+    """Set NaN that reaches the border of the volume, where there was no image, to background, and return a note.
 
     Infinite voxels, and NaN inside the image, raise MrictError.
     """

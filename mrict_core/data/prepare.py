@@ -53,9 +53,12 @@ def body_of(mr: Volume) -> np.ndarray:
 
 
 def unpadded(mr: Volume) -> Volume:
-    """Return an MR volume whose padding is background; see `intensity.without_padding`."""
+    """Return an MR volume whose padding is background, with a note; see `intensity.without_padding`."""
     array = intensity.without_padding(mr.array)
-    return mr if array is mr.array else replace(mr, array=array)
+    if array is mr.array:
+        return mr
+    note = f"its padding of {mr.array.min():g} is taken as background ({array.min():g})"
+    return replace(mr, array=array, notes=(*mr.notes, note))
 
 
 def _some(body: np.ndarray, mr: Volume) -> np.ndarray:

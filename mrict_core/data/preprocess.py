@@ -32,6 +32,7 @@ from mrict_core.errors import MrictError, UnavailableError, passing, unknown_nam
 from mrict_core.paths import shown
 from mrict_core.runtime import cpu_count, end_with_parent, hash_array, hash_of, held, read_json, write_json
 
+SAID = ("remarks", "notes")  # by the reader of an image
 PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves
 WORKERS_MAX = 8
 LOCK_WAIT_S = 5.0  # notebooks started together may wait for the one that prepares
@@ -54,8 +55,9 @@ def _prepare(job: Job) -> None:
     mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
     mask = masks.check_mask(outline.array, files.mask)
     intensity.check_mr(mr.array, files.mr)
-    remarks = [f"{role}: {text}" for role, v in zip(ROLES, (mr, ct, outline), strict=True) for text in v.remarks]
     mr = unpadded(mr)
+    read = dict(zip(ROLES, (mr, ct, outline), strict=True))
+    remarks, notes = ([f"{role}: {text}" for role, v in read.items() for text in getattr(v, kind)] for kind in SAID)
     doubts = plausible.check_hu(ct.array, ct.path, mask)
     doubts += slice_levels.check_slices(ct.array, mask, ct.affine, ct.path)
     ct = replace(ct, array=as_short(ct.array.T).T)
@@ -90,6 +92,7 @@ def _prepare(job: Job) -> None:
             "voxels": {role: hash_array(upright.to_slices(array)) for role, array in voxels.items()},
         },
         "warnings": remarks + [f"ct: {text}" for text in doubts],
+        "notes": notes,
         "air_in_body": air,
         "tissue_outside_body": tissue,
     }

@@ -107,8 +107,9 @@ class SliceStore:
         return {patient: share for patient, share in shares.items() if share > CROPPED_MAX}
 
     def warnings(self) -> dict[str, list[str]]:
-        """Return {patient: what its files left open or contradict}, for those of which something is to be said."""
-        found = {patient: list(self.meta(patient).get("warnings", [])) for patient in self.patients}
+        """Return {patient: what its files leave open or contradict, and what was done in reading them}, if anything."""
+        metas = {patient: self.meta(patient) for patient in self.patients}
+        found = {patient: [*meta.get("warnings", []), *meta.get("notes", [])] for patient, meta in metas.items()}
         return {patient: texts for patient, texts in found.items() if texts}
 
     def slices(self, patient: str) -> PatientSlices:

@@ -61,7 +61,8 @@ class Volume:
     affine: np.ndarray
     path: Path
     header: Any = None  # nibabel's header; `ItkFrame` for MetaImage and NRRD
-    remarks: tuple[str, ...] = ()  # what the reader had to decide, one line each, for the user
+    remarks: tuple[str, ...] = ()  # what the file leaves open or contradicts, one line each: `--strict` refuses it
+    notes: tuple[str, ...] = ()  # what was done and is in no doubt, one line each
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -99,7 +100,8 @@ def read_geometry(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
 
 
 def load_volume(path: Path | str) -> Volume:
-    """Read a NIfTI, MetaImage or NRRD file whole; what its header leaves open or contradicts is in `remarks`.
+    """Read a NIfTI, MetaImage or NRRD file whole; what its header leaves open or contradicts is in `remarks`,
+    what became of NaN around the image in `notes`.
 
     Raises `MrictError` that names the file for: damaged or truncated files (every compressed stream's checksum is
     tested), other than 3-D images, images without voxels, infinite voxels and NaN inside the image, an affine that
@@ -109,10 +111,10 @@ def load_volume(path: Path | str) -> Volume:
     with reading(path):
         header = _header(path)
         array = read_voxels(header)
-        remarks = header.remarks + _of_axes(header)
+        remarks, notes = header.remarks + _of_axes(header), ()
         if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is the least and greatest of its array
-            remarks += fill_nan(array, path)
-    return Volume(array, np.asarray(header.affine, np.float64), path, header.native, remarks)
+            notes = fill_nan(array, path)
+    return Volume(array, np.asarray(header.affine, np.float64), path, header.native, remarks, notes)
 
 
 def _of_axes(header: Header) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
     subjects = store.subjects()
     shared = any(subject != patient for patient, subject in subjects.items())
     sets = {patient: name for name in SETS for patient in getattr(split, name, ())}
-    rows = []
+    rows, warnings = [], store.warnings()
     for patient in store.patients:
         meta = store.meta(patient)
         rows.append(
@@ -32,7 +32,7 @@ def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
                 "mask_voxels_cropped": meta["mask_voxels_cropped"],
                 "air_in_body_percent": 100 * meta.get("air_in_body", np.nan),
                 "tissue_outside_body_percent": 100 * meta.get("tissue_outside_body", np.nan),
-                "warnings": "; ".join(meta.get("warnings", [])),
+                "warnings": "; ".join(warnings.get(patient, [])),
             }
         )
     return pd.DataFrame(rows)

@@ -173,11 +173,11 @@ def _refuse_same_file(case: CaseFiles, options: ScoreOptions, warnings: list[str
 
 
 def _remarks(volumes: dict[str, Volume], options: ScoreOptions) -> list[str]:
-    """Return what was decided in reading the files; `strict` refuses it."""
+    """Return what was decided in reading the files; `strict` refuses what they leave open or contradict."""
     for volume in volumes.values():
         if options.strict and volume.remarks:
             raise MrictError(f"{shown(volume.path)}: {'; '.join(volume.remarks)} (refused by --strict)")
-    return [f"{role}: {text}" for role, volume in volumes.items() for text in volume.remarks]
+    return [f"{role}: {text}" for role, volume in volumes.items() for text in (*volume.remarks, *volume.notes)]
 
 
 def _on_grid(volume: Volume, ct: Volume, role: str, options: ScoreOptions, warnings: list[str]) -> Volume:

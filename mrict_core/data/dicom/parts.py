@@ -24,8 +24,10 @@ NAMED = 4  # so many examples in a message
 Groups = dict[str, list[Frame]]
 
 
-def one_image(frames: list[Frame], wanted: list[str], series: str, path: Path) -> tuple[list[Frame], list[str]]:
-    """Return the frames of the part that `wanted` names (["EchoTime=12", …], [] for all), and remarks.
+def one_image(
+    frames: list[Frame], wanted: list[str], series: str, path: Path
+) -> tuple[list[Frame], list[str], list[str]]:
+    """Return the frames of the part that `wanted` names (["EchoTime=12", …], [] for all), remarks and notes.
 
     Raises `MrictError` where these are of several images, with the names of those that can be read, and where they are
     no magnitudes of an MR signal.
@@ -48,10 +50,8 @@ def one_image(frames: list[Frame], wanted: list[str], series: str, path: Path) -
     splits = _splits(chosen)
     if splits:
         raise _several(splits, series, path)
-    remarks = signal.remarks(chosen[0])
-    if len(chosen) < len(frames):
-        remarks.append(f"taken: {', '.join(wanted)}, {len(chosen)} of the {len(frames)} images of its series")
-    return chosen, remarks
+    part = f"taken: {', '.join(wanted)}, {len(chosen)} of the {len(frames)} images of its series"
+    return chosen, signal.remarks(chosen[0]), [part] * (len(chosen) < len(frames))
 
 
 def _groups(frames: list[Frame], name: str) -> Groups:

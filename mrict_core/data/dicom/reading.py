@@ -15,6 +15,7 @@ from mrict_core.data.dicom.parts import one_image
 from mrict_core.data.dicom.series import Series, choose
 from mrict_core.data.dicom.stack import stack
 from mrict_core.data.dicom.values import damaged, opened, text_of, uid_of, whole_of
+from mrict_core.data.padding import background_beside
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
@@ -64,9 +65,9 @@ def read_series(
     """
     path = Path(path)
     name, *parts = series_uid.split("/")
-    series, remarks = choose(path, name, modality, keep_identifiers)
+    series, remarks, notes = choose(path, name, modality, keep_identifiers)
     every = _frames(series)
-    chosen, more = one_image(every, parts, series.name, path)
+    chosen, more, part = one_image(every, parts, series.name, path)
     frames, affine, gaps = stack(chosen, path, whole=len(chosen) == len(every))
     first = next(header for file, header in series.headers if file == frames[0].path)
     source = Source(
@@ -79,8 +80,10 @@ def read_series(
     )
     array, padding = _pixels(frames, path)
     if source.lossy and any("PixelPaddingValue" in header for _, header in series.headers):
-        padding.append("compressed with loss: PixelPaddingValue is not exact any more, its voxels are left as they are")
-    return DicomVolume(array, affine, path, remarks=(*remarks, *more, *gaps, *padding), source=source)
+        gaps.append("compressed with loss: PixelPaddingValue is not exact any more, its voxels are left as they are")
+    return DicomVolume(
+        array, affine, path, remarks=(*remarks, *more, *gaps), notes=(*notes, *part, *padding), source=source
+    )
 
 
 def is_lossy(header: pydicom.Dataset) -> bool:
@@ -127,7 +130,7 @@ def _identity(file: Path) -> dict[str, str]:
 
 
 def _pixels(frames: list[Frame], path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return the rescaled values (columns, rows, slices) float32 of sorted frames, padding as background; remarks."""
+    """Return the rescaled values (columns, rows, slices) float32 of sorted frames, padding as background; notes."""
     places: dict[Path, list[int]] = {}
     for k, frame in enumerate(frames):
         places.setdefault(frame.path, []).append(k)
@@ -161,7 +164,7 @@ def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
 
 
 def _fill_padding(array: np.ndarray, padded: dict[int, np.ndarray], path: Path) -> list[str]:
-    """Set padding to the least value of the rest, in place, and say so, unless it is background as it is."""
+    """Make padding as dark as the air beside it, in place, and say so, unless it is background as it is."""
     inside = np.concatenate([array[k][mask] for k, mask in padded.items()]) if padded else np.empty(0)
     if not inside.size:
         return []
@@ -174,9 +177,11 @@ def _fill_padding(array: np.ndarray, padded: dict[int, np.ndarray], path: Path) 
     slack = SAME_LEVEL * (most - least)
     if inside.min() >= min(0, least) - slack and inside.max() <= least + slack:
         return []
+    outside = np.zeros(array.shape, bool)
     for k, mask in padded.items():
-        array[k][mask] = least
-    return [f"{inside.size} voxels are PixelPaddingValue or in its range: taken as background ({least:g})"]
+        outside[k] = mask
+    array[outside] = level = background_beside(array, outside)
+    return [f"{inside.size} voxels are PixelPaddingValue or in its range: taken as background ({level:g})"]
 
 
 def _decode(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:

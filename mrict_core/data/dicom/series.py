@@ -233,8 +233,10 @@ def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
     return header, ""
 
 
-def choose(path: Path, wanted: str, modality: str, keep_identifiers: bool = False) -> tuple[Series, list[str]]:
-    """Return the series named `wanted` (its name or UID), else the only one of `modality`, and remarks on the rest."""
+def choose(
+    path: Path, wanted: str, modality: str, keep_identifiers: bool = False
+) -> tuple[Series, list[str], list[str]]:
+    """Return the series named `wanted` (its name or UID), else the only one of `modality`; remarks; notes."""
     series, aside = scan(path)
     counts = _counted(aside)
     said = "; ".join(s.text(keep_identifiers) for s in series)
@@ -265,8 +267,8 @@ def choose(path: Path, wanted: str, modality: str, keep_identifiers: bool = Fals
         raise MrictError(f"{shown(path)}: {len(chosen)} series; expected one; choose one with --series NAME: {said}")
     if chosen[0].localizer:
         remarks.append("the series is a localizer")
-    remarks += [f"left aside: {s.text(keep_identifiers)}" for s in series if s is not chosen[0]]
-    return chosen[0], remarks + [f"left aside: {counts}"] * bool(aside)
+    notes = [f"left aside: {s.text(keep_identifiers)}" for s in series if s is not chosen[0]]
+    return chosen[0], remarks, notes + [f"left aside: {counts}"] * bool(aside)
 
 
 def _counted(aside: Aside) -> str:
