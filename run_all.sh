@@ -63,6 +63,8 @@ usage: ./run_all.sh [options]
                         patients; without it the suite makes phantom patients of its own
   --region brain|pelvis (default brain)
   --variants LIST       readme (default), all, or names separated by commas; what they start from is included
+  --group-by RULE       whose images are one subject's and stay in one set: a regular expression with the subject in
+                        brackets, '(.+)_[ab]', or a csv of patient, subject (default: as before, BIDS sessions first)
   --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
   --only LIST           run these notebooks only, e.g. 00 or 00,06
   --jobs N              notebooks at a time (default: 2 in the demo, 1 in full)
@@ -74,9 +76,12 @@ A second run does only what is missing or changed. Results: reports/ (other data
 TEXT
 }
 
-# A relative --data is meant from the folder where the command was typed.
-from_there() {
-  case "$1" in ""|/*|"~"*) echo "$1" ;; *) echo "$typed_in/$1" ;; esac
+# A relative folder or csv is meant from the folder where the command was typed.
+meant() { # OPTION VALUE
+  case "$1 $2" in
+    "--data "[!/~]*|"--group-by "[!/~]*.csv) echo "$typed_in/$2" ;;
+    *) printf '%s\n' "$2" ;;
+  esac
 }
 
 arguments=()
@@ -86,12 +91,11 @@ while [ $# -gt 0 ]; do
     --help|-h) usage; exit 0 ;;
     --setup-only) setup_only=yes; shift ;;
     --force) arguments+=("$1"); shift ;;
-    --data=*) arguments+=("--data=$(from_there "${1#--data=}")"); shift ;;
-    --profile|--data|--region|--variants|--protocol|--only|--jobs)
+    --profile|--data|--region|--variants|--protocol|--group-by|--only|--jobs)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
-      if [ "$1" = --data ]; then arguments+=("$1" "$(from_there "$2")"); else arguments+=("$1" "$2"); fi
-      shift 2 ;;
-    --profile=*|--region=*|--variants=*|--protocol=*|--only=*|--jobs=*) arguments+=("$1"); shift ;;
+      arguments+=("$1" "$(meant "$1" "$2")"); shift 2 ;;
+    --profile=*|--data=*|--region=*|--variants=*|--protocol=*|--group-by=*|--only=*|--jobs=*)
+      arguments+=("${1%%=*}=$(meant "${1%%=*}" "${1#*=}")"); shift ;;
     *) echo "run_all.sh: unknown option '$1'; see ./run_all.sh --help" >&2; exit 2 ;;
   esac
 done

@@ -17,6 +17,12 @@ class UnavailableError(MrictError):
     """
 
 
+def passing(error: BaseException) -> bool:
+    """True for a fault of the machine, which says nothing about the content of what was read."""
+    no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    return no_thread or isinstance(error, (UnavailableError, OSError, MemoryError))
+
+
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> MrictError:
     """Return the error for a name that is not in `allowed`, with the nearest one as a suggestion."""
     allowed = sorted(allowed)

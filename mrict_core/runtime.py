@@ -22,6 +22,7 @@ from mrict_core.errors import MrictError, UnavailableError, unknown_name
 from mrict_core.paths import shown
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 PACKAGES = (
@@ -174,6 +175,16 @@ def hash_of(value: Any) -> str:
     """Return a short hash of anything json can hold; equal values give equal hashes on every machine."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def hash_array(array: np.ndarray) -> str:
+    """Return a short hash of an array's shape, type and values; a view is copied plane by plane, never whole."""
+    import numpy as np
+
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=8)
+    for plane in array:
+        digest.update(np.ascontiguousarray(plane))
+    return digest.hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -119,7 +119,10 @@ def test_diff_shows_what_a_variant_changes(name):
         (["train", "mk1", "--profile", "dmo"], "unknown profile 'dmo': did you mean 'demo'?"),
         (["preprocess", "--profile", "tiny"], f"unknown profile 'tiny': allowed: {', '.join(sorted(PROFILES))}"),
         (["phantom", "--profile", "smoke", "--region", "brian"], "unknown region 'brian': did you mean 'brain'?"),
-        (["preprocess", "--profile", "smoke", "--data", "{cohort}", "--region", "pelvis"], "no patient found"),
+        (
+            ["preprocess", "--profile", "smoke", "--data", "{cohort}", "--region", "pelvis"],
+            "of region brain, not pelvis",
+        ),
         (["preprocess", "--profile", "smoke", "--data", "{cohort}", "--protocol", "patent"], "did you mean 'patient'?"),
         (["preprocess", "--profile", "smoke", "--data", "no/such"], "no/such: no such folder"),
         (["train", "mk1", "--profile", "smoke", "--data", "{cohort}", "--device", "gpu"], "device 'gpu' is not known"),
@@ -243,8 +246,13 @@ def test_preprocess_lists_whom_it_skips(cohort, tmp_path, monkeypatch):
             (tmp_path / "patients" / patient.name / file.name).symlink_to(file)
     (tmp_path / "patients" / "1BA002" / "ct.nii.gz").unlink()
     arguments = ("preprocess", "--profile", "smoke", "--data", str(tmp_path / "patients"))
-    text = ok(*arguments)
+    (tmp_path / "patients" / "more" / "1BA009").mkdir(parents=True)
+    (tmp_path / "patients" / "more" / "1BA009" / "mr.nii.gz").touch()
+    result = invoke(*arguments)
+    assert result.exit_code == 1  # something was left out
+    text = result.stdout
     assert "3 patients, " in text
+    assert text.splitlines()[-1] == "5 found: 3 used, 1 skipped, 1 not recognised"
     (line,) = (line for line in text.splitlines() if line.startswith("skipped"))
     assert line.startswith("skipped 1BA002: ")
     assert "ct.nii.gz is missing" in line

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import pickle
 import shutil
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,7 +26,7 @@ from mrict_core.data.preprocess import in_plane_shapes, preprocess
 from mrict_core.data.store import SliceStore
 from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import load_volume
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import ROOT
 
 SHAPE = (44, 50, 7)  # columns, rows, slices of the patient lying as RAS
@@ -303,8 +306,12 @@ def test_no_usable_patient_is_an_error(source: Path, tmp_path: Path) -> None:
         change(folder, "mr", np.zeros_like)
     (source / "Task1" / "brain" / "1BB001" / "ct.nii.gz").unlink()
     for _ in range(2):
-        with pytest.raises(MrictError, match=r"none of 3 patients can be used; the first: .*constant value 0"):
+        with pytest.raises(MrictError, match=r"none of its 3 patients can be used: ") as caught:
             prepare(source, tmp_path / "store")
+        reasons = str(caught.value).split(" | ")
+        for patient, reason in zip(("1BA001", "1BA002", "1BB001"), reasons, strict=True):
+            assert patient in reason
+            assert ("ct.nii.gz is missing" if patient == "1BB001" else "constant value 0") in reason
     assert not (tmp_path / "store" / "index.json").exists()
 
 
@@ -459,3 +466,245 @@ def test_a_split_of_ones_own_is_kept_and_a_replaced_one_is_announced(cohort, tmp
     path.write_text(json.dumps(data))
     with pytest.raises(MrictError, match="1BZ999"):
         prepare_data("smoke", str(cohort), report=lines.append)
+
+
+# --- faults that say nothing about the patients ---------------------------------------------------------------------
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return every file of a store, hidden ones too, but its lock."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+FAULTS: dict[str, Callable[[], BaseException]] = {
+    "EIO": lambda: OSError(errno.EIO, "Input/output error"),
+    "too many open files": lambda: OSError(errno.EMFILE, "Too many open files"),
+    "no memory for a page": lambda: OSError(errno.ENOMEM, "Cannot allocate memory"),
+    "no memory": MemoryError,
+    "no thread": lambda: RuntimeError("can't start new thread"),
+    "said by a reader": lambda: UnavailableError("ct.nii.gz: cannot be read now"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.parametrize("prepared_before", [False, True])
+def test_a_passing_fault_is_an_error_and_is_forgotten(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, prepared_before: bool
+) -> None:
+    folder, real = tmp_path / "store", preprocessing._prepare
+    prepare(source, tmp_path / "undisturbed")
+    if prepared_before:
+        prepare(source, folder, size=32)
+    before = content(folder) if prepared_before else {}
+
+    def faulty(job: plan.Job) -> None:
+        if job.files.patient == "1BA002":
+            raise FAULTS[case]()
+        real(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocessing, "_prepare", faulty)
+        with pytest.raises(UnavailableError, match="nothing that was prepared is lost") as caught:
+            prepare(source, folder)
+    assert "1BA002" in str(caught.value) or case == "said by a reader"
+    assert "\n" not in str(caught.value)
+    for patient in ("1BA002", "1BB001"):  # after it nothing was touched
+        kept = {name: data for name, data in content(folder).items() if name.startswith(patient)}
+        assert kept == {name: data for name, data in before.items() if name.startswith(patient)}
+    assert prepare(source, folder).skipped == []
+    assert content(folder) == content(tmp_path / "undisturbed")
+
+
+def away(source: Path) -> None:
+    source.rename(source.with_name("away"))
+
+
+def away_and_empty(source: Path) -> None:
+    away(source)
+    source.mkdir()
+
+
+def patient_away(source: Path) -> None:
+    shutil.rmtree(source / "Task1" / "brain" / "1BA002")
+
+
+def replaced(source: Path) -> None:
+    write_patient(source / "Task1" / "brain" / "1BA002", 8)
+
+
+@pytest.mark.parametrize("fault", [away, away_and_empty, patient_away, replaced])
+def test_files_that_vanish_or_change_while_they_are_read(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Path], None]
+) -> None:
+    shutil.copytree(source, tmp_path / "sound")
+    folder, real = tmp_path / "store", preprocessing._prepare
+
+    def disturbed(job: plan.Job) -> None:
+        if job.files.patient == "1BA002":
+            fault(source)
+        real(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocessing, "_prepare", disturbed)
+        with pytest.raises(UnavailableError, match=r"1BA002.*nothing that was prepared is lost"):
+            prepare(source, folder)
+    assert not (folder / "index.json").exists()
+    shutil.rmtree(source, ignore_errors=True)
+    (tmp_path / "sound").rename(source)
+    assert prepare(source, folder).patients == ["1BA001", "1BA002", "1BB001"]
+
+
+@pytest.mark.parametrize("fault", [away, away_and_empty])
+def test_a_data_folder_that_is_away_costs_nothing(source: Path, tmp_path: Path, fault: Callable[[Path], None]) -> None:
+    prepare(source, tmp_path / "store")
+    before = state(tmp_path / "store")
+    fault(source)
+    for size in (SIZE, 32):
+        with pytest.raises(MrictError, match=r"no such folder|no patient found"):
+            prepare(source, tmp_path / "store", size=size)
+    assert state(tmp_path / "store") == before
+    shutil.rmtree(source, ignore_errors=True)
+    source.with_name("away").rename(source)
+    assert redone(source, tmp_path / "store") == []
+
+
+def emptied(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def dangling(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to("/nowhere/at/all")
+
+
+def file_away(folder: Path) -> None:
+    (folder / "ct.nii.gz").rename(folder / "ct.nii.gz.part")
+
+
+@pytest.mark.parametrize("fault", [emptied, dangling, file_away, lambda folder: cut(folder / "ct.nii.gz")])
+def test_a_patient_unusable_for_a_while_keeps_what_was_prepared(
+    source: Path, tmp_path: Path, fault: Callable[[Path], None]
+) -> None:
+    key, patient = prepare(source, tmp_path / "store").key, source / "Task1" / "brain" / "1BA002"
+    shutil.copytree(patient, tmp_path / "sound")
+    fault(patient)
+    store = prepare(source, tmp_path / "store")
+    assert store.patients == ["1BA001", "1BB001"]
+    assert [skip["patient"] for skip in store.skipped] == ["1BA002"]
+    patient.unlink() if patient.is_symlink() else shutil.rmtree(patient)
+    (tmp_path / "sound").rename(patient)
+    assert redone(source, tmp_path / "store") == []
+    assert SliceStore(tmp_path / "store").key == key
+
+
+def test_what_no_check_foresaw_is_tried_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = preprocessing._prepare
+
+    def odd(job: plan.Job) -> None:
+        if job.files.patient == "1BA002":
+            raise ZeroDivisionError("odd")
+        real(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocessing, "_prepare", odd)
+        for _ in range(2):
+            assert [skip["patient"] for skip in prepare(source, tmp_path / "store").skipped] == ["1BA002"]
+    assert prepare(source, tmp_path / "store").skipped == []
+
+
+# --- the store's key ------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_of_the_content(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, everyone = tmp_path / "store", ["1BA001", "1BA002", "1BB001"]
+    key = prepare(source, folder).key
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "code_hash", lambda *modules: "a comment was edited")
+        assert redone(source, folder) == everyone
+        assert SliceStore(folder).key == key
+    seen: list[str] = []
+    prepare(source, folder, force=True, progress=lambda done, total, patient: seen.append(patient))
+    assert seen == everyone
+    assert SliceStore(folder).key == key
+    patient = source / "Task1" / "brain" / "1BB001"
+    image = nib.load(patient / "ct.nii.gz")
+    array = np.asanyarray(image.dataobj).copy()
+    nib.save(image, patient / "ct.nii")
+    (patient / "ct.nii.gz").unlink()
+    assert redone(source, folder) == ["1BB001"]  # other files, the same images
+    assert SliceStore(folder).key == key
+    array[0, 0, 0] += 1  # outside mask and canvas: no array changes, but scores on the files' grid may
+    nib.save(nib.Nifti1Image(array, image.affine), patient / "ct.nii")
+    assert redone(source, folder) == ["1BB001"]
+    keys = {key, SliceStore(folder).key}
+    for change in ({"size": 32}, {"protocol": "predecessor"}):
+        keys.add(prepare(source, folder, **change).key)
+    nib.save(nib.Nifti1Image(array, image.affine @ np.diag([1, 1, 1.01, 1])), patient / "ct.nii")
+    assert prepare(source, folder).patients == everyone[:2]  # no longer on one grid
+    keys.add(SliceStore(folder).key)
+    assert len(keys) == 5
+
+
+# --- kill -9 --------------------------------------------------------------------------------------------------------
+
+
+def killed(point: int, after: bool, source: Path, folder: Path, **settings: object) -> bool:
+    """Run preprocess in a process that is killed before or after its renaming number `point`; False: it had fewer."""
+    child = os.fork()
+    if child == 0:
+        count = iter(range(1, 1000))
+
+        def deadly(rename: Callable[..., object]) -> Callable[..., object]:
+            def call(*arguments: object, **options: object) -> object:
+                hit = next(count) == point
+                if hit and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = rename(*arguments, **options)
+                if hit:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return call
+
+        os.rename, os.replace = deadly(os.rename), deadly(os.replace)
+        try:
+            prepare(source, folder, **settings)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("before", ["nothing", "another size", "another patient", "the same"])
+def test_killed_at_any_renaming_the_next_run_completes(source: Path, tmp_path: Path, before: str, after: bool) -> None:
+    shutil.rmtree(source / "Task1" / "brain" / "1BB001")
+    prepare(source, tmp_path / "undisturbed")
+    folder, start = tmp_path / "store", tmp_path / "start"
+    if before != "nothing":
+        extra = write_patient(source / "Task1" / "brain" / "1BC009", 6) if before == "another patient" else None
+        prepare(source, start, size=32 if before == "another size" else SIZE)
+        if extra:
+            shutil.rmtree(extra)
+    points = 0
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        if start.exists():
+            shutil.copytree(start, folder)
+        if not killed(points + 1, after, source, folder, force=before == "the same"):
+            break
+        points += 1
+        assert prepare(source, folder).patients == ["1BA001", "1BA002"]
+        assert content(folder) == content(tmp_path / "undisturbed"), points
+        assert {p.name for p in folder.iterdir() if p.name.startswith(".")} == {".lock"}
+    assert points == {"nothing": 5, "another size": 7, "another patient": 2, "the same": 7}[before]
+
+
+def test_a_store_between_two_states_is_not_read_as_one(source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "store")
+    write_patient(source / "Task1" / "brain" / "1BA001", 7)
+    assert killed(4, False, source, tmp_path / "store")  # the patient is new, the index is not
+    store = SliceStore(tmp_path / "store")
+    store.slices("1BA002")
+    with pytest.raises(MrictError, match="1BA001: prepared again by a run that did not end; run preprocess again"):
+        store.slices("1BA001")

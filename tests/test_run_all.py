@@ -159,8 +159,8 @@ def test_setup_only_runs_nothing_and_links_the_repository(clone):
     assert (clone / "site" / "mrict_core.pth").read_text() == f"{clone}\n"
 
 
-@pytest.mark.parametrize("form", ["--data {}", "--data={}"])
-def test_data_folder_is_meant_from_where_the_command_is_typed(clone, form):
+@pytest.mark.parametrize("form", ["--data {}", "--data={}", "--group-by {}.csv", "--group-by={}.csv"])
+def test_files_are_meant_from_where_the_command_is_typed(clone, form):
     stand_in_venv(clone)
     (clone.parent / "patients").mkdir()
     result = run(clone, *form.format("patients").split(" "), cwd=clone.parent)
@@ -168,3 +168,11 @@ def test_data_folder_is_meant_from_where_the_command_is_typed(clone, form):
     words = result.stdout.splitlines()
     assert words[0] == str(clone)
     assert " ".join(words[4:]) == form.format(clone.parent / "patients")
+
+
+@pytest.mark.parametrize(
+    "given", ["--data=/x", "--data=", "--group-by=(.+)_[ab]", "--group-by=~/x.csv", "--region=x.csv"]
+)
+def test_other_values_are_passed_on_as_they_are(clone, given):
+    stand_in_venv(clone)
+    assert run(clone, given, cwd=clone.parent).stdout.splitlines()[4:] == [given]

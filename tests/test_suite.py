@@ -22,7 +22,7 @@ from conftest import write_patient
 from mrict_core import suite
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, Workspace, workspace
-from mrict_core.runtime import read_json
+from mrict_core.runtime import read_json, write_csv
 from mrict_core.suite.kernels import kernel_managers
 from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, SYNTHESIS, Step
 from mrict_core.variants import all_variants, lineage, select
@@ -44,6 +44,29 @@ def steps_of(variants: str, space: Workspace | None = None) -> list[Step]:
 def results(space: Workspace, name: str) -> set[Path]:
     """What must be there for a variant to count as done."""
     return {space.metrics / f"{name}.json", *(space.checkpoints / name / f"{which}.pt" for which in ("best", "last"))}
+
+
+def test_the_rule_of_subjects_reaches_the_preparation_alone(tmp_path):
+    space, table = workspace("smoke"), tmp_path / "groups.csv"
+    steps = plan.plan(select("mk1"), space, plan.load_parameters("smoke"), str(table))
+    assert [s.name for s in steps if "group_by" in s.parameters] == [plan.PREPROCESS]
+    plan.check_parameters(steps[0].notebook, steps[0].parameters)
+    keys = set()
+    for text in ("patient,subject\na,1\n", "patient,subject\na,2\n"):
+        table.write_text(text)
+        keys.add(plan.step_key(steps[0], {}, space))
+    assert len(keys) == 2
+
+
+def test_what_was_left_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("MRICT_REPORTS", str(tmp_path))
+    space, lines = workspace("smoke"), []
+    suite._say_left_out(space, lines.append)
+    for count in (0, 2):
+        rows = [{"patient": f"p{k}", "reason": "p/ct.nii.gz: damaged,\ncut"} for k in range(count)]
+        write_csv(space.reports / "skipped.csv", pd.DataFrame(rows, columns=["patient", "reason"]))
+        suite._say_left_out(space, lines.append)
+    assert lines == [f"2 of the data left out: {space.reports / 'skipped.csv'}"]
 
 
 def test_plan_of_a_lineage():
@@ -513,4 +536,4 @@ def test_one_patient_is_prepared_and_then_clearly_too_few(tmp_path, monkeypatch)
     assert not any("02_pix2pix" in line for line in said)
     cells = nbformat.read(space.executed / f"{PREPROCESS}.ipynb", 4).cells
     printed = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
-    assert any("no split: 1 usable patient(s) of 3 needed" in text for text in printed)
+    assert any("no split: 1 usable patient(s), at least 3 are needed" in text for text in printed)

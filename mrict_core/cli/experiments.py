@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Force, Precision, Profile, Protocol, Region, Seed
+from mrict_core.cli.options import Data, Device, Force, GroupBy, Precision, Profile, Protocol, Region, Seed
 from mrict_core.cli.progress import Bar, batches
+
+ASIDE_LINES = 3  # of each kind of what is no patient
 
 
 def variants(
@@ -39,26 +43,36 @@ def preprocess(
     protocol: Protocol = "patient",
     seed: Seed = 42,
     split: Annotated[str, typer.Option("--split", help="stratified, or leave_out_A, leave_out_B, …")] = "stratified",
+    group_by: GroupBy = "",
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first patient that cannot be used")] = False,
 ) -> None:
-    """Turn volumes into the slice store, and split it by patient."""
+    """Turn volumes into the slice store, and split it by subject. Ends with status 1 where a patient was left out."""
     from mrict_core.paths import shown
     from mrict_core.pipeline import prepare_data
 
     with Bar("preprocess") as bar:
         prepared = prepare_data(
-            profile, data, region, protocol, seed=seed, split_kind=split, strict=strict, progress=bar
+            profile, data, region, protocol, seed=seed, split_kind=split, group_by=group_by, strict=strict, progress=bar
         )
     store = prepared.store
     total = sum(store.counts().values())
     print(f"{len(store.patients)} patients, {total} slices of {store.size}x{store.size}: {shown(store.folder)}")
     for skip in store.skipped:
         print(f"skipped {skip['patient']}: {skip['reason']}")
+    for kind, same in groupby(prepared.discovery.aside, attrgetter("kind")):
+        reasons = [aside.reason for aside in same]
+        shown_of_it = reasons if kind == "not recognised" else reasons[:ASIDE_LINES]
+        print("\n".join(f"{kind}: {reason}" for reason in shown_of_it))
+        if len(reasons) > len(shown_of_it):
+            print(f"{kind}: … and {len(reasons) - len(shown_of_it)} more")
     if prepared.split:
         sets = prepared.split
         print(f"split {sets.kind}: {len(sets.train)} train, {len(sets.val)} validation, {len(sets.test)} test patients")
     else:
         print(f"no split: {prepared.problem}")
+    print(prepared.summary)
+    if prepared.left_out:
+        raise typer.Exit(1)
 
 
 def train(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mrict_core.data.subjects import absolute
 from mrict_core.errors import MrictError
 
 
@@ -25,6 +26,15 @@ Data = Annotated[
 Region = Annotated[str, typer.Option("--region", help="brain or pelvis")]
 Protocol = Annotated[
     str, typer.Option("--protocol", help="patient, or predecessor (union mask, per-slice MR, split by slice)")
+]
+GroupBy = Annotated[
+    str,
+    typer.Option(
+        "--group-by",
+        callback=absolute,
+        help="whose images are one subject's, never in two sets: a regular expression with the subject in brackets, as "
+        "'(.+)_[ab]', or a csv of patient, subject; none: as before, at first the subject of BIDS ids (sub-01_ses-2)",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and training")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Force, Profile, Protocol, Region
+from mrict_core.cli.options import Data, Device, Force, GroupBy, Profile, Protocol, Region
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError
 
@@ -105,6 +105,7 @@ def suite(
         ),
     ] = "readme",
     protocol: Protocol = "patient",
+    group_by: GroupBy = "",
     only: Annotated[str, typer.Option("--only", help="numbers or names of notebooks to run, separated by commas")] = "",
     jobs: Annotated[int, typer.Option("--jobs", min=0, help="notebooks at a time; 0: the profile's choice")] = 0,
     force: Force = False,
@@ -122,6 +123,7 @@ def suite(
         only=only,
         jobs=jobs,
         force=force,
+        group_by=group_by,
         say=say,
     )
     for what, path in (

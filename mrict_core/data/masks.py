@@ -24,7 +24,7 @@ NOISE_SIGMAS = 4.0
 AIR_PERCENTILE = 70  # the darkest part of what is not tissue: the rest is bone, sinuses and blurred edges
 MIN_OBJECT_VOXELS = 64
 IN_BODY_MIN = 0.3  # of the mask: outlines are drawn with a margin, but not far from the body
-OF_BODY_MIN = 0.05  # of the body: a mask of one organ is allowed, a few stray voxels are not
+SCORED_MIN = 100  # voxels in the body: a mask of one organ is allowed, a few stray voxels are not
 EDGE_DOUBT = 1e-3  # of a bin: float32 places up to 256 are off by 3e-4 at most
 OFFSET_MAX = 8  # spans that values may lie away from 0 for that
 SPAN_MIN = 1e-30
@@ -47,14 +47,12 @@ def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
 
 def check_mask_fits(mask: np.ndarray, body: np.ndarray, path: Path | str) -> None:
     """Raise `MrictError` where the data set's mask and the body found on the images hardly overlap."""
-    both = np.count_nonzero((mask > 0) & (body > 0))
-    for whole, share, name in ((mask, IN_BODY_MIN, "mask"), (body, OF_BODY_MIN, "body")):
-        if both < share * max(np.count_nonzero(whole), 1):
-            part = f"{both} of {np.count_nonzero(whole)} voxels of the {name}"
-            raise MrictError(
-                f"{shown(path)}: mask and the body seen on the MR share {part}; expected the outline of that body; "
-                "check that mr and mask belong together and that air is dark on the MR"
-            )
+    both, marked = np.count_nonzero((mask > 0) & (body > 0)), np.count_nonzero(mask)
+    if both < max(IN_BODY_MIN * marked, SCORED_MIN):
+        raise MrictError(
+            f"{shown(path)}: {both} of {marked} voxels of the mask are in the body seen on the MR; expected a third, "
+            f"and {SCORED_MIN} at least; check that mr and mask belong together and that air is dark on the MR"
+        )
 
 
 def _reach(reach_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mrict_core.data.store import INDEX, prepared_patients
-from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip
-from mrict_core.errors import MrictError
-from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of, read_json
+from mrict_core.data.subjects import absolute, likely_visits, merged, shared_images, subjects_of
+from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip, unavailable
+from mrict_core.errors import UnavailableError
+from mrict_core.paths import shown
+from mrict_core.runtime import code_hash, cpu_count, hash_file, hash_of
 
 MODULES = (
     *("ranks", "intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "volumes"),
@@ -28,7 +30,15 @@ class Job:
     folder: Path
     settings: dict[str, Any]
     sources: dict[str, dict[str, str]]  # role -> path relative to the data folder, hash
+    states: dict[str, tuple[int, int]]  # role -> size and time of the file when it was hashed
     key: str
+
+    def check_files(self) -> None:
+        """Raise `UnavailableError` unless the files are those that were hashed: else what was read says nothing."""
+        for role, state in self.states.items():
+            path = getattr(self.files, role)
+            if _state(path) != state:
+                raise UnavailableError(f"{shown(path)}: was replaced while it was read; expected it to stay; run again")
 
 
 @dataclass
@@ -38,21 +48,42 @@ class Plan:
     jobs: list[Job]
     prepared: dict[str, dict[str, Any]]  # metas of patients whose key still holds
     refused: dict[str, str]  # key -> reason, of patients found unusable before
+    rule: str  # of `subjects_of`
+    subjects: dict[str, str]  # by that rule
     files: dict[str, list[Any]] = field(default_factory=dict)  # path -> size, time, hash
+    unsure: set[str] = field(default_factory=set)  # keys refused for what may not lie in the files: tried again
 
     @property
     def todo(self) -> list[Job]:
         """The patients still to prepare."""
         return [j for j in self.jobs if j.files.patient not in self.prepared and j.key not in self.refused]
 
+    def skips(self) -> list[Skip]:
+        """Return the patients that were refused, and those that are copies of another, by name."""
+        copies, _ = shared_images(self.prepared)
+        found = []
+        for job in self.jobs:
+            patient, folder = job.files.patient, job.files.mr.parent
+            reason = self.refused.get(job.key)
+            if patient in copies:
+                reason = f"{shown(folder)}: its MR and CT are those of {copies[patient]}; expected each person once"
+                reason += "; remove the copy, or put the right images in its place"
+            if reason:
+                found.append(Skip(patient, str(folder), reason))
+        return found
+
 
 def read_index(folder: Path) -> dict[str, Any]:
     """Return the folder's index; a missing or damaged one is empty, as everything in it can be made again."""
-    with contextlib.suppress(MrictError, OSError, AttributeError, TypeError, KeyError):
-        index = read_json(folder / INDEX)
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
         files, skipped = index.get("files"), index.get("skipped")
         if all(isinstance(s, dict) for s in skipped) and all(len(entry) == 3 for entry in files.values()):
             return index
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError, KeyError):
+        pass
+    except OSError as error:
+        raise unavailable(folder / INDEX, error) from None
     return {"files": {}, "skipped": []}
 
 
@@ -61,47 +92,79 @@ def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[
     time are unchanged."""
 
     def entry(path: Path) -> tuple[str, list[Any]]:
-        name, stat = path.relative_to(discovery.root).as_posix(), path.stat()
+        name, state = path.relative_to(discovery.root).as_posix(), _state(path)
         size, time, digest = known.get(name, (None, None, None))
-        if (size, time) != (stat.st_size, stat.st_mtime_ns):
-            digest = hash_file(path)
-        return name, [stat.st_size, stat.st_mtime_ns, digest]
+        if (size, time) != state:
+            try:
+                digest = hash_file(path)
+            except OSError as error:
+                raise unavailable(path, error) from None
+        return name, [*state, digest]
 
     paths = [getattr(patient, role) for patient in discovery.patients for role in ROLES]
     with ThreadPoolExecutor(cpu_count()) as pool:  # hashing leaves the interpreter to other threads
         return dict(pool.map(entry, paths))
 
 
-def make_plan(discovery: Discovery, folder: Path, settings: dict[str, Any]) -> Plan:
-    """Compare the source with what `folder` holds; reads metas, and the files whose size or time changed."""
+def _state(path: Path) -> tuple[int, int]:
+    """Return size and time of a file, which change when it is replaced."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise unavailable(path, error) from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def make_plan(
+    discovery: Discovery, folder: Path, settings: dict[str, Any], group_by: str = "", force: bool = False
+) -> Plan:
+    """Compare the source with what `folder` holds; reads metas, and the files whose size or time changed.
+
+    `group_by` empty keeps the rule of `subjects_of` that the folder's index names. `force` leaves everything to do.
+    """
     old, code = read_index(folder), code_hash(*CODE)
+    rule = absolute(group_by) or str(old.get("group_by", ""))
+    subjects = subjects_of((p.patient for p in discovery.patients), rule)
     files, jobs = _files(discovery, old["files"]), []
     for patient in discovery.patients:
         names = {role: getattr(patient, role).relative_to(discovery.root).as_posix() for role in ROLES}
         sources = {role: {"path": name, "hash": files[name][2]} for role, name in names.items()}
         key = hash_of([settings, code, patient.patient, sources])
-        jobs.append(Job(patient, folder, settings, sources, key))
+        states = {role: tuple(files[name][:2]) for role, name in names.items()}
+        jobs.append(Job(patient, folder, settings, sources, states, key))
+    if force:
+        return Plan(jobs, {}, {}, rule, subjects, files)
     keys = {j.files.patient: j.key for j in jobs}
     metas = {p: m for p, m in prepared_patients(folder).items() if m.get("key") == keys.get(p, "")}
     refused = {s["key"]: s["reason"] for s in old["skipped"] if s.get("key") in keys.values()}
-    return Plan(jobs, metas, refused, files)
+    return Plan(jobs, metas, refused, rule, subjects, files)
 
 
 def make_index(discovery: Discovery, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the index of a finished plan."""
-    skipped = [asdict(s) for s in discovery.skipped]
-    for job in plan.jobs:
-        if job.key in plan.refused:
-            skip = Skip(job.files.patient, str(job.files.mr.parent), plan.refused[job.key])
-            skipped.append({**asdict(skip), "key": job.key})
+    """Return the index of a finished plan.
+
+    Its key is of the content: the same images prepared by other code, or from files of another format, keep it.
+    """
+    keys = {job.files.patient: job.key for job in plan.jobs if job.key in plan.refused.keys() - plan.unsure}
+    skipped = [asdict(skip) for skip in discovery.skipped]
+    for skip in plan.skips():
+        skipped.append(asdict(skip) | ({"key": keys[skip.patient]} if skip.patient in keys else {}))
+    copies, shared = shared_images(plan.prepared)
+    metas = {patient: meta for patient, meta in sorted(plan.prepared.items()) if patient not in copies}
+    contents = {patient: hash_of(meta["content"]) for patient, meta in metas.items()}
+    subjects = merged({p: plan.subjects[p] for p in metas}, [(patient, first) for patient, first, _ in shared])
+    remarks = [f"{patient} has the {role.upper()} of {first}: taken for one subject" for patient, first, role in shared]
     patients = {
-        p: {"centre": m["centre"], "slices": len(m["z"]), "z": m["z"]} for p, m in sorted(plan.prepared.items())
+        p: {"centre": m["centre"], "slices": len(m["z"]), "z": m["z"], "subject": subjects[p], "content": contents[p]}
+        for p, m in metas.items()
     }
     return {
-        "key": hash_of([settings, [m["key"] for _, m in sorted(plan.prepared.items())]]),
+        "key": hash_of([settings, contents]),
         "settings": settings,
         "data_dir": str(discovery.root),
+        "group_by": plan.rule,
         "patients": patients,
+        "remarks": [*remarks, *filter(None, [likely_visits(subjects) if not plan.rule else ""])],
         "skipped": sorted(skipped, key=lambda s: (s["patient"], s["path"])),
         "files": plan.files,
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
@@ -19,20 +20,22 @@ from mrict_core.data.store import (
     INDEX,
     SliceStore,
     StoreWriteError,
+    leftovers,
     prepared_patients,
     remove_patient,
     sweep,
     write_patient,
 )
-from mrict_core.data.synthrad import ROLES, Discovery, discover
+from mrict_core.data.synthrad import ROLES, Discovery, Skip, discover, unavailable
 from mrict_core.data.volumes import SliceOrder, load_volume
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError, UnavailableError, passing, unknown_name
 from mrict_core.paths import shown
-from mrict_core.runtime import cpu_count, held, read_json, write_json
+from mrict_core.runtime import cpu_count, hash_array, hash_of, held, read_json, write_json
 
 PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves
 WORKERS_MAX = 8
 LOCK_WAIT_S = 5.0  # notebooks started together may wait for the one that prepares
+KEPT = "nothing that was prepared is lost, and nothing of this is remembered"
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
 
 
@@ -65,6 +68,9 @@ def _prepare(job: Job) -> None:
         f"{text}; {air:.0%} of the MR's body is air on it, {tissue:.0%} of its tissue lies outside" for text in pair
     ]
     inside = int(np.count_nonzero(mask))
+    upright = SliceOrder.axial(mr.affine)  # the same voxels stored along other axes are the same image
+    grid = {"affine": mr.affine.tolist(), "order": asdict(prepared.order), "crop": asdict(prepared.crop)}
+    voxels = {"mr": mr.array, "ct": ct.array, "mask": mask}
     meta = {
         "patient": files.patient,
         "centre": files.centre,
@@ -72,10 +78,8 @@ def _prepare(job: Job) -> None:
         "key": job.key,
         "sources": job.sources,
         "shape": list(mr.shape),
-        "affine": mr.affine.tolist(),
         "spacing_mm": list(prepared.order.spacing_mm(mr.affine)),  # of slices, rows, columns
-        "order": asdict(prepared.order),
-        "crop": asdict(prepared.crop),
+        **grid,
         "z": prepared.z.tolist(),
         "mr_range": list(prepared.mr_range),
         "mask_voxels": inside,
@@ -84,37 +88,48 @@ def _prepare(job: Job) -> None:
         "warnings": remarks + [f"ct: {text}" for text in doubts],
         "air_in_body": air,
         "tissue_outside_body": tissue,
+        "content": {  # what trainings and scores depend on, whatever code and files it came from
+            "grid": hash_of(grid),
+            "voxels": {role: hash_array(upright.to_slices(array)) for role, array in voxels.items()},
+        },
     }
+    job.check_files()
     write_patient(job.folder, files.patient, arrays, meta)
 
 
-def _attempt(job: Job) -> str | None:
-    """Return None, or why this patient cannot be used; trouble with the output folder is raised."""
+def _attempt(job: Job) -> tuple[str, bool]:
+    """Return why this patient cannot be used ("": it can, and is prepared), and whether that lies in its files.
+
+    Trouble with the output folder and passing faults are raised: they say nothing about the patient.
+    """
     try:
         _prepare(job)
-    except StoreWriteError:
+        return "", True
+    except (StoreWriteError, UnavailableError):
         raise
     except MrictError as error:
-        return str(error)
+        job.check_files()
+        return str(error), True
     except Exception as error:  # a patient that no check foresaw must not end the run for the others
+        if passing(error):
+            raise unavailable(job.files.mr.parent, error) from None
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        return f"{shown(job.files.mr.parent)}: cannot be prepared ({cause}); check its mr, ct and mask"
-    return None
+        return f"{shown(job.files.mr.parent)}: cannot be prepared ({cause}); check its mr, ct and mask", False
 
 
-def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, str | None]]:
-    """Yield (job, reason or None) as patients finish."""
+def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, str, bool]]:
+    """Yield (job, *_attempt(job)) as patients finish."""
     if workers <= 1 or len(jobs) <= 1:
-        yield from ((job, _attempt(job)) for job in jobs)
+        yield from ((job, *_attempt(job)) for job in jobs)
         return
     # spawn: a fork would copy torch's thread pools in an unusable state
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_attempt, job): job for job in jobs}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures[future], *future.result()
         except BrokenProcessPool:
-            raise MrictError("a worker process was ended, often for lack of memory; use workers=1") from None
+            raise UnavailableError("a worker process was ended, often for lack of memory; use workers=1") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -126,28 +141,47 @@ def _workers(jobs: list[Job], workers: int | None) -> int:
     return min(cpu_count(), WORKERS_MAX) if voxels > PARALLEL_VOXELS else 1
 
 
+def check_usable(discovery: Discovery, refused: Sequence[Skip] = ()) -> None:
+    """Raise every patient's reason where none can be used."""
+    if len(refused) == len(discovery.patients):
+        skips = sorted([*refused, *discovery.skipped], key=lambda skip: skip.patient)
+        reasons = " | ".join(skip.reason for skip in skips)
+        raise MrictError(f"{shown(discovery.root)}: none of its {len(skips)} patients can be used: {reasons}")
+
+
 def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
-    """Raise the first patient's reason when strict, or when no patient at all can be used."""
-    reasons = [plan.refused[j.key] for j in plan.jobs if j.key in plan.refused]
-    if strict and reasons:
-        raise MrictError(reasons[0])
+    """Raise the first patient's reason when strict, and all of them when no patient at all can be used."""
+    skips = plan.skips()
+    if strict and skips:
+        raise MrictError(skips[0].reason)
     doubts = [f"{p}: {'; '.join(m['warnings'])}" for p, m in sorted(plan.prepared.items()) if m.get("warnings")]
     if strict and doubts:
         raise MrictError(f"{doubts[0]} (refused by --strict)")
-    if len(reasons) == len(plan.jobs):
-        reasons += [s.reason for s in discovery.skipped]
-        count = f"none of {len(reasons)} patients can be used"
-        raise MrictError(f"{shown(discovery.root)}: {count}; the first: {reasons[0]}")
+    check_usable(discovery, skips)
+
+
+@contextlib.contextmanager
+def passing_faults(root: Path) -> Iterator[None]:
+    """Say of a fault that may be gone at the next try that it did no harm."""
+    try:
+        yield
+    except Exception as error:
+        if not passing(error) or KEPT in str(error):
+            raise
+        reason = str(error) if isinstance(error, UnavailableError) else str(unavailable(root, error))
+        raise UnavailableError(f"{reason} ({KEPT})") from None
 
 
 def _execute(plan: Plan, folder: Path, strict: bool, progress: Progress | None, workers: int | None) -> None:
     """Prepare what is left to do and enter it in the plan."""
     todo, total = plan.todo, len(plan.jobs)
-    for done, (job, reason) in enumerate(_run(todo, _workers(todo, workers)), total - len(todo) + 1):
+    runs = _run(todo, _workers(todo, workers))
+    for done, (job, reason, sure) in enumerate(runs, total - len(todo) + 1):
         if reason and strict:
             raise MrictError(reason)
         if reason:
             plan.refused[job.key] = reason
+            plan.unsure |= set() if sure else {job.key}
         else:
             plan.prepared[job.files.patient] = read_json(folder / job.files.patient / "meta.json")
         if progress:
@@ -161,35 +195,43 @@ def preprocess(
     region: str,
     protocol: str = "patient",
     size: int,
+    group_by: str = "",
     strict: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> SliceStore:
     """Return the slice store of the patients of `region` under `data_dir`, preparing in `folder` what is missing.
 
-    A patient is prepared again only when its files, the settings or the code changed; patients no longer in the source
-    are removed. A patient that cannot be used is listed in the store's `skipped` with the reason; `strict` raises it.
-    The result does not depend on `workers` (None: chosen by the amount of data). `size` is the canvas in pixels.
+    A patient is prepared again only when its files, the settings or the code changed, or with `force`. One that is no
+    longer under `data_dir` is removed; one that is still there but unusable now keeps what was prepared of it, unused.
+    A patient that cannot be used, or is a copy of another, is listed in the store's `skipped` with the reason; `strict`
+    raises it. `group_by` is the rule of `subjects.subjects_of`; empty keeps the one the store has. The result does not
+    depend on `workers` (None: chosen by the amount of data). `size` is the canvas in pixels.
 
-    Raises `MrictError` when no patient can be used, when `folder` cannot be written and when another process holds it.
+    Raises `MrictError` when no patient can be used, when `folder` cannot be written and when another process holds it,
+    `UnavailableError` for a fault that may be gone at the next try; then nothing is removed and no patient refused.
     """
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)
     if size < 1:
         raise MrictError(f"canvas of {size} pixels: expected at least 1")
-    folder = Path(folder).expanduser().resolve()
-    discovery = discover(Path(data_dir).expanduser().resolve(), region, strict)
+    folder, data_dir = (Path(path).expanduser().resolve() for path in (folder, data_dir))
     settings = {"protocol": protocol, "size": int(size), "region": region}
-    plan = make_plan(discovery, folder, settings)
-    if not plan.todo and make_index(discovery, plan, settings) == read_index(folder):
-        _refuse(plan, discovery, strict)
-        return SliceStore(folder)
-    with held(folder, "is preparing it", LOCK_WAIT_S):
-        plan = make_plan(discovery, folder, settings)
-        sweep(folder)
-        _execute(plan, folder, strict, progress, workers)
-        _refuse(plan, discovery, strict)
-        for stale in prepared_patients(folder).keys() - plan.prepared.keys():
-            remove_patient(folder, stale)
-        write_json(folder / INDEX, make_index(discovery, plan, settings))
+    with passing_faults(data_dir):
+        discovery = discover(data_dir, region, strict)
+        plan = make_plan(discovery, folder, settings, group_by, force)
+        whole = not plan.todo and make_index(discovery, plan, settings) == read_index(folder)
+        if whole and not leftovers(folder):
+            _refuse(plan, discovery, strict)
+            return SliceStore(folder)
+        with held(folder, "is preparing it", LOCK_WAIT_S):
+            plan = make_plan(discovery, folder, settings, group_by, force)
+            sweep(folder)
+            _execute(plan, folder, strict, progress, workers)
+            _refuse(plan, discovery, strict)
+            named = {p.patient for p in discovery.patients} | {skip.patient for skip in discovery.skipped}
+            for gone in prepared_patients(folder).keys() - named:
+                remove_patient(folder, gone)
+            write_json(folder / INDEX, make_index(discovery, plan, settings))
     return SliceStore(folder)

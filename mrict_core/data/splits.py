@@ -1,9 +1,9 @@
-"""Splits by patient: stratified or leaving a centre out, saved with a hash; and the predecessor's exact lists."""
+"""Splits by subject: stratified or leaving a centre out, saved with a hash; and the predecessor's exact lists."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from itertools import combinations
@@ -36,21 +36,25 @@ class Split:
     test: tuple[str, ...]
     kind: str
     seed: int
+    subjects: Mapping[str, str] = field(default_factory=dict, compare=False)  # where it is not their id
 
     @property
     def hash(self) -> str:
+        """Of the sets alone: a subject's name changes no training."""
         return hash_of([list(self.train), list(self.val), list(self.test), self.kind, self.seed])
 
 
 def check_leak(split: Split) -> None:
-    """Raise `MrictError` for a patient that stands in two sets, or twice in one (whatever the case of its id)."""
-    seen: dict[str, str] = {}
+    """Raise `MrictError` for a subject that is in two sets, or a patient twice in one (whatever the case of its id)."""
+    seen: dict[str, tuple[str, str]] = {}
     for name in SETS:
         for patient in getattr(split, name):
-            other = seen.setdefault(patient.lower(), name)
+            subject = split.subjects.get(patient, patient)
+            other, first = seen.setdefault(subject.lower(), (name, patient))
             if other != name:
-                where = f"in {other} and in {name}"
-                raise MrictError(f"split: patient {patient} is {where}; expected one set; make the split again")
+                same = first.lower() == patient.lower()
+                who = f"patient {patient}" if same else f"subject {subject} ({first}, {patient})"
+                raise MrictError(f"split: {who} is in {other} and in {name}; expected one set; make the split again")
         if len({p.lower() for p in getattr(split, name)}) < len(getattr(split, name)):
             raise MrictError(f"split: a patient stands twice in {name}; expected once; make the split again")
 
@@ -99,10 +103,10 @@ def _allocate(centres: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
     return base
 
 
-def _stratified(centres: dict[str, str], seed: int, fractions: Sequence[float]) -> list[tuple[str, ...]]:
+def _stratified(centres: dict[str, str], seed: int, fractions: Sequence[float], what: str) -> list[tuple[str, ...]]:
     if len(centres) < len(fractions):
         raise MrictError(
-            f"{len(centres)} patient{'s' * (len(centres) != 1)} cannot fill {len(fractions)} sets; "
+            f"{len(centres)} {what}{'s' * (len(centres) != 1)} cannot fill {len(fractions)} sets; "
             f"expected at least {len(fractions)}; add patients"
         )
     random = np.random.RandomState(seed % 2**32)
@@ -121,24 +125,33 @@ def make_split(
     seed: int,
     kind: str = "stratified",
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    subjects: Mapping[str, str] | None = None,
 ) -> Split:
-    """Return a split of `{patient: centre}`.
+    """Return a split of `{patient: centre}`; `subjects` ({patient: subject}) keeps all patients of a subject together.
 
-    `stratified`: sizes as near `fractions` (train, val, test) as whole patients allow, no set empty, every centre
-    spread over the sets in proportion. `leave_out_A`: centre A is the test set, the others are split into train and
-    val. The result depends on ids, centres and seed only, on every machine.
+    `stratified`: sizes as near `fractions` (train, val, test) as whole subjects allow, no set empty, every centre
+    spread over the sets in proportion. `leave_out_A`: the subjects with a patient of centre A are the test set, the
+    others are split into train and val. The result depends on ids, centres, subjects and seed only, on every machine.
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise MrictError(f"fractions {fractions}: expected three positive numbers (train, val, test) that add up to 1")
+    shared = {patient: subject for patient, subject in (subjects or {}).items() if subject != patient}
+    members: dict[str, list[str]] = {}
+    for patient in sorted(centres):
+        members.setdefault(shared.get(patient, patient).lower(), []).append(patient)
+    units = {group[0]: group for group in members.values()}  # by their first patient: alone, a patient is its own unit
+    what = "patient" if len(units) == len(centres) else "subject"
+    homes = {first: centres[first] for first in units}
     if kind == "stratified":
-        split = Split(*_stratified(centres, seed, fractions), kind, seed)
+        sets = _stratified(homes, seed, fractions, what)
     else:
         kinds = ["stratified", *(LEAVE_OUT + c for c in sorted(set(centres.values())))]
         if kind not in kinds:
             raise unknown_name("split", kind, kinds)
-        test = tuple(sorted(p for p, c in centres.items() if LEAVE_OUT + c == kind))
-        rest = {p: c for p, c in centres.items() if p not in test}
-        split = Split(*_stratified(rest, seed, fractions[:2]), test, kind, seed)
+        test = tuple(first for first, group in units.items() if any(LEAVE_OUT + centres[p] == kind for p in group))
+        rest = {first: centre for first, centre in homes.items() if first not in test}
+        sets = [*_stratified(rest, seed, fractions[:2], what), test]
+    split = Split(*(tuple(sorted(p for first in chosen for p in units[first])) for chosen in sets), kind, seed, shared)
     check_leak(split)
     return split
 
@@ -147,7 +160,8 @@ def save_split(path: Path, split: Split) -> Path:
     """Write a split as json with its hash."""
     check_leak(split)
     sets = {name: list(getattr(split, name)) for name in SETS}
-    return write_json(path, {"kind": split.kind, "seed": split.seed, "hash": split.hash, **sets})
+    groups = {"subjects": dict(sorted(split.subjects.items()))} if split.subjects else {}
+    return write_json(path, {"kind": split.kind, "seed": split.seed, "hash": split.hash, **sets, **groups})
 
 
 def load_split(path: Path) -> Split:
@@ -157,8 +171,10 @@ def load_split(path: Path) -> Split:
     """
     data = read_json(path)
     try:
-        split = Split(*(tuple(sorted(map(str, data[name]))) for name in SETS), str(data["kind"]), int(data["seed"]))
-    except (KeyError, TypeError, ValueError):
+        sets = (tuple(sorted(map(str, data[name]))) for name in SETS)
+        subjects = {patient: str(subject) for patient, subject in data.get("subjects", {}).items()}
+        split = Split(*sets, str(data["kind"]), int(data["seed"]), subjects)
+    except (KeyError, TypeError, ValueError, AttributeError):
         fields = ", ".join((*SETS, "kind", "seed"))
         raise MrictError(f"{shown(path)}: not a split; expected {fields}; delete it and split again") from None
     try:

@@ -19,12 +19,13 @@ from mrict_core.data.synthrad import ROLES
 from mrict_core.data.volumes import SliceOrder, Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
-from mrict_core.runtime import hash_file, read_json, write_json
+from mrict_core.runtime import hash_array, hash_file, hash_of, read_json, write_json
 
 INDEX, META = "index.json", "meta.json"
 META_KEYS = {"key", "centre", "sources", "shape", "order", "crop", "z", "mask_voxels", "mask_voxels_cropped"}
 CROPPED_MAX = 0.02
 ARRAYS = ("mr", "ct", "mask", "body")
+LEFTOVERS = (".new-*", ".old-*", f".{INDEX}.*", ".split*.json.*")
 OPEN_PATIENTS = 128  # four file handles each; systems commonly allow 1024
 
 
@@ -58,6 +59,8 @@ class SliceStore:
             self._entries: dict[str, dict[str, Any]] = self.index["patients"]
             self.skipped: list[dict[str, str]] = self.index["skipped"]
             self.window: HuWindow = WINDOWS[self.protocol]
+            self._subjects = {p: str(entry.get("subject", p)) for p, entry in self._entries.items()}
+            self.remarks: list[str] = list(self.index.get("remarks", []))  # on who may be one person
             if any(len(entry["z"]) != entry["slices"] or not entry["centre"] for entry in self._entries.values()):
                 raise TypeError
             self._files: dict[str, list[Any]] = dict(self.index["files"])  # path -> size, time, hash
@@ -84,6 +87,10 @@ class SliceStore:
         """Return the centre's letter of a patient, "?" where its id names none."""
         return self._entry(patient)["centre"]
 
+    def subjects(self) -> dict[str, str]:
+        """Return {patient: subject}; the images of one subject are of one person."""
+        return dict(self._subjects)
+
     def meta(self, patient: str) -> dict[str, Any]:
         """Return how a patient was prepared: sources, grid, order, canvas, MR range, voxel counts."""
         self._entry(patient)
@@ -109,7 +116,12 @@ class SliceStore:
         if patient in self._open:
             self._open.move_to_end(patient)
             return self._open[patient]
-        z = np.asarray(self._entry(patient)["z"], np.int64)
+        entry = self._entry(patient)
+        if "content" in entry and entry["content"] != hash_of(self.meta(patient).get("content")):
+            raise MrictError(
+                f"{shown(self.folder / patient)}: prepared again by a run that did not end; run preprocess again"
+            )
+        z = np.asarray(entry["z"], np.int64)
         arrays = {name: self._load(patient, name, len(z)) for name in ARRAYS}
         self._open[patient] = PatientSlices(**arrays, z=z)
         if len(self._open) > OPEN_PATIENTS:
@@ -170,7 +182,11 @@ class SliceStore:
 
 
 def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Write one patient's arrays and meta into a temporary folder, then move it into place as a whole."""
+    """Write one patient's arrays and meta into a temporary folder, then move it into place as a whole.
+
+    The arrays' hashes become meta["content"]["arrays"].
+    """
+    meta["content"]["arrays"] = {name: hash_array(arrays[name]) for name in ARRAYS}
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".new-{patient}-", dir=folder))
         try:
@@ -178,8 +194,9 @@ def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], met
                 np.save(temporary / f"{name}.npy", np.ascontiguousarray(arrays[name]), allow_pickle=False)
             write_json(temporary / META, meta)
             temporary.chmod(0o755)
-            remove_patient(folder, patient)
+            aside = _set_aside(folder, patient)
             temporary.rename(folder / patient)
+            shutil.rmtree(aside, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -189,13 +206,17 @@ def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], met
         ) from None
 
 
+def _set_aside(folder: Path, patient: str) -> Path:
+    """Rename a patient's folder into a new one that `sweep` would remove; return that one."""
+    aside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder))
+    if (folder / patient).is_dir():
+        (folder / patient).rename(aside / patient)
+    return aside
+
+
 def remove_patient(folder: Path, patient: str) -> None:
     """Remove a patient's folder: renamed first, so that it is never seen half gone."""
-    old = folder / patient
-    if old.is_dir():
-        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder))
-        old.rename(aside / patient)
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(_set_aside(folder, patient), ignore_errors=True)
 
 
 def prepared_patients(folder: Path) -> dict[str, dict[str, Any]]:
@@ -210,7 +231,15 @@ def prepared_patients(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Return what an interrupted run left behind, or another run just writes."""
+    return [path for pattern in LEFTOVERS for path in folder.glob(pattern)]
+
+
 def sweep(folder: Path) -> None:
     """Remove what an interrupted run left behind; call it only while holding the folder's lock."""
-    for leftover in (*folder.glob(".new-*"), *folder.glob(".old-*")):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in leftovers(folder):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

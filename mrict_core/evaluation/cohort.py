@@ -10,9 +10,11 @@ from mrict_core.data.store import SliceStore
 
 
 def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
-    """Return one row per patient: centre, set, slices, shape and voxel size (mm) of its files, voxels of the scoring
-    mask, how many of those the canvas cuts off, the CT's air in the MR's body and its tissue outside it (per cent), and
-    what was odd in its files."""
+    """Return one row per patient: its subject where one has several patients, centre, set, slices, shape and voxel size
+    (mm) of its files, voxels of the scoring mask, how many of those the canvas cuts off, the CT's air in the MR's body
+    and its tissue outside it (per cent), and what was odd in its files."""
+    subjects = store.subjects()
+    shared = any(subject != patient for patient, subject in subjects.items())
     sets = {patient: name for name in SETS for patient in getattr(split, name, ())}
     rows = []
     for patient in store.patients:
@@ -20,6 +22,7 @@ def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
         rows.append(
             {
                 "patient": patient,
+                **({"subject": subjects[patient]} if shared else {}),
                 "centre": store.centre(patient),
                 "set": sets.get(patient, "none"),
                 "slices": store.counts()[patient],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mrict_core.data.splits import make_split, save_split
+from mrict_core.data.splits import make_split
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
-from mrict_core.pipeline.prepare import open_data, train_variant
+from mrict_core.pipeline.prepare import open_data, train_variant, write_split
 from mrict_core.profiles import Profile
 from mrict_core.runtime import write_csv
 from mrict_core.training.loop import Progress, Report
@@ -41,7 +41,7 @@ def leave_one_centre_out(
     for centre in sorted(set(centres.values())):
         kind = f"leave_out_{centre}"
         fold = space.of_fold(kind)
-        save_split(fold.split_file, make_split(centres, split.seed, kind))
+        write_split(fold, make_split(centres, split.seed, kind, subjects=store.subjects()))
         train_variant(variant, profile, fold, settings, ancestors=True, report=report, progress=progress)
         record, _ = evaluate_variant(variant, profile, fold, device=settings.device)
         baselines = [b["summary"]["all"]["mae_hu"]["mean"] for b in evaluate_baselines(profile, fold)]

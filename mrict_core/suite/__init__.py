@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ def run_suite(
     only: str = "",
     jobs: int = 0,
     force: bool = False,
+    group_by: str = "",
     say: Say = print,
 ) -> Workspace:
     """Run the suite; return its workspace.
@@ -51,7 +53,7 @@ def run_suite(
     space = workspace(profile, data_dir, region, protocol)
     data_dir = "" if space.embedded else str(space.data_dir)
     parameters = load_parameters(profile) | {"data_dir": data_dir, "region": region, "protocol": protocol}
-    steps = plan(chosen, space, parameters)
+    steps = plan(chosen, space, parameters, group_by)
     for notebook in {step.notebook for step in steps}:
         check_parameters(notebook, next(s.parameters for s in steps if s.notebook == notebook))
     wanted = only_steps(steps, only)
@@ -72,6 +74,7 @@ def run_suite(
             _run_step(step, keys[step.name], space, force, marks[step.name], say, kernels)
 
         run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
+        _say_left_out(space, say)
         rest = [s for s in steps if s.name in wanted and s.notebook != PREPROCESS]
         if rest and (space.store / "index.json").is_file() and not space.split_file.is_file():
             raise MrictError(
@@ -81,6 +84,14 @@ def run_suite(
         run_in_order(rest, run, jobs)
     say(f"done in {_clock(time.perf_counter() - started)}")
     return space
+
+
+def _say_left_out(space: Workspace, say: Say) -> None:
+    """Say how many patients notebook 00 could not use."""
+    path = space.reports / "skipped.csv"
+    with contextlib.suppress(OSError, csv.Error), open(path, encoding="utf-8", newline="") as file:
+        if count := sum(1 for _ in csv.DictReader(file)):
+            say(f"{count} of the data left out: {shown(path)}")
 
 
 def _run_step(

@@ -39,9 +39,10 @@ class Step:
     outputs: tuple[Path, ...]  # files that must exist for the step to count as done
 
 
-def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any]) -> list[Step]:
+def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:
     """Return the steps in order: data, every variant after the one it starts from, evaluation over all, the report."""
-    steps = [Step(PREPROCESS, PREPROCESS, dict(parameters), (), (space.store / "index.json",))]
+    own = parameters | {"group_by": group_by}
+    steps = [Step(PREPROCESS, PREPROCESS, own, (), (space.store / "index.json",))]
     step_of: dict[str, str] = {}
     cycle = [v.name for v in variants if v.family == "cyclegan"]
     if cycle:
@@ -99,9 +100,11 @@ def only_steps(steps: list[Step], only: str) -> set[str]:
 
 def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
     """Hash of all that decides a step's result: notebook, parameters, code, input data, and the steps before it."""
+    rule = Path(step.parameters.get("group_by", ""))
     return hash_of(
         [
             step.parameters,
+            hash_file(rule) if rule.suffix.lower() == ".csv" and rule.is_file() else "",
             hash_file(NOTEBOOKS / f"{step.notebook}.ipynb"),
             code_hash(),
             [keys[name] for name in step.needs],

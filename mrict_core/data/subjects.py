@@ -1,0 +1,130 @@
+"""Which patients are one person: by id, by a rule of the user's, and by equal images."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mrict_core.errors import MrictError
+from mrict_core.paths import shown
+
+BIDS = r"^(sub-[A-Za-z0-9]+)(?:_|$)"  # sub-01_ses-2 and sub-01_run-1 are of sub-01
+# Ids like 01_a, P07-2 or 12_followup: a number, then what tells one visit from the next.
+VISIT = re.compile(
+    r"(.*\d.*?)[_\-. ](?:[a-z]|\d|\d{8}|(?:ses|session|visit|scan|time|tp|day|week|month|year|fx|v|t|m)[_-]?\d+"
+    r"|pre|post|baseline|follow-?up|fu\d*)",
+    re.IGNORECASE,
+)
+COLUMNS = ("patient", "subject")
+NAMED = 5  # patients that a message names
+
+
+def absolute(rule: str) -> str:
+    """Return the rule with the path of a csv file made absolute, so that it means the same from every folder."""
+    return str(Path(rule).expanduser().absolute()) if rule.lower().endswith(".csv") else rule
+
+
+def subjects_of(patients: Iterable[str], rule: str = "") -> dict[str, str]:
+    """Return {patient: subject}.
+
+    `rule`: "" takes the subject of BIDS ids (`sub-01_ses-2` is of `sub-01`) and every other patient for a person of its
+    own; a regular expression, whose first group that matched is the subject; or a csv file with the columns patient and
+    subject. Raises `MrictError` for a rule that cannot be read, or that leaves a patient without a subject.
+    """
+    patients = list(patients)
+    if rule.lower().endswith(".csv"):
+        found = _of_csv(Path(rule), patients)
+    else:
+        found = {patient: _first_group(rule or BIDS, patient) for patient in patients}
+    missing = [patient for patient, subject in found.items() if not subject]
+    if rule and missing:
+        raise MrictError(f"--group-by {rule}: gives no subject for {_names(missing)}; expected one for every patient")
+    return {patient: subject or patient for patient, subject in found.items()}
+
+
+def _first_group(pattern: str, patient: str) -> str:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise MrictError(f"--group-by {pattern}: no regular expression ({error}); correct it") from None
+    if not expression.groups:
+        raise MrictError(
+            f"--group-by {pattern}: has no group; put what names the subject in brackets, as in '(.+)_[ab]'"
+        )
+    match = expression.search(patient)
+    return next(filter(None, match.groups()), "") if match else ""
+
+
+def _of_csv(path: Path, patients: list[str]) -> dict[str, str]:
+    """Return {patient: subject, "" where the file has none}; separators, capitals and spaces are taken as they come."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MrictError(f"{shown(path)}: cannot be read ({reason}); put it back, or give another --group-by") from None
+    separator = max(",;\t", key=(lines[0] if lines else "").count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    if not set(COLUMNS) <= set(header):
+        raise MrictError(f"{shown(path)}: its columns are {', '.join(header) or 'none'}; expected patient and subject")
+    patient_at, subject_at = map(header.index, COLUMNS)
+    subjects: dict[str, str] = {}
+    for row in rows[1:]:
+        patient, subject = (row[k] if k < len(row) else "" for k in (patient_at, subject_at))
+        if patient and subjects.setdefault(patient.lower(), subject) != subject:
+            raise MrictError(f"{shown(path)}: patient {patient} has two subjects; expected one; correct the file")
+    return {patient: subjects.get(patient.lower(), "") for patient in patients}
+
+
+def likely_visits(subjects: Mapping[str, str]) -> str:
+    """Return a remark on patients whose ids look like visits of one person but count as several; "" for none."""
+    visits: dict[str, list[str]] = {}
+    for patient, subject in sorted(subjects.items()):
+        match = VISIT.fullmatch(patient)
+        if match and subject == patient:
+            visits.setdefault(match[1].lower(), []).append(patient)
+    several = [members for members in visits.values() if len(members) > 1]
+    if not several:
+        return ""
+    first = " and ".join(several[0][:2])
+    more = f" (and {len(several) - 1} such pairs or groups more)" if len(several) > 1 else ""
+    return f"{first}{more} are split as different persons; if they are one, say so with --group-by"
+
+
+def shared_images(metas: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+    """Return ({copy: the patient it equals}, [(patient, earlier patient, role they share)]) of prepared patients.
+
+    A copy has the MR and the CT of a patient earlier by name; who has only one of them in common is the same person.
+    Images are equal when their voxels in the file are, or what was prepared of them.
+    """
+    owner: dict[tuple[str, str], str] = {}
+    copies: dict[str, str] = {}
+    shared: list[tuple[str, str, str]] = []
+    for patient in sorted(metas):
+        content = metas[patient]["content"]
+        marks = {role: [(role, content[kind][role]) for kind in ("voxels", "arrays")] for role in ("mr", "ct")}
+        owners = {role: {owner[mark] for mark in marks[role] if mark in owner} for role in marks}
+        if both := owners["mr"] & owners["ct"]:
+            copies[patient] = min(both)
+            continue
+        shared += [(patient, earlier, role) for role in marks for earlier in sorted(owners[role])]
+        for mark in (*marks["mr"], *marks["ct"]):
+            owner.setdefault(mark, patient)
+    return copies, shared
+
+
+def merged(subjects: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return `subjects` with the subjects of each pair of patients made one."""
+    result = dict(subjects)
+    for one, other in pairs:
+        keep, drop = result[other], result[one]
+        result = {patient: keep if subject == drop else subject for patient, subject in result.items()}
+    return result
+
+
+def _names(patients: list[str]) -> str:
+    more = f" and {len(patients) - NAMED} more" if len(patients) > NAMED else ""
+    return ", ".join(patients[:NAMED]) + more
