@@ -278,3 +278,17 @@ def test_the_cohort_table_lists_every_patient_once(space):
     assert table["slices"].sum() == sum(store.counts().values())
     assert (table["spacing_mm"] == "5.00 x 4.00 x 4.00").all()  # of the slices: apart, down, across
     assert (cohort_table(store)["set"] == "none").all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_are_no_score(space, value):
+    from mrict_core.pipeline import open_data
+
+    def diverged(store, patient):
+        fake = np.zeros(store.slices(patient).ct.shape, np.float32)
+        fake[0, 0, 0] = value
+        return fake
+
+    store, split = open_data(space)
+    with pytest.raises(MrictError, match="holds NaN or infinite values; the model has diverged"):
+        evaluation.score_patients(store, split.test, diverged)

@@ -193,10 +193,11 @@ def _cause(low: float, high: float, air: float, tissue: float, samples: tuple[np
     if low >= 0 and high > 255 and _soft_share(samples[1][samples[1] > 0]) > SOFT_PART:
         return clipped
     for scaling in _scalings(low, high, air, tissue):
-        everywhere, *others = (scaling.undo(sample) for sample in samples)
+        everywhere, inside, outside = (scaling.undo(sample) for sample in samples)
         soft = _soft_share(everywhere[everywhere > SURE_AIR_HU])
         placed = abs(float(np.percentile(everywhere, 5)) - AIR_HU) <= LEVEL_HU and soft > SOFT_PART
-        if placed and not _oddity(everywhere, *others):
+        filled = not inside.size or np.median(inside) > SURE_AIR_HU
+        if placed and filled and not _oddity(everywhere, inside, outside):
             return f"{scaling.cause}{', or an MR' * (low > AIR_BELOW_HU)}; {EXPECTED}; {scaling.remedy}"
     if low > AIR_BELOW_HU:
         return clipped
