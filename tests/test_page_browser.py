@@ -209,7 +209,7 @@ def test_the_theme_goes_round_and_charts_follow(page):
 
 def test_links_open_a_models_part_and_print_shows_every_section(page):
     page.locator("#leaderboard td.name a", has_text="mk5").first.click()
-    assert page.locator("#model-mk5").get_attribute("open") is not None
+    wait_until(page, "document.querySelector('#model-mk5').open")
     assert page.locator("#model-mk5 table").count() >= 3
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()

@@ -21,13 +21,13 @@ from mrict_core.inference.gate import Finding
 from mrict_core.pipeline.synthesize import synthesize_case
 
 
-@contextlib.contextmanager
 def ct_array(shape: tuple[int, int, int]) -> np.ndarray:
     """Return a ball of soft tissue with layers of fat, in air, in HU."""
     tissue = np.where(np.indices(shape)[0] % 3 == 0, -90, 40)
     return np.where(head_array(shape) > 100, tissue, -1000).astype(np.float32)
 
 
+@contextlib.contextmanager
 def full_disk(limit: int) -> Iterator[None]:
     """Let no file grow beyond `limit` bytes: writers then meet the error of a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
