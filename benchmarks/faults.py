@@ -220,7 +220,8 @@ def timeless(value: Any) -> Any:
     """Return json without times and without hashes over them."""
     if isinstance(value, dict):
         of_file = {"key"} if "models" in value else {"hash"} if "trained_with" in value else set()  # of a checkpoint
-        return {k: timeless(v) for k, v in value.items() if k not in TIMES | of_file}
+        of_training = {"started", "finished"} if "started" in value else set()
+        return {k: timeless(v) for k, v in value.items() if k not in TIMES | of_file | of_training}
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
