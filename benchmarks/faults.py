@@ -257,7 +257,7 @@ def complaints(done: Done, *, may_fail: bool) -> list[str]:
     found = []
     if "Traceback (most recent call last)" in done.output:
         found.append(f"traceback: {done.output.strip().splitlines()[-1][:100]}")
-    elif done.status > 0 and may_fail and not re.search(r"^(error|interrupted|\d+ written)", done.output, re.MULTILINE):
+    elif done.status > 0 and may_fail and not re.search(r"^(error|interrupted|\d+ found)", done.output, re.MULTILINE):
         found.append(f"status {done.status} without an error line: {done.output.strip()[-100:]!r}")
     elif done.status > 0 and not may_fail:
         found.append(f"the next run ends with status {done.status}: {last_error(done.output)}")
