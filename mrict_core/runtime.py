@@ -133,6 +133,22 @@ def kept_memory() -> Iterator[None]:
         library.malloc_trim(0)
 
 
+def unavailable(path: Path, error: BaseException) -> UnavailableError:
+    """Return the error for a fault of the machine (`errors.passing`) at `path`."""
+    cause = error.strerror or error if isinstance(error, OSError) else "too little memory, or too many processes"
+    path = getattr(error, "filename", None) or path
+    return UnavailableError(f"{shown(path)}: cannot be read ({cause}); see that it is there and readable, run again")
+
+
+@contextlib.contextmanager
+def available(path: Path) -> Iterator[None]:
+    """Turn a fault of the machine while `path` is read into `UnavailableError`."""
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        raise unavailable(path, error) from None
+
+
 def free_memory() -> int:
     """Return how many bytes this process may still take: of the machine, its container and its own limit."""
     import psutil
@@ -442,13 +458,10 @@ def write_json(path: Path, value: Any) -> Path:
 def read_json(path: Path) -> Any:
     """Read a json file; a damaged one is an error that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MrictError(f"{shown(path)}: not found; run the step that makes it first") from None
-    except OSError as error:
-        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
-    except MemoryError:
-        raise UnavailableError(f"{shown(path)}: too little memory to read it; free some") from None
+        with available(path):
+            if not Path(path).exists():
+                raise MrictError(f"{shown(path)}: not found; run the step that makes it first")
+            return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: also of wrong UTF-8 and of endless numbers
         raise MrictError(
             f"{shown(path)}: not valid json ({error}); delete it and run the step that makes it again"

@@ -345,5 +345,5 @@ def test_a_disk_that_goes_away_while_it_is_searched_skips_nobody(
         return real(folder)
 
     monkeypatch.setattr(synthrad, "_role_files", unmounting)
-    with pytest.raises(UnavailableError, match=r"cannot be read now|was listed and is gone"):
+    with pytest.raises(UnavailableError, match=r"cannot be read|was listed and is gone"):
         discover(tmp_path / "in", "brain")

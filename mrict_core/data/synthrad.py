@@ -13,6 +13,7 @@ from pathlib import Path
 from mrict_core.data.volumes import SUFFIXES, check_same_grid, read_geometry, stem_of
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import PHANTOM, data_root, shown
+from mrict_core.runtime import available, unavailable
 
 ROLES = ("mr", "ct", "mask")
 TASK = "Task1"
@@ -89,19 +90,10 @@ class Discovery:
     aside: tuple[Aside, ...] = ()
 
 
-def unavailable(path: Path, error: BaseException) -> UnavailableError:
-    """Return the error for a fault of the machine at `path`, which says nothing about its content."""
-    cause = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-    path = getattr(error, "filename", None) or path
-    return UnavailableError(f"{shown(path)}: cannot be read now ({cause}); run again")
-
-
 def _entries(folder: Path) -> list[Path]:
     """Return what a folder holds, by name."""
-    try:
+    with available(folder):
         return sorted(folder.iterdir())
-    except OSError as error:
-        raise unavailable(folder, error) from None
 
 
 def centre_of(patient_id: str) -> str:

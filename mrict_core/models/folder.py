@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from mrict_core.errors import MrictError
 from mrict_core.models.card import card_text
 from mrict_core.paths import shown
-from mrict_core.runtime import NEW, atomic_folder, hash_of, held, read_json, write_json, write_text
+from mrict_core.runtime import NEW, atomic_folder, available, hash_of, held, read_json, write_json, write_text
 from mrict_core.training.runs import TENSORS
 
 if TYPE_CHECKING:
@@ -177,10 +177,8 @@ def read_scores(folder: Path) -> dict[str, Any] | None:
 def check_weights(folder: Path, description: Mapping[str, Any]) -> bytes:
     """Return the content of the weights' file; one that is not what was published raises MrictError."""
     path = folder / WEIGHTS
-    try:
+    with available(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
     found, expected = hashlib.sha256(content).hexdigest(), description["weights"]["sha256"]
     if found != expected:
         raise MrictError(
