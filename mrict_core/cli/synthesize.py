@@ -116,7 +116,8 @@ def synthesize(
             keep_identifiers=keep_identifiers,
             progress=bar if len(models) > 1 or tta or spread else None,
         )
-    _tell(facts["warnings"])
+    for warning in facts["warnings"]:
+        say(f"warning: {warning}")
     names = ", ".join(m.name for m in models)
     say(f"{shown(target)}: synthetic CT by {names}, verdict: {facts['verdict']}; not for clinical use")
     others = images_beside(path) if path.is_dir() else []
@@ -178,8 +179,3 @@ def _report(frame: pd.DataFrame) -> None:
     reasons = frame.loc[frame["status"] == "aside", "reason"].value_counts()
     if len(reasons):
         say("no MR: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
-
-
-def _tell(warnings: list[str]) -> None:
-    for warning in warnings:
-        say(f"warning: {warning}")

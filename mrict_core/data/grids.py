@@ -34,9 +34,14 @@ def _corner_steps(affine: np.ndarray, other: np.ndarray, shape: Shape) -> np.nda
     return (np.asarray(other) - affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
 
 
+def differ(affine: np.ndarray, other: np.ndarray, shape: Shape) -> bool:
+    """Return whether two affines put a voxel further apart than `SAME_GRID` of a voxel."""
+    return corner_gap_voxels(affine, other, shape) > SAME_GRID
+
+
 def is_same(shape: Shape, affine: np.ndarray, other_shape: Shape, other_affine: np.ndarray) -> bool:
     """Return whether two grids are one: equal shapes, and every voxel at the same place to `SAME_GRID` of a voxel."""
-    return tuple(shape) == tuple(other_shape) and corner_gap_voxels(affine, other_affine, shape) <= SAME_GRID
+    return tuple(shape) == tuple(other_shape) and not differ(affine, other_affine, shape)
 
 
 def straightened(affine: np.ndarray) -> np.ndarray:

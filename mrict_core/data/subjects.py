@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mrict_core.data.tables import read_rows
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
@@ -59,21 +59,10 @@ def _first_group(pattern: str, patient: str) -> str:
 
 
 def _of_csv(path: Path, patients: list[str]) -> dict[str, str]:
-    """Return {patient: subject, "" where the file has none}; separators, capitals and spaces are taken as they come."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MrictError(f"{shown(path)}: cannot be read ({reason}); put it back, or give another --group-by") from None
-    separator = max(",;\t", key=(lines[0] if lines else "").count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
-    header = [cell.lower() for cell in rows[0]] if rows else []
-    if not set(COLUMNS) <= set(header):
-        raise MrictError(f"{shown(path)}: its columns are {', '.join(header) or 'none'}; expected patient and subject")
-    patient_at, subject_at = map(header.index, COLUMNS)
+    """Return {patient: subject, "" where the file has none}."""
     subjects: dict[str, str] = {}
-    for row in rows[1:]:
-        patient, subject = (row[k] if k < len(row) else "" for k in (patient_at, subject_at))
+    for _, row in read_rows(path, COLUMNS):
+        patient, subject = (row[column] for column in COLUMNS)
         if patient and subjects.setdefault(patient.lower(), subject) != subject:
             raise MrictError(f"{shown(path)}: patient {patient} has two subjects; expected one; correct the file")
     return {patient: subjects.get(patient.lower(), "") for patient in patients}

@@ -16,18 +16,10 @@ from mrict_core.data.dicom import DicomVolume, staged_ct_series
 from mrict_core.data.fingerprint import bone_shares
 from mrict_core.data.orders import PLANES
 from mrict_core.data.prepare import unpadded
-from mrict_core.data.volumes import Volume, hash_image
+from mrict_core.data.volumes import NOTE, Volume, hash_image
 from mrict_core.errors import MrictError, UnavailableError, passing
 from mrict_core.inference import gate
-from mrict_core.inference.output import (
-    NOTE,
-    format_of,
-    is_series,
-    note_of,
-    sidecar_path,
-    staged,
-    staged_json,
-)
+from mrict_core.inference.output import format_of, is_series, note_of, sidecar_path, staged, staged_json
 from mrict_core.inference.reading import read_input
 from mrict_core.inference.synthesizer import Synthesizer, load_synthesizer
 from mrict_core.inference.volume import (
