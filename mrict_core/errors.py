@@ -23,7 +23,7 @@ class UnavailableError(MrictError):
 
 
 def starved(error: BaseException) -> bool:
-    """True where the system gave no memory or no thread, whoever says so: Python, torch, ITK or the loader."""
+    """True where the system gave no memory or no thread, as Python, torch, ITK or the loader of libraries says it."""
     said = str(error).lower() if isinstance(error, (RuntimeError, ImportError)) else ""
     return isinstance(error, MemoryError) or any(words in said for words in STARVED)
 

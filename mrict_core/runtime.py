@@ -149,6 +149,14 @@ def available(path: Path) -> Iterator[None]:
         raise unavailable(path, error) from None
 
 
+def unwritable(path: Path, error: OSError | str) -> MrictError:
+    """Return the error for a file or folder that cannot be written."""
+    cause = getattr(error, "strerror", None) or error
+    return MrictError(
+        f"{shown(path)}: cannot be written ({cause}); free space, make it writable or choose another folder"
+    )
+
+
 def free_memory() -> int:
     """Return how many bytes this process may still take: of the machine, its container and its own limit."""
     import psutil
@@ -265,18 +273,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = _locked_file(path)
     except OSError as error:
-        raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror}); make the folder writable or choose another"
-        ) from None
+        raise unwritable(path, error) from None
     try:
         sweep_files(path.parent)
         yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
@@ -328,9 +332,7 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
         temporary = Path(tempfile.mkdtemp(prefix=f"{NEW}{path.name[:40]}-", dir=path.parent))
         handle = os.open(temporary, os.O_RDONLY)
     except OSError as error:
-        raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from None
+        raise unwritable(path, error) from None
     old = temporary.with_name(f"{temporary.name}{OLD}")
     try:
         with contextlib.suppress(OSError):
@@ -347,9 +349,7 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
             path.rename(old)
         temporary.rename(path)
     except OSError as error:
-        raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         if old.exists() and not os.path.lexists(path):
             old.rename(path)
@@ -387,8 +387,7 @@ def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
     except filelock.Timeout:
         raise MrictError(f"{shown(folder)}: another process {work}; wait until it ends, run again") from None
     except OSError as error:
-        reason = error.strerror or error
-        raise MrictError(f"{shown(folder)}: cannot be written ({reason}); make it writable or choose another") from None
+        raise unwritable(folder, error) from None
     try:
         yield
     finally:

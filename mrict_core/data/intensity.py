@@ -10,7 +10,7 @@ import numpy as np
 
 from mrict_core.data import ranks
 from mrict_core.data.padding import background_beside
-from mrict_core.data.plausible import spread_over
+from mrict_core.data.plausible import is_ct, spread_over
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
@@ -19,8 +19,6 @@ MR_PERCENTILES = (0.5, 99.5)
 PADDING_SHARE = 0.01  # of an MR's voxels: fewer are stray values
 PADDING_GAP = 0.001  # so few may lie between the padding and half of it
 PADDING_SURE, PADDING_EDGES = -900.0, 0.05  # no MR goes there of itself; resampling blurs the border of the padding
-CT_AIR_HU, CT_AIR_SHARE = (-1100.0, -850.0), 0.02
-CT_TISSUE_HU, CT_FAT_BELOW_HU, CT_FAT_SHARE = -200.0, -20.0, 0.02
 
 
 def _as_float(values: Any) -> Any:
@@ -79,13 +77,6 @@ def minmax_slice(mr_slice: np.ndarray, eps: float = 1e-5) -> np.ndarray:
     return ((values - low) / (values.max() - low + eps)).astype(np.float32)
 
 
-def _is_ct(values: np.ndarray) -> bool:
-    """Return whether values are a CT's: much at the level of air, and fat below water."""
-    tissue = values[values > CT_TISSUE_HU]
-    air = np.mean((values > CT_AIR_HU[0]) & (values < CT_AIR_HU[1]))
-    return bool(air > CT_AIR_SHARE and tissue.size and np.mean(tissue < CT_FAT_BELOW_HU) > CT_FAT_SHARE)
-
-
 def without_padding(mr: np.ndarray) -> np.ndarray:
     """Return an MR whose padding, one negative value far below all others (-1, -1024, -32768), became background.
 
@@ -97,7 +88,7 @@ def without_padding(mr: np.ndarray) -> np.ndarray:
     values = spread_over(mr)
     between = np.mean((values > low) & (values <= low / 2))
     limit = PADDING_EDGES if low <= PADDING_SURE else PADDING_GAP
-    if np.mean(values == low) < PADDING_SHARE or between > limit or _is_ct(values):
+    if np.mean(values == low) < PADDING_SHARE or between > limit or is_ct(values):
         return mr
     padded = mr <= low / 2
     if padded.all():
@@ -108,7 +99,7 @@ def without_padding(mr: np.ndarray) -> np.ndarray:
 
 def check_mr(mr: np.ndarray, path: Path | str) -> None:
     """Raise `MrictError` for an MR that is constant, binary or that looks like a CT in HU; padding is left aside."""
-    if _is_ct(spread_over(mr)):
+    if is_ct(spread_over(mr)):
         raise MrictError(
             f"{shown(path)}: values {np.min(mr):g}…{np.max(mr):g} look like a CT in HU (air near -1000, fat below 0); "
             "expected MR intensities; check that mr and ct are not exchanged"

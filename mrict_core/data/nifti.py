@@ -13,8 +13,8 @@ from isal import igzip
 from mrict_core.data.grids import corner_gap_mm, differ
 from mrict_core.data.headers import Header, ItkFrame, checked_affine, checked_shape, size_text, wrong
 from mrict_core.data.orders import spacing_of
+from mrict_core.data.streams import GZIP
 
-GZIP = b"\x1f\x8b"
 BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
 UNITS_MM = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 FORMS = (

@@ -1,4 +1,4 @@
-"""Are these values HU? The only place that decides it, for CT and synthetic CT.
+"""Are these values HU? The only place that decides it, for CT, synthetic CT and what is given as an MR.
 
 What is refused is what a scaling explains: `_scalings` lists those that the range of values and the levels of air and
 tissue allow, and one counts only where undoing it makes a CT (`_oddity`), or brings a synthetic CT to the true one
@@ -23,6 +23,7 @@ AIR_HU, TISSUE_HU = -1000.0, 40.0
 LIMITS_HU = (-1024.0, 3000.0)
 AIR_BELOW_HU = -200.0  # every CT of a body shows lower values: air around it or fat beside gas
 SURE_AIR_HU = -800.0
+CT_AIR_HU, CT_AIR_SHARE, CT_FAT_BELOW_HU, CT_FAT_SHARE = (-1100.0, -850.0), 0.02, -20.0, 0.02  # of a CT given as an MR
 ALL_AIR_HU = -900.0
 PADDING_BELOW_HU = -1100.0  # no tissue; a few single values there (-2000, -3024, -32768) fill what was not scanned
 PADDING_VALUES = 3
@@ -120,6 +121,13 @@ def spread_over(volume: np.ndarray, mask: np.ndarray | None = None) -> np.ndarra
     """Return voxels spread evenly over a volume, or over the part of it that a mask marks, as float32."""
     flat = np.asarray(volume).ravel(order="K") if mask is None else np.asarray(volume)[mask]
     return flat[:: flat.size // SAMPLE_VOXELS + 1].astype(np.float32)
+
+
+def is_ct(values: np.ndarray) -> bool:
+    """Return whether values given as an MR's are a CT's: much at the level of air, and fat below water."""
+    tissue = values[values > AIR_BELOW_HU]
+    air = np.mean((values > CT_AIR_HU[0]) & (values < CT_AIR_HU[1]))
+    return bool(air > CT_AIR_SHARE and tissue.size and np.mean(tissue < CT_FAT_BELOW_HU) > CT_FAT_SHARE)
 
 
 def _padding(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mrict_core.data.tables import read_rows
 from mrict_core.errors import MrictError
-from mrict_core.paths import shown
+from mrict_core.paths import shown, some
 
 BIDS = r"^(sub-[A-Za-z0-9]+)(?:_|$)"  # sub-01_ses-2 and sub-01_run-1 are of sub-01
 # Ids like 01_a, P07-2 or 12_followup: a number, then what tells one visit from the next.
@@ -41,7 +41,9 @@ def subjects_of(patients: Iterable[str], rule: str = "") -> dict[str, str]:
         found = {patient: _first_group(rule or BIDS, patient) for patient in patients}
     missing = [patient for patient, subject in found.items() if not subject]
     if rule and missing:
-        raise MrictError(f"--group-by {rule}: gives no subject for {_names(missing)}; expected one for every patient")
+        raise MrictError(
+            f"--group-by {rule}: gives no subject for {some(missing, NAMED)}; expected one for every patient"
+        )
     return {patient: subject or patient for patient, subject in found.items()}
 
 
@@ -112,8 +114,3 @@ def merged(subjects: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dic
         keep, drop = result[other], result[one]
         result = {patient: keep if subject == drop else subject for patient, subject in result.items()}
     return result
-
-
-def _names(patients: list[str]) -> str:
-    more = f" and {len(patients) - NAMED} more" if len(patients) > NAMED else ""
-    return ", ".join(patients[:NAMED]) + more

@@ -15,7 +15,7 @@ from mrict_core.data.resample import itk_image
 from mrict_core.data.volumes import NIFTI, NOTE, Volume, as_type, stem_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
-from mrict_core.runtime import atomic_path, write_json
+from mrict_core.runtime import atomic_path, unwritable, write_json
 
 FORMATS = (".nii.gz", ".nii", ".mha", ".nrrd")  # .mhd is two files, which cannot be replaced at once
 DESCRIP_BYTES = 79  # of NIfTI's 80-byte field
@@ -114,7 +114,6 @@ def _write_itk(temporary: Path, array: np.ndarray, volume: Volume, note: str, pa
     try:
         sitk.WriteImage(image, str(temporary))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1][:120]
-        raise MrictError(f"{shown(path)}: cannot be written ({reason}); free space or choose another folder") from None
+        raise unwritable(path, str(error).strip().splitlines()[-1][:120]) from None
     if temporary.stat().st_size < array.nbytes:  # the writers are silent on a full disk
-        raise MrictError(f"{shown(path)}: cannot be written (disk full?); free space or choose another folder")
+        raise unwritable(path, "disk full?")

@@ -44,8 +44,8 @@ def model_hash(description: Mapping[str, Any]) -> str:
     """
     facts = description["facts"]
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in facts["history"]]
-    told = {key: value for key, value in description.items() if key not in ("hash", "published")}
-    return hash_of(told | {"facts": facts | {"history": history}})
+    described = {key: value for key, value in description.items() if key not in ("hash", "published")}
+    return hash_of(described | {"facts": facts | {"history": history}})
 
 
 def write_model(
@@ -69,7 +69,7 @@ def write_model(
     content = _packed(networks)
     facts, data = (json.loads(json.dumps(value)) for value in (facts, data))  # as they will be read
     sha256 = hashlib.sha256(content).hexdigest()
-    told = {
+    described = {
         "format": FORMAT,
         "kind": kind,
         "label": label,
@@ -79,8 +79,8 @@ def write_model(
         "weights": {"bytes": len(content), "sha256": sha256, "networks": _sizes(networks)},
         "facts": facts,
     }
-    digest = model_hash(told)
-    description = {"hash": digest, "published": datetime.now(UTC).isoformat(timespec="microseconds"), **told}
+    digest = model_hash(described)
+    description = {"hash": digest, "published": datetime.now(UTC).isoformat(timespec="microseconds"), **described}
     folder = Path(root) / facts["variant"] / digest
     with held(folder.parent, f"publishes a model of {facts['variant']}", WAIT_S):
         for leftover in folder.parent.glob(f"{NEW}*"):  # of a killed process

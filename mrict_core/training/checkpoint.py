@@ -17,7 +17,7 @@ from torch import nn
 
 from mrict_core.errors import MrictError, passing
 from mrict_core.paths import shown
-from mrict_core.runtime import atomic_path, hash_bytes, unavailable
+from mrict_core.runtime import atomic_path, hash_bytes, unavailable, unwritable
 from mrict_core.training.runs import RESUME, TENSORS
 
 FORMAT = 1
@@ -36,10 +36,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
             with open(temporary, "wb") as file:  # given a path, torch writes its (random) name into the file
                 torch.save({"format": FORMAT, **payload}, file)
         except RuntimeError as error:  # what torch's own writer makes of a full disk
-            reason = str(error).splitlines()[0][:120]
-            raise MrictError(
-                f"{shown(path)}: cannot be written (disk full? {reason}); free space or choose another folder"
-            ) from None
+            raise unwritable(path, f"disk full? {str(error).splitlines()[0][:120]}") from None
 
 
 def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, Any]:
