@@ -136,8 +136,9 @@ def kept_memory() -> Iterator[None]:
 def unavailable(path: Path, error: BaseException) -> UnavailableError:
     """Return the error for a fault of the machine (`errors.passing`) at `path`."""
     cause = error.strerror or error if isinstance(error, OSError) else "too little memory, or too many processes"
-    path = getattr(error, "filename", None) or path
-    return UnavailableError(f"{shown(path)}: cannot be read ({cause}); see that it is there and readable, run again")
+    part = str(getattr(error, "filename", None) or path)  # a file in a folder, the voxels of a header
+    what = f"{cause}: {shown(part)}" if part != str(path) else cause
+    return UnavailableError(f"{shown(path)}: cannot be read ({what}); see that it is there and readable, run again")
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ def _walk(folder: Path, failed: Failed) -> Iterator[tuple[Path, str]]:
     """Yield every file below a folder with "", and what is not looked into with the reason."""
 
     def unlisted(error: OSError) -> None:
-        failed(Path(error.filename), unavailable(folder, error))
+        failed(Path(error.filename), unavailable(Path(error.filename), error))
 
     for place, folders, files in os.walk(folder, onerror=unlisted):
         for name in sorted(folders):
