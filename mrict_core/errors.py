@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+STARVED = (
+    *("start new thread", "allocate memory", "out of memory", "not enough memory", "defaultcpuallocator"),
+    "failed to map segment",
+)
+
 
 class MrictError(Exception):
     """A problem the user can fix. The message is one line; the command line prints it without a traceback."""
@@ -17,10 +22,16 @@ class UnavailableError(MrictError):
     """
 
 
+def starved(error: BaseException) -> bool:
+    """True where the system gave no memory or no thread, as Python, torch, ITK or the loader of libraries says it."""
+    said = str(error).lower() if isinstance(error, (RuntimeError, ImportError)) else ""
+    return isinstance(error, MemoryError) or any(words in said for words in STARVED)
+
+
 def passing(error: BaseException) -> bool:
     """True for a fault of the machine, which says nothing about the content of what was read."""
-    no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
-    return no_thread or isinstance(error, (UnavailableError, OSError, MemoryError))
+    by_system = isinstance(error, OSError) and error.errno is not None  # decompressors raise OSError for bad bytes
+    return by_system or starved(error) or isinstance(error, UnavailableError)
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> MrictError:

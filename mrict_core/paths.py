@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def shown(path: Path | str) -> str:
         return printable(path.resolve().relative_to(ROOT))
     except (ValueError, OSError, RuntimeError):  # elsewhere, or a loop of links
         return printable(path)
+
+
+def some(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """Return the first names on one line, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
 
 
 @dataclass(frozen=True)

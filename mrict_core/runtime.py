@@ -133,6 +133,31 @@ def kept_memory() -> Iterator[None]:
         library.malloc_trim(0)
 
 
+def unavailable(path: Path, error: BaseException) -> UnavailableError:
+    """Return the error for a fault of the machine (`errors.passing`) at `path`."""
+    cause = error.strerror or error if isinstance(error, OSError) else "too little memory, or too many processes"
+    part = str(getattr(error, "filename", None) or path)  # a file in a folder, the voxels of a header
+    what = f"{cause}: {shown(part)}" if part != str(path) else cause
+    return UnavailableError(f"{shown(path)}: cannot be read ({what}); see that it is there and readable, run again")
+
+
+@contextlib.contextmanager
+def available(path: Path) -> Iterator[None]:
+    """Turn a fault of the machine while `path` is read into `UnavailableError`."""
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        raise unavailable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError | str) -> MrictError:
+    """Return the error for a file or folder that cannot be written."""
+    cause = getattr(error, "strerror", None) or error
+    return MrictError(
+        f"{shown(path)}: cannot be written ({cause}); free space, make it writable or choose another folder"
+    )
+
+
 def free_memory() -> int:
     """Return how many bytes this process may still take: of the machine, its container and its own limit."""
     import psutil
@@ -249,18 +274,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = _locked_file(path)
     except OSError as error:
-        raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror}); make the folder writable or choose another"
-        ) from None
+        raise unwritable(path, error) from None
     try:
         sweep_files(path.parent)
         yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
@@ -312,9 +333,7 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
         temporary = Path(tempfile.mkdtemp(prefix=f"{NEW}{path.name[:40]}-", dir=path.parent))
         handle = os.open(temporary, os.O_RDONLY)
     except OSError as error:
-        raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from None
+        raise unwritable(path, error) from None
     old = temporary.with_name(f"{temporary.name}{OLD}")
     try:
         with contextlib.suppress(OSError):
@@ -331,9 +350,7 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
             path.rename(old)
         temporary.rename(path)
     except OSError as error:
-        raise MrictError(
-            f"{shown(path)}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         if old.exists() and not os.path.lexists(path):
             old.rename(path)
@@ -371,8 +388,7 @@ def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
     except filelock.Timeout:
         raise MrictError(f"{shown(folder)}: another process {work}; wait until it ends, run again") from None
     except OSError as error:
-        reason = error.strerror or error
-        raise MrictError(f"{shown(folder)}: cannot be written ({reason}); make it writable or choose another") from None
+        raise unwritable(folder, error) from None
     try:
         yield
     finally:
@@ -442,13 +458,10 @@ def write_json(path: Path, value: Any) -> Path:
 def read_json(path: Path) -> Any:
     """Read a json file; a damaged one is an error that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MrictError(f"{shown(path)}: not found; run the step that makes it first") from None
-    except OSError as error:
-        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
-    except MemoryError:
-        raise UnavailableError(f"{shown(path)}: too little memory to read it; free some") from None
+        with available(path):
+            if not Path(path).exists():
+                raise MrictError(f"{shown(path)}: not found; run the step that makes it first")
+            return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: also of wrong UTF-8 and of endless numbers
         raise MrictError(
             f"{shown(path)}: not valid json ({error}); delete it and run the step that makes it again"

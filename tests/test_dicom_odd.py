@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pydicom import uid
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 from test_dicom_read import grid, stored
 
-from mrict_core.data.dicom import is_dicom, list_series, read_series
+from mrict_core.data.dicom import is_dicom, list_series, read_series, series_below
 from mrict_core.errors import MrictError, UnavailableError
 
 SHAPE = (7, 5, 6)
@@ -319,11 +320,21 @@ def test_faults_that_say_nothing_of_the_content(tmp_path, monkeypatch):
         return whole(file, **options)
 
     monkeypatch.setattr(pydicom, "dcmread", fails)
-    with pytest.raises(UnavailableError, match=rf"{files[1].name}: cannot be read \(No such file or directory\)"):
+    with pytest.raises(UnavailableError, match=rf"{files[1].name}: was replaced or removed while it was read"):
         read_series(tmp_path)
     with pytest.raises(UnavailableError, match="no such file or folder"):
         read_series(tmp_path / "nowhere")
     assert not is_dicom(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write_mr_series(tmp_path, stored(), grid())
+    fault = OSError(errno.EIO, "Input/output error", str(tmp_path / "below"))
+    monkeypatch.setattr(os, "walk", lambda folder, onerror: onerror(fault) or iter(()))
+    with pytest.raises(UnavailableError, match=r"below: cannot be read \(Input/output error\)"):
+        read_series(tmp_path)
+    (found, why), *_ = series_below(tmp_path)[1]
+    assert (found, "Input/output error" in why) == (tmp_path / "below", True)
 
 
 def test_descriptions_are_printed_printable(tmp_path):

@@ -260,8 +260,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "list.nhdr": (lambda p: nrrd(p, data_file="LIST"), "several files"),
     "outside.mhd": (lambda p: meta(p, ElementDataFile="../x.raw"), "the header's own folder"),
     "absolute.nhdr": (lambda p: nrrd(p, data_file="/etc/passwd"), "the header's own folder"),
-    "away.mhd": (lambda p: meta(p, b"", ElementDataFile="x.raw"), "x.raw is not there"),
-    "away.nhdr": (lambda p: nrrd(p, b"", data_file="x.raw"), "x.raw is not there"),
+    "away.mhd": (lambda p: meta(p, b"", ElementDataFile="x.raw"), r"x\.raw"),
+    "away.nhdr": (lambda p: nrrd(p, b"", data_file="x.raw"), r"x\.raw"),
     "text.mha": (lambda p: meta(p, BinaryData="False"), "written as text"),
     "channels.mha": (lambda p: meta(p, ElementNumberOfChannels="3"), "one number per voxel"),
     "type.mha": (lambda p: meta(p, ElementType="MET_STRING"), "ElementType"),
@@ -557,7 +557,7 @@ def test_a_limit_of_memory_says_so(tmp_path: Path) -> None:
 def test_faults_that_say_nothing_about_the_content(tmp_path: Path) -> None:
     path = WRITERS["mr.mhd"](tmp_path / "mr.mhd")
     voxels_of(path).unlink()
-    with pytest.raises(UnavailableError, match=r"mr\.zraw is not there"):
+    with pytest.raises(UnavailableError, match=r"mr\.mhd: cannot be read \(No such file.*mr\.zraw"):
         load_volume(path)
     path.unlink()
     with pytest.raises(UnavailableError, match="no such file"):

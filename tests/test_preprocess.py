@@ -18,12 +18,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mrict_core.data import plan
+from mrict_core.data import plan, store
 from mrict_core.data import preprocess as preprocessing
 from mrict_core.data.masks import union_otsu_mask
 from mrict_core.data.prepare import prepare_mr
 from mrict_core.data.preprocess import in_plane_shapes, preprocess
-from mrict_core.data.store import SliceStore
+from mrict_core.data.store import SliceStore, StoreWriteError
 from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError
@@ -513,6 +513,19 @@ def test_a_passing_fault_is_an_error_and_is_forgotten(
         assert kept == {name: data for name, data in before.items() if name.startswith(patient)}
     assert prepare(source, folder).skipped == []
     assert content(folder) == content(tmp_path / "undisturbed")
+
+
+def test_a_disk_that_is_full_at_the_last_small_file_refuses_no_patient(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, value: object) -> None:
+        raise MrictError(f"{path}: cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_json", full)
+        with pytest.raises(StoreWriteError, match="No space left"):
+            prepare(source, tmp_path / "store")
+    assert prepare(source, tmp_path / "store").skipped == []
 
 
 def away(source: Path) -> None:

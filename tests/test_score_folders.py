@@ -165,6 +165,17 @@ def test_an_image_that_covers_most_of_the_mask_is_scored_there(tmp_path: Path, r
         assert any(f"covers only {share:.1%} of the mask" in warning for warning in found["warnings"])
 
 
+def test_a_mask_that_changes_by_rounding_alone_is_whole(tmp_path: Path) -> None:
+    case = write(tmp_path)
+    fine, affine = np.repeat(head()["mask"], 2, axis=0), AFFINE @ np.diag([0.5, 1, 1, 1])
+    unseen = np.flatnonzero((fine == 0) & (np.arange(len(fine))[:, None, None] % 2 == 1))  # between the CT's voxels
+    fine.ravel()[unseen[: np.count_nonzero(fine) // 100]] = 1
+    save_nifti(case.mask, fine, affine)
+    warnings = score_files(case, ScoreOptions(resample=True))["warnings"]
+    assert any("mask resampled" in text for text in warnings)
+    assert not any("of the mask only" in text for text in warnings)
+
+
 def test_an_image_that_covers_too_little_is_refused(tmp_path: Path) -> None:
     case = part("sct", 7, tmp_path)
     with pytest.raises(MrictError, match=r"covers only \d+\.\d% of the mask; expected at least 90%.*--as-is"):

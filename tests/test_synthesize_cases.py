@@ -99,7 +99,7 @@ def test_a_csv_names_cases_inputs_and_outputs(tmp_path, checkpoints):
     assert (table["status"] == "written").sum() == 2
     reasons = table["reason"].to_dict()
     for case, reason in (
-        ("third", "no such file"),
+        ("third", "No such file"),
         ("fourth", "line 5 has no input"),
         ("../up", "line 6: case and output are plain names"),
         ("same", "two cases of this name"),

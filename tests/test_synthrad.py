@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import SimpleITK as sitk
 
 from mrict_core.data import synthrad
 from mrict_core.data.synthrad import discover
+from mrict_core.data.volumes import NOTE
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import ROOT
 from mrict_core.pipeline import prepare_data
@@ -197,7 +199,7 @@ def patients(*names: str) -> Callable[[Path], None]:
 
 
 def output(root: Path) -> None:
-    files("p1_sct.nii.gz", "p1_sd.nii.gz", "out/p2_sct.nii.gz")(root)
+    files("p1_sct.nii.gz", "p1_sd.nii.gz", "out/p2_sct.nii.gz", content=gzip.compress(NOTE.encode()))(root)
     files("p1_sct.json", "out/p2_sct.json", content=b'{"what": "synthetic CT, not for clinical use"}')(root)
 
 
@@ -345,5 +347,5 @@ def test_a_disk_that_goes_away_while_it_is_searched_skips_nobody(
         return real(folder)
 
     monkeypatch.setattr(synthrad, "_role_files", unmounting)
-    with pytest.raises(UnavailableError, match=r"cannot be read now|was listed and is gone"):
+    with pytest.raises(UnavailableError, match=r"cannot be read|was listed and is gone"):
         discover(tmp_path / "in", "brain")

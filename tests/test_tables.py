@@ -58,5 +58,5 @@ def test_what_is_refused_is_one_line_that_names_the_file(tmp_path: Path, kind: s
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(MrictError, match=r"none\.csv: no such file"):
+    with pytest.raises(MrictError, match=r"none\.csv: cannot be read \(No such file"):
         read_rows(tmp_path / "none.csv", ("input",))

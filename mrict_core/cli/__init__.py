@@ -9,11 +9,8 @@ import typer
 
 from mrict_core import __version__
 from mrict_core.cli import challenge, download, experiments, models, results, synthesize
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, starved
 from mrict_core.paths import printable
-
-# What Python, numpy, torch and the loader of libraries say where the system gives no memory or no thread.
-OUT_OF = ("new thread", "allocate memory", "failed to map segment", "not enough memory", "DefaultCPUAllocator")
 
 app = typer.Typer(
     name="mrict_core",
@@ -34,7 +31,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check that it is there, writable and has space")
     except (MemoryError, RuntimeError, ImportError) as error:
-        if not any(words in str(error) for words in OUT_OF) and not isinstance(error, MemoryError):
+        if not starved(error):
             raise
         _fail(
             f"too little memory, or too many processes ({' '.join(str(error).split())[:120] or type(error).__name__}); "

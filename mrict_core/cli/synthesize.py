@@ -9,7 +9,7 @@ import typer
 from mrict_core.cli.options import Device, Precision
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.paths import shown
+from mrict_core.paths import shown, some
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +116,8 @@ def synthesize(
             keep_identifiers=keep_identifiers,
             progress=bar if len(models) > 1 or tta or spread else None,
         )
-    _tell(facts["warnings"])
+    for warning in facts["warnings"]:
+        say(f"warning: {warning}")
     names = ", ".join(m.name for m in models)
     say(f"{shown(target)}: synthetic CT by {names}, verdict: {facts['verdict']}; not for clinical use")
     others = images_beside(path) if path.is_dir() else []
@@ -171,15 +172,9 @@ def _report(frame: pd.DataFrame) -> None:
         for warning in filter(None, row.warnings.split(BETWEEN)):
             warned.setdefault(warning, []).append(row.case)
     for warning, cases in warned.items():
-        more = f" and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
-        say(f"warning: {', '.join(cases[:NAMED])}{more}: {warning}")
+        say(f"warning: {some(cases, NAMED)}: {warning}")
     for row in frame[frame["status"].isin(("failed", "left out"))].itertuples():
         say(f"{row.case}: {'left out: ' if row.status == 'left out' else ''}{row.reason}")
     reasons = frame.loc[frame["status"] == "aside", "reason"].value_counts()
     if len(reasons):
         say("no MR: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()))
-
-
-def _tell(warnings: list[str]) -> None:
-    for warning in warnings:
-        say(f"warning: {warning}")

@@ -34,9 +34,14 @@ def _corner_steps(affine: np.ndarray, other: np.ndarray, shape: Shape) -> np.nda
     return (np.asarray(other) - affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
 
 
+def differ(affine: np.ndarray, other: np.ndarray, shape: Shape) -> bool:
+    """Return whether two affines put a voxel further apart than `SAME_GRID` of a voxel."""
+    return corner_gap_voxels(affine, other, shape) > SAME_GRID
+
+
 def is_same(shape: Shape, affine: np.ndarray, other_shape: Shape, other_affine: np.ndarray) -> bool:
     """Return whether two grids are one: equal shapes, and every voxel at the same place to `SAME_GRID` of a voxel."""
-    return tuple(shape) == tuple(other_shape) and corner_gap_voxels(affine, other_affine, shape) <= SAME_GRID
+    return tuple(shape) == tuple(other_shape) and not differ(affine, other_affine, shape)
 
 
 def straightened(affine: np.ndarray) -> np.ndarray:
@@ -65,10 +70,10 @@ def difference(shape: Shape, affine: np.ndarray, other_shape: Shape, other_affin
     parts = [_parts(np.asarray(a, np.float64)) for a in (affine, other_affine)]
     scales = {"voxel size": max(shape) / parts[0]["voxel size"], "axes along": max(shape)}
     weight = {name: np.abs(scales.get(name, 1) * (parts[0][name] - parts[1][name])).max() for name in parts[0]}
-    told = [name for name in weight if weight[name] >= max(weight.values()) / 10]
-    texts = [_unlike(parts[0][name], parts[1][name]) for name in told]
+    named = [name for name in weight if weight[name] >= max(weight.values()) / 10]
+    texts = [_unlike(parts[0][name], parts[1][name]) for name in named]
     ours, theirs = (
-        ", ".join(f"{name} {text[k]}{UNITS[name]}" for name, text in zip(told, texts, strict=True)) for k in (0, 1)
+        ", ".join(f"{name} {text[k]}{UNITS[name]}" for name, text in zip(named, texts, strict=True)) for k in (0, 1)
     )
     gap_mm, gap = corner_gap_mm(affine, other_affine, shape), corner_gap_voxels(affine, other_affine, shape)
     return ours, theirs, f"up to {gap_mm:.3g} mm ({gap:.2g} of a voxel) apart"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrict_core.data.grids import LPS_TO_RAS, SAME_GRID, corner_gap_mm, corner_gap_voxels
+from mrict_core.data.grids import LPS_TO_RAS, corner_gap_mm, differ
 from mrict_core.data.orders import spacing_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
@@ -27,10 +27,15 @@ class ItkFrame(NamedTuple):
     direction: tuple[float, ...]
 
     @classmethod
+    def of_arrays(cls, *parts: np.ndarray) -> ItkFrame:
+        """Return the frame of origin, spacing and direction given as arrays."""
+        return cls(*(tuple(map(float, part.ravel())) for part in parts))
+
+    @classmethod
     def of(cls, affine: np.ndarray) -> ItkFrame:
         """Return the frame of an affine voxel -> RAS mm; its direction is as oblique as the affine."""
         lps, spacing = LPS_TO_RAS @ affine, np.array(spacing_of(affine))
-        return cls(*(tuple(map(float, v)) for v in (lps[:3, 3], spacing, (lps[:3, :3] / spacing).ravel())))
+        return cls.of_arrays(lps[:3, 3], spacing, lps[:3, :3] / spacing)
 
     @property
     def affine(self) -> np.ndarray:
@@ -102,9 +107,15 @@ def size_text(spacing_mm: Iterable[float]) -> str:
 
 def disagreement(what: str, affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Return a remark on another reading of a header, with the distance in mm; none where both are one grid."""
-    if corner_gap_voxels(affine, other, shape) <= SAME_GRID:
+    if not differ(affine, other, shape):
         return ()
     return (f"{what}: the two readings put a voxel up to {corner_gap_mm(affine, other, shape):.3g} mm apart",)
+
+
+def unit_ignored(what: str, unit_mm: float, affine: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return a remark on a unit of length that ITK does not read, where it is not mm."""
+    other = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine
+    return disagreement(f"{what} is left out, as ITK does", affine, other, shape)
 
 
 def numbers(path: Path, name: str, text: str, count: int) -> np.ndarray:

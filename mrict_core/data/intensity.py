@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,15 @@ import numpy as np
 
 from mrict_core.data import ranks
 from mrict_core.data.padding import background_beside
+from mrict_core.data.plausible import is_ct, spread_over
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
 AIR_HU = -1024
 MR_PERCENTILES = (0.5, 99.5)
-SAMPLE_VOXELS = 200_000  # shares are taken over so many
 PADDING_SHARE = 0.01  # of an MR's voxels: fewer are stray values
 PADDING_GAP = 0.001  # so few may lie between the padding and half of it
 PADDING_SURE, PADDING_EDGES = -900.0, 0.05  # no MR goes there of itself; resampling blurs the border of the padding
-CT_AIR_HU, CT_AIR_SHARE = (-1100.0, -850.0), 0.02
-CT_TISSUE_HU, CT_FAT_BELOW_HU, CT_FAT_SHARE = -200.0, -20.0, 0.02
 
 
 def _as_float(values: Any) -> Any:
@@ -80,24 +77,6 @@ def minmax_slice(mr_slice: np.ndarray, eps: float = 1e-5) -> np.ndarray:
     return ((values - low) / (values.max() - low + eps)).astype(np.float32)
 
 
-def _planes(volume: np.ndarray, *others: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the planes of volumes of one shape side by side; those of the first lie in one piece each."""
-    axis = int(np.argmax(np.abs(volume.strides)))
-    yield from zip(*(np.moveaxis(array, axis, 0) for array in (volume, *others)), strict=True)
-
-
-def _few(volume: np.ndarray) -> np.ndarray:
-    """Return voxels spread evenly over a volume."""
-    return np.asarray(volume).ravel(order="K")[:: volume.size // SAMPLE_VOXELS + 1]
-
-
-def _is_ct(values: np.ndarray) -> bool:
-    """Return whether values are a CT's: much at the level of air, and fat below water."""
-    tissue = values[values > CT_TISSUE_HU]
-    air = np.mean((values > CT_AIR_HU[0]) & (values < CT_AIR_HU[1]))
-    return bool(air > CT_AIR_SHARE and tissue.size and np.mean(tissue < CT_FAT_BELOW_HU) > CT_FAT_SHARE)
-
-
 def without_padding(mr: np.ndarray) -> np.ndarray:
     """Return an MR whose padding, one negative value far below all others (-1, -1024, -32768), became background.
 
@@ -106,10 +85,10 @@ def without_padding(mr: np.ndarray) -> np.ndarray:
     low = float(np.min(mr))
     if low >= 0:
         return mr
-    values = _few(mr)
+    values = spread_over(mr)
     between = np.mean((values > low) & (values <= low / 2))
     limit = PADDING_EDGES if low <= PADDING_SURE else PADDING_GAP
-    if np.mean(values == low) < PADDING_SHARE or between > limit or _is_ct(values):
+    if np.mean(values == low) < PADDING_SHARE or between > limit or is_ct(values):
         return mr
     padded = mr <= low / 2
     if padded.all():
@@ -120,7 +99,7 @@ def without_padding(mr: np.ndarray) -> np.ndarray:
 
 def check_mr(mr: np.ndarray, path: Path | str) -> None:
     """Raise `MrictError` for an MR that is constant, binary or that looks like a CT in HU; padding is left aside."""
-    if _is_ct(_few(mr)):
+    if is_ct(spread_over(mr)):
         raise MrictError(
             f"{shown(path)}: values {np.min(mr):g}…{np.max(mr):g} look like a CT in HU (air near -1000, fat below 0); "
             "expected MR intensities; check that mr and ct are not exchanged"
@@ -129,7 +108,7 @@ def check_mr(mr: np.ndarray, path: Path | str) -> None:
     low, high = float(np.min(mr)), float(np.max(mr))
     if low == high:
         raise MrictError(f"{shown(path)}: MR has the constant value {low:g}; expected an image; export it again")
-    if not any(np.any((plane > low) & (plane < high)) for (plane,) in _planes(mr)):
+    if not any(np.any((plane > low) & (plane < high)) for plane in np.moveaxis(mr, np.argmax(np.abs(mr.strides)), 0)):
         raise MrictError(
             f"{shown(path)}: holds the values {low:g} and {high:g} alone, as a mask does; expected MR intensities; "
             "check that mr and mask are not exchanged"

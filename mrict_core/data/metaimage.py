@@ -19,6 +19,7 @@ from mrict_core.data.headers import (
     disagreement,
     numbers,
     sizes,
+    unit_ignored,
     wrong,
 )
 
@@ -119,7 +120,7 @@ def _frame(fields: dict[str, str], count: int, shape: tuple[int, ...], path: Pat
         missing += [] if name else [what]
     direction = found["orientation"].reshape(count, count).T[:3, :3]  # one axis after the other in the file
     origin, spacing = found["position"][:3], found["voxel size"][:3]
-    frame = ItkFrame(*(tuple(map(float, values)) for values in (origin, spacing, direction.ravel())))
+    frame = ItkFrame.of_arrays(origin, spacing, direction)
     remarks = tuple(missing and [f"its header holds no {' and no '.join(missing)}: taken {DEFAULTS}"])
     return frame, remarks + _contradictions(fields, frame, shape, path)
 
@@ -140,11 +141,7 @@ def _contradictions(fields: dict[str, str], frame: ItkFrame, shape: tuple[int, .
             f"AnatomicalOrientation {codes} is not that of its matrix, which is taken", affine, other, shape
         )
     unit = UNITS_MM.get(fields.get("DistanceUnits", "").lower(), 1.0)
-    if unit != 1:
-        other = np.diag([unit, unit, unit, 1.0]) @ affine
-        remarks += disagreement(
-            f"DistanceUnits {fields['DistanceUnits']} is left out, as ITK does", affine, other, shape
-        )
+    remarks += unit_ignored(f"DistanceUnits {fields.get('DistanceUnits')}", unit, affine, shape)
     lengths = np.linalg.norm(np.reshape(frame.direction, (3, 3)), axis=0)
     other = frame._replace(direction=tuple((np.reshape(frame.direction, (3, 3)) / lengths).ravel())).affine
     remarks += disagreement("its matrix has axes not of length 1, taken as they are", affine, other, shape)

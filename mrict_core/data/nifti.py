@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 
-from mrict_core.data.grids import SAME_GRID, corner_gap_mm, corner_gap_voxels
+from mrict_core.data.grids import corner_gap_mm, differ
 from mrict_core.data.headers import Header, ItkFrame, checked_affine, checked_shape, size_text, wrong
 from mrict_core.data.orders import spacing_of
+from mrict_core.data.streams import GZIP
 
-GZIP = b"\x1f\x8b"
 BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
 UNITS_MM = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 FORMS = (
@@ -83,10 +83,10 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
         causes.append("holds no orientation (both form codes are 0)")
     if not sized:
         causes.append(f"has a pixdim of {size_text(pixdim)}")
-    elif sform is not None and _differ(sform, _with_zooms(sform, unit * zooms), shape):
+    elif sform is not None and differ(sform, _with_zooms(sform, unit * zooms), shape):
         sizes = size_text(spacing_of(sform)), size_text(unit * zooms)
         causes.append(f"says voxels of {sizes[0]} in its sform and {sizes[1]} in its pixdim")
-    if sform is not None and qform is not None and _differ(qform, sform, shape):
+    if sform is not None and qform is not None and differ(qform, sform, shape):
         causes.append("has a qform and an sform that differ")
     if unit != 1:
         causes.append(f"counts in {unit_name}")
@@ -98,7 +98,7 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
     taken, name = finest, next(iter(known), "")
     if itk is not None:
         odd = "the sform with the voxel size of pixdim" if known else "axes to the left, back and head, from 0"
-        same = (name for name, form in known.items() if not _differ(itk, form, shape))
+        same = (name for name, form in known.items() if not differ(itk, form, shape))
         name = next(same, odd)
         taken = known.get(name, itk)
     gap_mm = max(corner_gap_mm(taken, other, shape) for other in (*known.values(), np.linalg.inv(in_mm) @ finest))
@@ -150,7 +150,3 @@ def _with_zooms(form: np.ndarray, zooms: np.ndarray) -> np.ndarray:
     sized = np.array(form)
     sized[:3, :3] *= zooms / np.array(spacing_of(form))
     return sized
-
-
-def _differ(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
-    return corner_gap_voxels(affine, other, shape) > SAME_GRID

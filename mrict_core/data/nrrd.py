@@ -15,9 +15,9 @@ from mrict_core.data.headers import (
     checked_affine,
     checked_shape,
     detached,
-    disagreement,
     numbers,
     sizes,
+    unit_ignored,
     wrong,
 )
 
@@ -134,13 +134,12 @@ def _frame(
         missing = ["orientation", *([] if known else ["voxel size"])]
     signs = np.array(TO_LPS.get(space, (1, 1, 1)))
     direction = np.divide(axes, spacing, out=np.zeros((3, 3)), where=spacing > 0) * signs[:, None]
-    frame = ItkFrame(*(tuple(map(float, values)) for values in (signs * origin, spacing, direction.ravel())))
+    frame = ItkFrame.of_arrays(signs * origin, spacing, direction)
     remarks = tuple(missing and [f"its header holds no {' and no '.join(missing)}: taken as ITK does, axes L, P, S"])
     affine = checked_affine(frame.affine, path)
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits", "") or fields.get("units", ""))
-    if units and (unit := UNITS_MM.get(units[0])):
-        other = np.diag([unit, unit, unit, 1.0]) @ affine
-        remarks += disagreement(f"its unit {units[0]!r} is left out, as ITK does", affine, other, shape)
+    if units:
+        remarks += unit_ignored(f"its unit {units[0]!r}", UNITS_MM.get(units[0], 1.0), affine, shape)
     return frame, remarks
 
 

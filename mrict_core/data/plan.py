@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 from mrict_core.data.store import INDEX, prepared_patients
 from mrict_core.data.subjects import absolute, likely_visits, merged, shared_images, subjects_of
-from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip, unavailable
+from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip
 from mrict_core.data.volumes import hash_image, state_of
-from mrict_core.errors import UnavailableError
+from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import shown
-from mrict_core.runtime import code_hash, cpu_count, hash_of
+from mrict_core.runtime import available, code_hash, cpu_count, hash_of, read_json
 
 MODULES = (
     *("ranks", "intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "padding"),
@@ -78,14 +77,14 @@ class Plan:
 def read_index(folder: Path) -> dict[str, Any]:
     """Return the folder's index; a missing or damaged one is empty, as everything in it can be made again."""
     try:
-        index = json.loads((folder / INDEX).read_bytes())
+        index = read_json(folder / INDEX)
         files, skipped = index.get("files"), index.get("skipped")
         if all(isinstance(s, dict) for s in skipped) and all(len(entry) == 3 for entry in files.values()):
             return index
-    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError, KeyError):
+    except UnavailableError:
+        raise
+    except (MrictError, AttributeError, TypeError, KeyError):
         pass
-    except OSError as error:
-        raise unavailable(folder / INDEX, error) from None
     return {"files": {}, "skipped": []}
 
 
@@ -97,10 +96,8 @@ def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[
         name, state = path.relative_to(discovery.root).as_posix(), _state(path)
         size, time, digest = known.get(name, (None, None, None))
         if (size, time) != state:
-            try:
+            with available(path):
                 digest = hash_image(path)
-            except OSError as error:
-                raise unavailable(path, error) from None
         return name, [*state, digest]
 
     paths = [getattr(patient, role) for patient in discovery.patients for role in ROLES]
@@ -110,10 +107,8 @@ def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[
 
 def _state(path: Path) -> tuple[int, int]:
     """Return size and time of a file, which change when it is replaced."""
-    try:
+    with available(path):
         return state_of(path)
-    except OSError as error:
-        raise unavailable(path, error) from None
 
 
 def make_plan(

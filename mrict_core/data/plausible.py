@@ -1,4 +1,4 @@
-"""Are these values HU? The only place that decides it, for CT and synthetic CT.
+"""Are these values HU? The only place that decides it, for CT, synthetic CT and what is given as an MR.
 
 What is refused is what a scaling explains: `_scalings` lists those that the range of values and the levels of air and
 tissue allow, and one counts only where undoing it makes a CT (`_oddity`), or brings a synthetic CT to the true one
@@ -23,6 +23,7 @@ AIR_HU, TISSUE_HU = -1000.0, 40.0
 LIMITS_HU = (-1024.0, 3000.0)
 AIR_BELOW_HU = -200.0  # every CT of a body shows lower values: air around it or fat beside gas
 SURE_AIR_HU = -800.0
+CT_AIR_HU, CT_AIR_SHARE, CT_FAT_BELOW_HU, CT_FAT_SHARE = (-1100.0, -850.0), 0.02, -20.0, 0.02  # of a CT given as an MR
 ALL_AIR_HU = -900.0
 PADDING_BELOW_HU = -1100.0  # no tissue; a few single values there (-2000, -3024, -32768) fill what was not scanned
 PADDING_VALUES = 3
@@ -116,14 +117,17 @@ def _small(low: float, high: float, fake: np.ndarray, real: np.ndarray) -> bool:
     return float(np.corrcoef(fake, real)[0, 1]) > CORRELATION
 
 
-def _sample(values: np.ndarray) -> np.ndarray:
-    return values[:: values.size // SAMPLE_VOXELS + 1]
-
-
-def _spread_over(volume: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+def spread_over(volume: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Return voxels spread evenly over a volume, or over the part of it that a mask marks, as float32."""
     flat = np.asarray(volume).ravel(order="K") if mask is None else np.asarray(volume)[mask]
-    return _sample(flat).astype(np.float32)
+    return flat[:: flat.size // SAMPLE_VOXELS + 1].astype(np.float32)
+
+
+def is_ct(values: np.ndarray) -> bool:
+    """Return whether values given as an MR's are a CT's: much at the level of air, and fat below water."""
+    tissue = values[values > AIR_BELOW_HU]
+    air = np.mean((values > CT_AIR_HU[0]) & (values < CT_AIR_HU[1]))
+    return bool(air > CT_AIR_SHARE and tissue.size and np.mean(tissue < CT_FAT_BELOW_HU) > CT_FAT_SHARE)
 
 
 def _padding(values: np.ndarray) -> np.ndarray:
@@ -170,8 +174,8 @@ def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -
     name, values = shown(path), f"values {low:g}…{high:g}"
     if low == high:
         raise MrictError(f"{name}: CT has the constant value {low:g}; {EXPECTED}; export it again")
-    everywhere, none = _spread_over(ct), np.empty(0, np.float32)
-    inside, outside = (none, none) if mask is None else (_spread_over(ct, mask), _spread_over(ct, ~mask))
+    everywhere, none = spread_over(ct), np.empty(0, np.float32)
+    inside, outside = (none, none) if mask is None else (spread_over(ct, mask), spread_over(ct, ~mask))
     air, tissue = float(np.percentile(everywhere, 5)), float(np.median(inside if inside.size else everywhere))
     oddity = _oddity(everywhere, inside, outside)
     if _clipped_to_bytes(low, high):
@@ -230,8 +234,8 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
     if low == high:
         return sct_remarks(sct, mask)
     far = (np.asarray(ct) < SURE_AIR_HU) & ~inside
-    fake, real = _spread_over(sct, inside), _spread_over(ct, inside).clip(*LIMITS_HU)
-    around = _spread_over(sct, far)
+    fake, real = spread_over(sct, inside), spread_over(ct, inside).clip(*LIMITS_HU)
+    around = spread_over(sct, far)
     air = float(np.median(around)) if around.size else float(np.percentile(fake, 1))
     if _small(low, high, fake, real):
         raise MrictError(f"{name}: {values} are normalised; {EXPECTED}; map the network's output back to HU")
@@ -250,7 +254,7 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
     odd = float(np.mean((fake < PADDING_BELOW_HU) | (fake > BONE_MAX_HU)))
     if odd > METAL_SHARE:
         remarks.append(f"{odd:.0%} of the mask lies outside {PADDING_BELOW_HU:.0f}…{BONE_MAX_HU:.0f} HU")
-    if low > AIR_BELOW_HU and (share := float(np.mean(_spread_over(ct) < SURE_AIR_HU))) > 0:
+    if low > AIR_BELOW_HU and (share := float(np.mean(spread_over(ct) < SURE_AIR_HU))) > 0:
         remarks.append(
             f"nothing lies below {low:.0f} HU, in the CT {share:.0%} lie below {SURE_AIR_HU:.0f}: negative HU "
             "cut off by an unsigned type or a window, a background of 0, or no air predicted"

@@ -26,11 +26,11 @@ from mrict_core.data.store import (
     sweep,
     write_patient,
 )
-from mrict_core.data.synthrad import ROLES, Discovery, Skip, discover, unavailable
+from mrict_core.data.synthrad import ROLES, Discovery, Skip, discover
 from mrict_core.data.volumes import SliceOrder, load_volume
 from mrict_core.errors import MrictError, UnavailableError, passing, unknown_name
 from mrict_core.paths import shown
-from mrict_core.runtime import cpu_count, end_with_parent, hash_array, hash_of, held, read_json, write_json
+from mrict_core.runtime import cpu_count, end_with_parent, hash_array, hash_of, held, read_json, unavailable, write_json
 
 SAID = ("remarks", "notes")  # by the reader of an image
 PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves

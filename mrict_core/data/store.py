@@ -19,13 +19,13 @@ from mrict_core.data.synthrad import ROLES
 from mrict_core.data.volumes import SliceOrder, Volume, hash_image, load_volume, state_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
-from mrict_core.runtime import hash_array, hash_of, read_json, write_json
+from mrict_core.runtime import NEW, atomic_folder, hash_array, hash_of, read_json, write_json
 
 INDEX, META = "index.json", "meta.json"
 META_KEYS = {"key", "centre", "sources", "shape", "order", "crop", "z", "mask_voxels", "mask_voxels_cropped"}
 CROPPED_MAX = 0.02
 ARRAYS = ("mr", "ct", "mask", "body")
-LEFTOVERS = (".new-*", ".old-*", f".{INDEX}.*", ".split*.json.*")
+LEFTOVERS = (f"{NEW}*", ".old-*", f".{INDEX}.*", ".split*.json.*")  # all but the first of earlier versions
 OPEN_PATIENTS = 128  # four file handles each; systems commonly allow 1024
 
 
@@ -182,41 +182,22 @@ class SliceStore:
 
 
 def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Write one patient's arrays and meta into a temporary folder, then move it into place as a whole.
-
-    The arrays' hashes become meta["content"]["arrays"].
-    """
+    """Write one patient's arrays and meta, all at once; the arrays' hashes become meta["content"]["arrays"]."""
     meta["content"]["arrays"] = {name: hash_array(arrays[name]) for name in ARRAYS}
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".new-{patient}-", dir=folder))
-        try:
+        with atomic_folder(folder / patient, may_replace=lambda _: None) as temporary:
             for name in ARRAYS:
                 np.save(temporary / f"{name}.npy", np.ascontiguousarray(arrays[name]), allow_pickle=False)
             write_json(temporary / META, meta)
-            temporary.chmod(0o755)
-            aside = _set_aside(folder, patient)
-            temporary.rename(folder / patient)
-            shutil.rmtree(aside, ignore_errors=True)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise StoreWriteError(
-            f"{shown(folder / patient)}: cannot be written ({error.strerror or error}); "
-            "free space, make it writable or choose another"
-        ) from None
-
-
-def _set_aside(folder: Path, patient: str) -> Path:
-    """Rename a patient's folder into a new one that `sweep` would remove; return that one."""
-    aside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder))
-    if (folder / patient).is_dir():
-        (folder / patient).rename(aside / patient)
-    return aside
+    except MrictError as error:
+        raise StoreWriteError(str(error)) from None
 
 
 def remove_patient(folder: Path, patient: str) -> None:
-    """Remove a patient's folder: renamed first, so that it is never seen half gone."""
-    shutil.rmtree(_set_aside(folder, patient), ignore_errors=True)
+    """Remove a patient's folder: renamed first, to what `sweep` would remove, so that it is never seen half gone."""
+    aside = tempfile.mkdtemp(prefix=NEW, dir=folder)
+    (folder / patient).rename(Path(aside, patient))
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def prepared_patients(folder: Path) -> dict[str, dict[str, Any]]:

@@ -12,9 +12,9 @@ import numpy as np
 from isal import igzip, isal_zlib
 
 from mrict_core.data.headers import Header
-from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.errors import MrictError, UnavailableError, passing
 from mrict_core.paths import shown
-from mrict_core.runtime import check_memory
+from mrict_core.runtime import check_memory, unavailable
 
 BLOCK = 1 << 21  # bytes
 GZIP = b"\x1f\x8b"
@@ -23,6 +23,11 @@ DEFLATE_MOST = 1032  # bytes that one byte of a deflate stream can become
 
 class DamagedError(ValueError):
     """Bytes that are not what the header says."""
+
+
+def damaged(path: Path, why: str) -> MrictError:
+    """Return the error for bytes that cannot be read."""
+    return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
 
 
 @contextlib.contextmanager
@@ -46,26 +51,21 @@ def unchanged(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever reading `path` raises into one line: `UnavailableError` where the content is not to blame."""
-    name = shown(path)
+def reading(path: Path, quoting: bool = True) -> Iterator[None]:
+    """Turn whatever reading `path` raises into one line: `UnavailableError` where the content is not to blame.
+
+    With `quoting` off the line holds nothing of what was read.
+    """
     try:
         with unchanged(path):
             yield
     except MrictError:
         raise
-    except MemoryError:
-        raise UnavailableError(f"{name}: too little memory to read it; close other programs, run again") from None
-    except FileNotFoundError as error:
-        what = "no such file" if str(error.filename) == str(path) else f"its voxels' file {error.filename} is not there"
-        raise UnavailableError(f"{name}: {what}; check that it is there") from None
     except Exception as error:  # damaged bytes make the readers raise nearly anything
-        if isinstance(error, OSError) and error.errno is not None:
-            raise UnavailableError(f"{name}: cannot be read ({error.strerror}); make it readable, run again") from None
-        cause = " ".join(str(error).replace(str(path), path.name).split())[:160] or type(error).__name__
-        raise MrictError(
-            f"{name}: cannot be read ({cause}); it is damaged or cut short: copy or download it again"
-        ) from None
+        if passing(error):
+            raise unavailable(path, error) from None
+        said = " ".join(str(error).replace(str(path), path.name).split())[:160] if quoting else ""
+        raise damaged(path, said or type(error).__name__) from None
 
 
 def check_size(header: Header) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mrict_core.data.tables import read_rows
 from mrict_core.errors import MrictError
-from mrict_core.paths import shown
+from mrict_core.paths import shown, some
 
 BIDS = r"^(sub-[A-Za-z0-9]+)(?:_|$)"  # sub-01_ses-2 and sub-01_run-1 are of sub-01
 # Ids like 01_a, P07-2 or 12_followup: a number, then what tells one visit from the next.
@@ -41,7 +41,9 @@ def subjects_of(patients: Iterable[str], rule: str = "") -> dict[str, str]:
         found = {patient: _first_group(rule or BIDS, patient) for patient in patients}
     missing = [patient for patient, subject in found.items() if not subject]
     if rule and missing:
-        raise MrictError(f"--group-by {rule}: gives no subject for {_names(missing)}; expected one for every patient")
+        raise MrictError(
+            f"--group-by {rule}: gives no subject for {some(missing, NAMED)}; expected one for every patient"
+        )
     return {patient: subject or patient for patient, subject in found.items()}
 
 
@@ -59,21 +61,10 @@ def _first_group(pattern: str, patient: str) -> str:
 
 
 def _of_csv(path: Path, patients: list[str]) -> dict[str, str]:
-    """Return {patient: subject, "" where the file has none}; separators, capitals and spaces are taken as they come."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MrictError(f"{shown(path)}: cannot be read ({reason}); put it back, or give another --group-by") from None
-    separator = max(",;\t", key=(lines[0] if lines else "").count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
-    header = [cell.lower() for cell in rows[0]] if rows else []
-    if not set(COLUMNS) <= set(header):
-        raise MrictError(f"{shown(path)}: its columns are {', '.join(header) or 'none'}; expected patient and subject")
-    patient_at, subject_at = map(header.index, COLUMNS)
+    """Return {patient: subject, "" where the file has none}."""
     subjects: dict[str, str] = {}
-    for row in rows[1:]:
-        patient, subject = (row[k] if k < len(row) else "" for k in (patient_at, subject_at))
+    for _, row in read_rows(path, COLUMNS):
+        patient, subject = (row[column] for column in COLUMNS)
         if patient and subjects.setdefault(patient.lower(), subject) != subject:
             raise MrictError(f"{shown(path)}: patient {patient} has two subjects; expected one; correct the file")
     return {patient: subjects.get(patient.lower(), "") for patient in patients}
@@ -123,8 +114,3 @@ def merged(subjects: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dic
         keep, drop = result[other], result[one]
         result = {patient: keep if subject == drop else subject for patient, subject in result.items()}
     return result
-
-
-def _names(patients: list[str]) -> str:
-    more = f" and {len(patients) - NAMED} more" if len(patients) > NAMED else ""
-    return ", ".join(patients[:NAMED]) + more

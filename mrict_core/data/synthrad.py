@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -10,9 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mrict_core.data.volumes import SUFFIXES, check_same_grid, read_geometry, stem_of
+from mrict_core.data.volumes import SUFFIXES, UNREAD, check_same_grid, made_here, read_geometry, stem_of
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import PHANTOM, data_root, shown
+from mrict_core.runtime import available, unavailable
 
 ROLES = ("mr", "ct", "mask")
 TASK = "Task1"
@@ -20,20 +20,6 @@ PATIENT_ID = re.compile(r"[12](B|P|HN|TH|AB)([A-Z])\d+", re.IGNORECASE)
 REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
 HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
 PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of an image in two files; records of this suite
-UNREAD = (
-    ".hdr",
-    ".nhdr",
-    ".img",
-    ".img.gz",
-    ".mgz",
-    ".mgh",
-    ".mnc",
-    ".gipl",
-    ".nii.bz2",
-    ".vti",
-    ".par",
-    ".rec",
-)  # too
 DEPTH = 8  # folders below the root that are looked into
 
 
@@ -89,19 +75,10 @@ class Discovery:
     aside: tuple[Aside, ...] = ()
 
 
-def unavailable(path: Path, error: BaseException) -> UnavailableError:
-    """Return the error for a fault of the machine at `path`, which says nothing about its content."""
-    cause = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-    path = getattr(error, "filename", None) or path
-    return UnavailableError(f"{shown(path)}: cannot be read now ({cause}); run again")
-
-
 def _entries(folder: Path) -> list[Path]:
     """Return what a folder holds, by name."""
-    try:
+    with available(folder):
         return sorted(folder.iterdir())
-    except OSError as error:
-        raise unavailable(folder, error) from None
 
 
 def centre_of(patient_id: str) -> str:
@@ -185,16 +162,6 @@ def _inspect(folder: Path, region: str) -> PatientFiles:
     )
 
 
-def _is_output(image: Path) -> bool:
-    """True for a synthetic CT, or its map of the uncertainty, that this suite wrote: the json beside it says so."""
-    stem = re.sub(r"_sd$", "_sct", stem_of(image))
-    try:
-        said = json.loads(image.with_name(f"{stem}.json").read_text(encoding="utf-8"))
-        return str(said["what"]).startswith("synthetic CT")
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
 def _is_dicom(file: Path) -> bool:
     """True for a file with DICOM's ending or its mark behind 128 bytes."""
     if file.suffix.lower() in (".dcm", ".ima"):
@@ -250,7 +217,7 @@ class _Survey:
         owner = next((p for p in (folder, *folder.parents) if p in self.patients), None)
         used = self.patients.get(owner, set())
         images = [p for p in files if (stem_of(p) or p.name.lower().endswith(UNREAD)) and p not in used]
-        outputs = [path for path in images if _is_output(path)]
+        outputs = [path for path in images if made_here(path)]
         images = [path for path in images if path not in outputs]
         others = [p for p in files if not stem_of(p) and not p.name.lower().endswith((*PARTS, *UNREAD))]
         dicom = next(filter(_is_dicom, others), None)

@@ -7,8 +7,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.errors import MrictError
 from mrict_core.paths import shown
+from mrict_core.runtime import available
 
 DELIMITERS = ",;\t"
 
@@ -20,12 +21,8 @@ def read_rows(path: Path | str, needed: Sequence[str]) -> list[tuple[int, dict[s
     and bare, as cells become bare. Empty lines are left out. Raises MrictError for a missing or doubled column, a row
     with more cells than there are columns, and no row at all.
     """
-    try:
+    with available(Path(path)):
         content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise MrictError(f"{shown(path)}: no such file; give a csv") from None
-    except OSError as error:
-        raise UnavailableError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     readings, cause = [], None
     for delimiter in DELIMITERS:  # quotation marks may make sense with one of them alone

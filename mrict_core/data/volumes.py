@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +30,19 @@ __all__ = [
     "ITK",
     "LPS_TO_RAS",
     "NIFTI",
+    "NOTE",
     "SPACING_MM",
     "SUFFIXES",
+    "UNREAD",
     "SliceOrder",
     "Volume",
+    "as_type",
     "check_same_grid",
     "corner_gap_mm",
     "files_of",
     "hash_image",
     "load_volume",
+    "made_here",
     "read_geometry",
     "save_nifti",
     "spacing_of",
@@ -46,6 +52,10 @@ __all__ = [
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 SUFFIXES = NIFTI + ITK
+# Types of images that are not read.
+UNREAD = (".hdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".gipl", ".nii.bz2", ".vti", ".vtk", ".par", ".rec")
+NOTE = "synthetic CT, not for clinical use"  # in the header of what this suite writes
+NOTE_WITHIN = 4096  # bytes of the file, in every format that is written
 READERS: dict[str, Callable[[Path], Header]] = {
     **dict.fromkeys(NIFTI, read_nifti),
     **dict.fromkeys(ITK[:2], read_metaimage),
@@ -123,6 +133,15 @@ def _of_axes(header: Header) -> tuple[str, ...]:
     return headers.disagreement(what, header.affine, straightened(header.affine), header.shape)
 
 
+def made_here(path: Path) -> bool:
+    """Return whether the header of an image file says that this suite wrote it: a synthetic CT, or a map of its SD."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+            return NOTE.encode() in file.read(NOTE_WITHIN)
+    except (OSError, EOFError, zlib.error):  # its reader says what is wrong with it
+        return False
+
+
 def files_of(path: Path | str) -> tuple[Path, ...]:
     """Return the files that an image is kept in: its own, and its voxels' where a header (MHD, NHDR) names another."""
     path = Path(path)
@@ -144,6 +163,15 @@ def state_of(path: Path | str) -> tuple[int, int]:
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
 
+def as_type(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return an array in another type; for whole-number types rounded and clipped to their range."""
+    dtype = np.dtype(dtype)
+    if np.issubdtype(dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
+        info = np.iinfo(dtype)
+        array = np.rint(array).clip(info.min, info.max)
+    return np.asarray(array, dtype)
+
+
 def save_nifti(
     path: Path | str, array: np.ndarray, affine: np.ndarray, header: Any = None, dtype: Any = np.float32
 ) -> Path:
@@ -151,11 +179,7 @@ def save_nifti(
 
     `header` (of the volume whose grid this is) keeps units and codes; scaling and type are set anew.
     """
-    dtype = np.dtype(dtype)
-    if np.issubdtype(dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
-        info = np.iinfo(dtype)
-        array = np.rint(array).clip(info.min, info.max)
-    image = nib.Nifti1Image(np.asarray(array, dtype), affine)
+    image = nib.Nifti1Image(as_type(array, dtype), affine)
     if header is not None:
         image.header["xyzt_units"] = header["xyzt_units"]
         image.set_qform(affine, int(header["qform_code"]) or 1)

@@ -194,9 +194,9 @@ def _on_grid(volume: Volume, ct: Volume, role: str, options: ScoreOptions, warni
     moved = resample_to(volume, ct, nearest=is_mask, fill=0.0 if is_mask else np.nan)
     if is_mask:
         before, after = (np.count_nonzero(v.array) * np.prod(v.spacing_mm) for v in (volume, moved))
-        _covered(
-            after / max(before, 1e-9), f"{shown(volume.path)}: of the mask only {{}} lies on the CT", options, warnings
-        )
+        share = after / max(before, 1e-9)
+        if share < 1 - MASK_ROUNDING:
+            _covered(share, f"{shown(volume.path)}: of the mask only {{}} lies on the CT", options, warnings)
     return moved
 
 

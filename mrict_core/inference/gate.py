@@ -61,9 +61,6 @@ class Finding:
     question: str = ""  # what to look at
     unit: str = ""  # of the three numbers
 
-    def __str__(self) -> str:
-        return f"{self.text}; {self.question}" if self.question else self.text
-
 
 def limits(name: str, entry: dict[str, Any], patients: int) -> tuple[float, float]:
     """Return the lowest and highest value of a feature that passes: a prediction interval, wider for few patients."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +12,13 @@ import nibabel as nib
 import numpy as np
 
 from mrict_core.data.resample import itk_image
-from mrict_core.data.volumes import NIFTI, Volume, stem_of
+from mrict_core.data.volumes import NIFTI, NOTE, Volume, as_type, stem_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
-from mrict_core.runtime import atomic_path
+from mrict_core.runtime import atomic_path, unwritable, write_json
 
 FORMATS = (".nii.gz", ".nii", ".mha", ".nrrd")  # .mhd is two files, which cannot be replaced at once
-NOTE = "synthetic CT, not for clinical use"
 DESCRIP_BYTES = 79  # of NIfTI's 80-byte field
-HEADER_BYTES = 4096  # within which every format that is written holds its note
 
 
 def format_of(path: Path | str) -> str:
@@ -62,15 +57,6 @@ def write_ct(path: Path | str, hu: np.ndarray, volume: Volume, *, model: str = "
     return Path(path)
 
 
-def made_here(path: Path) -> bool:
-    """Return whether the header of an image file says that this suite wrote it: a synthetic CT, or a map of its SD."""
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-            return NOTE.encode() in file.read(HEADER_BYTES)
-    except (OSError, EOFError, zlib.error):  # its reader says what is wrong with it
-        return False
-
-
 @contextlib.contextmanager
 def staged(path: Path | str, array: np.ndarray, volume: Volume, note: str, dtype: Any = np.int16) -> Iterator[None]:
     """Write an image under a temporary name; it takes its own when the block ends well, and vanishes when not.
@@ -80,11 +66,7 @@ def staged(path: Path | str, array: np.ndarray, volume: Volume, note: str, dtype
     path, suffix = Path(path), format_of(path)
     if array.shape != volume.shape:
         raise MrictError(f"{shown(path)}: an image of shape {array.shape}, expected that of the MR, {volume.shape}")
-    dtype = np.dtype(dtype)
-    if np.issubdtype(dtype, np.integer):
-        info = np.iinfo(dtype)
-        array = np.rint(array).clip(info.min, info.max)
-    array = np.asarray(array, dtype)
+    array = as_type(array, dtype)
     with atomic_path(path) as temporary:
         if suffix in NIFTI:
             nib.save(_nifti(array, volume, note), temporary)
@@ -97,7 +79,7 @@ def staged(path: Path | str, array: np.ndarray, volume: Volume, note: str, dtype
 def staged_json(path: Path, value: Any) -> Iterator[None]:
     """Write json under a temporary name, as `staged` does."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(temporary, value)
         yield
 
 
@@ -132,7 +114,6 @@ def _write_itk(temporary: Path, array: np.ndarray, volume: Volume, note: str, pa
     try:
         sitk.WriteImage(image, str(temporary))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1][:120]
-        raise MrictError(f"{shown(path)}: cannot be written ({reason}); free space or choose another folder") from None
+        raise unwritable(path, str(error).strip().splitlines()[-1][:120]) from None
     if temporary.stat().st_size < array.nbytes:  # the writers are silent on a full disk
-        raise MrictError(f"{shown(path)}: cannot be written (disk full?); free space or choose another folder")
+        raise unwritable(path, "disk full?")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mrict_core.data.dicom import is_dicom, read_series, series_below
-from mrict_core.data.volumes import Volume, load_volume
+from mrict_core.data.volumes import Volume, load_volume, made_here
 from mrict_core.errors import MrictError
-from mrict_core.inference.output import made_here
 from mrict_core.paths import shown
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from mrict_core.errors import MrictError
 from mrict_core.models.card import card_text
 from mrict_core.paths import shown
-from mrict_core.runtime import NEW, atomic_folder, hash_of, held, read_json, write_json, write_text
+from mrict_core.runtime import NEW, atomic_folder, available, hash_of, held, read_json, write_json, write_text
 from mrict_core.training.runs import TENSORS
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def model_hash(description: Mapping[str, Any]) -> str:
     """
     facts = description["facts"]
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in facts["history"]]
-    told = {key: value for key, value in description.items() if key not in ("hash", "published")}
-    return hash_of(told | {"facts": facts | {"history": history}})
+    described = {key: value for key, value in description.items() if key not in ("hash", "published")}
+    return hash_of(described | {"facts": facts | {"history": history}})
 
 
 def write_model(
@@ -69,7 +69,7 @@ def write_model(
     content = _packed(networks)
     facts, data = (json.loads(json.dumps(value)) for value in (facts, data))  # as they will be read
     sha256 = hashlib.sha256(content).hexdigest()
-    told = {
+    described = {
         "format": FORMAT,
         "kind": kind,
         "label": label,
@@ -79,8 +79,8 @@ def write_model(
         "weights": {"bytes": len(content), "sha256": sha256, "networks": _sizes(networks)},
         "facts": facts,
     }
-    digest = model_hash(told)
-    description = {"hash": digest, "published": datetime.now(UTC).isoformat(timespec="microseconds"), **told}
+    digest = model_hash(described)
+    description = {"hash": digest, "published": datetime.now(UTC).isoformat(timespec="microseconds"), **described}
     folder = Path(root) / facts["variant"] / digest
     with held(folder.parent, f"publishes a model of {facts['variant']}", WAIT_S):
         for leftover in folder.parent.glob(f"{NEW}*"):  # of a killed process
@@ -177,10 +177,8 @@ def read_scores(folder: Path) -> dict[str, Any] | None:
 def check_weights(folder: Path, description: Mapping[str, Any]) -> bytes:
     """Return the content of the weights' file; one that is not what was published raises MrictError."""
     path = folder / WEIGHTS
-    try:
+    with available(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
     found, expected = hashlib.sha256(content).hexdigest(), description["weights"]["sha256"]
     if found != expected:
         raise MrictError(

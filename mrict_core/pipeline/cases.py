@@ -15,7 +15,7 @@ from mrict_core.data.volumes import SUFFIXES, stem_of
 from mrict_core.errors import MrictError
 from mrict_core.inference.output import FORMATS, format_of
 from mrict_core.inference.volume import SynthesisOptions, check_models
-from mrict_core.paths import printable, shown
+from mrict_core.paths import printable, shown, some
 from mrict_core.pipeline.survey import EXPECTED, plain_name, survey
 from mrict_core.pipeline.synthesize import QA_SUFFIXES, Model, effective, explained, is_current, synthesize_case
 from mrict_core.runtime import write_csv
@@ -88,8 +88,7 @@ def find_cases(
         found.cases.append(Case(printable(name), file, target, spread, page, series))
     if not found.cases and not found.failed:
         reasons = [f"{name}: {why}" for name, why in (found.left_out | found.aside).items()]
-        more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
-        held = f"; it holds {'; '.join(reasons[:NAMED])}{more}" if reasons else ""
+        held = f"; it holds {some(reasons, NAMED, '; ')}" if reasons else ""
         raise MrictError(f"{shown(source)}: no case found; expected {EXPECTED}{held}")
     found.cases = _without_clashes(found.cases, found.failed)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mrict_core.data.splits import make_split
+from mrict_core.data.splits import LEAVE_OUT, make_split
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
@@ -39,7 +39,7 @@ def leave_one_centre_out(
         raise MrictError(f"leaving one centre out needs two centres; the data have {', '.join(set(centres.values()))}")
     rows = []
     for centre in sorted(set(centres.values())):
-        kind = f"leave_out_{centre}"
+        kind = LEAVE_OUT + centre
         fold = space.of_fold(kind)
         write_split(fold, make_split(centres, split.seed, kind, subjects=store.subjects()))
         result = train_variant(variant, profile, fold, settings, ancestors=True, report=report, progress=progress)

@@ -10,15 +10,12 @@ from pathlib import Path
 
 from mrict_core.data.dicom import SeriesFound, series_below
 from mrict_core.data.dicom.series import NOT_DICOM
-from mrict_core.data.volumes import SUFFIXES, stem_of
+from mrict_core.data.volumes import SUFFIXES, UNREAD, made_here, stem_of
 from mrict_core.evaluation.files import NAMES, ROLES
-from mrict_core.inference.output import made_here
 from mrict_core.paths import shown
 
-# Types that may hold an MR and are not read; a file of any other type is no image.
-UNREAD = re.compile(
-    r"\.(img|hdr|mg[zh]|mnc|par|rec|ima|dcm|nhdr|gipl|vt[ki]|tiff?|np[yz]|mat|h5|zip|tar|gz|bz2|xz|7z)$"
-)
+# More types that may hold an MR; a file of any other type is no image.
+MAY_HOLD = (".ima", ".dcm", ".tif", ".tiff", ".npy", ".npz", ".mat", ".h5", ".zip", ".tar", ".gz", ".bz2", ".xz", ".7z")
 OTHERS = {name for role in ROLES for name in NAMES[role]}
 OTHER_ENDING = re.compile(rf"(^|[_-])({'|'.join(map(re.escape, OTHERS))})$", re.IGNORECASE)
 MR_ENDING = re.compile(rf"[_-]({'|'.join(map(re.escape, NAMES['mr']))})$", re.IGNORECASE)
@@ -171,7 +168,7 @@ def sort_beside(path: Path, why: str, taken: str, found: Survey) -> None:
         found.aside[path] = "made by this suite"
     elif stem:
         found.left_out[path] = taken
-    elif UNREAD.search(path.name.lower()):
+    elif path.name.lower().endswith((*UNREAD, *MAY_HOLD)):
         found.left_out[path] = f"not a type that is read; expected {', '.join(SUFFIXES)} or DICOM; convert it"
     else:
         found.aside[path] = "no image"

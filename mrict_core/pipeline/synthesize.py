@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,10 @@ from mrict_core.data.dicom import DicomVolume, staged_ct_series
 from mrict_core.data.fingerprint import bone_shares
 from mrict_core.data.orders import PLANES
 from mrict_core.data.prepare import unpadded
-from mrict_core.data.volumes import Volume, hash_image
-from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.data.volumes import NOTE, Volume, hash_image
+from mrict_core.errors import MrictError, UnavailableError, passing
 from mrict_core.inference import gate
-from mrict_core.inference.output import (
-    NOTE,
-    format_of,
-    is_series,
-    note_of,
-    sidecar_path,
-    staged,
-    staged_json,
-)
+from mrict_core.inference.output import format_of, is_series, note_of, sidecar_path, staged, staged_json
 from mrict_core.inference.reading import read_input
 from mrict_core.inference.synthesizer import Synthesizer, load_synthesizer
 from mrict_core.inference.volume import (
@@ -41,12 +32,11 @@ from mrict_core.inference.volume import (
 )
 from mrict_core.models import registry
 from mrict_core.paths import printable, shown
-from mrict_core.runtime import atomic_path, code_hash, hash_file, hash_of, read_json, versions
+from mrict_core.runtime import atomic_path, available, code_hash, hash_file, hash_of, read_json, versions
 
 Check = Callable[[Volume, dict[str, Any]], list[gate.Finding]]  # MR and a model's facts => what does not fit
 CheckOutput = Callable[[Synthesis, dict[str, Any]], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
-NO_MEMORY = re.compile(r"out of memory|allocate memory|start new thread", re.IGNORECASE)  # RuntimeError of torch, ITK
 CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
 
 
@@ -185,7 +175,7 @@ def explained(source: Path) -> Iterator[None]:
         raise
     except Exception as error:  # that no check foresaw
         cause = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")[:160]
-        if isinstance(error, (OSError, MemoryError)) or NO_MEMORY.search(cause):
+        if passing(error):
             remedy = "which says nothing about the MR; see to memory and disk, then run again"
             raise UnavailableError(f"{shown(source)}: not synthesised ({cause}), {remedy}") from error
         raise MrictError(f"{shown(source)}: cannot be synthesised ({cause}); check the file") from error
@@ -267,13 +257,10 @@ def check_targets(
 
 def source_hash(source: Path) -> str:
     """Return the hash of an input's content: of an image, or of all visible files of a folder whatever their names."""
-    try:
+    with available(source):
         if source.is_dir():
             return hash_of(sorted(hash_file(path) for path in visible(source) if path.is_file()))
         return hash_image(source)
-    except OSError as error:
-        cause = (error.strerror or str(error)).lower()
-        raise UnavailableError(f"{shown(source)}: cannot be read ({cause}); check that it is there") from None
 
 
 def visible(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation.records import PROVENANCE, seeds_remark
-from mrict_core.paths import printable
+from mrict_core.paths import printable, some
 from mrict_core.runtime import write_csv, write_text
 
 if TYPE_CHECKING:
@@ -108,21 +108,24 @@ def absent_remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -
             lacking = [row["patient"] for row in record["patients"] if row.get(metric) is None or pd.isna(row[metric])]
             if not lacking:
                 continue
-            who = f"all {len(lacking)} patients" if len(lacking) == len(record["patients"]) > 1 else _some(lacking)
+            who = (
+                f"all {len(lacking)} patients"
+                if len(lacking) == len(record["patients"]) > 1
+                else some(lacking, NAMES_SHOWN)
+            )
             found.setdefault((metrics.card(metric).absent, who), {}).setdefault(
                 HEADINGS.get(metric, metric), []
             ).append(record["name"])
     remarks = []
     for (why, who), own in found.items():
         models = {tuple(names) for names in own.values()}
-        which = f" ({_some(max(models, key=len))})" if any(len(names) < len(records) for names in models) else ""
+        which = (
+            f" ({some(max(models, key=len), NAMES_SHOWN)})"
+            if any(len(names) < len(records) for names in models)
+            else ""
+        )
         remarks.append(f"Absent: {', '.join(own)} of {who}{which}: {why}.")
     return remarks
-
-
-def _some(names: Sequence[str]) -> str:
-    shown, more = ", ".join(names[:NAMES_SHOWN]), len(names) - NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def write_leaderboard(

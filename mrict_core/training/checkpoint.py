@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.errors import MrictError, passing
 from mrict_core.paths import shown
-from mrict_core.runtime import atomic_path, hash_bytes
+from mrict_core.runtime import atomic_path, hash_bytes, unavailable, unwritable
 from mrict_core.training.runs import RESUME, TENSORS
 
 FORMAT = 1
@@ -36,10 +36,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
             with open(temporary, "wb") as file:  # given a path, torch writes its (random) name into the file
                 torch.save({"format": FORMAT, **payload}, file)
         except RuntimeError as error:  # what torch's own writer makes of a full disk
-            reason = str(error).splitlines()[0][:120]
-            raise MrictError(
-                f"{shown(path)}: cannot be written (disk full? {reason}); free space or choose another folder"
-            ) from None
+            raise unwritable(path, f"disk full? {str(error).splitlines()[0][:120]}") from None
 
 
 def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, Any]:
@@ -53,15 +50,8 @@ def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, 
 
 def read_checkpoint(path: Path, expect_variant: str | None = None) -> tuple[dict[str, Any], str]:
     """Return what `load_checkpoint` does, and the hash of the very bytes it was read from."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise MrictError(f"{shown(path)}: no such checkpoint; train the variant first") from None
-    except MemoryError:
-        raise UnavailableError(f"{shown(path)}: too little memory to read it; free some") from None
-    except OSError as error:
-        raise UnavailableError(f"{shown(path)}: cannot be read ({error.strerror}); make it readable") from None
     with _refusing(path):
+        content = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(content)) as parts:  # torch does not compare the check sums
             if damaged := parts.testzip():
                 raise ValueError(f"wrong check sum of {damaged}")
@@ -78,12 +68,14 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Turn whatever torch raises at damaged bytes, which is nearly anything, into one line."""
+    """Turn whatever reading raises, which of torch at damaged bytes is nearly anything, into one line."""
     try:
         yield
-    except MemoryError:
-        raise UnavailableError(f"{shown(path)}: too little memory to read it; free some") from None
+    except FileNotFoundError:
+        raise MrictError(f"{shown(path)}: no such checkpoint; train the variant first") from None
     except Exception as error:
+        if passing(error):
+            raise unavailable(path, error) from None
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise MrictError(f"{shown(path)}: {UNREADABLE.format(reason)}") from None
 

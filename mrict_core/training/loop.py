@@ -46,11 +46,11 @@ from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_
 from mrict_core.training.runs import (
     BEST,
     CODE,
-    HISTORY,
     LAST,
     RESUME,
     RUN,
     TENSORS,
+    Files,
     Report,
     TrainingRun,
     new_folder,
@@ -112,20 +112,12 @@ class State:
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(Files):
     """The folder that a training writes into, and the id that all its files carry."""
 
     folder: Path
     id: str
     record: dict[str, Any]  # of run.json as it was found; {} for a new training
-
-    @property
-    def best(self) -> Path:
-        return self.folder / BEST
-
-    @property
-    def last(self) -> Path:
-        return self.folder / LAST
 
 
 def train(
@@ -423,7 +415,7 @@ def _save(run: Run, target: Target, state: State, is_best: bool) -> None:
         "method_state": state.method.state(),
         "rng": rng_state(state.generators),
     }
-    write_csv(target.folder / HISTORY, pd.DataFrame(state.history))
+    write_csv(target.history, pd.DataFrame(state.history))
     save_checkpoint(target.last, payload | resume)
     if is_best:
         save_checkpoint(target.best, payload)

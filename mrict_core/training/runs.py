@@ -64,12 +64,10 @@ class RunFacts:
     versions: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun(RunFacts):
-    """One training on disk; of one that cannot be read `problem` says why, and the rest means nothing."""
+class Files:
+    """Where the files of a training are."""
 
     folder: Path
-    problem: str = ""
 
     @property
     def best(self) -> Path:
@@ -82,6 +80,14 @@ class TrainingRun(RunFacts):
     @property
     def history(self) -> Path:
         return self.folder / HISTORY
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(RunFacts, Files):
+    """One training on disk; of one that cannot be read `problem` says why, and the rest means nothing."""
+
+    folder: Path
+    problem: str = ""
 
     @property
     def old(self) -> bool:

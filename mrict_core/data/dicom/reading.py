@@ -14,8 +14,9 @@ from mrict_core.data.dicom.frames import Frame, frames_of
 from mrict_core.data.dicom.parts import one_image
 from mrict_core.data.dicom.series import Series, choose
 from mrict_core.data.dicom.stack import stack
-from mrict_core.data.dicom.values import damaged, opened, text_of, uid_of, whole_of
+from mrict_core.data.dicom.values import opened, text_of, uid_of, whole_of
 from mrict_core.data.padding import background_beside
+from mrict_core.data.streams import damaged
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown

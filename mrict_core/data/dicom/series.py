@@ -14,9 +14,11 @@ import pydicom
 
 from mrict_core.data.dicom.frames import TAGS
 from mrict_core.data.dicom.kinds import class_of, is_unsure, modality_of, why_no_image
-from mrict_core.data.dicom.values import check_deflated, damaged, opened, text_of, unavailable, whole_of
+from mrict_core.data.dicom.values import check_deflated, opened, text_of, whole_of
+from mrict_core.data.streams import damaged
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import printable, shown
+from mrict_core.runtime import available, unavailable
 
 MAGIC = slice(128, 132)
 GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")  # how a file without the leading 128 bytes begins
@@ -75,10 +77,8 @@ def is_dicom(path: Path | str) -> bool:
         return _may_be_dicom(path)
     if not path.is_dir():
         return False
-    try:
+    with available(path):
         files = sorted(file for file in path.iterdir() if file.is_file())
-    except OSError as error:
-        raise unavailable(path, error.strerror) from None
     for file in files:
         with contextlib.suppress(UnavailableError):
             if _may_be_dicom(file):
@@ -151,10 +151,10 @@ def scan(path: Path) -> tuple[list[Series], Aside]:
 def _walk(folder: Path, failed: Failed) -> Iterator[tuple[Path, str]]:
     """Yield every file below a folder with "", and what is not looked into with the reason."""
 
-    def unavailable(error: OSError) -> None:
-        failed(Path(error.filename), unavailable(Path(error.filename), error.strerror))
+    def unlisted(error: OSError) -> None:
+        failed(Path(error.filename), unavailable(Path(error.filename), error))
 
-    for place, folders, files in os.walk(folder, onerror=unavailable):
+    for place, folders, files in os.walk(folder, onerror=unlisted):
         for name in sorted(folders):
             path = Path(place, name)
             if name.startswith(".") or path.is_symlink():
@@ -198,11 +198,8 @@ def _may_be_dicom(file: Path) -> bool:
 
 
 def _start(file: Path) -> bytes:
-    try:
-        with open(file, "rb") as opened:
-            return opened.read(132)
-    except OSError as error:
-        raise unavailable(file, error.strerror) from None
+    with available(file), open(file, "rb") as content:
+        return content.read(132)
 
 
 def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:

@@ -1,4 +1,4 @@
-"""Values of DICOM tags, which may be absent, of another type or damaged, as plain text and numbers; its errors."""
+"""Values of DICOM tags, which may be absent, of another type or damaged, as plain text and numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pydicom
 from pydicom.config import IGNORE, settings
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.data.streams import reading
+from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 from mrict_core.runtime import check_memory
 
@@ -40,35 +41,16 @@ def hushed() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def damaged(path: Path, why: str) -> MrictError:
-    """Return the error for bytes that cannot be read; `why` holds no value of a tag."""
-    return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
-
-
 def wrong_header(path: Path, why: str) -> MrictError:
     """Return the error for a header that was read and makes no sense; `why` holds no value of a tag."""
     return MrictError(f"{shown(path)}: {why}; expected a header that describes its pixels; export it again")
 
 
-def unavailable(path: Path, why: str | None) -> UnavailableError:
-    """Return the error for a file that cannot be read for a reason that is not its content."""
-    return UnavailableError(f"{shown(path)}: cannot be read ({why or 'no reason given'}); check it and try again")
-
-
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[None]:
     """Silence pydicom and turn whatever reading `path` raises into one line that quotes no tag."""
-    try:
-        with hushed():
-            yield
-    except MrictError:
-        raise
-    except MemoryError:
-        raise unavailable(path, "too little memory") from None
-    except Exception as error:  # damaged bytes make pydicom and its decoders raise nearly anything
-        if isinstance(error, OSError) and error.errno is not None:
-            raise unavailable(path, error.strerror) from None
-        raise damaged(path, type(error).__name__) from None
+    with reading(path, quoting=False), hushed():
+        yield
 
 
 def check_deflated(path: Path) -> None:

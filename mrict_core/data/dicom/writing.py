@@ -52,7 +52,7 @@ def staged_ct_series(
     frame of reference and the positions are the MR's, every slice names the image it was made of; of other volumes
     study and frame of reference are new and the slices axial. The patient's name, id and dates are written with
     `keep_identifiers` only, which `read_series` must have been given too; the UIDs that are kept lead back to the MR
-    for whoever has it, and may hold a date.
+    for anybody who has it, and may hold a date.
     """
     folder, identity = Path(folder), None
     if hu.shape != volume.shape:
