@@ -61,7 +61,8 @@ def run_suite(
     wanted, steps = only_steps(steps, only), all_needs(steps)
     jobs = jobs or min(scale.jobs, cpu_count())
     started = time.perf_counter()
-    say(f"MRICT suite: profile {profile}, {len(chosen)} variants, {len(wanted)} notebook runs, {jobs} at a time")
+    runs = f"{len(wanted)} notebook run{'s' * (len(wanted) != 1)}"
+    say(f"MRICT suite: profile {profile}, {len(chosen)} variants, {runs}, {jobs} at a time")
     say(f"data: {'embedded phantom patients' if space.embedded else shown(space.data_dir)}")
     keys: dict[str, str] = {}
     for step in steps:
