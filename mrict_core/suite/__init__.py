@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
 from mrict_core.profiles import get_profile
-from mrict_core.runtime import cpu_count, read_csv, read_json, sole_writer, write_json
+from mrict_core.runtime import cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
 from mrict_core.suite.plan import (
     PREPROCESS,
@@ -20,6 +20,7 @@ from mrict_core.suite.plan import (
     load_parameters,
     only_steps,
     plan,
+    scores_hash,
     step_key,
 )
 from mrict_core.variants import select
@@ -74,7 +75,8 @@ def run_suite(
     with sole_writer(space.executed, "runs the suite on these data"), kernel_managers() as kernels:
 
         def run(step: Step) -> None:
-            _run_step(step, keys[step.name], space, force, marks[step.name], say, kernels)
+            key = hash_of([keys[step.name], scores_hash(step, steps, space)])
+            _run_step(step, key, space, force, marks[step.name], say, kernels)
 
         run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
         if line := left_out(space):
