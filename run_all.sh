@@ -48,7 +48,7 @@ install_requirements() {
   fi
   echo "Installing requirements.txt (several GB the first time) …"
   if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; then
-    echo "Installing requirements.txt failed (see above); once mended, run this command again." >&2
+    echo "Installing requirements.txt failed (see above); fix that, then run this command again." >&2
     exit 1
   fi
   echo "$wanted" > .venv/requirements.cksum

@@ -58,7 +58,7 @@ def test_few_patients_cannot_tell_and_the_table_says_so():
     )
     assert len(table) == 1  # c was scored on other patients
     assert table["p"][0] == 0.25
-    assert table["verdict"][0] == "cannot be told with 3 patients and 1 comparisons"
+    assert table["verdict"][0] == "cannot be told with 3 patients and 1 comparison"
     assert evaluation.pairwise_table([record("a", [1.0])]).empty
 
 

@@ -232,9 +232,9 @@ def test_every_control_can_be_reached_by_keyboard(page):
 
 
 def test_it_reads_on_a_narrow_screen(browser, address):
-    context = browser.new_context(viewport={"width": 600, "height": 900})
+    context = browser.new_context(viewport={"width": 400, "height": 900})
     opened = context.new_page()
     opened.goto(address)
     opened.wait_for_selector("html[data-ready=yes]", timeout=60_000)
-    assert opened.evaluate("document.documentElement.scrollWidth") <= 600
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 400
     context.close()

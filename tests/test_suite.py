@@ -178,6 +178,18 @@ def test_keys_change_with_notebook_parameters_and_code(copied, monkeypatch):
     assert changed(before, keys_of(steps, space)) == {"00", "02", "04", "05", "06", "07", "08"}
 
 
+def test_tables_are_made_again_where_evaluate_changed_the_scores_they_tell_of(fresh_space):
+    steps = plan.all_needs(steps_of("mk1", fresh_space))
+
+    def hashes(mae: str) -> dict[str, str]:
+        write_csv(fresh_space.metrics / "mk1.csv", pd.DataFrame({"patient": ["1BA001"], "mae_hu": [mae]}))
+        return {step.name: plan.scores_hash(step, steps, fresh_space) for step in steps}
+
+    first = hashes("403.8")
+    assert hashes("403.8") == first
+    assert changed(first, hashes("449.0")) == {"06", "07", "08"}
+
+
 @pytest.mark.parametrize("change", ["voxels", "another patient", "one patient less"])
 @pytest.mark.parametrize("linked", [False, True], ids=["folders", "links"])
 def test_keys_change_with_the_data(cohort, tmp_path, change, linked):

@@ -161,5 +161,5 @@ def verdict(p_holm: float, n: int, comparisons: int) -> str:
     if p_holm < ALPHA:
         return "different"
     if smallest >= ALPHA:
-        return f"cannot be told with {n} patients and {comparisons} comparisons"
+        return f"cannot be told with {n} patients and {comparisons} comparison{'s' * (comparisons != 1)}"
     return "not told apart"

@@ -148,11 +148,11 @@ def _bone(name: str, share: float, known: dict[str, float], wide: float) -> list
     if factor <= BONE_FACTOR:
         return []
     kind = "bone is missing" if share < low else "there is too much bone"
-    share, low, high = (100 * value for value in (share, low, high))
+    share, low, high, reach = 100 * share, 100 * low, 100 * high, BONE_FACTOR * wide
     level = name.removesuffix("_hu").replace("_", " ")
     text = f"{kind}: {share:.2g} % of the body is {level} HU, in the training's CTs {low:.2g} to {high:.2g} %"
     severity = REFUSE if factor > BONE_WRONG else WARN
-    return [Finding(f"bone_{name}", text, severity, share, low, high, unit="%")]
+    return [Finding(f"bone_{name}", text, severity, share, low / reach, min(100.0, high * reach), unit="%")]
 
 
 def _times(value: float, other: float) -> float:

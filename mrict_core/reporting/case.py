@@ -93,6 +93,7 @@ def _histogram(axis: Axes, values: np.ndarray) -> None:
     low, high = style.WINDOWS_HU["wide"]
     axis.hist(np.clip(values, low, high), bins=120, range=(low, high), color=style.PALETTE["blue"], log=True)
     axis.set(title="HU inside the body", xlabel="HU (ends hold what lies beyond)", ylabel="voxels")
+    axis.set_ylim(top=6 * axis.get_ylim()[1])  # room for the names above the bars
     for name, place in LANDMARKS_HU.items():
         axis.axvline(place, color=style.FAINT, linewidth=0.6, linestyle=":")
         left = name == "fat"  # its line is close to that of water

@@ -88,6 +88,8 @@ def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if title == "learning rate" or _wide(history[[column for column, _, _ in found]]):
             axis.set_yscale("log")
+        if any(legend for _, legend, _ in found):
+            _legend_above(axis, math.ceil(len(found) / 2))
         axis.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         if best is not None:
             axis.axvline(best, color=style.FAINT, linewidth=0.9, linestyle=":", zorder=0)
@@ -121,15 +123,21 @@ def _curves(axis: Axes, history: pd.DataFrame, lines: Sequence[Line]) -> None:
     for column, legend, colour in lines:
         axis.plot(history["epoch"], history[column], color=colour, label=legend, marker=marker, markersize=2.6)
     axis.grid(axis="y")
-    if any(legend for _, legend, _ in lines):
-        axis.legend(loc="best", handlelength=1.4)
+
+
+def _legend_above(axis: Axes, rows: int) -> None:
+    """Put the legend above the curves, with room for its rows."""
+    scale = axis.yaxis.get_transform()
+    low, high = scale.transform(axis.get_ylim())
+    axis.set_ylim(top=float(scale.inverted().transform(high + (0.05 + 0.14 * rows) * (high - low))))
+    axis.legend(loc="upper left", ncols=2, handlelength=1.2, columnspacing=0.8, borderaxespad=0.1)
 
 
 def _mark_best(axis: Axes, history: pd.DataFrame, best: int) -> None:
     value = float(history.loc[history["epoch"] == best, "val_mae_hu"].iloc[0])
     label = f"best: {value:.1f} HU, epoch {best}"
     axis.plot([best], [value], marker="D", color=RED, markersize=5, linestyle="none", label=label)
-    axis.legend(loc="upper right")
+    _legend_above(axis, 1)
 
 
 @style.styled

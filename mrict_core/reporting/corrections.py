@@ -3,7 +3,7 @@
 CORRECTIONS: tuple[tuple[str, str], ...] = (
     (
         "Training and validation slices came from the same heads, split slice by slice.",
-        "Test patients are held out whole, in protocol `patient` validation patients too; a leak check sees to it.",
+        "Test patients are held out whole, and in protocol “patient” validation patients too; a leak check sees to it.",
     ),
     (
         "“Test” numbers were validation numbers: no held-out patient was ever scored.",

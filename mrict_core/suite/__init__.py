@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
 from mrict_core.profiles import get_profile
-from mrict_core.runtime import cpu_count, read_csv, read_json, sole_writer, write_json
+from mrict_core.runtime import cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
 from mrict_core.suite.plan import (
     PREPROCESS,
@@ -20,6 +20,7 @@ from mrict_core.suite.plan import (
     load_parameters,
     only_steps,
     plan,
+    scores_hash,
     step_key,
 )
 from mrict_core.variants import select
@@ -61,7 +62,8 @@ def run_suite(
     wanted, steps = only_steps(steps, only), all_needs(steps)
     jobs = jobs or min(scale.jobs, cpu_count())
     started = time.perf_counter()
-    say(f"MRICT suite: profile {profile}, {len(chosen)} variants, {len(wanted)} notebook runs, {jobs} at a time")
+    runs = f"{len(wanted)} notebook run{'s' * (len(wanted) != 1)}"
+    say(f"MRICT suite: profile {profile}, {len(chosen)} variants, {runs}, {jobs} at a time")
     say(f"data: {'embedded phantom patients' if space.embedded else shown(space.data_dir)}")
     keys: dict[str, str] = {}
     for step in steps:
@@ -73,7 +75,8 @@ def run_suite(
     with sole_writer(space.executed, "runs the suite on these data"), kernel_managers() as kernels:
 
         def run(step: Step) -> None:
-            _run_step(step, keys[step.name], space, force, marks[step.name], say, kernels)
+            key = hash_of([keys[step.name], scores_hash(step, steps, space)])
+            _run_step(step, key, space, force, marks[step.name], say, kernels)
 
         run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
         if line := left_out(space):

@@ -103,6 +103,18 @@ def only_steps(steps: list[Step], only: str) -> set[str]:
     return wanted
 
 
+def scores_hash(step: Step, steps: list[Step], space: Workspace) -> str:
+    """Hash the patients' scores that a step tells of: `evaluate` by hand may have changed them; "" where it reads none.
+
+    Taken when the step's turn has come, for the steps before it write them.
+    """
+    if step.notebook not in (EVALUATION, REPORT, SYNTHESIS):
+        return ""
+    read = [path for need in steps if need.name in step.needs for path in need.outputs if path.parent == space.metrics]
+    csvs = [path.with_suffix(".csv") for path in read]
+    return hash_of([(path.name, hash_file(path)) for path in csvs if path.is_file()])
+
+
 def all_needs(steps: list[Step]) -> list[Step]:
     """Return the steps with the needs of their needs among their own, which count where those between are not run."""
     needs: dict[str, tuple[str, ...]] = {}
