@@ -63,6 +63,11 @@ def test_sound_slices_pass_without_a_word(axis: int) -> None:
     assert check_slices(np.full_like(ct, 40), mask, AFFINE, "ct.nii.gz") == []  # said of the whole image
 
 
+def test_an_sct_on_a_background_of_0_has_no_odd_slices() -> None:
+    """The darkest part of a slice is then gas or fat, which differ from slice to slice."""
+    assert check_slices(np.where(BODY, CT, 0), BODY, AFFINE, "sct.nii.gz") == []
+
+
 @pytest.mark.parametrize("kind", POSES)
 def test_a_ct_that_does_not_lie_on_its_mr_is_said(kind: str) -> None:
     found = check_pair(MR, np.asarray(POSES[kind](CT, SPACING_MM)), SPACING_MM)

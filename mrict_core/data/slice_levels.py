@@ -15,6 +15,7 @@ from mrict_core.paths import shown
 MIN_SLICES, MIN_SIDE = 5, 8  # a stack of lines is no stack of slices
 MIN_VOXELS, MIN_SHARE = 30, 0.2  # of the mask in a slice, and of its largest slice: the ends of a body vary
 SLICE_SAMPLE = 4000
+FLOOR_SAMPLE = 200_000
 SIDE = 2  # neighbours on either side
 # Beyond what benchmarks/checks.py finds in sound slices: medians 107 HU, spreads 2.6 times, shares of air 0.09, the
 # level of air 2 HU from their neighbours; inside masks of bone alone medians 324 HU; where a thick
@@ -47,6 +48,9 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
     lows, levels, highs, air, floor = np.array(
         [_levels(image, kept) if ok else (np.nan,) * 5 for image, kept, ok in zip(ct, mask, used, strict=True)]
     ).T
+    outside = ct[~mask]
+    if outside.size and np.percentile(outside[:: outside.size // FLOOR_SAMPLE + 1], 10) > NO_AIR_HU:
+        floor[:] = np.nan  # a background of 0, or tissue all around: the darkest part is no air
     spreads = highs - lows
     constant = spreads == 0
     if constant[used].all():
@@ -67,7 +71,7 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
     if all_air.any():
         lines.append(line(all_air, "are all air inside the mask"))
     left &= ~all_air
-    usual = float(np.nanpercentile(floor[left], 25)) if left.any() else np.nan
+    usual = float(np.nanpercentile(floor[left], 25)) if np.isfinite(floor[left]).any() else np.nan
     moved = _moved(levels, floor - usual, left)
     steps = np.array([values - _beside(values, left & ~moved) for values in (lows, levels, highs)])
     step = np.where(np.ptp(np.sign(steps), axis=0) == 0, steps[1], 0) * (np.abs(steps).min(axis=0) > LEVEL_HU)
@@ -142,5 +146,6 @@ def _moved(levels: np.ndarray, step: np.ndarray, use: np.ndarray) -> np.ndarray:
     alone.
     """
     away = use & (np.abs(step) > OFFSET_HU)
-    difference = np.abs(levels - _beside(levels, use & ~away) - step)
-    return away & (difference <= np.maximum(OFFSET_HU, OFFSET_DIFFERENCE * np.abs(step)))
+    tissue = levels - _beside(levels, use & ~away)
+    near = np.abs(tissue - step) <= np.maximum(OFFSET_HU, OFFSET_DIFFERENCE * np.abs(step))
+    return away & near & (np.abs(tissue) > OFFSET_HU / 2)
