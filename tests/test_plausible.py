@@ -79,6 +79,11 @@ def test_a_ct_of_turned_sign_or_without_negative_values_is_refused() -> None:
         check_hu(CT.clip(0), "ct.nii.gz", BODY)
 
 
+def test_a_mask_of_the_air_is_refused() -> None:
+    with pytest.raises(MrictError, match=r"the mask marks air \(median -\d+ HU, outside it \d+\): inverted"):
+        check_hu(CT, "ct.nii.gz", ~MASKS["organ"] & (CT < -900))
+
+
 MODELS = bad_models(CT, BODY)
 
 

@@ -188,6 +188,7 @@ def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -
     oddity = _oddity(everywhere, inside, outside)
     if _clipped_to_bytes(low, high):
         raise MrictError(f"{name}: {values} fill 8 bits, or are an MR; {EXPECTED}; export the CT in 16 bits")
+    _check_side(name, inside, outside)
     if oddity:
         raise MrictError(f"{name}: {values} {oddity}: {_cause(low, high, air, tissue, (everywhere, inside, outside))}")
     if everywhere.min() > SURE_AIR_HU and outside.size:
@@ -195,6 +196,17 @@ def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -
     if share := float(np.mean(np.isin(inside, _padding(everywhere)))) if inside.size else 0:
         return [f"{share:.2%} of the mask holds padding ({low:g}), not HU"]
     return []
+
+
+def _check_side(name: str, inside: np.ndarray, outside: np.ndarray) -> None:
+    """Raise where a mask marks what lies around a body."""
+    if inside.size and outside.size:
+        within, beyond = float(np.median(inside)), float(np.median(outside))
+        if within < ALL_AIR_HU and AIR_BELOW_HU < beyond < OUTSIDE_MAX_HU:
+            raise MrictError(
+                f"{name}: the mask marks air (median {within:.0f} HU, outside it {beyond:.0f}): inverted; "
+                "expected the body; exchange 0 and 1"
+            )
 
 
 def _cause(low: float, high: float, air: float, tissue: float, samples: tuple[np.ndarray, ...]) -> str:
@@ -271,7 +283,7 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
         if lowest > AIR_BELOW_HU and share > AIR_SHARE:
             remarks.append(
                 f"nothing{where} lies below {lowest:.0f} HU, in the CT {share:.1%} lie below {SURE_AIR_HU:.0f}: "
-                "negative HU cut off by an unsigned type or a window, a background of 0, or no air predicted"
+                "negative HU cut off by an unsigned type or a window, a background of 0, an MR, or no air predicted"
             )
             break
     return remarks

@@ -24,6 +24,7 @@ OFFSET_HU, OFFSET_DIFFERENCE = 100.0, 0.3  # air and tissue of a slice moved ali
 SURE_HU = 700.0  # no anatomy moves a median so far between neighbours
 LEVEL_HU, SPREAD_RATIO, AIR_SHARE = 300.0, 4.0, 0.3
 ALL_AIR = 0.9
+NO_AIR_SHARE = 0.005  # of a slice with all around the body
 LOWEST_HU = -2200.0  # air of which the intercept was taken twice; below lies padding
 NO_AIR_HU = -300.0  # the darkest part of a slice without air is fat
 NAMED = 12  # slices listed one by one
@@ -45,8 +46,8 @@ def check_slices(ct: np.ndarray, mask: np.ndarray, affine: np.ndarray, path: Pat
 def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -> list[str]:
     counts = np.array([np.count_nonzero(kept) for kept in mask])
     used = counts >= max(MIN_VOXELS, MIN_SHARE * counts.max(initial=0))
-    lows, levels, highs, air, floor = np.array(
-        [_levels(image, kept) if ok else (np.nan,) * 5 for image, kept, ok in zip(ct, mask, used, strict=True)]
+    lows, levels, highs, air, floor, around = np.array(
+        [_levels(image, kept) if ok else (np.nan,) * 6 for image, kept, ok in zip(ct, mask, used, strict=True)]
     ).T
     outside = ct[~mask]
     if outside.size and np.percentile(outside[:: outside.size // FLOOR_SAMPLE + 1], 10) > NO_AIR_HU:
@@ -71,6 +72,8 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
     if all_air.any():
         lines.append(line(all_air, "are all air inside the mask"))
     left &= ~all_air
+    beside = _beside(around, left & (around > NO_AIR_SHARE))
+    airless = (around <= NO_AIR_SHARE) & (beside > AIR_SHARE)
     usual = float(np.nanpercentile(floor[left], 25)) if np.isfinite(floor[left]).any() else np.nan
     moved = _moved(levels, floor - usual, left)
     steps = np.array([values - _beside(values, left & ~moved) for values in (lows, levels, highs)])
@@ -96,6 +99,7 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
             _apart(np.log(spreads + 1), left, np.log(SPREAD_RATIO)),
             lambda odd: "vary more or less than their neighbours",
         ),
+        (airless, lambda odd: f"hold no air at all, their neighbours {np.median(beside[odd]):.0%}"),
         (_apart(air, left, AIR_SHARE), lambda odd: "hold another share of air inside the mask than their neighbours"),
     )
     for odd, what in kinds:
@@ -106,14 +110,18 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
 
 
 def _levels(image: np.ndarray, kept: np.ndarray) -> tuple[float, ...]:
-    """Return a slice's 10th, 50th, 90th percentile and share of air inside the mask, and its darkest level anywhere."""
+    """Return a slice's 10th, 50th, 90th percentile and share of air inside the mask, and its darkest level and share of
+    air anywhere.
+    """
     inside, everywhere = (values[:: values.size // SLICE_SAMPLE + 1] for values in (image[kept], image.ravel()))
     low, median, high = np.percentile(inside, (10, 50, 90))
     if low == high:  # a few other values beside a constant
         low, high = inside.min(), inside.max()
     scanned = everywhere[everywhere >= LOWEST_HU]
     floor = np.percentile(scanned, 2) if scanned.size else np.nan
-    return float(low), float(median), float(high), float(np.mean(inside < SURE_AIR_HU)), float(floor)
+    shares = (np.mean(values < SURE_AIR_HU) if values.size else np.nan for values in (inside, scanned))
+    air, around = map(float, shares)
+    return float(low), float(median), float(high), air, float(floor), around
 
 
 def _neighbours(k: int, use: np.ndarray) -> tuple[Sequence[int], Sequence[int]]:
