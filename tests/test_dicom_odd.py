@@ -196,6 +196,8 @@ ABSURD = {
     "few bits": ({"BitsAllocated": 12}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
     "no bits": ({"BitsAllocated": None}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
     "more bits stored": ({"BitsStored": 40}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
+    "fewer bits stored than used": ({"BitsStored": 4, "HighBit": 3}, "pixels with more bits than BitsStored"),
+    "bits elsewhere": ({"HighBit": 3}, "HighBit is not the last of BitsStored"),
     "sign": ({"PixelRepresentation": 9}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
     "no colour space": ({"PhotometricInterpretation": None}, "no PhotometricInterpretation"),
     "pixels cut": ({"PixelData": b"\0" * 20}, "(bytes of pixels|bytes, its header says)"),

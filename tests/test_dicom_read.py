@@ -249,7 +249,8 @@ BAD = {
     "flat axes": (tag_all(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "not two unit vectors at a right angle"),
     "zero spacing": (tag_all(PixelSpacing=[0, 1]), "PixelSpacing is not positive"),
     "micrometres": (tag_all(PixelSpacing=[900, 900]), "voxels of 900 x 900 x 2.5 mm"),
-    "zero slope": (tag_third(RescaleSlope=0, RescaleIntercept=0), "RescaleSlope is 0"),
+    "zero slope": (tag_third(RescaleSlope=0, RescaleIntercept=0), "RescaleSlope is not positive"),
+    "slope of turned sign": (tag_third(RescaleSlope=-1, RescaleIntercept=0), "RescaleSlope is not positive"),
     "mosaic": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "a mosaic, several slices tiled"),
     "phase": (tag_all(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]), "a phase image; expected magnitudes"),
     "phase by component": (tag_all(ComplexImageComponent="PHASE"), "a phase image; expected magnitudes"),
@@ -294,6 +295,17 @@ def test_slices_that_may_be_missing_are_remarked(tmp_path):
     files[0].unlink()
     (remark,) = read_series(tmp_path).remarks
     assert remark.startswith("5 slices, numbered 2 to 6")
+
+
+def test_numbers_that_all_slices_share_say_nothing_of_missing_ones(tmp_path):
+    write_mr_series(tmp_path, stored(), grid(), InstanceNumber=1)
+    assert read_series(tmp_path).remarks == ()
+
+
+def test_a_slope_of_some_slices_alone_is_said(tmp_path):
+    files = write_mr_series(tmp_path, stored(), grid())
+    retag(files[2], RescaleSlope=2, RescaleIntercept=0)
+    assert read_series(tmp_path).remarks[0].startswith("only 1 of 6 slices have a RescaleSlope")
     for file in files[2::2]:
         file.unlink(missing_ok=True)
     files[1].unlink(missing_ok=True)

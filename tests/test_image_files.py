@@ -284,6 +284,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize("offset", [252, 254])
+def test_a_form_code_that_nifti_does_not_know_is_refused(offset: int, tmp_path: Path) -> None:
+    """The qform's and the sform's: ITK takes such a form, nibabel does not."""
+    (tmp_path / "code.nii").write_bytes(struck(PLAIN, offset, "h", 9))
+    with pytest.raises(MrictError, match=r"code\.nii: its [qs]form_code is 9; expected 0 to 5"):
+        load_volume(tmp_path / "code.nii")
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_headers_that_describe_no_volume(name: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     write, message = REFUSED[name]
@@ -330,6 +338,7 @@ REMARKS: dict[str, tuple[Callable[[Path], object], str]] = {
         "no or",
     ),
     "origin.nrrd": (lambda p: nrrd(p, drop="space origin"), "no position"),
+    "one axis in cm.nrrd": (lambda p: nrrd(p, space_units='"mm" "mm" "cm"'), "its unit 'cm'"),
     "cm.nrrd": (lambda p: nrrd(p, space_units='"cm" "cm" "cm"'), "its unit 'cm'"),
 }
 

@@ -79,6 +79,11 @@ def test_a_ct_of_turned_sign_or_without_negative_values_is_refused() -> None:
         check_hu(CT.clip(0), "ct.nii.gz", BODY)
 
 
+def test_a_mask_of_the_air_is_refused() -> None:
+    with pytest.raises(MrictError, match=r"the mask marks air \(median -\d+ HU, outside it \d+\): inverted"):
+        check_hu(CT, "ct.nii.gz", ~MASKS["organ"] & (CT < -900))
+
+
 MODELS = bad_models(CT, BODY)
 
 
@@ -93,7 +98,7 @@ def test_a_bad_model_is_never_refused(kind: str, mask: str) -> None:
     ("change", "remark"),
     [
         (np.negative, "rise where the CT's fall: sign turned"),
-        (lambda a: a.clip(0), r"nothing lies below 0 HU, in the CT \d+% lie below -800: negative HU cut off"),
+        (lambda a: a.clip(0), r"nothing lies below 0 HU, in the CT [\d.]+% lie below -800: negative HU cut off"),
         (lambda a: a.clip(-160, 240), "nothing lies below -160 HU"),
         (lambda a: np.where(BODY, a * 5, -1024), r"of the mask lies outside"),
         (lambda a: np.where(BODY, 40.0, -1024), "constant inside the mask"),
@@ -103,6 +108,27 @@ def test_what_is_doubtful_is_said(change: Callable[[np.ndarray], np.ndarray], re
     sct = CT + np.random.default_rng(0).normal(0, 40, SHAPE)
     found = check_sct(change(sct).astype(np.float32), CT, MASKS["no air"], "sct.nii.gz")
     assert any(re.search(remark, one) for one in found), found
+
+
+def test_negative_values_cut_off_inside_the_mask_alone_are_said() -> None:
+    sct = np.where(BODY, CT.clip(0), -1000).astype(np.float32)
+    assert "nothing inside the mask lies below 0 HU" in check_sct(sct, CT, BODY, "sct.nii.gz")[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: a - 32768, lambda a: a.astype("<i2").view(">i2"), lambda a: a.astype("i8").astype("u8")],
+    ids=["offset of a signed type", "byte order", "wrap of uint64"],
+)
+def test_values_beyond_all_hu_are_refused(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    with pytest.raises(MrictError, match=r"of the mask lies outside .*check type, byte order, slope and intercept"):
+        check_sct(change(CT).astype(np.float32), CT, BODY, "sct.nii.gz")
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_a_good_sct_is_not_refused_for_its_padding_or_window(kind: str) -> None:
+    sct = CT + BODY * np.random.default_rng(0).normal(0, 40, SHAPE)
+    assert check_sct(GOOD[kind](sct, BODY).astype(np.float32), CT, BODY, "sct.nii.gz") == []
 
 
 def test_an_ordinary_sct_is_scored_without_a_word() -> None:

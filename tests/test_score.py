@@ -283,6 +283,16 @@ def test_a_bad_but_honest_model_is_not_taken_for_stored_values(bias):
 def test_one_file_for_both_is_refused(case):
     with pytest.raises(MrictError, match="CT and sCT are the same file"):
         score_files(CaseFiles("case", case.ct, case.ct, case.mask))
+    shutil.copy(case.ct, case.sct)
+    with pytest.raises(MrictError, match="sCT equals the CT voxel for voxel"):
+        score_files(case)
+
+
+def test_the_share_of_a_coarse_mask_on_the_ct_is_not_that_of_its_volume(case):
+    mask = load_volume(case.mask)
+    save_nifti(case.mask, mask.array[::2, ::2, ::2], mask.affine @ np.diag([2, 2, 2, 1]))
+    found = score_files(case, ScoreOptions(resample=True))
+    assert not any("lies on the CT" in text for text in found["warnings"])
 
 
 @pytest.fixture

@@ -102,7 +102,8 @@ def test_a_csv_names_cases_inputs_and_outputs(tmp_path, checkpoints):
         ("third", "No such file"),
         ("fourth", "line 5 has no input"),
         ("../up", "line 6: case and output are plain names"),
-        ("same", "two cases of this name"),
+        ("same", "x.nii.gz: another has its case name or output"),
+        ("same (2)", "y.nii.gz: another has its case name or output"),
         ("png", "not an image type that is written"),
     ):
         assert reason in reasons[case], case

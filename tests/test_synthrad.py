@@ -308,6 +308,15 @@ def test_what_is_no_patient_is_listed(tmp_path: Path, case: str) -> None:
         assert reason.replace("{root}", str(tmp_path)) in aside.reason
 
 
+def test_what_is_skipped_is_counted_once(tmp_path: Path) -> None:
+    write_patient(tmp_path / "1BA001")
+    (tmp_path / "1BA002").mkdir()
+    (tmp_path / "1BA003").symlink_to("nowhere")
+    found = discover(tmp_path, "brain")
+    assert [skip.patient for skip in found.skipped] == ["1BA002", "1BA003"]
+    assert found.aside == ()
+
+
 def test_the_suites_own_folders_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MRICT_DATA", str(tmp_path))
     write_patient(tmp_path / "Task1" / "brain" / "1BA001")

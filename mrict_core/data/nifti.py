@@ -16,6 +16,7 @@ from mrict_core.data.orders import spacing_of
 from mrict_core.data.streams import GZIP
 
 BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
+FORM_CODES = range(6)
 UNITS_MM = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
 FORMS = (
     *("pixdim", "xyzt_units", "qform_code", *(f"quatern_{k}" for k in "bcd"), *(f"qoffset_{k}" for k in "xyz")),
@@ -41,6 +42,9 @@ def read_nifti(path: Path) -> Header:
     if dtype.kind not in "biuf":
         raise wrong(path, "holds colours or complex numbers", "one number per voxel", "export grey values")
     shape = checked_shape(header.get_data_shape(), path)
+    for name in ("qform_code", "sform_code"):
+        if int(raw[name]) not in FORM_CODES:  # nibabel takes such a form for none, ITK for one
+            raise wrong(path, f"its {name} is {int(raw[name])}", f"0 to {FORM_CODES[-1]}", "fix the header")
     affine, remarks = _grid(header, np.array(raw["pixdim"][1:4], np.float64), shape, path)
     slope, inter = (float(raw[name]) for name in ("scl_slope", "scl_inter"))
     if not np.isfinite([slope, inter]).all():

@@ -40,7 +40,7 @@ TO_LPS = {  # space => signs of its axes
     **dict.fromkeys(("left-anterior-superior", "las", "left-anterior-superior-time", "last"), (1, -1, 1)),
 }
 SCALARS = ("domain", "space", "time", "none", "???", "stub", "scalar", "list")  # kinds of axes that are no components
-UNITS_MM = {"m": 1e3, "cm": 10.0, "um": 1e-3, "µm": 1e-3}
+UNITS_MM = {"m": 1e3, "cm": 10.0, **dict.fromkeys(("um", "µm", "microns", "micrometers"), 1e-3)}
 
 
 def read_nrrd(path: Path) -> Header:
@@ -138,8 +138,8 @@ def _frame(
     remarks = tuple(missing and [f"its header holds no {' and no '.join(missing)}: taken as ITK does, axes L, P, S"])
     affine = checked_affine(frame.affine, path)
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits", "") or fields.get("units", ""))
-    if units:
-        remarks += unit_ignored(f"its unit {units[0]!r}", UNITS_MM.get(units[0], 1.0), affine, shape)
+    if odd := next((name for name in units[:3] if name in UNITS_MM), ""):
+        remarks += unit_ignored(f"its unit {odd!r}", UNITS_MM[odd], affine, shape)
     return frame, remarks
 
 

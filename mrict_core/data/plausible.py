@@ -24,12 +24,14 @@ LIMITS_HU = (-1024.0, 3000.0)
 AIR_BELOW_HU = -200.0  # every CT of a body shows lower values: air around it or fat beside gas
 SURE_AIR_HU = -800.0
 CT_AIR_HU, CT_AIR_SHARE, CT_FAT_BELOW_HU, CT_FAT_SHARE = (-1100.0, -850.0), 0.02, -20.0, 0.02  # of a CT given as an MR
+AIR_SHARE = 0.002  # of the CT's voxels, for an sCT to be expected to show some
 ALL_AIR_HU = -900.0
 PADDING_BELOW_HU = -1100.0  # no tissue; a few single values there (-2000, -3024, -32768) fill what was not scanned
 PADDING_VALUES = 3
 LOWEST_HU = -1500.0  # noise of air at low dose
 BONE_MAX_HU = 3100.0  # above what 12 bits hold there is metal alone, on an extended scale: a small share
 METAL_SHARE = 0.05
+MAX_HU = 32768.0  # what 16 bits hold
 OUTSIDE_MAX_HU = 300.0  # of the median outside the mask, which is air, padding or other tissue
 BRIGHT_SHARE = 0.05  # outside it, of what is dense as bone, where there is less air
 TISSUE_MEDIAN_HU = (-500.0, 700.0)  # of the voxels inside the mask, but for masks of lung or cortical bone
@@ -39,6 +41,8 @@ FAR = 3.0  # any factor from it on is looked for; a model's contrast may be wron
 CONSTANT_SD_HU = 1.0
 LEVEL_HU = 150.0  # how far air, and the median inside the mask, may be from where undoing a scaling should bring them
 GAIN = 0.7  # undoing must lessen the error so far where the CT shows no slope
+LOSS = 1.5  # nor may it grow so far elsewhere: padding, or where a window ends, looks like air of another scale
+NO_HU_SHARE = 0.5  # of the mask beyond what tissue can have: no model, however bad
 SMALL = (-15.0, 30.0)  # no HU of a body stay within it
 SLOPE, CORRELATION = (0.5, 1.6), 0.4  # of the undone values against the CT's: no noise, no constant
 SPREAD_HU = 50.0  # a CT that varies less inside the mask shows no slope
@@ -89,12 +93,20 @@ def _range_name(low: float, high: float) -> str:
     return "small numbers, as z-scores or HU / 1000 are" if low > -60 and high < 100 else ""
 
 
-def _scalings(low: float, high: float, air: float, tissue: float) -> Iterator[Scaling]:
-    """Yield what may have been done to HU that have this range and these levels of air and tissue, likeliest first."""
-    if low >= 0 and high > 40_000:
-        yield Scaling("negative HU wrapped round by an unsigned 16-bit type", "save as signed int16", _unwrap(65536))
+def _wraps(low: float, high: float) -> Iterator[Scaling]:
+    """Yield the unsigned types that would have wrapped negative HU round to such a range."""
     if low >= 0 and 3071 < high <= 4095:
         yield Scaling("negative HU wrapped round at 12 bits", "subtract 4096 above 3071", _unwrap(4096))
+    for bits in (16, 32):
+        if low >= 0 and 0.6 < high / 2**bits <= 1:
+            yield Scaling(
+                f"negative HU wrapped round by an unsigned {bits}-bit type", "save as signed int16", _unwrap(2**bits)
+            )
+
+
+def _scalings(low: float, high: float, air: float, tissue: float) -> Iterator[Scaling]:
+    """Yield what may have been done to HU that have this range and these levels of air and tissue, likeliest first."""
+    yield from _wraps(low, high)
     yield from FIXED
     factor = air / AIR_HU
     if factor >= FAR:
@@ -180,6 +192,7 @@ def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -
     oddity = _oddity(everywhere, inside, outside)
     if _clipped_to_bytes(low, high):
         raise MrictError(f"{name}: {values} fill 8 bits, or are an MR; {EXPECTED}; export the CT in 16 bits")
+    _check_side(name, inside, outside)
     if oddity:
         raise MrictError(f"{name}: {values} {oddity}: {_cause(low, high, air, tissue, (everywhere, inside, outside))}")
     if everywhere.min() > SURE_AIR_HU and outside.size:
@@ -189,12 +202,24 @@ def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -
     return []
 
 
+def _check_side(name: str, inside: np.ndarray, outside: np.ndarray) -> None:
+    """Raise where a mask marks what lies around a body."""
+    if inside.size and outside.size:
+        within, beyond = float(np.median(inside)), float(np.median(outside))
+        if within < ALL_AIR_HU and AIR_BELOW_HU < beyond < OUTSIDE_MAX_HU:
+            raise MrictError(
+                f"{name}: the mask marks air (median {within:.0f} HU, outside it {beyond:.0f}): inverted; "
+                "expected the body; exchange 0 and 1"
+            )
+
+
 def _cause(low: float, high: float, air: float, tissue: float, samples: tuple[np.ndarray, ...]) -> str:
     """Return which scaling makes a CT of the samples when undone, and what to do."""
     if SMALL[0] <= low and high <= SMALL[1]:
         return f"normalised, or an MR; {EXPECTED}; map it back to HU"
     clipped = f"negative HU cut off, a narrow window, or an MR; {EXPECTED}; export the CT unwindowed, as a signed type"
-    if low >= 0 and high > 255 and _soft_share(samples[1][samples[1] > 0]) > SOFT_PART:
+    wrapped = any(_wraps(low, high)) and np.mean(samples[0] > high / 2) > BRIGHT_SHARE  # metal is rarer
+    if low >= 0 and high > 255 and not wrapped and _soft_share(samples[1][samples[1] > 0]) > SOFT_PART:
         return clipped
     for scaling in _scalings(low, high, air, tissue):
         everywhere, inside, outside = (scaling.undo(sample) for sample in samples)
@@ -252,13 +277,19 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
         raise MrictError(f"{name}: {values} fill 8 bits, or are an MR; {EXPECTED}; save the sCT in 16 bits")
     remarks = sct_remarks(sct, mask)
     odd = float(np.mean((fake < PADDING_BELOW_HU) | (fake > BONE_MAX_HU)))
+    beyond = f"{odd:.0%} of the mask lies outside {PADDING_BELOW_HU:.0f}…{BONE_MAX_HU:.0f} HU"
+    if odd > NO_HU_SHARE or float(np.mean(np.abs(fake) > MAX_HU)) > METAL_SHARE:
+        raise MrictError(f"{name}: {values}: {beyond}; {EXPECTED}; check type, byte order, slope and intercept")
     if odd > METAL_SHARE:
-        remarks.append(f"{odd:.0%} of the mask lies outside {PADDING_BELOW_HU:.0f}…{BONE_MAX_HU:.0f} HU")
-    if low > AIR_BELOW_HU and (share := float(np.mean(spread_over(ct) < SURE_AIR_HU))) > 0:
-        remarks.append(
-            f"nothing lies below {low:.0f} HU, in the CT {share:.0%} lie below {SURE_AIR_HU:.0f}: negative HU "
-            "cut off by an unsigned type or a window, a background of 0, or no air predicted"
-        )
+        remarks.append(beyond)
+    for where, lowest, true in (("", low, spread_over(ct)), (" inside the mask", float(fake.min()), real)):
+        share = float(np.mean(true < SURE_AIR_HU))
+        if lowest > AIR_BELOW_HU and share > AIR_SHARE:
+            remarks.append(
+                f"nothing{where} lies below {lowest:.0f} HU, in the CT {share:.1%} lie below {SURE_AIR_HU:.0f}: "
+                "negative HU cut off by an unsigned type or a window, a background of 0, an MR, or no air predicted"
+            )
+            break
     return remarks
 
 
@@ -286,14 +317,15 @@ def _explains(scaling: Scaling, fake: np.ndarray, real: np.ndarray, around: np.n
         return False
     correlation = float(np.corrcoef(undone, real)[0, 1])
     slope = correlation * float(undone.std() / real.std())
-    return correlation > CORRELATION and SLOPE[0] <= slope <= SLOPE[1]
+    lessened = _error(undone, real) < LOSS * _error(fake, real)
+    return correlation > CORRELATION and SLOPE[0] <= slope <= SLOPE[1] and lessened
 
 
 def sct_remarks(sct: np.ndarray, mask: np.ndarray) -> list[str]:
     """Return what must stand beside the scores of an sCT in HU: plausible of a collapsed model, but worth a look."""
     fake = np.asarray(sct, np.float32)[mask > 0]
     remarks = []
-    if fake.std() < CONSTANT_SD_HU:
+    if fake.std(dtype=np.float64) < CONSTANT_SD_HU:
         remarks.append(f"sCT is constant inside the mask ({float(fake.mean()):.0f} HU)")
     elif fake.max() < ALL_AIR_HU:
         remarks.append(f"sCT is all air inside the mask (at most {float(fake.max()):.0f} HU)")

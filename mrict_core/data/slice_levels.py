@@ -15,6 +15,7 @@ from mrict_core.paths import shown
 MIN_SLICES, MIN_SIDE = 5, 8  # a stack of lines is no stack of slices
 MIN_VOXELS, MIN_SHARE = 30, 0.2  # of the mask in a slice, and of its largest slice: the ends of a body vary
 SLICE_SAMPLE = 4000
+FLOOR_SAMPLE = 200_000
 SIDE = 2  # neighbours on either side
 # Beyond what benchmarks/checks.py finds in sound slices: medians 107 HU, spreads 2.6 times, shares of air 0.09, the
 # level of air 2 HU from their neighbours; inside masks of bone alone medians 324 HU; where a thick
@@ -23,6 +24,7 @@ OFFSET_HU, OFFSET_DIFFERENCE = 100.0, 0.3  # air and tissue of a slice moved ali
 SURE_HU = 700.0  # no anatomy moves a median so far between neighbours
 LEVEL_HU, SPREAD_RATIO, AIR_SHARE = 300.0, 4.0, 0.3
 ALL_AIR = 0.9
+NO_AIR_SHARE = 0.005  # of a slice with all around the body
 LOWEST_HU = -2200.0  # air of which the intercept was taken twice; below lies padding
 NO_AIR_HU = -300.0  # the darkest part of a slice without air is fat
 NAMED = 12  # slices listed one by one
@@ -44,9 +46,12 @@ def check_slices(ct: np.ndarray, mask: np.ndarray, affine: np.ndarray, path: Pat
 def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -> list[str]:
     counts = np.array([np.count_nonzero(kept) for kept in mask])
     used = counts >= max(MIN_VOXELS, MIN_SHARE * counts.max(initial=0))
-    lows, levels, highs, air, floor = np.array(
-        [_levels(image, kept) if ok else (np.nan,) * 5 for image, kept, ok in zip(ct, mask, used, strict=True)]
+    lows, levels, highs, air, floor, around = np.array(
+        [_levels(image, kept) if ok else (np.nan,) * 6 for image, kept, ok in zip(ct, mask, used, strict=True)]
     ).T
+    outside = ct[~mask]
+    if outside.size and np.percentile(outside[:: outside.size // FLOOR_SAMPLE + 1], 10) > NO_AIR_HU:
+        floor[:] = np.nan  # a background of 0, or tissue all around: the darkest part is no air
     spreads = highs - lows
     constant = spreads == 0
     if constant[used].all():
@@ -67,7 +72,9 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
     if all_air.any():
         lines.append(line(all_air, "are all air inside the mask"))
     left &= ~all_air
-    usual = float(np.nanpercentile(floor[left], 25)) if left.any() else np.nan
+    beside = _beside(around, left & (around > NO_AIR_SHARE))
+    airless = (around <= NO_AIR_SHARE) & (beside > AIR_SHARE)
+    usual = float(np.nanpercentile(floor[left], 25)) if np.isfinite(floor[left]).any() else np.nan
     moved = _moved(levels, floor - usual, left)
     steps = np.array([values - _beside(values, left & ~moved) for values in (lows, levels, highs)])
     step = np.where(np.ptp(np.sign(steps), axis=0) == 0, steps[1], 0) * (np.abs(steps).min(axis=0) > LEVEL_HU)
@@ -92,6 +99,7 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
             _apart(np.log(spreads + 1), left, np.log(SPREAD_RATIO)),
             lambda odd: "vary more or less than their neighbours",
         ),
+        (airless, lambda odd: f"hold no air at all, their neighbours {np.median(beside[odd]):.0%}"),
         (_apart(air, left, AIR_SHARE), lambda odd: "hold another share of air inside the mask than their neighbours"),
     )
     for odd, what in kinds:
@@ -102,14 +110,18 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
 
 
 def _levels(image: np.ndarray, kept: np.ndarray) -> tuple[float, ...]:
-    """Return a slice's 10th, 50th, 90th percentile and share of air inside the mask, and its darkest level anywhere."""
+    """Return a slice's 10th, 50th, 90th percentile and share of air inside the mask, and its darkest level and share of
+    air anywhere.
+    """
     inside, everywhere = (values[:: values.size // SLICE_SAMPLE + 1] for values in (image[kept], image.ravel()))
     low, median, high = np.percentile(inside, (10, 50, 90))
     if low == high:  # a few other values beside a constant
         low, high = inside.min(), inside.max()
     scanned = everywhere[everywhere >= LOWEST_HU]
     floor = np.percentile(scanned, 2) if scanned.size else np.nan
-    return float(low), float(median), float(high), float(np.mean(inside < SURE_AIR_HU)), float(floor)
+    shares = (np.mean(values < SURE_AIR_HU) if values.size else np.nan for values in (inside, scanned))
+    air, around = map(float, shares)
+    return float(low), float(median), float(high), air, float(floor), around
 
 
 def _neighbours(k: int, use: np.ndarray) -> tuple[Sequence[int], Sequence[int]]:
@@ -142,5 +154,6 @@ def _moved(levels: np.ndarray, step: np.ndarray, use: np.ndarray) -> np.ndarray:
     alone.
     """
     away = use & (np.abs(step) > OFFSET_HU)
-    difference = np.abs(levels - _beside(levels, use & ~away) - step)
-    return away & (difference <= np.maximum(OFFSET_HU, OFFSET_DIFFERENCE * np.abs(step)))
+    tissue = levels - _beside(levels, use & ~away)
+    near = np.abs(tissue - step) <= np.maximum(OFFSET_HU, OFFSET_DIFFERENCE * np.abs(step))
+    return away & near & (np.abs(tissue) > OFFSET_HU / 2)

@@ -185,7 +185,8 @@ class _Survey:
         self.found: dict[str, Aside] = {}  # by path: one entry for each
 
     def add(self, kind: Kind, path: Path, reason: str) -> None:
-        self.found.setdefault(str(path), Aside(kind, str(path), f"{shown(path)}: {reason}"))
+        if path not in self.patients:  # used or skipped, and counted there
+            self.found.setdefault(str(path), Aside(kind, str(path), f"{shown(path)}: {reason}"))
 
     def walk(self, folder: Path, top: Path, depth: int = 0) -> None:
         """Look at `folder`; `top` is the folder directly below a layout's that it lies in."""

@@ -31,7 +31,7 @@ ROLES = {  # role => names of its file in a case's folder, and endings of its fi
 }
 NAMES = ROLES | {"mr": ("mr", "mri", "real_a")}
 COVERED_MIN = 0.9  # of the mask, after resampling: less is refused; what is missing is said
-MASK_ROUNDING = 0.02  # by which the volume of a mask may change when it is brought to other voxels
+PLACES = 1_000_000  # of a mask, of which is looked whether they lie on the CT
 Progress = Callable[[int, int, str], None]
 
 
@@ -80,7 +80,7 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     """
     warnings: list[str] = []
     ct, sct, mask = (load_volume(path) for path in (case.ct, case.sct, case.mask))
-    _refuse_same_file(case, options, warnings)
+    _refuse_same(ct, sct, options, warnings)
     warnings += _remarks({"CT": ct, "sCT": sct, "mask": mask}, options)
     sct = _on_grid(sct, ct, "sCT", options, warnings)
     mask = _on_grid(mask, ct, "mask", options, warnings)
@@ -164,10 +164,12 @@ def _checked(
         warnings.append(str(error))
 
 
-def _refuse_same_file(case: CaseFiles, options: ScoreOptions, warnings: list[str]) -> None:
+def _refuse_same(ct: Volume, sct: Volume, options: ScoreOptions, warnings: list[str]) -> None:
     def check() -> None:
-        if case.ct.resolve() == case.sct.resolve():
-            raise MrictError(f"{shown(case.sct)}: CT and sCT are the same file; expected two; give the sCT's path")
+        if ct.path.resolve() == sct.path.resolve():
+            raise MrictError(f"{shown(sct.path)}: CT and sCT are the same file; expected two; give the sCT's path")
+        if np.array_equal(ct.array, sct.array):
+            raise MrictError(f"{shown(sct.path)}: sCT equals the CT voxel for voxel; expected a network's output")
 
     _checked(check, options, warnings)
 
@@ -185,6 +187,7 @@ def _on_grid(volume: Volume, ct: Volume, role: str, options: ScoreOptions, warni
         return volume
     if not options.resample:
         theirs, ours, apart = difference(volume.shape, volume.affine, ct.shape, ct.affine)
+        apart = "; ".join((apart, *volume.remarks, *ct.remarks))
         raise MrictError(
             f"{shown(volume.path)}: the {role} has {theirs}, the CT {shown(ct.path)} has {ours}: {apart}; "
             "expected one grid; bring it to the CT's, or let --resample do it"
@@ -193,11 +196,19 @@ def _on_grid(volume: Volume, ct: Volume, role: str, options: ScoreOptions, warni
     is_mask = role == "mask"
     moved = resample_to(volume, ct, nearest=is_mask, fill=0.0 if is_mask else np.nan)
     if is_mask:
-        before, after = (np.count_nonzero(v.array) * np.prod(v.spacing_mm) for v in (volume, moved))
-        share = after / max(before, 1e-9)
-        if share < 1 - MASK_ROUNDING:
-            _covered(share, f"{shown(volume.path)}: of the mask only {{}} lies on the CT", options, warnings)
+        share = _share_on(volume, ct)
+        _covered(share, f"{shown(volume.path)}: of the mask only {{}} lies on the CT", options, warnings)
     return moved
+
+
+def _share_on(mask: Volume, ct: Volume) -> float:
+    """Return the share of the mask's voxels whose centre lies in the CT."""
+    marked = np.flatnonzero(mask.array > 0)
+    indices = np.array(np.unravel_index(marked[:: marked.size // PLACES + 1], mask.shape))
+    step = np.linalg.inv(ct.affine) @ mask.affine
+    places = step[:3, :3] @ indices + step[:3, 3:]
+    within = (places > -0.5) & (places < np.array(ct.shape)[:, None] - 0.5)
+    return float(within.all(axis=0).mean()) if marked.size else 1.0
 
 
 def _where_both_are(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class Found:
     left_out: dict[str, str] = field(default_factory=dict)  # what may be an MR and is not used
     aside: dict[str, str] = field(default_factory=dict)  # what is no MR
 
+    def fail(self, name: str, why: str) -> None:
+        """Keep why a case cannot be used, also where another of its name cannot."""
+        free = (f"{name} ({k})" if k > 1 else name for k in itertools.count(1))
+        self.failed[next(key for key in free if key not in self.failed)] = why
+
 
 def find_cases(
     source: Path | str,
@@ -90,7 +96,7 @@ def find_cases(
         reasons = [f"{name}: {why}" for name, why in (found.left_out | found.aside).items()]
         held = f"; it holds {some(reasons, NAMED, '; ')}" if reasons else ""
         raise MrictError(f"{shown(source)}: no case found; expected {EXPECTED}{held}")
-    found.cases = _without_clashes(found.cases, found.failed)
+    found.cases = _without_clashes(found)
     return found
 
 
@@ -132,18 +138,20 @@ def _of_csv(path: Path, found: Found) -> list[Row]:
         given, own, series = (row.get(column, "") for column in ("input", "output", "series"))
         name = row.get("case", "") or stem_of(Path(given)) or Path(given).name or f"line {line}"
         if not given:
-            found.failed[name] = f"{shown(path)}: line {line} has no input; add the path of an MR, or remove the line"
+            found.fail(name, f"{shown(path)}: line {line} has no input; add the path of an MR, or remove the line")
         elif any(Path(text).name != text or text != plain_name(text) for text in (name, own) if text):
-            found.failed[printable(name)] = (
-                f"{shown(path)}: line {line}: case and output are plain names, without folders; change them"
+            found.fail(
+                printable(name),
+                f"{shown(path)}: line {line}: case and output are plain names, without folders; change them",
             )
         else:
             rows.append((name, path.parent / Path(given).expanduser(), own, series))
     return rows
 
 
-def _without_clashes(cases: list[Case], failed: dict[str, str]) -> list[Case]:
+def _without_clashes(found: Found) -> list[Case]:
     """Return the cases whose names and outputs are their own and no case's input; the others become failures."""
+    cases = found.cases
     names = Counter(case.name for case in cases)
     outputs = Counter(stem_of(case.output).lower() for case in cases)
     sources = {case.source.resolve() for case in cases}
@@ -152,13 +160,13 @@ def _without_clashes(cases: list[Case], failed: dict[str, str]) -> list[Case]:
         try:
             format_of(case.output)
             if names[case.name] > 1 or outputs[stem_of(case.output).lower()] > 1:
-                raise MrictError(f"{case.name}: two cases of this name or output; expected one each; rename one")
+                raise MrictError(f"{shown(case.source)}: another has its case name or output; rename one")
             for path in filter(None, (case.output, case.uncertainty)):
                 if path.resolve() in sources:
                     raise MrictError(f"{shown(path)}: an input of this run; expected another output; rename it")
             kept.append(case)
         except MrictError as error:
-            failed[case.name] = str(error)
+            found.fail(case.name, str(error))
     return kept
 
 

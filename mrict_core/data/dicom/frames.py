@@ -20,7 +20,7 @@ TAGS = (
     *("Modality", "SeriesNumber", "SeriesDescription", "InstanceNumber", "PatientPosition"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *facts.TAGS),
 )
@@ -48,6 +48,7 @@ class Frame:
     between_mm: float | None
     slope: float
     intercept: float
+    rescaled: bool  # the header says a slope
     instance: int | None
     facts: dict[str, Value] = field(repr=False)
     sop_class: str = field(repr=False)
@@ -116,6 +117,9 @@ def _check_pixels(header: pydicom.Dataset, path: Path) -> None:
     allocated, stored, signed = (whole_of(header, k) for k in ("BitsAllocated", "BitsStored", "PixelRepresentation"))
     if allocated not in (8, 16, 32) or stored not in range(1, allocated + 1) or signed not in (0, 1):
         raise wrong_header(path, "BitsAllocated, BitsStored and PixelRepresentation say no type of numbers")
+    high = whole_of(header, "HighBit")
+    if high not in (None, stored - 1):
+        raise wrong_header(path, "HighBit is not the last of BitsStored")
 
 
 def _numbers(values: dict[Any, Any], path: Path, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -149,15 +153,16 @@ def _placed(values: dict[Any, Any], path: Path) -> dict[str, Any]:
         raise wrong_header(path, "ImageOrientationPatient is not two unit vectors at a right angle")
     if min(placed["PixelSpacing"]) <= 0:
         raise wrong_header(path, "PixelSpacing is not positive")
-    slope = one("RescaleSlope", 1.0)
-    if slope == 0:
-        raise wrong_header(path, "RescaleSlope is 0")
+    slope = one("RescaleSlope")
+    if slope is not None and slope <= 0:
+        raise wrong_header(path, "RescaleSlope is not positive")
     return {
         "position": placed["ImagePositionPatient"],
         "orientation": placed["ImageOrientationPatient"],
         "spacing_mm": placed["PixelSpacing"],
         "thickness_mm": one("SliceThickness"),
         "between_mm": one("SpacingBetweenSlices"),
-        "slope": slope,
+        "slope": 1.0 if slope is None else slope,
+        "rescaled": slope is not None,
         "intercept": one("RescaleIntercept", 0.0),
     }

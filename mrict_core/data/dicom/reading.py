@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from mrict_core.data.dicom.frames import Frame, frames_of
 from mrict_core.data.dicom.parts import one_image
 from mrict_core.data.dicom.series import Series, choose
 from mrict_core.data.dicom.stack import stack
-from mrict_core.data.dicom.values import opened, text_of, uid_of, whole_of
+from mrict_core.data.dicom.values import opened, text_of, uid_of, whole_of, wrong_header
 from mrict_core.data.padding import background_beside
 from mrict_core.data.streams import damaged
 from mrict_core.data.volumes import Volume
@@ -202,7 +202,22 @@ def _decode(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
                 f"{shown(file)}: pixels compressed as {packed} cannot be decoded; "
                 "expected another compression, or an undamaged file; export it uncompressed"
             ) from None
+        if not packed:
+            _check_bits(dataset, file)
         return stored, _padding(dataset, stored.dtype)
+
+
+def _check_bits(dataset: pydicom.Dataset, file: Path) -> None:
+    """Raise where unsigned pixels need more bits than the header says: the decoder cuts these off.
+
+    Old files may keep an overlay there.
+    """
+    if dataset.BitsAllocated != 16 or dataset.PixelRepresentation or dataset.get((0x6000, 0x0102)):
+        return
+    order = ">" if dataset.file_meta.get("TransferSyntaxUID") == ExplicitVRBigEndian else "<"
+    pixels = np.frombuffer(dataset.PixelData[: _bytes_of(dataset)], f"{order}u2")
+    if int(pixels.max(initial=0)) >> dataset.BitsStored:
+        raise wrong_header(file, "pixels with more bits than BitsStored")
 
 
 def _padding(dataset: pydicom.Dataset, dtype: np.dtype) -> tuple[int, int] | None:

@@ -65,8 +65,8 @@ def _check_doubles(frames: list[Frame], path: Path) -> None:
             "export each stack as a series"
         )
     raise MrictError(
-        f"{shown(path)}: several images of one place: {where}; they differ in none of {', '.join(FACTS)}; "
-        "expected one image; export each image as a series"
+        f"{shown(path)}: several images of one place: {where}; they differ in none of the {len(FACTS)} tags "
+        "by which images are told apart; expected one image; export each image as a series"
     )
 
 
@@ -110,8 +110,12 @@ def _remarks(frames: list[Frame], step: float, whole: bool) -> list[str]:
         remarks.append(
             f"slices lie {step:.4g} mm apart, SpacingBetweenSlices says {between:.4g}: slices may be missing"
         )
+    rescaled = sum(f.rescaled for f in frames)
+    if 0 < rescaled < len(frames):
+        remarks.append(f"only {rescaled} of {len(frames)} slices have a RescaleSlope: the others are taken as stored")
     numbers = sorted(f.instance for f in frames if f.instance is not None)
-    if whole and len(numbers) == len(frames) and (numbers[0] > 1 or any(b - a != 1 for a, b in pairwise(numbers))):
+    apart = len(set(numbers)) == len(frames)  # else they number something else
+    if whole and apart and (numbers[0] > 1 or any(b - a != 1 for a, b in pairwise(numbers))):
         count = f"{len(frames)} slices" if len(frames) > 1 else "one slice"
         remarks.append(
             f"{count}, numbered {numbers[0]} to {numbers[-1]}: other slices or images of the series may be missing"
