@@ -262,6 +262,21 @@ def test_preprocess_lists_whom_it_skips(cohort, tmp_path, monkeypatch):
     assert "ct.nii.gz is missing" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runs", "--remove", "~no.such.user/x"),
+        ("compare", "~no.such.user/a", "b"),
+        ("synthesize", "~no.such.user/mr.nii.gz", "--model", "mk1", "-o", "ct.nii.gz"),
+    ],
+)
+def test_the_home_of_no_user_is_one_line(words):
+    done = shell(*words)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line == "error: a path begins with ~ and the name of no user of this machine; write it out"
+
+
 # ------------------------------------------------------------------------------------------------ what the system lacks
 
 

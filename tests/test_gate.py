@@ -129,6 +129,7 @@ def test_bone_that_is_missing_or_too_much_is_said(hu, share, expected):
     found = check_bone(image, np.ones(1000, bool), {"bone": BONE})
     assert {finding.name: finding.severity for finding in found} == expected
     assert all(("missing" in f.text) is (f.value < f.low) for f in found)
+    assert all(f"{100 * share:.0f} % of the body" in f.text for f in found if f.value)
 
 
 def test_bone_of_few_patients_is_judged_with_more_room():

@@ -443,7 +443,7 @@ def test_a_split_of_ones_own_is_kept_and_a_replaced_one_is_announced(cohort, tmp
     import json
 
     from mrict_core.data.splits import load_split
-    from mrict_core.pipeline import prepare_data
+    from mrict_core.pipeline import open_data, prepare_data
 
     monkeypatch.setenv("MRICT_DATA", str(tmp_path))
     lines: list[str] = []
@@ -466,6 +466,9 @@ def test_a_split_of_ones_own_is_kept_and_a_replaced_one_is_announced(cohort, tmp
     path.write_text(json.dumps(data))
     with pytest.raises(MrictError, match="1BZ999"):
         prepare_data("smoke", str(cohort), report=lines.append)
+    path.unlink()  # as where a process is killed between the store and its split
+    with pytest.raises(MrictError, match=r"split\.json: no split yet; run preprocess again$"):
+        open_data(first.workspace)
 
 
 # --- faults that say nothing about the patients ---------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import multiprocessing
 import os
 import shutil
@@ -335,6 +336,29 @@ def test_epoch_0_is_never_scored(fresh_space):
     assert not (fresh_space.metrics / "mk1.json").exists()
 
 
+def test_a_lost_best_checkpoint_is_named(fresh_space):
+    run = train(MK1, SMOKE, fresh_space, FEW, **QUIET).run
+    run.best.unlink()
+    with pytest.raises(MrictError, match=r"best\.pt: is missing; put it back, or train mk1 again"):
+        evaluate_variant(MK1, SMOKE, fresh_space, **QUIET)
+
+
+@pytest.mark.parametrize("values", [None, [], {}, {"epochs": float("nan")}, {"seed": "42"}, {"trained": 1}])
+def test_a_record_with_wrong_values_says_what_to_do_and_the_checkpoints_stand_in(fresh_space, values):
+    run = train(MK1, SMOKE, fresh_space, FEW, **QUIET).run
+    record = run.folder / "run.json"
+    whole = read_json(record)
+    record.write_text(json.dumps(whole | values if values else values))
+    with pytest.raises(MrictError, match=r"run\.json: .*; delete the file: the checkpoints beside it say the same"):
+        train(MK1, SMOKE, fresh_space, FEW, **QUIET)
+    record.unlink()
+    result = train(MK1, SMOKE, fresh_space, FEW, **QUIET)
+    assert result.reused
+    assert {name: getattr(result.run, name) for name in ("id", "experiment", "trained", "seed", "best_epoch")} == {
+        name: whole[name] for name in ("id", "experiment", "trained", "seed", "best_epoch")
+    }
+
+
 def test_a_collapse_in_the_first_epoch_is_an_error_each_time_and_no_model(fresh_space, monkeypatch):
     def step(self, real_A, real_B):
         return {name: torch.tensor(float("nan")) for name in ("loss_g", "loss_d")}
@@ -439,6 +463,8 @@ def test_nothing_but_a_training_is_removed(fresh_space, tmp_path):
     evaluate_variant(MK1, SMOKE, fresh_space, device="cpu", **QUIET)
     (tmp_path / "mine").mkdir()
     shutil.copy(run.best, tmp_path / "mine" / "best.pt")
+    link = run.folder.with_name("seed9-00000000")
+    link.symlink_to(run.folder)
     places = (
         fresh_space.checkpoints,
         run.folder.parent,
@@ -446,6 +472,7 @@ def test_nothing_but_a_training_is_removed(fresh_space, tmp_path):
         tmp_path / "mine",
         run.best,
         tmp_path / "none",
+        link,
         "/",
     )
     before = files_of(tmp_path)

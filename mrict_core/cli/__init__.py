@@ -31,6 +31,8 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check that it is there, writable and has space")
     except (MemoryError, RuntimeError, ImportError) as error:
+        if "home directory" in str(error):  # of Path.expanduser
+            _fail("a path begins with ~ and the name of no user of this machine; write it out")
         if not starved(error):
             raise
         _fail(

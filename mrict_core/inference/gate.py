@@ -150,7 +150,8 @@ def _bone(name: str, share: float, known: dict[str, float], wide: float) -> list
     kind = "bone is missing" if share < low else "there is too much bone"
     share, low, high, reach = 100 * share, 100 * low, 100 * high, BONE_FACTOR * wide
     level = name.removesuffix("_hu").replace("_", " ")
-    text = f"{kind}: {share:.2g} % of the body is {level} HU, in the training's CTs {low:.2g} to {high:.2g} %"
+    body, least, most = (f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in (share, low, high))
+    text = f"{kind}: {body} % of the body is {level} HU, in the training's CTs {least} to {most} %"
     severity = REFUSE if factor > BONE_WRONG else WARN
     return [Finding(f"bone_{name}", text, severity, share, low / reach, min(100.0, high * reach), unit="%")]
 

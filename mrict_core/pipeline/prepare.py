@@ -208,6 +208,8 @@ def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
         )
     store = SliceStore(space.store)
     if not space.split_file.is_file():
+        if len(set(store.subjects().values())) >= PATIENTS_MIN:
+            raise MrictError(f"{shown(space.split_file)}: no split yet; run preprocess again")
         raise MrictError(
             f"{shown(space.split_file)}: no split: {_too_few(store)}; add patients to {shown(space.data_dir)} and run "
             "preprocess again"

@@ -121,12 +121,19 @@ def read_run(folder: Path) -> TrainingRun:
     try:
         path = folder / RUN
         values = read_json(path) if path.is_file() else _facts_of_checkpoints(folder)
-        return TrainingRun(folder=folder, **vars(from_dict(RunFacts, values, shown(path))))
+        return TrainingRun(folder=folder, **vars(_facts(values, path)))
     except MrictError as error:
         name = _variant_folder(folder).name
         return TrainingRun(
             folder=folder, variant=name, id="", trained={}, epoch=0, epochs=0, complete=False, problem=str(error)
         )
+
+
+def _facts(values: Any, path: Path) -> RunFacts:
+    try:
+        return from_dict(RunFacts, values, shown(path))
+    except MrictError as error:
+        raise MrictError(f"{error}; delete the file: the checkpoints beside it say the same") from None
 
 
 def _facts_of_checkpoints(folder: Path) -> dict[str, Any]:
@@ -274,7 +281,7 @@ def choose(
         raise _nothing_fits(space, variant, data, found)
     begun = [run for run in usable if run.epoch > 0 and run.best.is_file()]
     if not begun:
-        raise MrictError(f"{shown(usable[-1].folder)}: {nothing_learned(usable[-1])}; there is nothing to score yet")
+        raise _nothing_to_score(usable[-1])
     finished = [run for run in begun if run.complete]
     experiment = (like or (finished or begun)[-1]).experiment
     of_it = [run for run in begun if run.experiment == experiment and (run.seed in seeds or not seeds)]
@@ -285,7 +292,7 @@ def choose(
             f"python -m mrict_core train {variant} --seeds {','.join(map(str, missing))}"
         )
     if not newest:
-        raise MrictError(f"{shown(like.folder)}: {nothing_learned(like)}; there is nothing to score yet")
+        raise _nothing_to_score(like)
     runs = tuple(newest[seed] for seed in sorted(newest, key=lambda seed: (seed is None, seed)))
     left_out += [
         f"left out: {shown(run.folder)}: {why}" for run in usable if run not in runs and (why := _why(run, runs, seeds))
@@ -313,6 +320,12 @@ def _why(run: TrainingRun, runs: Sequence[TrainingRun], seeds: Sequence[int]) ->
 def nothing_learned(run: TrainingRun) -> str:
     """Return in words why a training has no epoch to show."""
     return f"training {run.stopped}" if run.stopped else "no epoch of the training is done"
+
+
+def _nothing_to_score(run: TrainingRun) -> MrictError:
+    if run.epoch:
+        return MrictError(f"{shown(run.best)}: is missing; put it back, or train {run.variant} again")
+    return MrictError(f"{shown(run.folder)}: {nothing_learned(run)}; there is nothing to score yet")
 
 
 def _nothing_fits(space: Workspace, variant: str, data: tuple[str, str], found: Sequence[TrainingRun]) -> MrictError:
@@ -401,10 +414,16 @@ def remove_run(folder: Path) -> TrainingRun:
 
     Raises MrictError for what is no folder of a training, and while it is being trained.
     """
-    folder = Path(folder).expanduser().resolve()
-    if not _holds_one(folder) or not folder.is_relative_to(checkpoints_root()) or (folder / "model.json").exists():
+    given = Path(folder).expanduser()
+    folder = given.resolve()
+    if (
+        given.is_symlink()
+        or not _holds_one(folder)
+        or not folder.is_relative_to(checkpoints_root())
+        or (folder / "model.json").exists()
+    ):
         raise MrictError(
-            f"{shown(folder)}: not the folder of a training; give one that `python -m mrict_core runs` lists"
+            f"{shown(given)}: not the folder of a training; give one that `python -m mrict_core runs` lists"
         )
     run = read_run(folder)
     with held(folder, f"trains {run.variant}", wait_s=0.0):
