@@ -28,6 +28,7 @@ from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import ROOT
+from mrict_core.runtime import hash_of, read_json, write_json
 
 SHAPE = (44, 50, 7)  # columns, rows, slices of the patient lying as RAS
 SIZE = 40
@@ -630,6 +631,30 @@ def test_what_no_check_foresaw_is_tried_again(source: Path, tmp_path: Path, monk
 
 
 # --- the store's key ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_store_of_an_earlier_version_keeps_its_key_where_its_arrays_are_the_same(
+    source: Path, tmp_path: Path, same: bool
+) -> None:
+    folder, keys = tmp_path / "store", []
+    settings = prepare(source, folder).index["settings"]
+    for path in sorted(folder.glob("*/meta.json")):  # as it was when keys were of files and code
+        meta = {k: v for k, v in read_json(path).items() if k not in ("content", "warnings", "notes")}
+        write_json(path, meta | {"key": f"old-{path.parent.name}"})
+        keys.append(f"old-{path.parent.name}")
+    old = hash_of([settings, keys])
+    index = {k: v for k, v in read_json(folder / "index.json").items() if k != "content"}
+    write_json(folder / "index.json", index | {"key": old})
+    if not same:
+        mr = np.load(folder / "1BA002" / "mr.npy")
+        mr[0, 0, 0] += 0.5
+        np.save(folder / "1BA002" / "mr.npy", mr)
+    assert len(redone(source, folder)) == 3
+    assert (SliceStore(folder).key == old) == same
+    key = SliceStore(folder).key
+    prepare(source, folder, force=True)
+    assert SliceStore(folder).key == key
 
 
 def test_the_key_is_of_the_content(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

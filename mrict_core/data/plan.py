@@ -51,6 +51,7 @@ class Plan:
     refused: dict[str, str]  # key -> reason, of patients found unusable before
     rule: str  # of `subjects_of`
     subjects: dict[str, str]  # by that rule
+    old: dict[str, Any] = field(default_factory=dict)  # the folder's index
     files: dict[str, list[Any]] = field(default_factory=dict)  # path -> size, time, hash
     unsure: set[str] = field(default_factory=set)  # keys refused for what may not lie in the files: tried again
 
@@ -129,17 +130,18 @@ def make_plan(
         states = {role: tuple(files[name][:2]) for role, name in names.items()}
         jobs.append(Job(patient, folder, settings, sources, states, key))
     if force:
-        return Plan(jobs, {}, {}, rule, subjects, files)
+        return Plan(jobs, {}, {}, rule, subjects, old, files)
     keys = {j.files.patient: j.key for j in jobs}
     metas = {p: m for p, m in prepared_patients(folder).items() if m.get("key") == keys.get(p, "")}
     refused = {s["key"]: s["reason"] for s in old["skipped"] if s.get("key") in keys.values()}
-    return Plan(jobs, metas, refused, rule, subjects, files)
+    return Plan(jobs, metas, refused, rule, subjects, old, files)
 
 
 def make_index(discovery: Discovery, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the index of a finished plan.
 
-    Its key is of the content: the same images prepared by other code, or from files of another format, keep it.
+    Its key stands for the content: the same images prepared by other code, or from files of another format, keep it,
+    also one that an earlier version made of other things.
     """
     keys = {job.files.patient: job.key for job in plan.jobs if job.key in plan.refused.keys() - plan.unsure}
     skipped = [asdict(skip) for skip in discovery.skipped]
@@ -154,8 +156,11 @@ def make_index(discovery: Discovery, plan: Plan, settings: dict[str, Any]) -> di
         p: {"centre": m["centre"], "slices": len(m["z"]), "z": m["z"], "subject": subjects[p], "content": contents[p]}
         for p, m in metas.items()
     }
+    content, known = hash_of([settings, contents]), plan.old.get("key", "")
+    former = hash_of([settings, [meta.get("former", "") for meta in metas.values()]])  # as an earlier version made it
     return {
-        "key": hash_of([settings, contents]),
+        "key": known if content == plan.old.get("content") or known == former else content,
+        "content": content,
         "settings": settings,
         "data_dir": str(discovery.root),
         "group_by": plan.rule,

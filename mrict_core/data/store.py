@@ -182,8 +182,20 @@ class SliceStore:
 
 
 def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Write one patient's arrays and meta, all at once; the arrays' hashes become meta["content"]["arrays"]."""
+    """Write one patient's arrays and meta, all at once; the arrays' hashes become meta["content"]["arrays"].
+
+    Where an earlier version, which hashed no content, had prepared the same arrays, meta["former"] is its key.
+    """
     meta["content"]["arrays"] = {name: hash_array(arrays[name]) for name in ARRAYS}
+    old = prepared_patient(folder / patient)
+    if (
+        old
+        and "content" not in old
+        and all(
+            np.array_equal(np.load(folder / patient / f"{name}.npy", mmap_mode="r"), arrays[name]) for name in ARRAYS
+        )
+    ):
+        meta["former"] = old["key"]
     try:
         with atomic_folder(folder / patient, may_replace=lambda _: None) as temporary:
             for name in ARRAYS:
@@ -202,14 +214,18 @@ def remove_patient(folder: Path, patient: str) -> None:
 
 def prepared_patients(folder: Path) -> dict[str, dict[str, Any]]:
     """Return {patient: meta} of the whole patient folders in `folder`; damaged ones count as absent."""
-    found = {}
-    for path in sorted(folder.glob(f"*/{META}")):
-        with contextlib.suppress(MrictError, OSError, ValueError, EOFError):
-            shapes = {np.load(path.parent / f"{name}.npy", mmap_mode="r").shape for name in ARRAYS}
-            meta = read_json(path)
-            if len(shapes) == 1 and isinstance(meta, dict) and META_KEYS <= meta.keys():
-                found[path.parent.name] = meta
-    return found
+    metas = {path.parent.name: prepared_patient(path.parent) for path in sorted(folder.glob(f"*/{META}"))}
+    return {patient: meta for patient, meta in metas.items() if meta}
+
+
+def prepared_patient(folder: Path) -> dict[str, Any]:
+    """Return the meta of a whole patient folder, empty for a damaged or absent one."""
+    with contextlib.suppress(MrictError, OSError, ValueError, EOFError):
+        shapes = {np.load(folder / f"{name}.npy", mmap_mode="r").shape for name in ARRAYS}
+        meta = read_json(folder / META)
+        if len(shapes) == 1 and isinstance(meta, dict) and META_KEYS <= meta.keys():
+            return meta
+    return {}
 
 
 def leftovers(folder: Path) -> list[Path]:
