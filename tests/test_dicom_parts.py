@@ -42,6 +42,7 @@ CLASSIC = {
     "EchoTrainLength": ((1, 15), ("1", "15")),
     "SeriesNumber": ((3, 4), ("3", "4")),
     "ProtocolName": (("John protocol", "Johns other"), ("A", "B")),
+    "PatientID": (("P1", "P2"), ("A", "B")),
     "DeviceSerialNumber": (("4711", "4712"), ("A", "B")),
     "ImagedNucleus": (("1H", "23Na"), ("A", "B")),
     "InPlanePhaseEncodingDirection": (("ROW", "COL"), ("ROW", "COL")),

@@ -370,6 +370,7 @@ UNTRUE = {  # what a model says of itself => what the one line names
     "window one": ({"window_hu": 5}, "window_hu is 5"),
     "method": ({"fields": {"method": "diffusion"}}, "unknown method 'diffusion'"),
     "generator": ({"fields": {"generator": "unet_z"}}, "unknown generator 'unet_z'"),
+    "epoch 0": ({"epoch": 0}, "no epoch of its training was done"),
     "channels": ({"fields": {"channels": 10**6}}, "channels is 1000000, expected"),
     "slope": ({"fields": {"generator_slope": "steep"}}, "'generator_slope' is 'steep', expected float"),
     "schedule": ({"fields": {"schedule": 3}}, "variant.schedule: is int"),

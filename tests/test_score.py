@@ -253,6 +253,20 @@ def test_what_can_never_be_scored(tmp_path, what):
             score_files(case, options)
 
 
+def test_what_an_sct_does_not_hold_is_not_scored(tmp_path):
+    images = head()
+    part = images["sct"].copy()
+    part[:2] = np.nan  # inside the mask too, or not
+    covered = np.isfinite(part)[images["mask"] > 0].mean()
+    found = score_files(write(tmp_path / "part", sct=part), ScoreOptions(as_is=True))
+    assert found["n_voxels"] == np.count_nonzero((images["mask"] > 0) & np.isfinite(part))
+    assert any(f"covers only {covered:.1%} of the mask" in text for text in found["warnings"]) == (covered < 1)
+    part[:] = np.where(images["mask"] > 0, part, np.nan)
+    part[: part.shape[0] // 2] = np.nan
+    with pytest.raises(MrictError, match=r"covers only \d+\.\d% of the mask; expected at least"):
+        score_files(write(tmp_path / "half", sct=part), ScoreOptions())
+
+
 def test_a_collapsed_model_is_scored_and_flagged(tmp_path):
     arrays = head()
     air = write(tmp_path / "air", sct=np.random.default_rng(0).normal(-1000, 5, SHAPE).astype(np.float32))

@@ -197,7 +197,7 @@ def test_a_name_means_a_trained_variant(tmp_path, checkpoints, monkeypatch):
     with pytest.raises(MrictError, match="mk6_3_4"):
         find("mk6_3_4")
     folder = tmp_path / "run" / "mk6_3_4"
-    untrained_checkpoint(folder / "best.pt", seed=1)
+    untrained_checkpoint(folder / "best.pt", seed=1, epoch=0)
     with pytest.raises(MrictError, match="mk6_3_4"):
         find("mk6_3_4")
     path = untrained_checkpoint(folder / "best.pt", seed=1, epoch=1, epochs=1)  # so it says

@@ -50,7 +50,7 @@ def untrained_checkpoint(
         "parent_hash": None,
         "features": None,
         "training_pairs": 0,
-        "epoch": 0,
+        "epoch": 1,
         "epochs": 0,
         "complete": True,
         "stopped": "",

@@ -25,10 +25,10 @@ def background_beside(array: np.ndarray, padded: np.ndarray) -> float:
     return level if level - lowest < DARK * (bright - lowest) else min(lowest, 0.0)
 
 
-def fill_nan(array: np.ndarray, path: Path) -> tuple[str, ...]:
+def fill_nan(array: np.ndarray, path: Path, keep: bool = False) -> tuple[str, ...]:
     """Set NaN that reaches the border of the volume, where there was no image, to background, and return a note.
 
-    Infinite voxels, and NaN inside the image, raise MrictError.
+    `keep` leaves it. Infinite voxels, and NaN inside the image, raise MrictError.
     """
     parts, _ = ndimage.label(np.isnan(array))
     faces = [np.take(parts, end, axis).ravel() for axis in range(3) for end in (0, -1)]
@@ -38,5 +38,7 @@ def fill_nan(array: np.ndarray, path: Path) -> tuple[str, ...]:
         raise MrictError(
             f"{shown(path)}: {bad or array.size} voxels are NaN or infinite; expected numbers; export it again"
         )
+    if keep:
+        return ()
     array[outside] = level = background_beside(array, outside)
     return (f"{np.count_nonzero(outside)} voxels on its border are NaN: taken as background ({level:g})",)

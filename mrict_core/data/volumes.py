@@ -109,9 +109,9 @@ def read_geometry(path: Path | str) -> tuple[tuple[int, int, int], np.ndarray]:
     return header.shape, header.affine
 
 
-def load_volume(path: Path | str) -> Volume:
+def load_volume(path: Path | str, *, keep_nan: bool = False) -> Volume:
     """Read a NIfTI, MetaImage or NRRD file whole; what its header leaves open or contradicts is in `remarks`,
-    what became of NaN around the image in `notes`.
+    what became of NaN around the image in `notes`; `keep_nan` leaves it as it is.
 
     Raises `MrictError` that names the file for: damaged or truncated files (every compressed stream's checksum is
     tested), other than 3-D images, images without voxels, infinite voxels and NaN inside the image, an affine that
@@ -123,7 +123,7 @@ def load_volume(path: Path | str) -> Volume:
         array = read_voxels(header)
         remarks, notes = header.remarks + _of_axes(header), ()
         if not (np.isfinite(array.min()) and np.isfinite(array.max())):  # NaN is the least and greatest of its array
-            notes = fill_nan(array, path)
+            notes = fill_nan(array, path, keep_nan)
     return Volume(array, np.asarray(header.affine, np.float64), path, header.native, remarks, notes)
 
 

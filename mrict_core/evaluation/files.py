@@ -79,7 +79,8 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     grids that differ (unless `resample`), files that are not what they should be (unless `as_is`).
     """
     warnings: list[str] = []
-    ct, sct, mask = (load_volume(path) for path in (case.ct, case.sct, case.mask))
+    ct, mask = (load_volume(path) for path in (case.ct, case.mask))
+    sct = load_volume(case.sct, keep_nan=True)  # what it does not hold is not scored
     _refuse_same(ct, sct, options, warnings)
     warnings += _remarks({"CT": ct, "sCT": sct, "mask": mask}, options)
     sct = _on_grid(sct, ct, "sCT", options, warnings)

@@ -152,6 +152,8 @@ def check_facts(facts: dict[str, Any], variant: Variant, profile: Profile) -> No
     ):
         if name not in known:
             raise unknown_name(kind, name[:40], known)
+    if facts.get("epoch") == 0:
+        raise MrictError("no epoch of its training was done (epoch 0), expected a trained network")
     counts = {"width": profile.width, "channels": variant.channels, "size": facts.get("size")}
     for name, value in counts.items():
         low, high = COUNTS[name]

@@ -41,6 +41,7 @@ GE_COMPONENTS = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
 B_VALUES = ((0x0019, "SIEMENS MR HEADER", 0x0C), (0x0043, "GEMS_PARM_01", 0x39), (0x0065, "Image Private Header", 0x09))
 # the first that differs names the parts: what a reader of MR knows best comes first
 FACTS = {
+    "PatientID": Fact(("PatientID",)),  # a UID used for two persons
     COMPONENT: Fact((COMPONENT, GE_COMPONENT)),
     "EchoTime": _numbers(0.02, "EffectiveEchoTime", "EchoTime"),
     "InversionTime": _numbers(0.02, "InversionTimes", "InversionTime"),
