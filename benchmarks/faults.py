@@ -220,6 +220,7 @@ def timeless(value: Any) -> Any:
     """Return json without times and without hashes over them."""
     if isinstance(value, dict):
         of_file = {"key"} if "models" in value else {"hash"} if "trained_with" in value else set()  # of a checkpoint
+        of_file |= {"key"} if value.keys() == {"key", "seconds"} else set()  # a step's stamp: over the scores' files
         of_training = {"started", "finished"} if "started" in value else set()
         return {k: timeless(v) for k, v in value.items() if k not in TIMES | of_file | of_training}
     return [timeless(v) for v in value] if isinstance(value, list) else value

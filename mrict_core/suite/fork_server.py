@@ -7,6 +7,7 @@ kernel's process number. The server ends when the other side closes. Started by 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -50,7 +51,10 @@ def serve(channel: socket.socket) -> dict | None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
     # The only other threads are OpenBLAS's, which it takes down before a fork and makes anew after it.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-    with channel.makefile("rw", encoding="utf-8") as lines:
+    with (
+        channel.makefile("rw", encoding="utf-8") as lines,
+        contextlib.suppress(ConnectionError),
+    ):  # the suite was killed
         for line in lines:
             kernel = os.fork()
             if kernel == 0:
