@@ -76,11 +76,13 @@ def execute(step: Step, target: Path, force: bool, say: Say, kernels: type[Async
         except _Stopped:
             raise KeyboardInterrupt from None
         except papermill.PapermillExecutionError as error:
-            if error.ename == "KeyboardInterrupt":
+            if error.ename == "KeyboardInterrupt" or _stopping.is_set():  # what it broke off may fail in other words
                 raise KeyboardInterrupt from None
             reason = error.evalue.strip().splitlines()[0] if error.evalue.strip() else ""
             failure = f"cell [{error.exec_count}] failed with {error.ename}: {reason}"
         except DeadKernelError:
+            if _stopping.is_set():
+                raise KeyboardInterrupt from None
             failure = (
                 "its process was ended from outside, often for lack of memory; free some, or run one notebook at a "
                 "time with --jobs 1"
