@@ -187,6 +187,18 @@ def check_memory(needed: int, name: str) -> None:
         )
 
 
+def check_open_files(needed: int) -> None:
+    """Raise `UnavailableError` where this process may open fewer than `needed` files."""
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if limit != resource.RLIM_INFINITY and limit < needed:
+            raise UnavailableError(
+                f"{limit} open files are allowed (ulimit -n); expected at least {needed}; raise the limit and run again"
+            )
+
+
 def cpu_count() -> int:
     """Return how many CPUs this process may use (on macOS: how many there are)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

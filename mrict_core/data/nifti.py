@@ -80,7 +80,10 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
     qform = _qform(header, zooms, sform is not None)
     in_mm = np.diag([unit, unit, unit, 1.0])
     base = header.get_base_affine() if sform is None and qform is None else None  # nibabel's, without a form
-    sform, qform, base = (None if form is None else checked_affine(in_mm @ form, path) for form in (sform, qform, base))
+    with np.errstate(invalid="ignore"):  # what is not finite is refused in words
+        sform, qform, base = (
+            None if form is None else checked_affine(in_mm @ form, path) for form in (sform, qform, base)
+        )
     finest = next(form for form in (sform, qform, base) if form is not None)  # nibabel's, but for the unit
     causes = []
     if sform is None and qform is None:

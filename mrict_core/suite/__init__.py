@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
 from mrict_core.profiles import get_profile
-from mrict_core.runtime import cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
+from mrict_core.runtime import check_open_files, cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
 from mrict_core.suite.plan import (
     PREPROCESS,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["left_out", "run_suite"]
 
 SKIPPED = "skipped.csv"
+OPEN_FILES = 256  # sockets and pipes of two kernels, with room to spare: without them libzmq aborts
 
 
 def run_suite(
@@ -51,6 +52,7 @@ def run_suite(
     jobs: notebooks at a time; 0: the profile's, at most one per CPU core. A failing notebook raises MrictError with its
     name, cell and error.
     """
+    check_open_files(OPEN_FILES)
     pin_roots()  # the kernels start in the repository's root
     chosen, scale = select(variants), get_profile(profile)
     space = workspace(profile, data_dir, region, protocol)
