@@ -303,6 +303,16 @@ def test_other_errors_of_those_kinds_keep_their_traceback():
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="ulimit is not Windows's")
+def test_the_suite_says_that_too_few_files_may_be_open():
+    words = f"{sys.executable} -m mrict_core suite --only 00"
+    done = subprocess.run(["bash", "-c", f"ulimit -n 40; {words}"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: 40 open files are allowed (ulimit -n); expected at least 256; raise the limit and run again\n"
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is Linux's")
 def test_a_small_address_space_is_one_line(tmp_path):
     words = f"{sys.executable} -m mrict_core train mk1 --profile smoke"
