@@ -499,7 +499,7 @@ class Suite:
         finally:
             process.kill()
         self.code = process.returncode
-        self.survivors = [kernel for kernel in self.kernels if kernel.is_running()]
+        self.survivors = psutil.wait_procs(self.kernels, timeout=10)[1]
         self.left = leftovers(self.root)
         self.executed = sorted(p.name for p in self.space.executed.iterdir() if p.name != ".lock")
 
