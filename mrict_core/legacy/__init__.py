@@ -1,0 +1,1 @@
+"""What only the predecessor and files of earlier versions need."""

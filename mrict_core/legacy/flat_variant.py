@@ -1,0 +1,81 @@
+"""Experiments as files of before wrote them, with one flat field per value, in today's form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PERCEPTUAL = {"vgg19_pool5_mse": ("vgg19_pool5", "mse"), "vgg19_relu3_3_l1": ("vgg19_relu3_3", "l1")}
+DEFAULTS = {  # what the absence of a flat field meant
+    **{"generator_dropout": 0.0, "discriminator": "patch4", "discriminator_dropout": 0.0},
+    **{"conditional_discriminator": False, "lambda_gan": 1.0, "perceptual": "none", "lambda_perceptual": 0.0},
+    **{"lambda_perceptual_step": 0.0, "lambda_l1": 0.0, "lambda_cycle": 0.0, "lambda_identity": 0.0},
+    **{"real_label": 1.0, "lambda_gp": 0.0, "image_pool": 0, "lr_generator": 2e-4, "lr_discriminator": 2e-4},
+    **{"beta1": 0.5, "beta2": 0.999, "generator_steps": 1, "batch_size": 1, "schedule": {}},
+    **{"schedule_discriminator": {}, "training_pairs": 0, "generator_eval_after_first_validation": False},
+}
+SAME = (  # fields that are called the same
+    *("name", "why", "parent", "init_from", "family", "epochs", "score", "select_by", "early_stop_patience"),
+)
+
+
+def is_flat(values: Any) -> bool:
+    """Return whether the plain values of an experiment are of the flat form."""
+    return isinstance(values, Mapping) and "generator" in values
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain values of a flat variant as those of an `Experiment`."""
+    v = DEFAULTS | dict(values)
+    channels = v["channels"]
+    betas = [v["beta1"], v["beta2"]]
+    method = {
+        "name": v["method"],
+        "generator_steps": v["generator_steps"],
+        "real_label": v["real_label"],
+        "gradient_penalty": v["lambda_gp"],
+    }
+    switches = {
+        "conditional": v["conditional_discriminator"],
+        "image_pool": v["image_pool"],
+        "generator_eval_after_first_validation": v["generator_eval_after_first_validation"],
+    }
+    method |= {name: value for name, value in switches.items() if value}
+    generator = {"name": v["generator"], "dropout": v["generator_dropout"], "slope": v["generator_slope"]}
+    generator["out_channels"] = channels
+    history = {"dataset": v.get("dataset", ""), "epochs_planned": v.get("epochs_planned")}
+    return {name: v[name] for name in SAME if name in v} | {
+        "method": method,
+        "network": {"G": generator, "D": {"name": v["discriminator"], "dropout": v["discriminator_dropout"]}},
+        "loss": _loss(v),
+        "optimizer": {
+            "G": {"lr": v["lr_generator"], "betas": betas, "schedule": dict(v["schedule"])},
+            "D": {
+                "lr": v["lr_discriminator"],
+                "betas": betas,
+                "schedule": dict(v["schedule_discriminator"]) | {"watch": "loss_d"},
+            },
+        },
+        "data": {
+            "view": {"name": "slice"} if channels == 1 else {"name": "slice", "copies": channels},
+            "batch_size": v["batch_size"],
+            "max_pairs": v["training_pairs"] or None,
+        },
+        "history": history,
+    }
+
+
+def _loss(v: Mapping[str, Any]) -> dict[str, Any]:
+    loss: dict[str, Any] = {"gan": {"weight": v["lambda_gan"]}} if v["lambda_gan"] else {}
+    if v["lambda_cycle"]:
+        loss["cycle"] = {"weight": v["lambda_cycle"]}
+    if v["lambda_identity"]:
+        loss["identity"] = {"weight": v["lambda_identity"]}
+    if v["perceptual"] != "none" and v["lambda_perceptual"]:
+        features, distance = PERCEPTUAL[v["perceptual"]]
+        loss["perceptual"] = {"weight": v["lambda_perceptual"], "features": features, "distance": distance}
+        if v["lambda_perceptual_step"]:
+            loss["perceptual"]["weight_step"] = v["lambda_perceptual_step"]
+    if v["lambda_l1"]:
+        loss["l1"] = {"weight": v["lambda_l1"]}
+    return loss
