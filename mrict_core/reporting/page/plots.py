@@ -10,13 +10,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mrict_core.evaluation import shown_name
+from mrict_core.metrics.clinical import DICE_THRESHOLDS_HU, SPANS
 from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, PALETTE
 
 Record = Mapping[str, Any]
 COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky"))
 DASHES = ("solid", "dash", "dot", "dashdot")
 SHOWN = 6  # models in a chart, best first
-THRESHOLDS = (150, 250, 350, 500)
 
 
 def leading(records: Sequence[Record]) -> list[Record]:
@@ -166,7 +166,7 @@ def tissues(records: Sequence[Record]) -> dict[str, Any]:
     """MAE by tissue of the reference CT for the leading models, with the interval of the mean."""
     return _bars(
         records,
-        [("air, below −200", "mae_air_hu"), ("soft, −200…250", "mae_soft_hu"), ("bone, above 250", "mae_bone_hu")],
+        [(f"{tissue}, {span.replace('-', '−')}", f"mae_{tissue}_hu") for tissue, span in SPANS.items()],
         "MAE (HU)",
     )
 
@@ -196,11 +196,11 @@ def dice(records: Sequence[Record]) -> dict[str, Any] | None:
     """Bone Dice against the threshold for the leading models; None where no mask holds bone."""
     figure = go.Figure()
     for place, record in enumerate(leading(records)):
-        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in THRESHOLDS]
+        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in DICE_THRESHOLDS_HU]
         if means == [None] * len(means):
             continue
         figure.add_scatter(
-            x=list(THRESHOLDS),
+            x=list(DICE_THRESHOLDS_HU),
             y=means,
             mode="lines+markers",
             name=shown_name(record),
@@ -209,7 +209,8 @@ def dice(records: Sequence[Record]) -> dict[str, Any] | None:
         )
     if not figure.data:
         return None
-    return _finished(figure, 460, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis={"tickvals": THRESHOLDS})
+    ticks = {"tickvals": list(DICE_THRESHOLDS_HU)}
+    return _finished(figure, 460, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis=ticks)
 
 
 def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
@@ -246,7 +247,7 @@ CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
     "centres": ("Box plots of the masked MAE by centre; the table below holds the numbers.", centres),
     "calibration": ("Mean synthetic CT at each CT value; the closer to the diagonal, the better.", calibration),
     "tissues": ("MAE in air, soft tissue and bone; the clinical table holds the numbers.", tissues),
-    "dice": ("Bone Dice at thresholds of 150, 250, 350 and 500 HU; the clinical table holds the numbers.", dice),
+    "dice": ("Bone Dice at several thresholds; the clinical table holds the numbers.", dice),
     "path_length": (
         "Mean absolute path-length error (mm) by the beam's direction; 0° runs from right to left.",
         path_length,
