@@ -11,6 +11,7 @@ from mrict_core.metrics.features import FeatureScore
 from mrict_core.reporting.page import BrowserPatient, PageData
 
 PATIENTS = ("1BA004", "1BB005", "1BC003")
+SPANS = dict.fromkeys(("lower", "higher", "none"), (0.2, 0.9)) | {"zero": (-30, 30), "one": (0.5, 1.5)}
 CONTEXT = {
     "profile": "demo",
     "protocol": "patient",
@@ -24,7 +25,7 @@ def record(name: str, mae: float, kind: str = "variant", **changed: object) -> d
     rng = np.random.default_rng(abs(hash(name)) % 2**32 if not name.isascii() else sum(map(ord, name)))
     rows = []
     for number, patient in enumerate(PATIENTS):
-        row = {metric: float(rng.uniform(0.2, 0.9)) for metric in metrics.recorded()}
+        row = {name: float(rng.uniform(*SPANS[metrics.metric(name).better])) for name in metrics.recorded()}
         row |= {"patient": patient, "centre": patient[2], "n_slices": 28, "n_voxels": 50_000, "flags": ""}
         row |= {"mae_hu": mae + 5 * number, "ssim_dimensionality": "3D", "n_air": 1, "n_soft": 2, "n_bone": 3}
         rows.append(row | changed)

@@ -64,9 +64,14 @@ class Metric:
             return self.error(value)
         return 1 - value if self.better == "higher" else self.order(value)  # SSIM and Dice end at 1
 
+    @property
+    def spec(self) -> str:
+        """The format of a value, ".1f" say."""
+        return f".{self.digits}f"
+
     def text(self, value: Any) -> str:
         """Return a value with the metric's digits; a dash for none."""
-        return NOTHING if value is None or value != value else f"{value:.{self.digits}f}"  # NaN is not itself
+        return NOTHING if value is None or value != value else format(value, self.spec)  # NaN is not itself
 
     def card(self, clip: HuRange | None = None, note: str = "") -> dict[str, str]:
         """Return the definition as plain json values; `clip` and `note` where they are not the metric's own."""

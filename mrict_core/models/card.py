@@ -130,7 +130,7 @@ def _results(scores: Mapping[str, Any]) -> list[str]:
     ]
     return [
         _table(("measure", "mean ± SD", "95 % interval of the mean", "median", "patients"), rows),
-        _table(("centre", "MAE (HU)", "patients"), centres) if len(centres) > 1 else "",
+        _table(("centre", mae.heading, "patients"), centres) if len(centres) > 1 else "",
         "\n".join(definitions),
         _against(summary["all"]["mae_hu"]["mean"], scores.get("baseline"), mae),
         "Every other measure of the suite stands in `scores.json`.",

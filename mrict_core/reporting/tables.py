@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from mrict_core.evaluation.runs import RunComparison
 
 OF_MAE = ("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu")  # columns that hold it
-HEADINGS = {  # of columns that are no metric
+HEADINGS = {  # of columns that are no metric of their own
     "ssim_dimensionality": "SSIM in",
     "beats_baselines": "beats baselines",
     "n_slices": "slices",
     "n_voxels": "voxels",
-    "mean_hu": "MAE (HU)",
+    "mean_hu": metrics.heading("mae_hu"),
     "low_hu": "95 % from",
     "high_hu": "to",
     "left_out": "without centre",

@@ -45,7 +45,7 @@ def _leaderboard(data: PageData) -> dict[str, Any]:
     names = metrics.keys("leaderboard")
     caption = (
         "Mean ± SD over held-out patients, of the MAE also the 95 % patient bootstrap of the mean; from the bias on "
-        "columns are means, the clinical panel has their SD; the best of a column is bold. Click a heading to sort, the "
+        "columns are means, the clinical panel has their SD; the best of a column is bold. Click a heading to sort, "
         "best first; a number or an i for its card."
     )
     table = summary_table(data, names, caption, extra=True)
