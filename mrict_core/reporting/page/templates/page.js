@@ -78,13 +78,13 @@
 
   // ---------------------------------------------------------------- metric cards
   const cards = json("data-cards"), dialog = $("#card"), names = $("#card-name");
-  const FACTS = Object.entries(json("data-card-labels"));
+  const { labels, better } = json("data-card-words"), FACTS = Object.entries(labels);
   const OWN = [["mean", "mean here"], ["n", "patients (N)"], ["label", "label"], ["seed", "seeds"], ["sd_over_seeds", "SD over seeds"], ["profile", "profile"], ["protocol", "protocol"], ["split_hash", "split"], ["checkpoint_hash", "checkpoint"], ["code_hash", "code"]];
   let shownMetric = "";
   const fillCard = () => {
     const card = cards[shownMetric], own = card.numbers[names.value] || {};
     $("#card-title").textContent = `${card.heading} (${card.name})`;
-    const rows = [...FACTS.map(([k, label]) => [label, card[k]]), ...OWN.map(([k, label]) => [label, own[k]])];
+    const rows = [...FACTS.map(([k, label]) => [label, k === "better" ? better[card[k]] : card[k]]), ...OWN.map(([k, label]) => [label, own[k]])];
     $("#card-facts").replaceChildren(...rows.filter(([, value]) => value !== undefined && value !== null && value !== "").flatMap(([label, value]) => [
       make("dt", { textContent: label }), make("dd", { textContent: typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(6) : value })]));
   };
