@@ -87,7 +87,7 @@ def _score(store: SliceStore, patient: str, predict: Predict) -> tuple[dict[str,
         "n_voxels": voxels,
         **metrics.values(metrics.recorded(), case),
         **metrics.counts(case),
-        "ssim_dimensionality": case.once(metrics.structure).dimensionality,
+        "ssim_dimensionality": metrics.structure(case).dimensionality,
         "flags": "; ".join(remarks),
     }
     return row, metrics.curves(case)

@@ -70,10 +70,10 @@ class Case:
         """Voxel size along the file axes, (3,)."""
         return np.linalg.norm(np.asarray(self.affine, np.float64)[:3, :3], axis=0)
 
-    def once(self, compute: Callable[[Case], T]) -> T:
-        """Return `compute(self)`, computed once for all metrics that share it."""
+    def once(self, compute: Callable[..., T], *more: Any) -> T:
+        """Return `compute(ct, sct, inside, *more)`, computed once for all metrics that share it."""
         if compute not in self._known:
-            self._known[compute] = compute(self)
+            self._known[compute] = compute(*self.volumes, *more)
         return self._known[compute]
 
 

@@ -5,7 +5,6 @@ Volumes are HU, one 3-D shape, file order; inside is mask > 0. The tissues are t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -106,12 +105,12 @@ def calibration(
 
 def counts(case: Case) -> dict[str, int]:
     """Return the voxels of each tissue inside the mask, `n_bone` say."""
-    return {f"n_{tissue}": case.once(_tissues)[f"n_{tissue}"] for tissue in TISSUES}
+    return {f"n_{tissue}": case.once(tissue_errors)[f"n_{tissue}"] for tissue in TISSUES}
 
 
 def curves(case: Case) -> dict[str, Any]:
     """Return the curves behind the numbers, ready for json: HU calibration, and path length by the beam's angle."""
-    curve, wepl = calibration(*case.volumes), case.once(_wepl)
+    curve, wepl = calibration(*case.volumes), _wepl(case)
     return {
         "calibration": {
             "edges_hu": list(curve.edges_hu),
@@ -123,138 +122,132 @@ def curves(case: Case) -> dict[str, Any]:
     }
 
 
-def _tissues(case: Case) -> dict[str, float]:
-    return tissue_errors(*case.volumes)
-
-
-def _dice(case: Case) -> dict[str, float]:
-    return bone_dice(*case.volumes)
-
-
 def _wepl(case: Case) -> Wepl:
-    return wepl_errors(*case.volumes, case.affine)
+    return case.once(wepl_errors, case.affine)
 
 
 def _continuity(case: Case) -> dict[str, float]:
-    return continuity(*case.volumes, case.axis)
-
-
-def _path_length(case: Case) -> dict[str, float]:
-    wepl = case.once(_wepl)
-    return {"wepl_mae_mm": wepl.wepl_mae_mm, "wepl_max_mm": wepl.wepl_max_mm, "wepl_me_mm": wepl.wepl_me_mm}
-
-
-def _alignment(case: Case) -> dict[str, float]:
-    found = alignment(*case.volumes)
-    shift_mm = float(np.linalg.norm(np.array(found.shift_voxels) * case.spacing_mm))
-    return {"mae_core_hu": found.mae_core_hu, "mae_shift_hu": found.mae_shift_hu, "shift_mm": shift_mm}
+    return case.once(continuity, case.axis)
 
 
 _MASK = "the data set's own mask, mask > 0, on the original grid"
 _CASES = "one value per case; mean over the cases that have one; SD with ddof 1"
 _SURROGATE = "a surrogate for dose, not dose; HU to relative stopping power by matRad's default table, piecewise linear"
 _TOP = ("clinical", "leaderboard", "controls")  # shown beside the challenge's metrics
-
-
-def _row(
-    compute: Callable[[Case], dict[str, float]],
-    key: str,
-    *shown: Any,
-    panels: tuple[str, ...] = ("clinical",),
-    **other: Any,
-) -> Metric:
-    """Return a row whose number is one of those that `compute` returns together."""
-    fields = {"range": "HU as they are, no clipping", "mask": _MASK, "dimensionality": "3D", "aggregation": _CASES}
-    return Metric(key, *shown, panels=panels, value=lambda case: case.once(compute)[key], **fields | other)
+_row = partial(
+    Metric,
+    panels=("clinical",),
+    range="HU as they are, no clipping",
+    mask=_MASK,
+    dimensionality="3D",
+    aggregation=_CASES,
+)
 
 
 def _tissue_rows(tissue: str) -> tuple[Metric, Metric]:
     where, word = TISSUES[tissue], {"soft": "soft tissue"}.get(tissue, tissue)
+    mae, me = f"mae_{tissue}_hu", f"me_{tissue}_hu"
     held = {"mask": f"{_MASK}, where the {where}", "absent": f"nowhere inside the mask the {where}"}
     panels = {"bone": (*_TOP, "compare", "model_card"), "soft": ("clinical", "model_card")}.get(tissue, ("clinical",))
     return (
         _row(
-            *(_tissues, f"mae_{tissue}_hu", f"{tissue} MAE (HU)", f"mean absolute error in {word}", "HU", 1, "lower"),
+            *(mae, f"{tissue} MAE (HU)", f"mean absolute error in {word}", "HU", 1, "lower"),
             panels=panels,
             note=f"MAE where the {where}",
+            value=lambda case: case.once(tissue_errors)[mae],
             **held,
         ),
         _row(
-            *(_tissues, f"me_{tissue}_hu", f"{tissue} bias (HU)", f"mean error in {word}", "HU", 1, "zero"),
+            *(me, f"{tissue} bias (HU)", f"mean error in {word}", "HU", 1, "zero"),
             note=f"bias where the {where}",
+            value=lambda case: case.once(tissue_errors)[me],
             **held,
         ),
     )
 
 
 def _dice_row(threshold: int) -> Metric:
-    main = threshold == BONE_ABOVE_HU
+    key, main = f"dice_bone_{threshold}", threshold == BONE_ABOVE_HU
     return _row(
-        *(_dice, f"dice_bone_{threshold}", "bone Dice" if main else f"bone Dice > {threshold}"),
-        *(f"overlap of bone above {threshold} HU", "1", 3, "higher"),
+        *(key, "bone Dice" if main else f"bone Dice > {threshold}", f"overlap of bone above {threshold} HU"),
+        *("1", 3, "higher"),
         panels=(*_TOP, "model_card") if main else ("clinical",),
         note=f"Dice of CT > {threshold} HU and sCT > {threshold} HU; none where neither has such a voxel",
         range=f"threshold {threshold} HU",
         absent="neither image has a voxel above the threshold inside the mask",
+        value=lambda case: case.once(bone_dice)[key],
     )
 
 
 _beam_row = partial(
     _row,
-    _path_length,
     dimensionality="1D",
     aggregation="over straight beams every 15 degrees in the axial plane through the mask's centre of mass; " + _CASES,
 )
 
 METRICS = (
     _row(
-        *(_tissues, "me_hu", "bias (HU)", "mean error (bias)", "HU", 1, "zero"),
+        *("me_hu", "bias (HU)", "mean error (bias)", "HU", 1, "zero"),
         panels=(*_TOP, "model_card"),
         note="bias: mean of sCT - CT over the mask; errors of opposite sign cancel",
+        value=lambda case: case.once(tissue_errors)["me_hu"],
     ),
     *(row for tissue in TISSUES for row in _tissue_rows(tissue)),
-    *(_dice_row(threshold) for threshold in DICE_THRESHOLDS_HU),
+    *map(_dice_row, DICE_THRESHOLDS_HU),
     _beam_row(
         *("wepl_mae_mm", "WEPL error (mm)", "path-length error along beams, a surrogate for dose", "mm", 2, "lower"),
         panels=(*_TOP, "compare", "dots"),
         note=f"water-equivalent path length, mean |sCT - CT| over the beams of a case; {_SURROGATE}",
+        value=lambda case: _wepl(case).wepl_mae_mm,
     ),
     _beam_row(
         *("wepl_max_mm", "WEPL, worst (mm)", "largest path-length error of a beam", "mm", 2, "lower"),
         note=f"water-equivalent path length, largest |sCT - CT| of a case; {_SURROGATE}",
+        value=lambda case: _wepl(case).wepl_max_mm,
     ),
     _beam_row(
         *("wepl_me_mm", "WEPL bias (mm)", "bias of the path length along beams", "mm", 2, "zero"),
         note=f"water-equivalent path length, mean of sCT - CT over the beams of a case; {_SURROGATE}",
+        value=lambda case: _wepl(case).wepl_me_mm,
     ),
     _row(
-        *(_continuity, "continuity", "continuity", "through-plane continuity", "1", 2, "one"),
+        *("continuity", "continuity", "through-plane continuity", "1", 2, "one"),
         panels=(*_TOP, "dots"),
         note="mean |difference of neighbouring slices| of the sCT over that of the CT, both voxels inside the mask; "
         "above 1 the sCT jumps from slice to slice",
         absent="no two neighbouring slices inside the mask, or a CT that does not change between them",
+        value=lambda case: _continuity(case)["continuity"],
     ),
     _row(
-        *(_continuity, "continuity_bone_edge", "continuity at bone", "through-plane continuity at the border of bone"),
-        *("1", 2, "one"),
+        *(
+            "continuity_bone_edge",
+            "continuity at bone",
+            "through-plane continuity at the border of bone",
+            "1",
+            2,
+            "one",
+        ),
         note=f"continuity at the border of CT > {BONE_ABOVE_HU:g} HU, one voxel to either side",
         absent=f"no border of CT > {BONE_ABOVE_HU:g} HU inside the mask",
+        value=lambda case: _continuity(case)["continuity_bone_edge"],
     ),
     _row(
-        *(_alignment, "mae_core_hu", "MAE, core (HU)", "mean absolute error away from the outline", "HU", 1, "lower"),
+        *("mae_core_hu", "MAE, core (HU)", "mean absolute error away from the outline", "HU", 1, "lower"),
         note="MAE without the mask's outermost 3 voxels, where outlines and registration disagree",
         mask=f"{_MASK}, eroded by 3 voxels; image faces are no boundary",
         absent="the mask is thinner than the shell of 3 voxels",
+        value=lambda case: case.once(alignment).mae_core_hu,
     ),
     _row(
-        *(_alignment, "mae_shift_hu", "MAE, best shift (HU)", "mean absolute error at the best shift"),
-        *("HU", 1, "lower"),
+        *("mae_shift_hu", "MAE, best shift (HU)", "mean absolute error at the best shift", "HU", 1, "lower"),
         panels=("clinical", "controls"),
         note="the lowest MAE over all shifts of the sCT by up to 2 voxels along each axis; far below the MAE: "
         "misplaced",
+        value=lambda case: case.once(alignment).mae_shift_hu,
     ),
     _row(
-        *(_alignment, "shift_mm", "that shift (mm)", "length of the best shift", "mm", 1, "none"),
+        *("shift_mm", "that shift (mm)", "length of the best shift", "mm", 1, "none"),
         note="length of the shift at which mae_shift_hu is reached",
+        value=lambda case: float(np.linalg.norm(np.array(case.once(alignment).shift_voxels) * case.spacing_mm)),
     ),
 )

@@ -104,12 +104,12 @@ def _ssim(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, hu_range: HuRange
 
 
 def _voxels(case: Case) -> tuple[float, float]:
-    return _voxel_scores(*case.volumes, case.hu_range or HU_RANGE)
+    return case.once(_voxel_scores, case.hu_range or HU_RANGE)
 
 
 def structure(case: Case) -> SsimScore:
     """Return the SSIM of a case, and whether it was taken in 3-D or per slice."""
-    return _ssim(*case.volumes, case.hu_range or HU_RANGE)
+    return case.once(_ssim, case.hu_range or HU_RANGE)
 
 
 def _ms_ssim(case: Case) -> float:
@@ -129,7 +129,7 @@ METRICS = (
         *("mae_hu", "MAE (HU)", "masked mean absolute error", "HU", 1, "lower", (*_BOTH, "validation")),
         range="HU as they are, no clipping",
         note=_FORM,
-        value=lambda case: case.once(_voxels)[0],
+        value=lambda case: _voxels(case)[0],
     ),
     _row(
         *("psnr_db", "PSNR (dB)", "masked peak signal-to-noise ratio", "dB", 2, "higher", _BOTH),
@@ -137,7 +137,7 @@ METRICS = (
         clip=HU_RANGE,
         note=f"{_FORM}; equal volumes score infinity, written as null in json and left out of the mean",
         absent="the two images are equal, the ratio is infinite",
-        value=lambda case: case.once(_voxels)[1],
+        value=lambda case: _voxels(case)[1],
         error=lambda db: 10 ** (-db / 20),
     ),
     _row(
@@ -147,7 +147,7 @@ METRICS = (
         clip=HU_RANGE,
         mask=f"{_MASK}; map averaged inside it after cropping 3 voxels from every face",
         note=f"uniform 7x7x7 window, sample covariance, K1 0.01, K2 0.03; {_FORM}",
-        value=lambda case: case.once(structure).value,
+        value=lambda case: structure(case).value,
     ),
     _row(
         *("ssim_2d", "SSIM", "masked structural similarity of slices", "1", 4, "higher", ("thin",)),

@@ -89,7 +89,7 @@ def score_case(
 def protocol_scores(protocol: str, case: Case) -> dict[str, Any]:
     """Return what `score_case` does, of a case."""
     found: dict[str, Any] = values(keys(protocol), case)
-    return found | ({"ssim_dimensionality": case.once(synthrad.structure).dimensionality} if "ssim" in found else {})
+    return found | ({"ssim_dimensionality": synthrad.structure(case).dimensionality} if "ssim" in found else {})
 
 
 def definitions(names: Iterable[str]) -> str:
