@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from mrict_core.runtime import write_csv, write_text
 if TYPE_CHECKING:
     from mrict_core.evaluation.runs import RunComparison
 
+P_VALUES = ("p", "p_holm")
 OF_MAE = ("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu")  # columns that hold it
 HEADINGS = {  # of columns that are no metric of their own
     "ssim_dimensionality": "SSIM in",
@@ -136,13 +138,11 @@ def comparison_text(comparison: RunComparison) -> str:
     parts = ["What differs in how the numbers came about:"]
     parts += [text_table(facts) if len(facts) else "nothing that the records hold"]
     changes = comparison.changes.copy()
-    for column in ("mean_a", "mean_b", "difference", "low", "high"):
-        changes[column] = [metrics.metric(m).text(v) for v, m in zip(changes[column], changes["metric"], strict=True)]
+    bounds = zip(map(metrics.metric, changes["metric"]), changes["low"], changes["high"], strict=True)
     changes["95 % interval"] = [
-        NOTHING if NOTHING in pair else f"[{', '.join(pair)}]"
-        for pair in zip(changes["low"], changes["high"], strict=True)
+        NOTHING if math.isnan(low) or math.isnan(high) else f"[{row.text(low)}, {row.text(high)}]"
+        for row, low, high in bounds
     ]
-    changes["metric"] = changes["metric"].map(heading)
     shown = ["name", "metric", "n", "mean_a", "mean_b", "difference", "95 % interval", "p_holm", "verdict"]
     parts += ["", *_patient_lines(comparison.patients)]
     parts += [
@@ -212,41 +212,45 @@ def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]
     columns = [c for c in frame.columns if c not in joined]
     texts = []
     for column in columns:
-        values = [_text(value, column) for value in frame[column]]
+        rows = _metrics_behind(frame, column)
+        values = [_text(value, metric) for value, metric in zip(frame[column], rows, strict=True)]
         if f"{column}_sd" in frame:
-            values = [_with_spread(v, s, column) for v, s in zip(values, frame[f"{column}_sd"], strict=True)]
+            spreads = zip(values, frame[f"{column}_sd"], rows, strict=True)
+            values = [mean if _none(mean, sd) else f"{mean} ± {_text(sd, metric)}" for mean, sd, metric in spreads]
         if f"{column}_seeds_sd" in frame:
-            values = [with_seeds(v, s, column) for v, s in zip(values, frame[f"{column}_seeds_sd"], strict=True)]
+            spreads = zip(values, frame[f"{column}_seeds_sd"], rows, strict=True)
+            values = [
+                mean if _none(mean, sd) else f"{mean} (± {_text(sd, metric)} over seeds)"
+                for mean, sd, metric in spreads
+            ]
         if {f"{column}_low", f"{column}_high"} <= set(frame.columns):
-            bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], strict=True)
-            values = [_with_interval(v, low, high, column) for v, low, high in bounds]
+            bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], rows, strict=True)
+            values = [
+                mean if _none(low, high) else f"{mean} [{_text(low, metric)}, {_text(high, metric)}]"
+                for mean, low, high, metric in bounds
+            ]
         texts.append(values)
     headings = [heading(str(column)) for column in columns]
     numeric = [pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c]) for c in columns]
     return headings, [list(row) for row in zip(*texts, strict=True)], numeric
 
 
-def _text(value: Any, column: str) -> str:
+def _metrics_behind(frame: pd.DataFrame, column: str) -> list[metrics.Metric | None]:
+    """Return whose digits each value of a column has: the column's own metric's, or that of the row."""
+    if (own := metric_of(column)) or column in P_VALUES or "metric" not in frame:
+        return [own] * len(frame)
+    return [metrics.TABLE.get(key) for key in frame["metric"]]
+
+
+def _none(*values: Any) -> bool:
+    return any(value == NOTHING or pd.isna(value) for value in values)
+
+
+def _text(value: Any, metric: metrics.Metric | None) -> str:
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return NOTHING
     if isinstance(value, bool) or pd.api.types.is_bool(value):
         return "yes" if value else "no"
     if pd.api.types.is_float(value):
-        metric = metric_of(column)
         return metric.text(value) if metric else f"{value:.4g}"
-    return printable(" ".join(str(value).split()))
-
-
-def _with_interval(mean: str, low: Any, high: Any, column: str) -> str:
-    return (
-        mean if pd.isna(low) or pd.isna(high) else f"{mean} [{_text(float(low), column)}, {_text(float(high), column)}]"
-    )
-
-
-def with_seeds(text: str, spread: Any, column: str) -> str:
-    """Return a mean's text with the SD over seeds behind it, where there is one."""
-    return text if text == NOTHING or pd.isna(spread) else f"{text} (± {_text(float(spread), column)} over seeds)"
-
-
-def _with_spread(mean: str, spread: Any, column: str) -> str:
-    return mean if mean == NOTHING or pd.isna(spread) else f"{mean} ± {_text(float(spread), column)}"
+    return heading(value) if metric and value == metric.key else printable(" ".join(str(value).split()))
