@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mrict_core import evaluation
+from mrict_core import evaluation, metrics
 from mrict_core.evaluation.controls import blindness
 from mrict_core.metrics.features import FeatureScore
 from mrict_core.reporting.page import BrowserPatient, PageData
 
 PATIENTS = ("1BA004", "1BB005", "1BC003")
+SPANS = dict.fromkeys(("lower", "higher", "none"), (0.2, 0.9)) | {"zero": (-30, 30), "one": (0.5, 1.5)}
 CONTEXT = {
     "profile": "demo",
     "protocol": "patient",
@@ -24,7 +25,7 @@ def record(name: str, mae: float, kind: str = "variant", **changed: object) -> d
     rng = np.random.default_rng(abs(hash(name)) % 2**32 if not name.isascii() else sum(map(ord, name)))
     rows = []
     for number, patient in enumerate(PATIENTS):
-        row = {metric: float(rng.uniform(0.2, 0.9)) for metric in evaluation.METRICS}
+        row = {name: float(rng.uniform(*SPANS[metrics.metric(name).better])) for name in metrics.recorded()}
         row |= {"patient": patient, "centre": patient[2], "n_slices": 28, "n_voxels": 50_000, "flags": ""}
         row |= {"mae_hu": mae + 5 * number, "ssim_dimensionality": "3D", "n_air": 1, "n_soft": 2, "n_bone": 3}
         rows.append(row | changed)
@@ -40,7 +41,7 @@ def record(name: str, mae: float, kind: str = "variant", **changed: object) -> d
         "calibration": {"edges_hu": edges, "patients": curves},
         "wepl": {"angles_deg": angles, "patients": beams},
     }
-    scores = evaluation.Scores(pd.DataFrame(rows, columns=list(evaluation.COLUMNS)), details)
+    scores = evaluation.Scores(pd.DataFrame(rows, columns=list(evaluation.columns())), details)
     context = CONTEXT | {"stopped": ""}
     features = [FeatureScore("lpips", 0.2, 0.1, 0.3, 84, 3, "lpips_squeeze_v0.1", "435c", "", "").as_dict()]
     features.append(FeatureScore("fid", reason="no weights here").as_dict())

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from mrict_core import evaluation
+from mrict_core import evaluation, metrics
 from mrict_core.cli import app
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.runs import _verdict, compare_runs, read_run
@@ -28,12 +28,12 @@ CONTEXT = {
 
 def record(name: str, values: list[float], kind: str = "variant", **context: object) -> dict:
     rows = [
-        dict.fromkeys(evaluation.METRICS, 0.5)
+        dict.fromkeys(metrics.recorded(), 0.5)
         | {"patient": f"1B{'ABC'[k % 3]}{k:03d}", "centre": "ABC"[k % 3], "n_slices": 9, "n_voxels": 5000, "mae_hu": v}
         | {"n_air": 1, "n_soft": 1, "n_bone": 1, "ssim_dimensionality": "3D", "flags": ""}
         for k, v in enumerate(values)
     ]
-    scores = evaluation.Scores(pd.DataFrame(rows, columns=list(evaluation.COLUMNS)), {})
+    scores = evaluation.Scores(pd.DataFrame(rows, columns=list(evaluation.columns())), {})
     return evaluation.metrics_record(name, scores, label="demo", kind=kind, context=CONTEXT | context)
 
 
@@ -83,7 +83,7 @@ def test_the_leaderboard_carries_interval_panel_and_flags():
     board = evaluation.leaderboard([flagged])
     assert board["mae_hu_low"][0] < 20 < board["mae_hu_high"][0]
     assert "all air" in board["note"][0]
-    assert set(evaluation.PANEL) <= set(board.columns)
+    assert set(metrics.keys("leaderboard")) <= set(board.columns)
 
 
 def write(folder, *records: dict) -> None:

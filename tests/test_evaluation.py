@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mrict_core import evaluation
+from mrict_core import evaluation, metrics
 from mrict_core.data.intensity import AIR_HU
 from mrict_core.data.preprocess import preprocess
 from mrict_core.data.store import SliceStore
@@ -65,7 +65,7 @@ def biased(store: SliceStore, patient: str) -> np.ndarray:
 
 def test_a_perfect_prediction_scores_perfectly(store):
     frame = evaluation.score_patients(store, TEST, perfect).frame
-    assert tuple(frame.columns) == evaluation.COLUMNS
+    assert tuple(frame.columns) == evaluation.columns()
     assert frame["patient"].tolist() == TEST
     assert frame["centre"].tolist() == ["A", "C"]
     assert frame["n_slices"].tolist() == [store.counts()[p] for p in TEST]
@@ -169,10 +169,10 @@ def test_baselines_need_training_patients(store):
 
 
 def rows(mae: dict[str, float], **others: float) -> pd.DataFrame:
-    base = dict.fromkeys(evaluation.METRICS, 0.5) | {"n_slices": 9, "n_voxels": 100, "psnr_db": 30.0, "ssim": 0.9}
+    base = dict.fromkeys(metrics.recorded(), 0.5) | {"n_slices": 9, "n_voxels": 100, "psnr_db": 30.0, "ssim": 0.9}
     base |= {"n_air": 1, "n_soft": 1, "n_bone": 1, "ssim_dimensionality": "3D", "flags": ""} | others
     table = [{"patient": p, "centre": p[2], **base, "mae_hu": value} for p, value in mae.items()]
-    return pd.DataFrame(table, columns=list(evaluation.COLUMNS))
+    return pd.DataFrame(table, columns=list(evaluation.columns()))
 
 
 def test_summary_by_hand():
@@ -212,9 +212,9 @@ def test_a_record_survives_its_files(tmp_path, store):
     assert table["split_hash"].tolist() == ["ab", "ab"]  # every row says where it comes from
     assert table["cards"].nunique() == 1
     definitions = pd.read_csv(tmp_path / "metrics" / "cards.csv").set_index("name")
-    assert set(evaluation.METRICS) <= set(definitions.index)
+    assert set(metrics.recorded()) <= set(definitions.index)
     assert not definitions.isna().any().any()
-    assert set(made["cards"]) == set(evaluation.METRICS)
+    assert set(made["cards"]) == set(metrics.recorded())
     assert made["cards"]["mae_hu"]["n"] == 2
     assert made["cards"]["mae_hu"]["split_hash"] == "ab"
     assert made["cards"]["psnr_db"]["n"] == 0  # infinite for both

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.metrics import clinical
 from mrict_core.metrics.alignment import alignment, continuity
-from mrict_core.metrics.clinical_cards import CLINICAL_CARDS
 from mrict_core.metrics.path_length import HU_TO_RSP, relative_stopping_power, wepl_errors
 from mrict_core.paths import ROOT
 
@@ -236,26 +236,31 @@ def head(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 ORDERS = st.permutations([0, 1, 2])
 
 
+def panel(case):
+    return metrics.values(metrics.keys("clinical"), case)
+
+
 @settings(max_examples=25, deadline=None)
 @given(ORDERS, st.tuples(*[st.booleans()] * 3), st.integers(0, 5))
 def test_the_panel_does_not_depend_on_how_the_file_is_stored(order, flips, seed):
     ct, sct, mask = head(seed)
     affine = np.diag([3.0, 2.5, 4.0, 1.0])
-    before, _ = clinical.clinical_panel(ct, sct, mask, affine, axis=2)
+    before = panel(metrics.Case(ct, sct, mask, affine, 2))
     stored = nib.orientations.apply_orientation
     ornt = np.array([[order.index(a), -1 if flips[a] else 1] for a in range(3)])  # axis a goes to place order.index(a)
     moved = [np.ascontiguousarray(stored(volume, ornt)) for volume in (ct, sct, mask.astype(np.uint8))]
     new_affine = affine @ nib.orientations.inv_ornt_aff(ornt, ct.shape)
-    after, _ = clinical.clinical_panel(*moved, new_affine, axis=order.index(2))
+    after = panel(metrics.Case(*moved, new_affine, order.index(2)))
     for name, value in before.items():
         if name != "shift_mm":  # of equally good shifts another may come first
             assert after[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
 def test_the_panel_is_whole_and_ready_for_json():
-    scalars, details = clinical.clinical_panel(*head(0), np.diag([3.0, 2.5, 4.0, 1.0]), 2)
-    assert {card.name for card in CLINICAL_CARDS} | {"n_air", "n_soft", "n_bone"} == set(scalars)
-    assert all(math.isfinite(value) for value in scalars.values())
+    case = metrics.Case(*head(0), np.diag([3.0, 2.5, 4.0, 1.0]), 2)
+    details = clinical.curves(case)
+    assert set(clinical.counts(case)) == {"n_air", "n_soft", "n_bone"}
+    assert all(math.isfinite(value) for value in panel(case).values())
     assert json.loads(json.dumps(details["wepl"])) == details["wepl"]
     assert len(details["calibration"]["mean_hu"]) == len(details["calibration"]["edges_hu"]) - 1
     assert len(details["wepl"]["error_mm"]) == len(details["wepl"]["angles_deg"]) == 12
@@ -265,7 +270,7 @@ def test_the_panel_is_whole_and_ready_for_json():
 def test_a_known_bias_on_a_real_head():
     ct, mask = (nib.load(BRAINWEB / f"{name}.nii.gz") for name in ("ct", "mask"))
     hu, inside = ct.get_fdata(dtype=np.float32), mask.get_fdata() > 0
-    scalars, _ = clinical.clinical_panel(hu, hu + 30, inside, ct.affine, 2)
+    scalars = panel(metrics.Case(hu, hu + 30, inside, ct.affine, 2))
     for name in ("me_hu", "mae_soft_hu", "me_bone_hu", "mae_core_hu"):
         assert scalars[name] == pytest.approx(30, abs=1e-3), name
     assert scalars["continuity"] == pytest.approx(1.0, abs=1e-4)

@@ -118,7 +118,7 @@ def test_the_card_holds_what_a_user_must_know(published, fresh_space):
     centres = ", ".join(f"{centre}: {count}" for centre, count in counted.items())
     expected = (
         *(f"# mk1@{published.name}", "**Demo model.**", "Not for clinical use", get("mk1").why, split.hash),
-        *(f"| MAE (HU) | {mae['mean']:.4g} ± {mae['sd']:.4g} |", record["cards"]["mae_hu"]["mask"], "## Intended use"),
+        *(f"| MAE (HU) | {mae['mean']:.1f} ± {mae['sd']:.1f} |", record["cards"]["mae_hu"]["mask"], "## Intended use"),
         *(f"| training | {len(split.train)} |", centres, "`lambda_perceptual` | 30 |"),
         *(f"torch {torch.__version__.split('+')[0]}", "`precision` | float32", read_json(published / FACTS)["hash"]),
     )
@@ -140,7 +140,7 @@ def test_the_card_holds_what_a_user_must_know(published, fresh_space):
         ),
         (
             {"name": "baseline_mean_ct", "mae_hu": 9e3},
-            "It beats the best trivial baseline, `baseline_mean_ct`: 9000 HU",
+            "It beats the best trivial baseline, `baseline_mean_ct`: 9000.0 HU",
         ),
     ],
 )
@@ -174,13 +174,13 @@ def test_evaluating_again_writes_nothing_new(published, fresh_space):
 def test_other_scores_of_the_same_model_renew_its_card_alone(published):
     facts, networks = load_facts_and_weights(published)
     description, scores = read_model(published), read_json(published / SCORES)
-    scores["summary"]["all"]["mae_hu"]["mean"] = 12.25
+    scores["summary"]["all"]["mae_hu"]["mean"] = 12.34
     told = {key: description[key] for key in ("kind", "label", "demo", "generator", "data")}
     before = files_of(published)
     assert write_model(checkpoints_root(), facts, networks, **told, scores=scores) == (published, False)
     after = files_of(published)
     assert {name for name in before if before[name] != after[name]} == {SCORES, CARD}
-    assert "| MAE (HU) | 12.25 ±" in (published / CARD).read_text(encoding="utf-8")
+    assert "| MAE (HU) | 12.3 ±" in (published / CARD).read_text(encoding="utf-8")
 
 
 def test_epoch_times_make_no_other_model_and_everything_else_does(published):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from page_data import PATIENTS, browser_patient, page_data, record
 
-from mrict_core import evaluation
+from mrict_core import evaluation, metrics
 from mrict_core.reporting.page import render, slices, write_page
 from mrict_core.reporting.page.sections import EXPECTED, build
 from mrict_core.reporting.summary import panel_table, summary_table, write_summary
@@ -179,7 +179,7 @@ def test_the_summary_holds_every_number_with_its_card(data, tmp_path):
     one = table[(table["name"] == "mk0") & (table["metric"] == "mae_hu")].iloc[0]
     assert one["mean"] == pytest.approx(105.0)
     assert (one["n"], one["split_hash"], one["checkpoint_hash"]) == (3, "5b11", "c0de")
-    assert not table[table["metric"].isin(evaluation.METRICS)]["range"].isna().any()
+    assert not table[table["metric"].isin(metrics.recorded())]["range"].isna().any()
     absent = table[table["metric"] == "fid"].iloc[0]
     assert np.isnan(absent["mean"])
     assert absent["note"].startswith("no weights here")
@@ -192,4 +192,4 @@ def test_the_summary_holds_every_number_with_its_card(data, tmp_path):
     assert text.startswith("# A run (demo)")
     assert "*missing*" in text
     assert "Water-equivalent path length" in text
-    assert len(pd.read_csv(csv)) == len(data.records) * (len(evaluation.METRICS) + 2)
+    assert len(pd.read_csv(csv)) == len(data.records) * (len(metrics.recorded()) + 2)

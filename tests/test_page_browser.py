@@ -100,16 +100,47 @@ def test_the_pages_policy_lets_nothing_out(page):
     page.asked[:] = [url for url in page.asked if "example.org" not in url]  # the attempt, which went nowhere
 
 
+SEEN = {  # direction of a column's metric => what a first and a second click on its heading show
+    None: ("ascending", "descending"),
+    "lower": ("ascending", "descending"),
+    "higher": ("descending", "ascending"),
+    "zero": ("other", "other"),
+    "one": ("other", "other"),
+}
+PERFECT = {"lower": 0, "higher": 1000, "zero": 0, "one": 1}
+
+
+@pytest.mark.parametrize("section", ["leaderboard", "clinical"])
+def test_a_click_on_a_metrics_heading_brings_the_best_to_the_top(page, section):
+    """By what a reader sees: nearest to zero for a bias, nearest to one for continuity."""
+    heads = page.locator(f"#{section} table thead th")
+    for place in range(heads.count()):
+        if (better := heads.nth(place).get_attribute("data-better")) not in PERFECT:
+            continue
+        heads.nth(place).locator("button.sort").click()
+        rows = f"rows => rows.map(r => r.cells[{place}].firstChild.textContent)"
+        texts = page.eval_on_selector_all(f"#{section} table tbody tr", rows)
+        gaps = [abs(float(t.split(" ±")[0].replace("−", "-")) - PERFECT[better]) for t in texts]
+        assert gaps == sorted(gaps), place
+        bold = page.eval_on_selector_all(
+            f"#{section} table tbody tr", f"rows => rows.map(r => r.cells[{place}].classList.contains('best'))"
+        )
+        assert bold[0]
+        assert all(gap == gaps[0] for gap, best in zip(gaps, bold, strict=True) if best)
+
+
 def test_every_column_sorts_both_ways(page):
     heads = page.locator("#leaderboard table thead button.sort")
     for place in range(heads.count()):
         keys = "rows => rows.map(r => r.cells[%d].dataset.sort ?? r.cells[%d].textContent.trim())" % (place, place)  # noqa: UP031
         heads.nth(place).click()
         upwards = page.eval_on_selector_all("#leaderboard table tbody tr", keys)
-        assert page.locator("#leaderboard th").nth(place).get_attribute("aria-sort") == "ascending"
+        head = page.locator("#leaderboard th").nth(place)
+        first, second = SEEN[head.get_attribute("data-better")]
+        assert head.get_attribute("aria-sort") == first
         heads.nth(place).click()
         downwards = page.eval_on_selector_all("#leaderboard table tbody tr", keys)
-        assert page.locator("#leaderboard th").nth(place).get_attribute("aria-sort") == "descending"
+        assert head.get_attribute("aria-sort") == second
         try:
             values = [float(k) for k in upwards if k not in ("", "–")]
             assert values == sorted(values), place
@@ -119,7 +150,7 @@ def test_every_column_sorts_both_ways(page):
             assert sorted(upwards) == sorted(downwards)
             if len(set(upwards)) == len(upwards):
                 assert downwards == upwards[::-1], place
-    assert page.locator("#leaderboard th[aria-sort=descending]").count() == 1
+    assert page.locator("#leaderboard th[data-sorted]").count() == 1
 
 
 def test_the_slider_the_keys_and_the_wheel_change_the_slice(page):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from mrict_core import evaluation, metrics
+from mrict_core import metrics
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import metrics_record, score_patients
@@ -210,7 +210,7 @@ def test_controls_expose_what_a_metric_does_not_see(records):
 
 def test_a_metric_that_rewards_black_is_told_on():
     def fake(name: str, kind: str, mae: float, ssim: float) -> dict:
-        means = {m: {"mean": ssim} for m in evaluation.METRICS} | {"mae_hu": {"mean": mae}}
+        means = {m: {"mean": ssim} for m in metrics.recorded()} | {"mae_hu": {"mean": mae}}
         return {"name": name, "kind": kind, "summary": {"all": means}}
 
     records = [fake("control_black", "control", 1000.0, 0.69), fake("control_copy_of_mr", "control", 90.0, 0.69)]

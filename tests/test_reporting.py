@@ -71,7 +71,7 @@ def make_history(epochs: int = 6, **absent: float) -> pd.DataFrame:
 def make_records() -> list[dict]:
     def record(name: str, values: list[float], kind: str = "variant", dimensionality: str = "3D") -> dict:
         rows = [
-            dict.fromkeys(evaluation.METRICS, 0.51239)
+            dict.fromkeys(metrics.recorded(), 0.51239)
             | {"patient": p, "centre": p[2], "n_slices": 3, "n_voxels": 9, "mae_hu": v, "flags": ""}
             | {"n_air": 1, "n_soft": 2, "n_bone": 3, "ssim_dimensionality": dimensionality}
             for p, v in zip(Store.patients, values, strict=True)
@@ -86,7 +86,7 @@ def make_records() -> list[dict]:
             "calibration": {"edges_hu": edges, "patients": curves},
             "wepl": {"angles_deg": [0.0, 90.0], "patients": beams},
         }
-        frame = pd.DataFrame(rows, columns=list(evaluation.COLUMNS))
+        frame = pd.DataFrame(rows, columns=list(evaluation.columns()))
         scores = evaluation.Scores(frame, details)
         return evaluation.metrics_record(name, scores, label="demo", kind=kind, context={"stopped": "a|b"})
 
@@ -268,4 +268,4 @@ def test_the_written_leaderboard_holds_numbers_and_their_definitions(tmp_path):
     assert text.startswith("# Leaderboard (demo)")
     assert "a\\|b" in text
     for name in ("mae_hu", "psnr_db", "ssim", "ssim_2d", "me_hu", "mae_bone_hu", "wepl_mae_mm", "continuity"):
-        assert metrics.card(name).range in text
+        assert metrics.metric(name).card()["range"] in text

@@ -12,14 +12,14 @@ import pytest
 from page_data import PATIENTS, page_data
 from test_seeds import seeded
 
-from mrict_core import evaluation
+from mrict_core import evaluation, metrics
 from mrict_core.evaluation.records import plain
 from mrict_core.reporting import figures, tables
 from mrict_core.reporting.page import render
 from mrict_core.reporting.summary import panel_table, summary_table, write_summary
 from mrict_core.variants import all_variants
 
-BONE = tuple(m for m in evaluation.METRICS if "bone" in m)
+BONE = tuple(m for m in metrics.recorded() if "bone" in m)
 AIR = ("mae_air_hu", "me_air_hu")
 
 
@@ -41,7 +41,7 @@ def without(*names: str):
 
 
 def nothing_known(row: dict, details: dict) -> None:
-    without(*evaluation.METRICS)(row, details)
+    without(*metrics.recorded())(row, details)
 
 
 def nowhere(row: dict, details: dict) -> None:
@@ -75,7 +75,7 @@ def changed(one: dict, count: int, change) -> dict:
         curves["patients"] = curves["patients"][:count]
     for row in rows:
         change(row, details)
-    frame = pd.DataFrame(rows, columns=list(evaluation.COLUMNS)).astype(dict.fromkeys(evaluation.METRICS, float))
+    frame = pd.DataFrame(rows, columns=list(evaluation.columns())).astype(dict.fromkeys(metrics.recorded(), float))
     more = {key: one[key] for key in ("seeds", "features") if key in one}
     scores = evaluation.Scores(frame, details)
     return evaluation.metrics_record(
@@ -117,9 +117,9 @@ def test_small_and_odd_data_are_reported(count, change, said, tmp_path):
     assert not re.search(r">\s*(nan|None|NaN|inf|<NA>)\b", page)
     for part in said:
         assert part.replace("'", "&#39;") in page
-        assert any(part in remark for remark in tables.remarks(data.records, evaluation.METRICS))
+        assert any(part in remark for remark in tables.remarks(data.records, metrics.recorded()))
     if not said:
-        assert not any("Absent" in remark for remark in tables.remarks(data.records, evaluation.METRICS))
+        assert not any("Absent" in remark for remark in tables.remarks(data.records, metrics.recorded()))
     for make in ("leaderboard_figure", "clinical_figure", "calibration_figure", "centres_figure"):
         getattr(figures, make)(data.records, label="demo").draw_without_rendering()
     markdown, _ = write_summary(tmp_path, "x", "demo", {"Leaderboard": ("s", data.board)}, data.records)

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.text import Text
 from page_data import page_data, record
 
-from mrict_core import evaluation
+from mrict_core import evaluation, metrics
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import seeds_of, slices_remark
 from mrict_core.evaluation.runs import compare_runs
@@ -121,7 +121,7 @@ def test_the_leaderboard_has_both_spreads_only_where_there_are_seeds(several, tm
     assert rows.loc["mk1", "mae_hu_sd"] == pytest.approx(5.0)
     assert rows.loc[["mk2", "baseline_a"], "mae_hu_seeds_sd"].isna().all()
     assert not [c for c in evaluation.leaderboard(several[1:]) if "seeds" in c]
-    csv, markdown = write_leaderboard(tmp_path, board, "demo", None, remarks(several, evaluation.MAIN))
+    csv, markdown = write_leaderboard(tmp_path, board, "demo", None, remarks(several, metrics.keys("leaderboard")))
     text = markdown.read_text()
     assert "± 5.0 (± 6.0 over seeds) [" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "mk1: seeds 1, 2, 3" in text

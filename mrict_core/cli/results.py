@@ -67,10 +67,10 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="everything, machine-readable")] = False,
 ) -> None:
     """Say what changed from run A to run B, with intervals and paired tests."""
-    from mrict_core.evaluation.runs import DEFAULT, compare_runs
+    from mrict_core.evaluation.runs import compare_runs
     from mrict_core.reporting.tables import comparison_text
 
-    comparison = compare_runs(run_a, run_b, tuple(metric or DEFAULT))
+    comparison = compare_runs(run_a, run_b, tuple(metric or ()))
     print(comparison.as_json() if json else comparison_text(comparison))
 
 

@@ -14,18 +14,15 @@ from mrict_core.evaluation.records import (
     summarise,
     write_metrics,
 )
-from mrict_core.evaluation.scores import COLUMNS, MAIN, METRICS, Predict, Scores, score_patients
-from mrict_core.evaluation.tables import PANEL, centre_table, leaderboard, leave_out_table, pairwise_table, seeds_sd
+from mrict_core.evaluation.scores import Predict, Scores, columns, score_patients
+from mrict_core.evaluation.tables import centre_table, leaderboard, leave_out_table, pairwise_table, seeds_sd
 
 __all__ = [
-    "COLUMNS",
-    "MAIN",
-    "METRICS",
-    "PANEL",
     "Predict",
     "Scores",
     "baseline_predictors",
     "centre_table",
+    "columns",
     "combine_seeds",
     "is_current",
     "leaderboard",

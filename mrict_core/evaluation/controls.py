@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 BLACK_HU = -1000.0
 BIAS_HU = 150.0
 UNSEEN = 0.05  # of a black image's error
-JUDGED = (  # what the blindness table looks at, in order
-    *("mae_hu", "psnr_db", "ssim", "predecessor_mse", "predecessor_ssim", "corrected_mse", "corrected_ssim"),
-    *("me_hu", "mae_bone_hu", "dice_bone_250", "wepl_mae_mm", "continuity", "mae_shift_hu"),
-)
 Make = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (MR as the window's HU, CT in HU), (N, H, W) => HU
 
 
@@ -78,8 +74,8 @@ def blindness(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     controls = {r["name"]: r for r in records if r["kind"] == "control"}
     rows: list[dict[str, Any]] = []
     by_mae: dict[str, int] = {}
-    for metric in JUDGED:  # masked MAE first
-        far = _distance(metric)
+    for metric in metrics.keys("controls"):  # masked MAE first
+        far = metrics.metric(metric).distance
         values = {name: _mean(record, metric) for name, record in controls.items()}
         models = [v for r in variants if (v := _mean(r, metric)) is not None]
         beaten = {n: sum(far(v) < far(m) for m in models) for n, v in values.items() if v is not None}
@@ -118,17 +114,3 @@ def _short(name: str) -> str:
         "control_bias_150": "150 HU of bias",
         "control_shift_1": "a shift by one pixel",
     }[name]
-
-
-def _distance(metric: str) -> Callable[[float], float]:
-    """Return how far a value is from perfect, growing with the error itself: roots of what is squared."""
-    if metric == "psnr_db":
-        return lambda value: 10 ** (-value / 20)
-    if metric.endswith("_mse"):
-        return lambda value: value**0.5
-    return {
-        "lower": lambda value: value,
-        "higher": lambda value: 1 - value,  # SSIM, Dice
-        "zero": abs,
-        "one": lambda value: abs(value - 1),
-    }[metrics.card(metric).better]

@@ -19,9 +19,7 @@ from mrict_core.data.resample import grid_text, resample_to, same_grid
 from mrict_core.data.slice_levels import check_slices
 from mrict_core.data.volumes import SUFFIXES, SliceOrder, Volume, hash_image, load_volume, stem_of
 from mrict_core.errors import MrictError, UnavailableError, unknown_name
-from mrict_core.metrics.clinical_cards import CLINICAL_CARDS
 from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE, SIDE_MIN
-from mrict_core.metrics.synthrad import range_of
 from mrict_core.paths import shown
 
 ROLES = {  # role => names of its file in a case's folder, and endings of its file's name
@@ -63,12 +61,16 @@ class ScoreOptions:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)
-        range_of(self.hu_range or self.protocol)
+        metrics.range_of(self.hu_range or self.protocol)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        panel = tuple(c.name for c in CLINICAL_CARDS) if self.clinical else ()
-        return (*metrics.PROTOCOLS[self.protocol], *panel)
+        return (*metrics.keys(self.protocol), *(metrics.keys("clinical") if self.clinical else ()))
+
+    @property
+    def clip(self) -> metrics.HuRange:
+        """What PSNR and the structural similarity are clipped to."""
+        return metrics.range_of(self.hu_range or self.protocol)
 
 
 def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict[str, Any]:
@@ -92,20 +94,13 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     ):
         _checked(check, options, warnings, role)
         _checked(lambda v=volume: check_slices(v.array, inside, ct.affine, v.path), options, warnings, role)
-    if "ms_ssim" in metrics.PROTOCOLS[options.protocol] and 2 * min(ct.shape) < SIDE_MIN:
+    if "ms_ssim" in options.metric_names and 2 * min(ct.shape) < SIDE_MIN:
         warnings.append(f"MS-SSIM pads every axis to {SIDE_MIN} voxels: here it sees more padding than image")
-    scores = metrics.score_case(
-        ct.array,
-        sct.array,
-        inside,
-        options.protocol,
-        hu_range=options.hu_range,
-        luminance=options.luminance,
-        exponents=options.exponents,
-    )
+    axis, how = SliceOrder.axial(ct.affine).axes[0], (options.clip, options.luminance, options.exponents)
+    one = metrics.Case(ct.array, sct.array, inside, ct.affine, axis, (), *how)
+    scores = metrics.protocol_scores(options.protocol, one)
     if options.clinical:
-        axis = SliceOrder.axial(ct.affine).axes[0]
-        scores |= metrics.clinical_panel(ct.array, sct.array, inside, ct.affine, axis)[0]
+        scores |= metrics.values(metrics.keys("clinical"), one) | metrics.counts(one)
     files = {role: {"name": path.name, "hash": hash_image(path)} for role, path in _paths(case)}
     return {
         "case": case.name,
@@ -121,30 +116,23 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
 
 def settings(options: ScoreOptions) -> dict[str, Any]:
     """Return what a score depends on beside the files."""
-    chosen = range_of(options.hu_range or options.protocol)
-    found: dict[str, Any] = {
-        "protocol": options.protocol,
-        "hu_range": f"{chosen.name} [{chosen.low:g}, {chosen.high:g}]",
-    }
-    if "ms_ssim" in metrics.PROTOCOLS[options.protocol]:
+    clip = options.clip
+    found: dict[str, Any] = {"protocol": options.protocol, "hu_range": f"{clip.name} [{clip.low:g}, {clip.high:g}]"}
+    if "ms_ssim" in options.metric_names:
         found |= {"luminance": options.luminance, "exponents": options.exponents}
     return found | {"code_version": __version__}
 
 
 def cards_of(options: ScoreOptions, ssim_dimensionality: str = "3D") -> dict[str, dict[str, str]]:
     """Return {metric: its card} as taken with these options."""
-    chosen, found = range_of(options.hu_range or options.protocol), {}
-    for name in options.metric_names:
-        if name not in metrics.PROTOCOLS[options.protocol]:
-            found[name] = metrics.card(name).as_dict()
-            continue
-        flat = name == "ssim" and ssim_dimensionality == "2D"
-        note = "" if options.protocol == "synthrad2023" else "SynthRAD2025 definition"
-        if name == "ms_ssim":
-            luminance, exponents = (text.replace("_", " ") for text in (options.luminance, options.exponents))
-            note = f"five scales, 7x7x7 window; SynthRAD2025 with luminance at {luminance}, exponents {exponents}"
-        found[name] = metrics.card_in_range("ssim_2d" if flat else name, chosen, note).as_dict()
-    return found
+    notes = dict.fromkeys(metrics.keys("synthrad2025"), "SynthRAD2025 definition")
+    luminance, exponents = (text.replace("_", " ") for text in (options.luminance, options.exponents))
+    notes["ms_ssim"] = f"five scales, 7x7x7 window; SynthRAD2025 with luminance at {luminance}, exponents {exponents}"
+    notes = {} if options.protocol == "synthrad2023" else notes
+    rows = {name: metrics.metric(name) for name in options.metric_names}
+    if ssim_dimensionality == "2D":
+        rows["ssim"] = metrics.metric("ssim_2d")
+    return {name: row.card(options.clip if row.clip else None, notes.get(name, "")) for name, row in rows.items()}
 
 
 def _paths(case: CaseFiles) -> Iterator[tuple[str, Path]]:

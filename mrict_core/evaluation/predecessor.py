@@ -16,7 +16,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import seeds_of
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import translate
-from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores
+from mrict_core.metrics.predecessor import NUMBERS, VGG_SIDE, Features, slice_scores
 from mrict_core.published import BLACK, PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ def predecessor_table(
     for row in printed:
         record = by_name.get(row.variant)
         found: dict[str, Any] = {"variant": row.variant, "readme": row.readme_name or "not in it"}
-        found |= {f"printed_{name}": getattr(row, name) for name in ("mse", "ssim", "fid", "vgg")}
+        found |= {f"printed_{name}": getattr(row, name) for name in NUMBERS}
         old = (record or {}).get("predecessor", {})
-        found |= {f"ours_{name}": old.get(name) for name in ("mse", "ssim", "fid", "vgg")}
+        found |= {f"ours_{name}": old.get(name) for name in NUMBERS}
         summary = record["summary"]["all"] if record else {}
         twins = {score["name"]: score["value"] for score in (record or {}).get("features", [])}
         found |= {name: summary[name]["mean"] if record else None for name in ("corrected_mse", "corrected_ssim")}

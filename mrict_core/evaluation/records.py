@@ -13,8 +13,9 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.scores import COLUMNS, METRICS, Scores
+from mrict_core.evaluation.scores import Scores, columns
 from mrict_core.metrics import statistics
+from mrict_core.metrics.predecessor import NUMBERS
 from mrict_core.paths import shown
 from mrict_core.runtime import csv_text, hash_of, read_json, write_csv, write_json, write_text
 
@@ -36,8 +37,9 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _statistics(frame: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
-    values = frame[list(METRICS)].to_numpy(dtype=np.float64)
-    return {name: dataclasses.asdict(s) for name, s in zip(METRICS, statistics.summarise(values), strict=True)}
+    names = metrics.recorded()
+    values = frame[list(names)].to_numpy(dtype=np.float64)
+    return {name: dataclasses.asdict(s) for name, s in zip(names, statistics.summarise(values), strict=True)}
 
 
 def metrics_record(
@@ -60,7 +62,7 @@ def metrics_record(
         raise MrictError(f"record '{name}': kind '{kind}' is not known; allowed: {', '.join(KINDS)}")
     frame = scores.frame
     summary = summarise(frame)
-    names = [*METRICS, *(["ssim_2d"] if (frame["ssim_dimensionality"] == "2D").any() else [])]
+    names = [*metrics.recorded(), *(["ssim_2d"] if (frame["ssim_dimensionality"] == "2D").any() else [])]
     counts = {metric: summary["all"].get(metric, summary["all"]["ssim"])["n"] for metric in names}
     return plain(
         {
@@ -81,7 +83,7 @@ def metrics_record(
 
 def number_card(metric: str, n: int, context: Mapping[str, Any]) -> dict[str, Any]:
     """Return the card of one number: the metric's definition, how many patients it stands on, and where it is from."""
-    return metrics.card(metric).as_dict() | {"n": n} | {key: context.get(key, "") for key in PROVENANCE}
+    return metrics.metric(metric).card() | {"n": n} | {key: context.get(key, "") for key in PROVENANCE}
 
 
 def combine_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def combine_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {**first, "seeds": seeds}
     patients = [_mean_patient(rows, values) for rows in zip(*(record["patients"] for record in records), strict=True)]
     context = _joined([record["context"] for record in records])
-    summary = summarise(pd.DataFrame(patients).astype(dict.fromkeys(METRICS, float)))
+    summary = summarise(pd.DataFrame(patients).astype(dict.fromkeys(metrics.recorded(), float)))
     counts = {metric: summary["all"].get(metric, summary["all"]["ssim"])["n"] for metric in first["cards"]}
     return plain(
         {
@@ -184,7 +186,7 @@ def _over_seeds(means: Sequence[float | None]) -> dict[str, Any]:
 def _mean_patient(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
     """Return one patient's row of several seeds: a metric that one seed lacks is absent, so that all mean the same."""
     flags = _by_seed([row.get("flags") or "" for row in rows], seeds)
-    return {**rows[0], **{metric: _mean([row.get(metric) for row in rows]) for metric in METRICS}, "flags": flags}
+    return {**rows[0], **{m: _mean([row.get(m) for row in rows]) for m in metrics.recorded()}, "flags": flags}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -222,7 +224,7 @@ def _all_curves(records: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> d
 
 
 def _mean_predecessor(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    numbers = {metric: _mean([one.get(metric) for one in found]) for metric in ("mse", "ssim", "vgg", "fid")}
+    numbers = {metric: _mean([one.get(metric) for one in found]) for metric in NUMBERS}
     return {**_joined(found), **numbers}
 
 
@@ -249,7 +251,7 @@ def write_metrics(folder: Path, record: Mapping[str, Any], stem: str = "") -> tu
     text, path = csv_text(definitions), folder / CARDS_FILE
     if not path.is_file() or path.read_text(encoding="utf-8") != text:  # the same for every record: written once
         write_text(path, text)
-    frame = pd.DataFrame(record["patients"], columns=list(COLUMNS))
+    frame = pd.DataFrame(record["patients"], columns=list(columns()))
     for key in PROVENANCE:
         frame[key] = record["context"].get(key, "")
     frame["cards"] = hash_of(definitions.to_dict(orient="records"))
@@ -260,20 +262,20 @@ def write_metrics(folder: Path, record: Mapping[str, Any], stem: str = "") -> tu
 
 def cards_table() -> pd.DataFrame:
     """Return every metric card as a row."""
-    return pd.DataFrame([card.as_dict() for card in metrics.CARDS.values()])
+    return pd.DataFrame([row.card() for row in metrics.TABLE.values()])
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return every record of a folder in the order of names; an empty list where nothing was evaluated yet.
 
-    Those of an earlier version may lack some of today's metrics; see `is_current`.
+    Those of an earlier version may lack some of today's metrics: these are absent, and `lacks` names them.
     """
     return [_read(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def is_current(record: Mapping[str, Any]) -> bool:
-    """Return whether a record holds all of today's metrics."""
-    return set(METRICS) <= set(record["summary"].get("all", {}))
+    """Return whether a record was made with all of today's metrics."""
+    return not record.get("lacks")
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
@@ -289,7 +291,27 @@ def _read(path: Path) -> dict[str, Any]:
         missing = {"context or summary"}
     if missing:
         raise MrictError(f"{shown(path)}: no metrics record, {', '.join(sorted(missing))} missing; delete the file")
-    return record
+    return _completed(record)
+
+
+def _completed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record in which today's metrics that it was made without are absent, as its `lacks` says."""
+    lacks = [name for name in metrics.recorded() if name not in record["summary"].get("all", {})]
+    if not lacks:
+        return record
+    nothing = dict.fromkeys(lacks, {field.name: None for field in dataclasses.fields(statistics.Summary)} | {"n": 0})
+    summary = record["summary"]
+    return {
+        **record,
+        "lacks": lacks,
+        "summary": {
+            **summary,
+            "all": nothing | summary.get("all", {}),
+            "centres": {centre: nothing | own for centre, own in summary.get("centres", {}).items()},
+        },
+        "patients": [dict.fromkeys(lacks) | row for row in record["patients"]],
+        "cards": {name: number_card(name, 0, record["context"]) for name in lacks} | record["cards"],
+    }
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,6 @@ from mrict_core.evaluation.tables import ALPHA
 from mrict_core.metrics import statistics
 from mrict_core.paths import shown
 
-DEFAULT = ("mae_hu", "psnr_db", "ssim", "mae_bone_hu", "wepl_mae_mm")
 COLUMNS = ("name", "metric", "n", "mean_a", "mean_b", "difference", "low", "high", "p", "p_holm", "verdict")
 REFERENCE = ("centre", "n_voxels", "n_air", "n_soft", "n_bone")  # of a patient: what its CT and mask alone decide
 TOLERANCE = 1e-6  # relative: below it two runs gave the same numbers
@@ -57,15 +56,14 @@ def read_run(folder: Path | str) -> dict[str, Record]:
     return records
 
 
-def compare_runs(run_a: Path | str, run_b: Path | str, names: Sequence[str] = DEFAULT) -> RunComparison:
-    """Compare two runs record by record, over the patients that are in both.
+def compare_runs(run_a: Path | str, run_b: Path | str, names: Sequence[str] = ()) -> RunComparison:
+    """Compare two runs record by record, over the patients that are in both; none named: the panel "compare".
 
     Pair by pair: bootstrap of the differences, Wilcoxon; p values are Holm-adjusted over the whole table. A patient of
     the same name whose reference differs (centre, voxels of the mask and of its tissues) is another patient. A metric
     without a value in one of the runs keeps a row that says so. Raises MrictError where no patient is in both.
     """
-    for name in names:
-        metrics.card(name)
+    names = [metrics.metric(name).key for name in names or metrics.keys("compare")]
     a, b = read_run(run_a), read_run(run_b)
     common = [name for name in a if name in b]
     if not common:
@@ -151,10 +149,9 @@ def _verdict(row: Mapping[str, Any], comparisons: int) -> str:
         return "the same"
     if not row["low"] * row["high"] > 0:  # the interval holds 0, or there is none
         return "not told apart"
-    better = {"lower": row["mean_b"] < row["mean_a"], "higher": row["mean_b"] > row["mean_a"]}
-    better["zero"] = abs(row["mean_b"]) < abs(row["mean_a"])
-    better["one"] = abs(row["mean_b"] - 1) < abs(row["mean_a"] - 1)
-    word = {True: "b is better", False: "b is worse"}.get(better.get(metrics.card(row["metric"]).better), "differs")
+    metric = metrics.metric(row["metric"])
+    closer = metric.order(row["mean_b"]) < metric.order(row["mean_a"])
+    word = "differs" if metric.better == "none" else "b is better" if closer else "b is worse"
     if not row["p_holm"] < ALPHA:
         few = min(1.0, statistics.smallest_p(row["n"]) * comparisons) >= ALPHA
         return f"{word} by the interval; {'too few patients for the test' if few else 'not by the test'}"

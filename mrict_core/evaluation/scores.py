@@ -15,6 +15,7 @@ import pandas as pd
 from mrict_core import metrics
 from mrict_core.data.plausible import MIN_MASK_VOXELS, sct_remarks
 from mrict_core.errors import MrictError
+from mrict_core.metrics.clinical import TISSUES
 
 if TYPE_CHECKING:
     from mrict_core.data.store import SliceStore
@@ -22,25 +23,22 @@ if TYPE_CHECKING:
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
 
-MAIN = ("mae_hu", "psnr_db", "ssim")  # SynthRAD2023
-PREDECESSOR = ("predecessor_mse", "predecessor_ssim", "corrected_mse", "corrected_ssim")
-TISSUES = ("air", "soft", "bone")
-CLINICAL = (
-    "me_hu",
-    *(f"{what}_{tissue}_hu" for tissue in TISSUES for what in ("mae", "me")),
-    *(f"dice_bone_{threshold}" for threshold in (150, 250, 350, 500)),
-    *("wepl_mae_mm", "wepl_max_mm", "wepl_me_mm"),
-    *("continuity", "continuity_bone_edge"),
-    *("mae_core_hu", "mae_shift_hu", "shift_mm"),
-)
-METRICS = (*MAIN, *CLINICAL, *PREDECESSOR)
-COUNTS = tuple(f"n_{tissue}" for tissue in TISSUES)
-COLUMNS = ("patient", "centre", "n_slices", "n_voxels", *METRICS, *COUNTS, "ssim_dimensionality", "flags")
+
+def columns() -> tuple[str, ...]:
+    """Return the columns of a frame of scores: the patient, every recorded metric, what they stand on."""
+    counts = (f"n_{tissue}" for tissue in TISSUES)
+    return (
+        *("patient", "centre", "n_slices", "n_voxels"),
+        *metrics.recorded(),
+        *counts,
+        "ssim_dimensionality",
+        "flags",
+    )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`frame`: one row per patient with the columns `COLUMNS`; `details`: curves behind the numbers, ready for json."""
+    """`frame`: one row per patient, see `columns`; `details`: curves behind the numbers, ready for json."""
 
     frame: pd.DataFrame
     details: dict[str, Any]
@@ -64,7 +62,7 @@ def score_patients(
         details.append({"patient": patient, **own})
         if progress:
             progress(len(rows), len(patients), patient)
-    return Scores(pd.DataFrame(rows, columns=list(COLUMNS)), _by_kind(details))
+    return Scores(pd.DataFrame(rows, columns=list(columns())), _by_kind(details))
 
 
 def _score(store: SliceStore, patient: str, predict: Predict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -80,29 +78,19 @@ def _score(store: SliceStore, patient: str, predict: Predict) -> tuple[dict[str,
     remarks = sct_remarks(volume, mask)
     if (voxels := int(np.count_nonzero(mask))) < MIN_MASK_VOXELS:
         remarks.append(f"{patient}: the mask holds {voxels} voxels only")
-    scalars, details = metrics.clinical_panel(real.array, volume, mask, real.affine, through_plane)
+    on_canvas = (np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0)
+    case = metrics.Case(real.array, volume, mask, real.affine, through_plane, on_canvas)
     row = {
         "patient": patient,
         "centre": store.centre(patient),
         "n_slices": len(fake),
         "n_voxels": voxels,
-        **metrics.score_case(real.array, volume, mask),
-        **scalars,
-        **_slice_scores(np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0),
+        **metrics.values(metrics.recorded(), case),
+        **metrics.counts(case),
+        "ssim_dimensionality": metrics.structure(case).dimensionality,
         "flags": "; ".join(remarks),
     }
-    return row, details
-
-
-def _slice_scores(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """Return the predecessor's two numbers and their corrected twins, from slices on the canvas."""
-    old = metrics.predecessor_scores(real_hu, fake_hu)
-    return {
-        "predecessor_mse": old["mse"],
-        "predecessor_ssim": old["ssim"],
-        "corrected_mse": metrics.corrected_mse(real_hu, fake_hu, mask),
-        "corrected_ssim": metrics.corrected_ssim(real_hu, fake_hu, mask),
-    }
+    return row, metrics.curves(case)
 
 
 def _by_kind(details: list[dict[str, Any]]) -> dict[str, Any]:

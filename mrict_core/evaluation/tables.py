@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mrict_core import metrics
 from mrict_core.evaluation.records import seeds_of
-from mrict_core.evaluation.scores import MAIN
 from mrict_core.metrics import statistics
 
 Record = Mapping[str, Any]
-PANEL = ("me_hu", "mae_bone_hu", "dice_bone_250", "wepl_mae_mm", "continuity")  # what the leaderboard adds to MAIN
 ALPHA = 0.05
 
 
@@ -26,7 +25,7 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
     `mae_hu_low` and `mae_hu_high` the 95 % patient bootstrap. Where a record combines several seeds, `seeds` names
     those of each and `<metric>_seeds_sd` is the SD of the seeds' means.
     """
-    records = list(records)
+    records, shown = list(records), metrics.keys("leaderboard")
     baselines = [record for record in records if record["kind"] == "baseline"]
     several = any(len(seeds_of(record)) > 1 for record in records)
     rows = []
@@ -35,7 +34,7 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
         statistics_of = record["summary"]["all"]
         row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "n": len(record["patients"])}
         row["seeds"] = ", ".join(map(str, seeds_of(record)))
-        for metric in (*MAIN, *PANEL):
+        for metric in shown:
             row[metric], row[f"{metric}_sd"] = statistics_of[metric]["mean"], statistics_of[metric]["sd"]
             row[f"{metric}_seeds_sd"] = seeds_sd(record, metric)
         row |= {"mae_hu_low": statistics_of["mae_hu"]["low"], "mae_hu_high": statistics_of["mae_hu"]["high"]}
@@ -45,7 +44,7 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
         notes = [note for note in (record.get("note"), remark, *flagged) if note]
         rows.append(row | {"beats_baselines": beats, "note": "; ".join(notes)})
     ends = ("", "_sd", "_seeds_sd") if several else ("", "_sd")
-    values = [f"{metric}{end}" for metric in (*MAIN, *PANEL) for end in ends]
+    values = [f"{metric}{end}" for metric in shown for end in ends]
     values[len(ends) : len(ends)] = ["mae_hu_low", "mae_hu_high"]
     columns = ["name", "kind", "label", "n", *(["seeds"] if several else []), *values]
     columns += ["ssim_dimensionality", "beats_baselines", "note"]
@@ -83,6 +82,12 @@ def _mean_mae(record: Record) -> float:
     return float("nan") if value is None else float(value)
 
 
+def _order(record: Record, metric: str) -> float:
+    """Return what a record sorts by, the best first; NaN for one without a value."""
+    value = record["summary"]["all"][metric]["mean"]
+    return math.nan if value is None else metrics.metric(metric).order(value)
+
+
 def centre_table(records: Iterable[Record], metric: str = "mae_hu") -> pd.DataFrame:
     """Return one row per record and centre: name, centre, n, mean_hu, low_hu, high_hu, best name first.
 
@@ -93,7 +98,7 @@ def centre_table(records: Iterable[Record], metric: str = "mae_hu") -> pd.DataFr
         for centre, found in record["summary"]["centres"].items():
             s = found[metric]
             row = {"name": record["name"], "centre": centre, "n": s["n"], "mean_hu": s["mean"]}
-            rows.append(row | {"low_hu": s["low"], "high_hu": s["high"], "overall": _mean_mae(record)})
+            rows.append(row | {"low_hu": s["low"], "high_hu": s["high"], "overall": _order(record, metric)})
     columns = ["name", "centre", "n", "mean_hu", "low_hu", "high_hu", "overall"]
     frame = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
     return frame.sort_values(["overall", "name", "centre"], na_position="last", ignore_index=True).drop(
@@ -115,8 +120,9 @@ def leave_out_table(records: Iterable[Record], metric: str = "mae_hu") -> pd.Dat
             mean = float(np.mean(rest)) if rest else math.nan
             rows.append({"name": record["name"], "left_out": left_out, "n": len(rest), "mean_hu": mean})
     frame = pd.DataFrame(rows, columns=["name", "left_out", "n", "mean_hu"])
-    frame["rank"] = frame.groupby("left_out")["mean_hu"].rank(method="min").astype("Int64")
-    return frame.sort_values(["left_out", "mean_hu", "name"], na_position="last", ignore_index=True)
+    order = frame["mean_hu"].map(metrics.metric(metric).order, na_action="ignore")
+    frame["rank"] = order.groupby(frame["left_out"]).rank(method="min").astype("Int64")
+    return frame.sort_values(["left_out", "rank", "name"], na_position="last", ignore_index=True)
 
 
 def pairwise_table(records: Sequence[Record], metric: str = "mae_hu") -> pd.DataFrame:
@@ -126,7 +132,7 @@ def pairwise_table(records: Sequence[Record], metric: str = "mae_hu") -> pd.Data
     paired Wilcoxon signed-rank test, p_holm adjusted for all pairs of the table, and verdict in words. Of a record of
     several seeds a patient's value is the mean over them.
     """
-    order = sorted(records, key=lambda r: (math.isnan(_mean_mae(r)), _mean_mae(r), r["name"]))
+    order = sorted(records, key=lambda r: (math.isnan(_order(r, metric)), _order(r, metric), r["name"]))
     values = [{p["patient"]: p[metric] for p in r["patients"] if p[metric] is not None} for r in order]
     pairs, differences = [], []
     for first in range(len(order)):

@@ -1,8 +1,8 @@
-"""Image metrics, numpy in and floats out, each with the card that defines it."""
+"""Image metrics, numpy in and floats out. Each is a row of the table, with the card that defines it."""
 
-from mrict_core.metrics.cards import MetricCard
-from mrict_core.metrics.clinical import clinical_panel
-from mrict_core.metrics.definitions import CARDS, card, card_in_range
+from mrict_core.metrics.case import RANGES, Case, HuRange, range_of
+from mrict_core.metrics.clinical import counts, curves
+from mrict_core.metrics.metric import BETTER, CARD_FIELDS, CARD_LABELS, NOTHING, Metric
 from mrict_core.metrics.predecessor import (
     FrechetDistance,
     predecessor_mse,
@@ -11,40 +11,57 @@ from mrict_core.metrics.predecessor import (
     predecessor_vgg,
     to_unit,
 )
-from mrict_core.metrics.synthrad import (
+from mrict_core.metrics.synthrad import SsimScore, mae_hu, ms_ssim, psnr_db, ssim, structure
+from mrict_core.metrics.table import (
+    PANELS,
     PROTOCOLS,
-    RANGES,
-    HuRange,
-    SsimScore,
-    mae_hu,
-    ms_ssim,
-    psnr_db,
+    TABLE,
+    definitions,
+    heading,
+    keys,
+    metric,
+    protocol_scores,
+    recorded,
     score_case,
-    ssim,
+    values,
 )
 from mrict_core.metrics.twins import corrected_mse, corrected_ssim
 
 __all__ = [
-    "CARDS",
+    "BETTER",
+    "CARD_FIELDS",
+    "CARD_LABELS",
+    "NOTHING",
+    "PANELS",
     "PROTOCOLS",
     "RANGES",
+    "TABLE",
+    "Case",
     "FrechetDistance",
     "HuRange",
-    "MetricCard",
+    "Metric",
     "SsimScore",
-    "card",
-    "card_in_range",
-    "clinical_panel",
     "corrected_mse",
     "corrected_ssim",
+    "counts",
+    "curves",
+    "definitions",
+    "heading",
+    "keys",
     "mae_hu",
+    "metric",
     "ms_ssim",
     "predecessor_mse",
     "predecessor_scores",
     "predecessor_ssim",
     "predecessor_vgg",
+    "protocol_scores",
     "psnr_db",
+    "range_of",
+    "recorded",
     "score_case",
     "ssim",
+    "structure",
     "to_unit",
+    "values",
 ]

@@ -6,16 +6,31 @@ Volumes are HU, one 3-D shape, file order; inside is mask > 0. The tissues are t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrict_core.metrics.alignment import alignment, continuity
-from mrict_core.metrics.path_length import wepl_errors
-from mrict_core.metrics.synthrad import checked_volumes
+from mrict_core.metrics.case import checked_volumes
+from mrict_core.metrics.metric import Metric
+from mrict_core.metrics.path_length import Wepl, wepl_errors
+
+if TYPE_CHECKING:
+    from mrict_core.metrics.case import Case
 
 AIR_BELOW_HU = -200.0
 BONE_ABOVE_HU = 250.0
+TISSUES = {  # tissue => where it is
+    "air": f"CT is below {AIR_BELOW_HU:g} HU",
+    "soft": f"CT lies from {AIR_BELOW_HU:g} to {BONE_ABOVE_HU:g} HU",
+    "bone": f"CT is above {BONE_ABOVE_HU:g} HU",
+}
+SPANS = {  # the same, short, for axes
+    "air": f"< {AIR_BELOW_HU:g} HU",
+    "soft": f"{AIR_BELOW_HU:g}…{BONE_ABOVE_HU:g} HU",
+    "bone": f"> {BONE_ABOVE_HU:g} HU",
+}
 DICE_THRESHOLDS_HU = (150, 250, 350, 500)
 # 50 HU steps, from below air to dense bone; what lies beyond counts in the bin at its end
 CALIBRATION_EDGES_HU = tuple(float(edge) for edge in range(-1050, 2051, 50))
@@ -88,30 +103,15 @@ def calibration(
     return Calibration(tuple(edges_hu), count, mean, np.sqrt(variance))
 
 
-def clinical_panel(
-    ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, affine: np.ndarray, axis: int
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return (scalars, details) of one case: every number of this panel by name, and the curves, ready for json.
+def counts(case: Case) -> dict[str, int]:
+    """Return the voxels of each tissue inside the mask, `n_bone` say."""
+    return {f"n_{tissue}": case.once(tissue_errors)[f"n_{tissue}"] for tissue in TISSUES}
 
-    affine: voxel -> RAS mm, 4x4; axis: the file axis along which slices follow each other.
-    """
-    ct, sct, inside = checked_volumes(ct, sct, mask)
-    wepl = wepl_errors(ct, sct, inside, affine)
-    aligned = alignment(ct, sct, inside)
-    spacing = np.linalg.norm(np.asarray(affine, np.float64)[:3, :3], axis=0)
-    scalars = {
-        **tissue_errors(ct, sct, inside),
-        **bone_dice(ct, sct, inside),
-        "wepl_mae_mm": wepl.wepl_mae_mm,
-        "wepl_max_mm": wepl.wepl_max_mm,
-        "wepl_me_mm": wepl.wepl_me_mm,
-        **continuity(ct, sct, inside, axis),
-        "mae_core_hu": aligned.mae_core_hu,
-        "mae_shift_hu": aligned.mae_shift_hu,
-        "shift_mm": float(np.linalg.norm(np.array(aligned.shift_voxels) * spacing)),
-    }
-    curve = calibration(ct, sct, inside)
-    details = {
+
+def curves(case: Case) -> dict[str, Any]:
+    """Return the curves behind the numbers, ready for json: HU calibration, and path length by the beam's angle."""
+    curve, wepl = calibration(*case.volumes), _wepl(case)
+    return {
         "calibration": {
             "edges_hu": list(curve.edges_hu),
             "count": curve.count.tolist(),
@@ -120,4 +120,134 @@ def clinical_panel(
         },
         "wepl": {"angles_deg": list(wepl.angles_deg), "ct_mm": list(wepl.ct_mm), "error_mm": list(wepl.error_mm)},
     }
-    return scalars, details
+
+
+def _wepl(case: Case) -> Wepl:
+    return case.once(wepl_errors, case.affine)
+
+
+def _continuity(case: Case) -> dict[str, float]:
+    return case.once(continuity, case.axis)
+
+
+_MASK = "the data set's own mask, mask > 0, on the original grid"
+_CASES = "one value per case; mean over the cases that have one; SD with ddof 1"
+_SURROGATE = "a surrogate for dose, not dose; HU to relative stopping power by matRad's default table, piecewise linear"
+_TOP = ("clinical", "leaderboard", "controls")  # shown beside the challenge's metrics
+_row = partial(
+    Metric,
+    panels=("clinical",),
+    range="HU as they are, no clipping",
+    mask=_MASK,
+    dimensionality="3D",
+    aggregation=_CASES,
+)
+
+
+def _tissue_rows(tissue: str) -> tuple[Metric, Metric]:
+    where, word = TISSUES[tissue], {"soft": "soft tissue"}.get(tissue, tissue)
+    mae, me = f"mae_{tissue}_hu", f"me_{tissue}_hu"
+    held = {"mask": f"{_MASK}, where the {where}", "absent": f"nowhere inside the mask the {where}"}
+    panels = {"bone": (*_TOP, "compare", "model_card"), "soft": ("clinical", "model_card")}.get(tissue, ("clinical",))
+    return (
+        _row(
+            *(mae, f"{tissue} MAE (HU)", f"mean absolute error in {word}", "HU", 1, "lower"),
+            panels=panels,
+            note=f"MAE where the {where}",
+            value=lambda case: case.once(tissue_errors)[mae],
+            **held,
+        ),
+        _row(
+            *(me, f"{tissue} bias (HU)", f"mean error in {word}", "HU", 1, "zero"),
+            note=f"bias where the {where}",
+            value=lambda case: case.once(tissue_errors)[me],
+            **held,
+        ),
+    )
+
+
+def _dice_row(threshold: int) -> Metric:
+    key, main = f"dice_bone_{threshold}", threshold == BONE_ABOVE_HU
+    return _row(
+        *(key, "bone Dice" if main else f"bone Dice > {threshold}", f"overlap of bone above {threshold} HU"),
+        *("1", 3, "higher"),
+        panels=(*_TOP, "model_card") if main else ("clinical",),
+        note=f"Dice of CT > {threshold} HU and sCT > {threshold} HU; none where neither has such a voxel",
+        range=f"threshold {threshold} HU",
+        absent="neither image has a voxel above the threshold inside the mask",
+        value=lambda case: case.once(bone_dice)[key],
+    )
+
+
+_beam_row = partial(
+    _row,
+    dimensionality="1D",
+    aggregation="over straight beams every 15 degrees in the axial plane through the mask's centre of mass; " + _CASES,
+)
+
+METRICS = (
+    _row(
+        *("me_hu", "bias (HU)", "mean error (bias)", "HU", 1, "zero"),
+        panels=(*_TOP, "model_card"),
+        note="bias: mean of sCT - CT over the mask; errors of opposite sign cancel",
+        value=lambda case: case.once(tissue_errors)["me_hu"],
+    ),
+    *(row for tissue in TISSUES for row in _tissue_rows(tissue)),
+    *map(_dice_row, DICE_THRESHOLDS_HU),
+    _beam_row(
+        *("wepl_mae_mm", "WEPL error (mm)", "path-length error along beams, a surrogate for dose", "mm", 2, "lower"),
+        panels=(*_TOP, "compare", "dots"),
+        note=f"water-equivalent path length, mean |sCT - CT| over the beams of a case; {_SURROGATE}",
+        value=lambda case: _wepl(case).wepl_mae_mm,
+    ),
+    _beam_row(
+        *("wepl_max_mm", "WEPL, worst (mm)", "largest path-length error of a beam", "mm", 2, "lower"),
+        note=f"water-equivalent path length, largest |sCT - CT| of a case; {_SURROGATE}",
+        value=lambda case: _wepl(case).wepl_max_mm,
+    ),
+    _beam_row(
+        *("wepl_me_mm", "WEPL bias (mm)", "bias of the path length along beams", "mm", 2, "zero"),
+        note=f"water-equivalent path length, mean of sCT - CT over the beams of a case; {_SURROGATE}",
+        value=lambda case: _wepl(case).wepl_me_mm,
+    ),
+    _row(
+        *("continuity", "continuity", "through-plane continuity", "1", 2, "one"),
+        panels=(*_TOP, "dots"),
+        note="mean |difference of neighbouring slices| of the sCT over that of the CT, both voxels inside the mask; "
+        "above 1 the sCT jumps from slice to slice",
+        absent="no two neighbouring slices inside the mask, or a CT that does not change between them",
+        value=lambda case: _continuity(case)["continuity"],
+    ),
+    _row(
+        *(
+            "continuity_bone_edge",
+            "continuity at bone",
+            "through-plane continuity at the border of bone",
+            "1",
+            2,
+            "one",
+        ),
+        note=f"continuity at the border of CT > {BONE_ABOVE_HU:g} HU, one voxel to either side",
+        absent=f"no border of CT > {BONE_ABOVE_HU:g} HU inside the mask",
+        value=lambda case: _continuity(case)["continuity_bone_edge"],
+    ),
+    _row(
+        *("mae_core_hu", "MAE, core (HU)", "mean absolute error away from the outline", "HU", 1, "lower"),
+        note="MAE without the mask's outermost 3 voxels, where outlines and registration disagree",
+        mask=f"{_MASK}, eroded by 3 voxels; image faces are no boundary",
+        absent="the mask is thinner than the shell of 3 voxels",
+        value=lambda case: case.once(alignment).mae_core_hu,
+    ),
+    _row(
+        *("mae_shift_hu", "MAE, best shift (HU)", "mean absolute error at the best shift", "HU", 1, "lower"),
+        panels=("clinical", "controls"),
+        note="the lowest MAE over all shifts of the sCT by up to 2 voxels along each axis; far below the MAE: "
+        "misplaced",
+        value=lambda case: case.once(alignment).mae_shift_hu,
+    ),
+    _row(
+        *("shift_mm", "that shift (mm)", "length of the best shift", "mm", 1, "none"),
+        note="length of the shift at which mae_shift_hu is reached",
+        value=lambda case: float(np.linalg.norm(np.array(case.once(alignment).shift_voxels) * case.spacing_mm)),
+    ),
+)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrict_core.errors import MrictError
 from mrict_core.metrics import frechet
+from mrict_core.metrics.metric import Metric
 
 if TYPE_CHECKING:
     import torch
@@ -221,3 +223,47 @@ def _mean_score(name: str, means: Sequence[float], named: Mapping[str, Any]) -> 
     if np.isnan(low):
         return FeatureScore(name, float(np.mean(means)), warning="one patient: no interval", **named)
     return FeatureScore(name, float(np.mean(means)), low, high, **named)
+
+
+_RANGE = "[-1024, 3000] HU, the whole window"
+_INCEPTION = "Inception v3 of the FID (2048-d) by torch-fidelity; its file's hash stands with each value"
+_RESIZE = "resized to 299 x 299 inside the network as TensorFlow 1 did, without antialiasing; three equal channels"
+_PATIENTS = "mean over the slices of a patient, then over patients; 95 % bootstrap over patients"
+_row = partial(
+    Metric, panels=("features",), mask="the data set's own mask; air outside it", dimensionality="2D", better="lower"
+)
+
+METRICS = (  # of all slices together, by FeatureCollector
+    _row(
+        *("fid", "FID", "Fréchet inception distance", "1", 1),
+        range=f"{_RANGE}, to 0…255",
+        aggregation="one value per set of slices",
+        weights=_INCEPTION,
+        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices and then never ranked by; "
+        f"{_RESIZE}",
+    ),
+    _row(
+        *("kid", "KID", "kernel inception distance", "1", 4),
+        range=f"{_RANGE}, to 0…255",
+        aggregation="one value per set of slices; 95 % bootstrap over patients",
+        weights=_INCEPTION,
+        note="unbiased squared maximum mean discrepancy, cubic kernel of torchmetrics, all slices at once by "
+        f"metrics/features.py; {_RESIZE}",
+    ),
+    _row(
+        *("lpips", "LPIPS", "learned perceptual image patch similarity", "1", 4),
+        range=f"{_RANGE}, to [-1, 1]",
+        aggregation=_PATIENTS,
+        weights="SqueezeNet 1.1 of torchvision and the LPIPS v0.1 head; the backbone's hash stands with each value",
+        note="learned perceptual distance by torchmetrics; three equal channels; slices below 64 pixels padded with "
+        "air; trained on photographs, not on CT",
+    ),
+    _row(
+        *("corrected_vgg", "corr. VGG", "corrected VGG distance", "1", 3),
+        range=f"{_RANGE}, to [-1, 1], then ImageNet's mean and spread",
+        aggregation=_PATIENTS,
+        weights="VGG16 of torchvision up to relu3_3; its file's hash stands with each value",
+        note="mean squared difference of features at 224 x 224: predecessor_vgg with ImageNet normalisation, the whole "
+        "window, inside the mask, without augmentation",
+    ),
+)

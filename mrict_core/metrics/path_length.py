@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from mrict_core.errors import MrictError
-from mrict_core.metrics.synthrad import checked_volumes
+from mrict_core.metrics.case import checked_volumes
 
 # HU -> relative stopping power (water 1), piecewise linear: the default look-up table of matRad (Wieser et al., Medical
 # Physics 44, 2017, 2556), file dicom/hlutLibrary/matRad_default.hlut of github.com/e0404/matRad, constant beyond its

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mrict_core.errors import MrictError
 from mrict_core.metrics.frechet import Cloud, frechet_distance, joined
+from mrict_core.metrics.metric import Metric
 from mrict_core.metrics.plane_ssim import PlaneSsim
 from mrict_core.runtime import cpu_count
 
 if TYPE_CHECKING:
     import torch
+
+    from mrict_core.metrics.case import Case
 
 HU_LOW = -1000.0
 HU_HIGH = 1000.0
@@ -201,3 +205,55 @@ def check_stacks(real: np.ndarray, fake: np.ndarray) -> None:
         raise MrictError(f"slices must be at least {SSIM_WINDOW}×{SSIM_WINDOW} pixels, they are {real.shape[1:]}")
     if not (np.isfinite(real).all() and np.isfinite(fake).all()):
         raise MrictError("a slice holds NaN or infinite values; it cannot be scored")
+
+
+def _means(case: Case) -> dict[str, float]:
+    return case.once(_of_slices, case.slices)
+
+
+def _of_slices(_ct: np.ndarray, _sct: np.ndarray, _inside: np.ndarray, slices: tuple) -> dict[str, float]:
+    return predecessor_scores(*slices[:2])
+
+
+_RANGE = "[-1000, 1000] HU clipped and mapped to [-1, 1]"
+_OLD = "the predecessor's number, shown beside its published table, never ranked by; background dominates it"
+_row = partial(
+    Metric,
+    mask="none: the full slice on the canvas, background included",
+    dimensionality="2D",
+    aggregation="mean over the slices of a case, then over the cases (the predecessor averaged batch means)",
+)
+
+METRICS = (
+    _row(
+        *("predecessor_mse", "pred. MSE", "predecessor’s MSE", "1", 4, "lower"),
+        panels=("predecessor", "procedure", "controls"),
+        range=_RANGE,
+        note=f"1 unit is 1000 HU; {_OLD}",
+        value=lambda case: _means(case)["mse"],
+        error=lambda mse: mse**0.5,
+    ),
+    _row(
+        *("predecessor_ssim", "pred. SSIM", "predecessor’s SSIM", "1", 4, "higher"),
+        panels=("predecessor", "procedure", "controls", "validation"),
+        range=f"{_RANGE}; data_range = max - min of the real slice (2.0 where that slice is constant)",
+        note=f"uniform 7x7 window, sample covariance; {_OLD}: an all-black output reached 0.688",
+        value=lambda case: _means(case)["ssim"],
+    ),
+    _row(
+        *("predecessor_fid", "pred. FID", "predecessor’s FID", "1", 1, "lower", ("procedure",)),
+        range=f"{_RANGE}, then uint8 = clamp(255 x, 0, 255): everything below 0 HU is 0",
+        aggregation="one value per set of slices",
+        weights="named with each value",
+        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices and then never ranked by; "
+        "comparable with published FID only with the 2048-d Inception weights",
+    ),
+    _row(
+        *("predecessor_vgg", "pred. VGG", "predecessor’s VGG distance", "1", 3, "lower", ("procedure",)),
+        range=_RANGE,
+        weights="named with each value",
+        note="mean squared difference of features; the predecessor's are VGG16 [:16] at 224 x 224 without "
+        "ImageNet normalisation; another feature network gives another scale",
+    ),
+)
+NUMBERS = tuple(row.key.removeprefix("predecessor_") for row in METRICS)  # of its procedure, evaluation.predecessor

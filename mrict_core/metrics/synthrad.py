@@ -8,40 +8,21 @@ width. Ranges are named and never inferred from the data.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError
 from mrict_core.metrics import windows
+from mrict_core.metrics.case import RANGES, HuRange, checked_volumes, size_text
+from mrict_core.metrics.metric import Metric
 from mrict_core.metrics.ms_ssim import masked_ms_ssim
 from mrict_core.metrics.windows import PAD, WINDOW
 
+if TYPE_CHECKING:
+    from mrict_core.metrics.case import Case
 
-@dataclass(frozen=True)
-class HuRange:
-    """A range of HU that volumes are clipped to."""
-
-    name: str
-    low: float
-    high: float
-
-    @property
-    def width(self) -> float:
-        return self.high - self.low
-
-
-RANGES = {
-    r.name: r
-    for r in (
-        HuRange("synthrad2023", -1024.0, 3000.0),
-        HuRange("synthrad2025", -1024.0, 3071.0),  # of the challenge's evaluation
-        HuRange("synthrad2025_metrics", -1024.0, 3000.0),  # of its published metrics code
-    )
-}
-PROTOCOLS = {  # protocol => its metrics; each takes the range of its own name unless told otherwise
-    "synthrad2023": ("mae_hu", "psnr_db", "ssim"),
-    "synthrad2025": ("mae_hu", "psnr_db", "ms_ssim"),
-}
 HU_RANGE = RANGES["synthrad2023"]
 
 
@@ -51,42 +32,6 @@ class SsimScore:
 
     value: float
     dimensionality: str
-
-
-def score_case(
-    ct: np.ndarray,
-    sct: np.ndarray,
-    mask: np.ndarray,
-    protocol: str = "synthrad2023",
-    *,
-    hu_range: str = "",
-    luminance: str = "every_scale",
-    exponents: str = "per_voxel",
-) -> dict[str, float | str]:
-    """Return all metrics of a protocol by name; with SSIM also `ssim_dimensionality`, "3D" or "2D".
-
-    hu_range: a name of `RANGES`, "" for the protocol's own; it bounds PSNR and the structural similarity, never the
-    MAE. luminance, exponents: of MS-SSIM, see `ms_ssim`. Volumes as in `mae_hu`.
-    """
-    if protocol not in PROTOCOLS:
-        raise unknown_name("scoring protocol", protocol, PROTOCOLS)
-    chosen = range_of(hu_range or protocol)
-    ct, sct, inside = checked_volumes(ct, sct, mask)
-    scores: dict[str, float | str] = {}
-    scores["mae_hu"], scores["psnr_db"] = _voxel_scores(ct, sct, inside, chosen)
-    if "ms_ssim" in PROTOCOLS[protocol]:
-        scores["ms_ssim"] = masked_ms_ssim(ct, sct, inside, chosen.low, chosen.high, luminance, exponents)
-    else:
-        found = _ssim(ct, sct, inside, chosen)
-        scores |= {"ssim": found.value, "ssim_dimensionality": found.dimensionality}
-    return scores
-
-
-def range_of(name: str) -> HuRange:
-    """Return a HU range by name; an unknown name is an error with the nearest one."""
-    if name not in RANGES:
-        raise unknown_name("HU range", name, RANGES)
-    return RANGES[name]
 
 
 def mae_hu(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray) -> float:
@@ -129,25 +74,6 @@ def ms_ssim(
     return masked_ms_ssim(*checked_volumes(ct, sct, mask), hu_range.low, hu_range.high, luminance, exponents)
 
 
-def checked_volumes(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return both volumes in float32 and the mask as bool; raise MrictError for what cannot be scored."""
-    ct, sct = np.asarray(ct, dtype=np.float32), np.asarray(sct, dtype=np.float32)
-    mask = np.asarray(mask)
-    inside = mask if mask.dtype == bool else mask > 0
-    if ct.ndim != 3 or ct.shape != sct.shape or ct.shape != inside.shape:
-        raise MrictError(
-            f"the metrics compare 3-D volumes of one shape: CT has {_size(ct)}, sCT {_size(sct)}, "
-            f"mask {_size(inside)}; bring the sCT to the CT's grid"
-        )
-    if not inside.any():
-        raise MrictError("the scoring mask is empty: there is no voxel to score; check the mask file")
-    for role, volume in (("CT", ct), ("sCT", sct)):
-        if not np.isfinite(volume).all():
-            count = int(np.size(volume) - np.isfinite(volume).sum())
-            raise MrictError(f"the {role} holds {count} NaN or infinite voxels; it cannot be scored")
-    return ct, sct, inside
-
-
 def _voxel_scores(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, hu_range: HuRange) -> tuple[float, float]:
     """Return (MAE in HU, PSNR in dB): differences in float32, means in float64."""
     real, fake = ct[inside], sct[inside]
@@ -162,7 +88,7 @@ def _ssim(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, hu_range: HuRange
     thin = [axis for axis, length in enumerate(ct.shape) if length < WINDOW]
     if len(thin) > 1:
         raise MrictError(
-            f"SSIM needs {WINDOW} voxels or more along two axes, the volume has {_size(ct)}; score a larger volume"
+            f"SSIM needs {WINDOW} voxels or more along two axes, the volume has {size_text(ct)}; score a larger volume"
         )
     if thin:
         ct, sct, inside = (np.moveaxis(volume, thin[0], 0) for volume in (ct, sct, inside))
@@ -177,5 +103,69 @@ def _ssim(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, hu_range: HuRange
     return SsimScore(found.mean, "2D" if thin else "3D")
 
 
-def _size(array: np.ndarray) -> str:
-    return "×".join(str(length) for length in array.shape)
+def _voxels(case: Case) -> tuple[float, float]:
+    return case.once(_voxel_scores, case.hu_range or HU_RANGE)
+
+
+def structure(case: Case) -> SsimScore:
+    """Return the SSIM of a case, and whether it was taken in 3-D or per slice."""
+    return case.once(_ssim, case.hu_range or HU_RANGE)
+
+
+def _ms_ssim(case: Case) -> float:
+    chosen = case.hu_range or RANGES["synthrad2025"]
+    return masked_ms_ssim(*case.volumes, chosen.low, chosen.high, case.luminance, case.exponents)
+
+
+_MASK = "the data set's own mask, mask > 0, on the original grid"
+_FORM = "SynthRAD2023 definition after 14 July 2023; numbers published earlier are not comparable"
+_CASES = "mean over the cases; SD with ddof 1"
+_SSIM_RANGE = "both clipped to [{low}, {high}] HU, {low} outside the mask; data_range {width}"
+_row = partial(Metric, mask=_MASK, dimensionality="3D", aggregation=_CASES)
+_BOTH = ("synthrad2023", "synthrad2025", "leaderboard", "compare", "controls", "model_card")
+
+METRICS = (
+    _row(
+        *("mae_hu", "MAE (HU)", "masked mean absolute error", "HU", 1, "lower", (*_BOTH, "validation")),
+        range="HU as they are, no clipping",
+        note=_FORM,
+        value=lambda case: _voxels(case)[0],
+    ),
+    _row(
+        *("psnr_db", "PSNR (dB)", "masked peak signal-to-noise ratio", "dB", 2, "higher", _BOTH),
+        range="both clipped to [{low}, {high}] HU; peak {width}",
+        clip=HU_RANGE,
+        note=f"{_FORM}; equal volumes score infinity, written as null in json and left out of the mean",
+        absent="the two images are equal, the ratio is infinite",
+        value=lambda case: _voxels(case)[1],
+        error=lambda db: 10 ** (-db / 20),
+    ),
+    _row(
+        *("ssim", "SSIM", "masked structural similarity", "1", 4, "higher"),
+        panels=("synthrad2023", "leaderboard", "compare", "controls", "model_card"),
+        range=_SSIM_RANGE,
+        clip=HU_RANGE,
+        mask=f"{_MASK}; map averaged inside it after cropping 3 voxels from every face",
+        note=f"uniform 7x7x7 window, sample covariance, K1 0.01, K2 0.03; {_FORM}",
+        value=lambda case: structure(case).value,
+    ),
+    _row(
+        *("ssim_2d", "SSIM", "masked structural similarity of slices", "1", 4, "higher", ("thin",)),
+        range=_SSIM_RANGE,
+        clip=HU_RANGE,
+        mask=f"{_MASK}; maps averaged inside it after cropping 3 pixels from every edge of the slices",
+        dimensionality="2D",
+        aggregation=f"pooled over the masked pixels of a case's slices; {_CASES}",
+        note="stands in for ssim where a volume is thinner than 7 voxels: uniform 7x7 window per slice along the "
+        "thin axis, same constants; not a SynthRAD number",
+    ),
+    _row(
+        *("ms_ssim", "MS-SSIM", "masked multi-scale structural similarity", "1", 4, "higher", ("synthrad2025",)),
+        range=_SSIM_RANGE,
+        clip=RANGES["synthrad2025"],
+        mask=f"{_MASK}; map averaged inside it at every scale after cropping 3 voxels from every face",
+        note="five scales, uniform 7x7x7 window, sample covariance, K1 0.01, K2 0.03; SynthRAD2025 definition as its "
+        "code runs: luminance at every scale, exponents voxel by voxel",
+        value=_ms_ssim,
+    ),
+)

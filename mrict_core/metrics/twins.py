@@ -7,10 +7,13 @@ instead of each slice's own, every voxel of a case with the same weight. Slices 
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from mrict_core.errors import MrictError
 from mrict_core.metrics import windows
+from mrict_core.metrics.metric import Metric
 from mrict_core.metrics.predecessor import check_stacks, to_unit
 
 UNIT_RANGE = 2.0  # of [-1, 1]
@@ -42,3 +45,31 @@ def _checked(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> tupl
     if inside.shape != real.shape or not inside.any():
         raise MrictError(f"the mask must have the slices' shape {real.shape} and hold a voxel; it has {inside.shape}")
     return real, fake, inside
+
+
+_RANGE = "[-1000, 1000] HU clipped and mapped to [-1, 1], the same for every slice"
+_MASK = "the data set's own mask, mask > 0, on the canvas"
+_row = partial(
+    Metric,
+    panels=("predecessor", "controls"),
+    dimensionality="2D",
+    aggregation="pooled over the masked voxels of a case's slices; mean over the cases; SD with ddof 1",
+)
+
+METRICS = (
+    _row(
+        *("corrected_mse", "corr. MSE", "corrected MSE", "1", 4, "lower"),
+        range=_RANGE,
+        mask=_MASK,
+        note="predecessor_mse without the background; 1 unit is 1000 HU; no augmentation",
+        value=lambda case: corrected_mse(*case.slices),
+        error=lambda mse: mse**0.5,
+    ),
+    _row(
+        *("corrected_ssim", "corr. SSIM", "corrected SSIM", "1", 4, "higher"),
+        range=f"{_RANGE}; data_range 2",
+        mask=f"{_MASK}; air outside it; 3 pixels at the edges of a slice left out",
+        note="predecessor_ssim without the background and with one range for all slices; no augmentation",
+        value=lambda case: corrected_ssim(*case.slices),
+    ),
+)

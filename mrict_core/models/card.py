@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrict_core.metrics import Metric
 
 Description = Mapping[str, Any]  # the content of model.json
 
 SETS = {"train": "training", "val": "validation (chose the epoch)", "test": "held out, scored below"}
-SHOWN = {
-    "mae_hu": "MAE (HU)",
-    "psnr_db": "PSNR (dB)",
-    "ssim": "SSIM",
-    "me_hu": "bias (HU)",
-    "mae_soft_hu": "soft tissue MAE (HU)",
-    "mae_bone_hu": "bone MAE (HU)",
-    "dice_bone_250": "bone Dice > 250 HU",
-}
-DEFINED = ("unit", "better", "range", "mask", "dimensionality", "aggregation", "note")  # of a metric's card
 NOTHING = "–"
 DEMO = (
     "> **Demo model.** Small or briefly trained, or trained on digital phantoms, so that the suite can be tried. "
@@ -122,32 +115,35 @@ def _data(description: Description) -> list[str]:
 
 def _results(scores: Mapping[str, Any]) -> list[str]:
     """The main measures, by centre, and what each one means."""
-    summary = scores["summary"]
-    shown = [(metric, summary["all"][metric]) for metric in SHOWN if metric in summary["all"]]
-    rows = [(SHOWN[metric], _spread(s), _interval(s), _number(s["median"]), s["n"]) for metric, s in shown if s["n"]]
-    centres = [(c, _spread(s["mae_hu"]), s["mae_hu"]["n"]) for c, s in summary.get("centres", {}).items()]
+    from mrict_core import metrics  # scipy: only where a card is written
+
+    summary, mae = scores["summary"], metrics.metric("mae_hu")
+    rows_of = {metrics.metric(m): summary["all"][m] for m in metrics.keys("model_card") if m in summary["all"]}
+    rows = [
+        (m.heading, _spread(s, m), _interval(s, m), m.text(s["median"]), s["n"]) for m, s in rows_of.items() if s["n"]
+    ]
+    centres = [(c, _spread(s["mae_hu"], mae), s["mae_hu"]["n"]) for c, s in summary.get("centres", {}).items()]
     definitions = [
-        f"- **{SHOWN[metric]}**: " + "; ".join(f"{key}: {card[key]}" for key in DEFINED if card.get(key))
-        for metric, _ in shown
-        if (card := scores["cards"].get(metric))
+        f"- **{m.heading}**: " + "; ".join(f"{key}: {card[key]}" for key in metrics.CARD_LABELS if card.get(key))
+        for m in rows_of
+        if (card := scores["cards"].get(m.key))
     ]
     return [
         _table(("measure", "mean ± SD", "95 % interval of the mean", "median", "patients"), rows),
-        _table(("centre", "MAE (HU)", "patients"), centres) if len(centres) > 1 else "",
+        _table(("centre", mae.heading, "patients"), centres) if len(centres) > 1 else "",
         "\n".join(definitions),
-        _against(summary["all"]["mae_hu"]["mean"], scores.get("baseline")),
+        _against(summary["all"]["mae_hu"]["mean"], scores.get("baseline"), mae),
         "Every other measure of the suite stands in `scores.json`.",
     ]
 
 
-def _against(mae_hu: float | None, baseline: Mapping[str, Any] | None) -> str:
+def _against(mae_hu: float | None, baseline: Mapping[str, Any] | None, metric: Metric) -> str:
     """A model is worth something only if it beats the trivial predictors."""
     if not baseline or mae_hu is None:
         return "Not compared with the trivial baselines, which a model must beat: they were not scored."
     beats = "It beats" if mae_hu < baseline["mae_hu"] else "**It does not beat**"
-    return (
-        f"{beats} the best trivial baseline, `{baseline['name']}`: {_number(baseline['mae_hu'])} HU on these patients."
-    )
+    best = metric.text(baseline["mae_hu"])
+    return f"{beats} the best trivial baseline, `{baseline['name']}`: {best} HU on these patients."
 
 
 def _use(description: Description) -> str:
@@ -186,18 +182,14 @@ def _provenance(description: Description) -> str:
     return _table(("what", "value"), [(name, _plain(value)) for name, value in rows.items()])
 
 
-def _spread(statistic: Mapping[str, Any]) -> str:
-    mean, sd = _number(statistic["mean"]), statistic["sd"]
-    return mean if sd is None else f"{mean} ± {_number(sd)}"
+def _spread(statistic: Mapping[str, Any], metric: Metric) -> str:
+    mean, sd = metric.text(statistic["mean"]), statistic["sd"]
+    return mean if sd is None else f"{mean} ± {metric.text(sd)}"
 
 
-def _interval(statistic: Mapping[str, Any]) -> str:
+def _interval(statistic: Mapping[str, Any], metric: Metric) -> str:
     low, high = statistic["low"], statistic["high"]
-    return NOTHING if low is None or high is None else f"[{_number(low)}, {_number(high)}]"
-
-
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4g}"
+    return NOTHING if low is None or high is None else f"[{metric.text(low)}, {metric.text(high)}]"
 
 
 def _plain(value: Any) -> str:

@@ -250,8 +250,6 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
             missing[name] = "not evaluated"
         elif (record["context"]["store_key"], record["context"]["split_hash"]) != (store.key, split.hash):
             missing[name] = "evaluated on other data or another split; evaluate it again"
-        elif not is_current(record):
-            missing[name] = "evaluated by an earlier version, without some of today's metrics; evaluate it again"
         else:
             records.append(record)
     if not records:

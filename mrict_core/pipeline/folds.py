@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from mrict_core import metrics
 from mrict_core.data.splits import LEAVE_OUT, make_split
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, shown
@@ -51,7 +52,8 @@ def leave_one_centre_out(
         row = {"name": variant.name, "left_out": centre, "n": mae["n"], "mean_hu": mae["mean"]}
         row |= {"low_hu": mae["low"], "high_hu": mae["high"], "best_baseline_hu": min(baselines)}
         rows.append(row | {"beats_baselines": mae["mean"] < min(baselines)})
-        report(f"{variant.name} without centre {centre}: MAE {mae['mean']:.1f} HU on its {mae['n']} patients")
+        mean = metrics.metric("mae_hu").text(mae["mean"])
+        report(f"{variant.name} without centre {centre}: MAE {mean} HU on its {mae['n']} patients")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(space.reports / FOLDS_FILE, _with_others(space, frame))
     return frame

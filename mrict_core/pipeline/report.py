@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mrict_core import metrics
 from mrict_core.data.pairs import in_turns
 from mrict_core.data.splits import Split
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
-    MAIN,
-    PANEL,
     centre_table,
     leaderboard,
     leave_out_table,
@@ -55,7 +54,7 @@ def write_report(profile: Profile, space: Workspace, names: str = "", *, device:
     paths: dict[str, Path] = {}
     context = data.records[0]["context"]
     paths["leaderboard_csv"], paths["leaderboard"] = write_leaderboard(
-        space.reports, tables["board"], profile.label, context, remarks(data.records, (*MAIN, *PANEL))
+        space.reports, tables["board"], profile.label, context, remarks(data.records, metrics.keys("leaderboard"))
     )
     for name in ("comparisons", "centres", "leave_out", "predecessor", "controls"):
         paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(tables[name], context))
@@ -205,7 +204,7 @@ def _sections(data: PageData, tables: dict[str, pd.DataFrame]) -> dict[str, tupl
     against_best = comparisons[(comparisons["a"] == best) | (comparisons["b"] == best)]
     return {
         "Leaderboard": (
-            "\n\n".join([data.intro, *remarks(data.records, (*MAIN, *PANEL))]),
+            "\n\n".join([data.intro, *remarks(data.records, metrics.keys("leaderboard"))]),
             tables["board"].drop(columns="label"),
         ),
         f"Is {best} better than the others?": (

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from mrict_core import metrics
 from mrict_core.data.splits import SETS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
@@ -27,7 +28,8 @@ BLUE, RED, GREEN, ORANGE, PURPLE, SKY = (
     style.PALETTE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky")
 )
 Line = tuple[str, str, str]  # column, legend, colour
-PANELS: tuple[tuple[str, str, tuple[Line, ...]], ...] = (  # title, y label, lines
+Panel = tuple[str, str, tuple[Line, ...]]  # title, y label, lines
+LOSSES: tuple[Panel, ...] = (
     (
         "generator",
         "loss (terms before weighting)",
@@ -50,13 +52,11 @@ PANELS: tuple[tuple[str, str, tuple[Line, ...]], ...] = (  # title, y label, lin
         "mean probability “real”",
         (("d_real", "on CT", BLUE), ("d_fake", "on synthetic CT", RED)),
     ),
-    ("validation: masked MAE", "HU", (("val_mae_hu", "", style.INK),)),
-    ("validation: predecessor’s SSIM", "SSIM, full slice", (("val_ssim", "", style.INK),)),
-    (
-        "learning rate",
-        "step size of Adam",
-        (("lr_generator", "generator", BLUE), ("lr_discriminator", "discriminator", RED)),
-    ),
+)
+STEPS: Panel = (
+    "learning rate",
+    "step size of Adam",
+    (("lr_generator", "generator", BLUE), ("lr_discriminator", "discriminator", RED)),
 )
 WIDE_RATIO = 30.0
 SEED_LOOK = {
@@ -70,10 +70,10 @@ SET_COLOURS = {"train": BLUE, "val": ORANGE, "test": RED, "": style.FAINT}
 def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
     """Return the training curves of one variant; panels and lines for columns that are absent or empty are left out.
 
-    `history` has one row per epoch (`epoch` and any of the columns in `PANELS`); the last row with `is_best` set is the
-    checkpoint that is evaluated, marked in every panel.
+    `history` has one row per epoch (`epoch` and any of the columns in `_panels`); the last row with `is_best` set is
+    the checkpoint that is evaluated, marked in every panel.
     """
-    known = [(title, unit, [line for line in lines if _has(history, line[0])]) for title, unit, lines in PANELS]
+    known = [(title, unit, [line for line in lines if _has(history, line[0])]) for title, unit, lines in _panels()]
     panels = [panel for panel in known if panel[2]]
     if not panels:
         raise MrictError(f"variant '{name}' has no training history to draw; train it first")
@@ -93,11 +93,18 @@ def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
         axis.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         if best is not None:
             axis.axvline(best, color=style.FAINT, linewidth=0.9, linestyle=":", zorder=0)
-            if "MAE" in title:
+            if found[0][0] == "val_mae_hu":
                 _mark_best(axis, history, best)
     for axis in axes[len(panels) :]:
         axis.remove()
     return figure
+
+
+def _panels() -> tuple[Panel, ...]:
+    rows = map(metrics.metric, metrics.keys("validation"))
+    names = {row: f"val_{row.key.removeprefix('predecessor_')}" for row in rows}  # in the history
+    validation = ((f"validation: {row.title}", row.heading, ((name, "", style.INK),)) for row, name in names.items())
+    return (*LOSSES, *validation, STEPS)
 
 
 def _has(history: pd.DataFrame, column: str) -> bool:
@@ -135,7 +142,7 @@ def _legend_above(axis: Axes, rows: int) -> None:
 
 def _mark_best(axis: Axes, history: pd.DataFrame, best: int) -> None:
     value = float(history.loc[history["epoch"] == best, "val_mae_hu"].iloc[0])
-    label = f"best: {value:.1f} HU, epoch {best}"
+    label = f"best: {metrics.metric('mae_hu').text(value)} HU, epoch {best}"
     axis.plot([best], [value], marker="D", color=RED, markersize=5, linestyle="none", label=label)
     _legend_above(axis, 1)
 
@@ -152,7 +159,7 @@ def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> F
         raise MrictError("there are no metrics to show; evaluate a variant first")
     by_name = {record["name"]: record for record in records}
     figure = style.new_figure(6.6, 0.24 * len(board) + 1.2, title="Masked MAE of held-out patients", label=label)
-    axis = figure.subplots()
+    axis, mae = figure.subplots(), metrics.metric("mae_hu")
     for place, row in enumerate(board.itertuples()):
         baseline = row.kind == "baseline"
         if baseline:
@@ -162,14 +169,14 @@ def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> F
         axis.plot(_seed_means(record), [place] * len(_seed_means(record)), **SEED_LOOK)
         if math.isfinite(row.mae_hu):
             axis.plot([row.mae_hu] * 2, [place - 0.36, place + 0.36], color=style.INK, linewidth=1.8, zorder=4)
-            text = f"{row.mae_hu:.1f}"
+            text = mae.text(row.mae_hu)
         else:
             text = "no score"
         axis.text(1.015, place, text, transform=axis.get_yaxis_transform(), va="center", fontsize=7)
     limits = board.loc[board["kind"] == "baseline", "mae_hu"].dropna()
     if len(limits):
         axis.axvline(limits.min(), color=style.FAINT, linestyle="--", linewidth=0.9, zorder=1)
-    axis.set(xlabel="MAE inside the scoring mask (HU), lower is better", ylim=(len(board) - 0.5, -0.5))
+    axis.set(xlabel=f"{mae.title} ({mae.unit}), {metrics.BETTER[mae.better]}", ylim=(len(board) - 0.5, -0.5))
     axis.set_yticks(range(len(board)), [shown_name(by_name[name]) for name in board["name"]])
     axis.set_xlim(left=0)
     axis.grid(axis="x")

@@ -10,8 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
+from mrict_core.metrics import Metric
+from mrict_core.metrics.clinical import DICE_THRESHOLDS_HU, SPANS, TISSUES
 from mrict_core.reporting import style
 
 Record = Mapping[str, Any]
@@ -94,19 +97,18 @@ def _calibration(axis: Axes, record: Record, colour: str) -> None:
 
 @style.styled
 def clinical_figure(records: Sequence[Record], *, label: str) -> Figure:
-    """Return the clinical panel of the leading variants: tissue MAE, bone Dice sweep, path length, continuity."""
-    chosen = leading(records)
+    """Return the leading variants: tissue MAE, bone Dice sweep, every patient in the metrics of the panel "dots"."""
+    chosen, dotted = leading(records), metrics.keys("dots")
     looks = _looks(chosen)
-    figure = style.new_figure(7.0, 5.2, title="Clinical panel", label=label)
-    (tissues, bone), (paths, continuity) = figure.subplots(2, 2)
+    lines = 1 + math.ceil(len(dotted) / 2)
+    figure = style.new_figure(7.0, 2.6 * lines, title="Clinical panel", label=label)
+    tissues, bone, *others = figure.subplots(lines, 2).flat
     _tissues(tissues, chosen, looks)
     _dice(bone, chosen, looks)
-    _dots(paths, chosen, looks, "wepl_mae_mm")
-    paths.set(title="water-equivalent path length", xlabel="mean |error| over beams (mm); a surrogate for dose")
-    _dots(continuity, chosen, looks, "continuity")
-    continuity.axvline(1, color=style.FAINT, linestyle="--", linewidth=0.9)
-    continuity.set_xlim(right=max(1.1, continuity.get_xlim()[1]))  # what is right stays in sight
-    continuity.set(title="through-plane continuity", xlabel="|d/dz sCT| / |d/dz CT|; above 1: slices jump")
+    for axis, name in zip(others, dotted, strict=False):
+        _dots(axis, chosen, looks, metrics.metric(name))
+    for axis in others[len(dotted) :]:
+        axis.remove()
     figure.legend(*bone.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
@@ -114,7 +116,7 @@ def clinical_figure(records: Sequence[Record], *, label: str) -> Figure:
 def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, Any]]) -> None:
     width = 0.8 / len(records)
     for place, (record, look) in enumerate(zip(records, looks, strict=True)):
-        for group, tissue in enumerate(("air", "soft", "bone")):
+        for group, tissue in enumerate(TISSUES):
             s = record["summary"]["all"][f"mae_{tissue}_hu"]
             if s["mean"] is None:
                 continue
@@ -122,29 +124,30 @@ def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str,
             axis.bar(x, s["mean"], width * 0.9, color=look["color"])
             if s["low"] is not None:
                 axis.plot([x, x], [s["low"], s["high"]], color=style.INK, linewidth=0.9)
-    for group, tissue in enumerate(("air", "soft", "bone")):
+    for group, tissue in enumerate(TISSUES):
         if all(record["summary"]["all"][f"mae_{tissue}_hu"]["mean"] is None for record in records):
             axis.text(group, 0, "no value", ha="center", va="bottom", color=style.FAINT, fontsize=7)
-    axis.set_xticks(range(3), ["air\n< −200 HU", "soft\n−200…250", "bone\n> 250"])
-    axis.set(title="MAE by tissue of the CT", xlim=(-0.5, 2.5), ylabel="HU; line: 95 % interval of the mean")
+    axis.set_xticks(range(len(TISSUES)), [f"{tissue}\n{span.replace('-', '−')}" for tissue, span in SPANS.items()])
+    axis.set(
+        title="MAE by tissue of the CT", xlim=(-0.5, len(TISSUES) - 0.5), ylabel="HU; line: 95 % interval of the mean"
+    )
     axis.grid(axis="y")
 
 
 def _dice(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, Any]]) -> None:
-    thresholds = (150, 250, 350, 500)
     for record, look in zip(records, looks, strict=True):
-        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in thresholds]
-        axis.plot(thresholds, [np.nan if m is None else m for m in means], marker="o", markersize=3, **look)
+        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in DICE_THRESHOLDS_HU]
+        axis.plot(DICE_THRESHOLDS_HU, [np.nan if m is None else m for m in means], marker="o", markersize=3, **look)
     if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
         axis.text(0.5, 0.5, "no value", transform=axis.transAxes, ha="center", color=style.FAINT, fontsize=7)
     axis.set(title="bone Dice", xlabel="threshold (HU)", ylabel="Dice inside the mask", ylim=(0, 1))
-    axis.set_xticks(thresholds)
+    axis.set_xticks(DICE_THRESHOLDS_HU)
     axis.grid(axis="y")
 
 
-def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, Any]], metric: str) -> None:
+def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, Any]], metric: Metric) -> None:
     for place, (record, look) in enumerate(zip(records, looks, strict=True)):
-        values = [p[metric] for p in record["patients"] if p.get(metric) is not None]
+        values = [p[metric.key] for p in record["patients"] if p.get(metric.key) is not None]
         axis.scatter(values, [place] * len(values), color=look["color"], s=14, alpha=0.8, linewidths=0, zorder=3)
         if values:
             axis.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=style.INK, linewidth=1.6, zorder=4)
@@ -152,7 +155,12 @@ def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
             beside = axis.get_yaxis_transform()
             axis.text(0.02, place, "no value", transform=beside, va="center", color=style.FAINT, fontsize=7)
     axis.set_yticks(range(len(records)), [_stacked(record) for record in records])
-    axis.set(ylim=(len(records) - 0.5, -0.5), xlim=(0, None))
+    if (best := {"zero": 0.0, "one": 1.0}.get(metric.better)) is not None:  # stays in sight
+        axis.axvline(best, color=style.FAINT, linestyle="--", linewidth=0.9)
+    axis.margins(x=0.1)
+    low = min(0.0, axis.get_xlim()[0]) if metric.better == "zero" else 0.0
+    axis.set(title=metric.title, xlabel=f"{metric.heading}, {metrics.BETTER[metric.better]}", xlim=(low, None))
+    axis.set(ylim=(len(records) - 0.5, -0.5))
     axis.grid(axis="x")
 
 

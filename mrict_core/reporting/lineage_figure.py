@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
+from mrict_core import metrics
 from mrict_core.evaluation import seeds_of
 from mrict_core.reporting import style
 from mrict_core.variant import Variant
@@ -62,7 +63,8 @@ def lineage_figure(
         text = [f"{(epochs or {}).get(variant.name, variant.epochs)} epochs"]
         if variant.name in scored:
             mae, count = scored[variant.name]["summary"]["all"]["mae_hu"]["mean"], len(seeds_of(scored[variant.name]))
-            text.append(("no MAE" if mae is None else f"{mae:.1f} HU") + (f", {count} seeds" if count > 1 else ""))
+            found = "no MAE" if mae is None else f"{metrics.metric('mae_hu').text(mae)} HU"
+            text.append(found + (f", {count} seeds" if count > 1 else ""))
         _node(axis, places[variant.name], variant, " · ".join(text), scored=variant.name in scored)
     edges = _edges(variants)
     tracks = _tracks(list(edges), places, shelf_of)

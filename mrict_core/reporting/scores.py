@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.files import (
     CaseFiles,
@@ -22,8 +23,9 @@ from mrict_core.evaluation.files import (
     summary_of,
 )
 from mrict_core.evaluation.records import plain
+from mrict_core.metrics import NOTHING
 from mrict_core.paths import shown
-from mrict_core.reporting.tables import DIGITS, HEADINGS, NOTHING, text_table
+from mrict_core.reporting.tables import text_table
 from mrict_core.runtime import write_csv
 
 
@@ -51,8 +53,8 @@ def _write_cards(csv: Path, cards: dict[str, dict[str, str]]) -> None:
 
 def _line(name: str, value: Any, card: dict[str, str]) -> dict[str, str]:
     return {
-        "metric": HEADINGS.get(name, name),
-        "value": _number(value, name),
+        "metric": metrics.heading(name),
+        "value": metrics.metric(name).text(value),
         "unit": card["unit"],
         "in": card["dimensionality"],
         "range": card["range"],
@@ -83,7 +85,8 @@ def score_folders(
         whole = parts | settings(options) | {"cards": cards_of(options), "csv": str(csv)}
         return jsonlib.dumps(plain(whole), indent=2, ensure_ascii=False), len(failed)
     scored = frame[frame["status"] == "scored"]
-    shown_metrics = [*options.metric_names[:3], *(["me_hu", "mae_bone_hu"] if options.clinical else [])]
+    leading = {*metrics.keys(options.protocol), *metrics.keys("leaderboard")}
+    shown_metrics = [name for name in options.metric_names if name in leading]
     lines = [_how(options)]
     lines += ["", text_table(scored[["case", *shown_metrics, "warnings"]].replace({"warnings": ""}, None))]
     lines += ["", f"over {len(scored)} of {len(frame)} cases (SD with ddof 1):", _summary_text(summary)]
@@ -93,15 +96,11 @@ def score_folders(
     return "\n".join([*lines, f"cases: {shown(csv)}", total]), len(failed)
 
 
-def _number(value: float, metric: str) -> str:
-    return NOTHING if pd.isna(value) else f"{value:.{DIGITS.get(metric, 4)}f}"
-
-
 def _summary_text(summary: pd.DataFrame) -> str:
     rows = []
     for row in summary.itertuples():
-        mean, sd, median = (_number(value, row.metric) for value in (row.mean, row.sd, row.median))
+        metric = metrics.metric(row.metric)
+        mean, sd, median = map(metric.text, (row.mean, row.sd, row.median))
         spread = mean if sd == NOTHING else f"{mean} ± {sd}"
-        name = HEADINGS.get(row.metric, row.metric)
-        rows.append({"metric": name, "mean ± SD": spread, "median": median, "n": row.n})
+        rows.append({"metric": metric.heading, "mean ± SD": spread, "median": median, "n": row.n})
     return text_table(pd.DataFrame(rows))

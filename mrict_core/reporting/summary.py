@@ -10,18 +10,13 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, seeds_sd
-from mrict_core.evaluation.scores import CLINICAL, MAIN, METRICS, PREDECESSOR
-from mrict_core.reporting.tables import definitions, markdown_table
+from mrict_core.reporting.tables import markdown_table
 from mrict_core.runtime import write_csv, write_text
 
 Record = Mapping[str, Any]
-GROUPS = (
-    ("SynthRAD2023", MAIN),
-    ("Clinical panel", CLINICAL),
-    ("The predecessor’s numbers and their twins", PREDECESSOR),
-)
+GROUPS = ("synthrad2023", "clinical", "predecessor")  # panels whose definitions summary.md ends with
 OVER_SEEDS = ("sd_over_seeds", "n_seeds")
-CARD_FIELDS = ("unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note")
+CARD_FIELDS = tuple(field for field in metrics.CARD_LABELS if field != "absent")  # of a number: said for each record
 
 
 def summary_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -31,13 +26,13 @@ def summary_table(records: Sequence[Record]) -> pd.DataFrame:
     """
     rows = []
     for record in records:
-        for metric in METRICS:
+        for metric in metrics.recorded():
             statistics = record["summary"]["all"][metric]
-            card = record["cards"].get(metric, metrics.card(metric).as_dict())
+            card = metrics.metric(metric).card() | record["cards"].get(metric, {})
             row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": metric}
-            provenance = {key: value for key, value in card.items() if key not in (*CARD_FIELDS, "name", "n", "absent")}
+            provenance = {key: value for key, value in card.items() if key not in (*metrics.CARD_FIELDS, "n")}
             lacking = len(record["patients"]) - statistics["n"]
-            row["absent"] = f"{lacking} of {len(record['patients'])}: {metrics.card(metric).absent}" if lacking else ""
+            row["absent"] = f"{lacking} of {len(record['patients'])}: {card['absent']}" if lacking else ""
             row |= dict(zip(OVER_SEEDS, (seeds_sd(record, metric), len(seeds_of(record)) or None), strict=True))
             rows.append(row | statistics | {key: card[key] for key in CARD_FIELDS} | provenance)
         rows += [_feature_row(record, score) for score in record.get("features", [])]
@@ -52,21 +47,21 @@ def summary_table(records: Sequence[Record]) -> pd.DataFrame:
 def panel_table(records: Sequence[Record]) -> pd.DataFrame:
     """Return the clinical panel: one row per record, best masked MAE first, the mean of every metric over patients;
     `n_bone` is the number of bone voxels of the reference over all patients."""
-    rows = []
+    rows, shown = [], ("mae_hu", *metrics.keys("clinical"))
     for record in records:
-        means = {metric: record["summary"]["all"][metric]["mean"] for metric in ("mae_hu", *CLINICAL)}
+        means = {metric: record["summary"]["all"][metric]["mean"] for metric in shown}
         counts = [patient.get("n_bone") for patient in record["patients"]]
         bone = None if None in counts else sum(counts)  # not counted by an earlier version
         rows.append({"name": record["name"], "kind": record["kind"], **means, "n_bone": bone})
-    columns = ["name", "kind", "mae_hu", *CLINICAL, "n_bone"]
-    types = dict.fromkeys(("mae_hu", *CLINICAL), float) | {"n_bone": "Int64"}
+    columns = ["name", "kind", *shown, "n_bone"]
+    types = dict.fromkeys(shown, float) | {"n_bone": "Int64"}
     frame = pd.DataFrame(rows, columns=columns).astype(types)
     return frame.sort_values(["mae_hu", "name"], na_position="last", ignore_index=True)
 
 
 def _feature_row(record: Record, score: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a feature metric; an absent one keeps its reason."""
-    card = metrics.card(score["name"]).as_dict()
+    card = metrics.metric(score["name"]).card()
     row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": score["name"]}
     row |= {"mean": score["value"], "low": score["low"], "high": score["high"], "n": score["n"]}
     row |= {key: card[key] for key in CARD_FIELDS}
@@ -86,7 +81,7 @@ def write_summary(
     for heading, (sentence, table) in tables.items():
         parts += [f"## {heading}", sentence, markdown_table(table) if len(table) else "*missing*"]
     parts.append("## How the numbers are defined")
-    for heading, names in GROUPS:
-        parts += [f"### {heading}", definitions(names)]
+    for panel in GROUPS:
+        parts += [f"### {metrics.PANELS[panel]}", metrics.definitions(metrics.keys(panel))]
     csv = write_csv(Path(folder) / "summary.csv", summary_table(records))
     return write_text(Path(folder) / "summary.md", "\n\n".join(parts) + "\n"), csv

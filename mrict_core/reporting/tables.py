@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,50 +11,21 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation.records import PROVENANCE, seeds_remark
+from mrict_core.metrics import NOTHING
 from mrict_core.paths import printable, some
 from mrict_core.runtime import write_csv, write_text
 
 if TYPE_CHECKING:
     from mrict_core.evaluation.runs import RunComparison
 
-DIGITS = {
-    **dict.fromkeys(("mae_hu", "me_hu", "mae_core_hu", "mae_shift_hu", "shift_mm"), 1),
-    **{f"{what}_{tissue}_hu": 1 for what in ("mae", "me") for tissue in ("air", "soft", "bone")},
-    **dict.fromkeys(("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu"), 1),
-    **dict.fromkeys(("wepl_mae_mm", "wepl_max_mm", "wepl_me_mm", "continuity", "continuity_bone_edge", "psnr_db"), 2),
-    **dict.fromkeys(("dice_bone_150", "dice_bone_250", "dice_bone_350", "dice_bone_500"), 3),
-    **dict.fromkeys(("printed_fid", "ours_fid", "corrected_fid", "predecessor_fid"), 1),
-    **dict.fromkeys(("printed_vgg", "ours_vgg", "corrected_vgg", "predecessor_vgg"), 3),
-    **dict.fromkeys(("ssim", "ms_ssim", "predecessor_mse", "predecessor_ssim", "corrected_mse", "corrected_ssim"), 4),
-}
-HEADINGS = {
-    "mae_hu": "MAE (HU)",
-    "psnr_db": "PSNR (dB)",
-    "ssim": "SSIM",
-    "ssim_2d": "SSIM",
+P_VALUES = ("p", "p_holm")
+OF_MAE = ("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu")  # columns that hold it
+HEADINGS = {  # of columns that are no metric of their own
     "ssim_dimensionality": "SSIM in",
-    "me_hu": "bias (HU)",
-    "mae_bone_hu": "bone MAE (HU)",
-    **{f"mae_{tissue}_hu": f"{tissue} MAE (HU)" for tissue in ("air", "soft")},
-    **{f"me_{tissue}_hu": f"{tissue} bias (HU)" for tissue in ("air", "soft", "bone")},
-    **{f"dice_bone_{t}": f"bone Dice > {t}" for t in (150, 350, 500)},
-    "dice_bone_250": "bone Dice",
-    "wepl_mae_mm": "WEPL error (mm)",
-    "wepl_max_mm": "WEPL, worst (mm)",
-    "wepl_me_mm": "WEPL bias (mm)",
-    "continuity_bone_edge": "continuity at bone",
-    "mae_core_hu": "MAE, core (HU)",
-    "mae_shift_hu": "MAE, best shift (HU)",
-    "shift_mm": "that shift (mm)",
-    "corrected_mse": "corr. MSE",
-    "corrected_ssim": "corr. SSIM",
-    "ms_ssim": "MS-SSIM",
-    "predecessor_mse": "pred. MSE",
-    "predecessor_ssim": "pred. SSIM",
     "beats_baselines": "beats baselines",
     "n_slices": "slices",
     "n_voxels": "voxels",
-    "mean_hu": "MAE (HU)",
+    "mean_hu": metrics.heading("mae_hu"),
     "low_hu": "95 % from",
     "high_hu": "to",
     "left_out": "without centre",
@@ -61,13 +33,24 @@ HEADINGS = {
     "p_holm": "p (Holm)",
     "best_baseline_hu": "best baseline (HU)",
 }
-BETTER = {
-    **{"lower": "lower is better", "higher": "higher is better"},
-    **{"zero": "nearest 0 is best", "one": "nearest 1 is best", "none": "neither better nor worse"},
-}
-NOTHING = "–"
+OLD = "not taken by the version that scored it; evaluate again"
 NAMES_SHOWN = 6  # in a remark
 FACTS_SHOWN = 3  # records whose differing fact is spelt out
+
+
+def metric_of(column: str) -> metrics.Metric | None:
+    """Return the metric whose values a column holds, None for another column."""
+    whose, _, number = column.partition("_")
+    if whose in ("printed", "ours"):
+        column = f"predecessor_{number}"
+    elif whose == "corrected" and column not in metrics.TABLE:
+        column = number
+    return metrics.TABLE.get("mae_hu" if column in OF_MAE else column)
+
+
+def heading(column: str) -> str:
+    """Return a column's heading; one without a heading of its own is called as in the csv."""
+    return HEADINGS.get(column) or metrics.heading(column)
 
 
 def text_table(frame: pd.DataFrame) -> str:
@@ -113,9 +96,8 @@ def absent_remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -
                 if len(lacking) == len(record["patients"]) > 1
                 else some(lacking, NAMES_SHOWN)
             )
-            found.setdefault((metrics.card(metric).absent, who), {}).setdefault(
-                HEADINGS.get(metric, metric), []
-            ).append(record["name"])
+            why = OLD if metric in record.get("lacks", ()) else metrics.metric(metric).absent
+            found.setdefault((why, who), {}).setdefault(heading(metric), []).append(record["name"])
     remarks = []
     for (why, who), own in found.items():
         models = {tuple(names) for names in own.values()}
@@ -145,7 +127,7 @@ def write_leaderboard(
         *said,
         markdown_table(shown),
         "## How the numbers are defined",
-        definitions(_metrics_of(frame)),
+        metrics.definitions(_metrics_of(frame)),
     ]
     return csv, write_text(Path(folder) / "leaderboard.md", "\n\n".join(parts) + "\n")
 
@@ -156,13 +138,11 @@ def comparison_text(comparison: RunComparison) -> str:
     parts = ["What differs in how the numbers came about:"]
     parts += [text_table(facts) if len(facts) else "nothing that the records hold"]
     changes = comparison.changes.copy()
-    for column in ("mean_a", "mean_b", "difference"):
-        changes[column] = _each_in_its_digits(changes, column)
-    low, high = (_each_in_its_digits(changes, bound) for bound in ("low", "high"))
+    bounds = zip(map(metrics.metric, changes["metric"]), changes["low"], changes["high"], strict=True)
     changes["95 % interval"] = [
-        NOTHING if NOTHING in pair else f"[{', '.join(pair)}]" for pair in zip(low, high, strict=True)
+        NOTHING if math.isnan(low) or math.isnan(high) else f"[{row.text(low)}, {row.text(high)}]"
+        for row, low, high in bounds
     ]
-    changes["metric"] = [HEADINGS.get(name, name) for name in changes["metric"]]
     shown = ["name", "metric", "n", "mean_a", "mean_b", "difference", "95 % interval", "p_holm", "verdict"]
     parts += ["", *_patient_lines(comparison.patients)]
     parts += [
@@ -205,10 +185,6 @@ def _condensed(facts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([facts[counts <= FACTS_SHOWN], many[facts.columns]], ignore_index=True)
 
 
-def _each_in_its_digits(changes: pd.DataFrame, column: str) -> list[str]:
-    return [_text(value, metric) for value, metric in zip(changes[column], changes["metric"], strict=True)]
-
-
 def with_provenance(frame: pd.DataFrame, context: Mapping[str, Any]) -> pd.DataFrame:
     """Return a table with profile, protocol, split and code in every row: a pasted row still says where it is from.
 
@@ -222,29 +198,12 @@ def with_provenance(frame: pd.DataFrame, context: Mapping[str, Any]) -> pd.DataF
 def _metrics_of(frame: pd.DataFrame) -> list[str]:
     """Return the metrics behind the columns; SSIM stands for the one or two ways in which it was taken."""
     ways = set(frame["ssim_dimensionality"]) if "ssim_dimensionality" in frame else {"3D"}
-    names = [column for column in DIGITS if column in frame]
+    names = [column for column in metrics.TABLE if column in frame]
     if any("2D" in way for way in ways):
         names.insert(names.index("ssim") + 1, "ssim_2d")
     if not any("3D" in way for way in ways):
         names.remove("ssim")
     return names
-
-
-def definitions(columns: Sequence[str]) -> str:
-    """Return the metric cards of the columns as a markdown list."""
-    cards = [metrics.card(column) for column in columns]
-    return "\n".join(
-        f"- **{HEADINGS.get(card.name, card.name)}** ({card.dimensionality}, {BETTER[card.better]}). "
-        f"Range: {card.range}. Mask: {card.mask}. Aggregation: {card.aggregation}. "
-        f"{_sentence(card.note)}"
-        for card in cards
-    )
-
-
-def _sentence(note: str) -> str:
-    """Begin a note with a capital, unless its first word is a column's name."""
-    first = note if "_" in note.split()[0] else note[0].upper() + note[1:]
-    return f"{first}."
 
 
 def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
@@ -253,40 +212,45 @@ def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]
     columns = [c for c in frame.columns if c not in joined]
     texts = []
     for column in columns:
-        values = [_text(value, column) for value in frame[column]]
+        rows = _metrics_behind(frame, column)
+        values = [_text(value, metric) for value, metric in zip(frame[column], rows, strict=True)]
         if f"{column}_sd" in frame:
-            values = [_with_spread(v, s, column) for v, s in zip(values, frame[f"{column}_sd"], strict=True)]
+            spreads = zip(values, frame[f"{column}_sd"], rows, strict=True)
+            values = [mean if _none(mean, sd) else f"{mean} ± {_text(sd, metric)}" for mean, sd, metric in spreads]
         if f"{column}_seeds_sd" in frame:
-            values = [with_seeds(v, s, column) for v, s in zip(values, frame[f"{column}_seeds_sd"], strict=True)]
+            spreads = zip(values, frame[f"{column}_seeds_sd"], rows, strict=True)
+            values = [
+                mean if _none(mean, sd) else f"{mean} (± {_text(sd, metric)} over seeds)"
+                for mean, sd, metric in spreads
+            ]
         if {f"{column}_low", f"{column}_high"} <= set(frame.columns):
-            bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], strict=True)
-            values = [_with_interval(v, low, high, column) for v, low, high in bounds]
+            bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], rows, strict=True)
+            values = [
+                mean if _none(low, high) else f"{mean} [{_text(low, metric)}, {_text(high, metric)}]"
+                for mean, low, high, metric in bounds
+            ]
         texts.append(values)
-    headings = [HEADINGS.get(str(column), str(column)) for column in columns]
+    headings = [heading(str(column)) for column in columns]
     numeric = [pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c]) for c in columns]
     return headings, [list(row) for row in zip(*texts, strict=True)], numeric
 
 
-def _text(value: Any, column: str) -> str:
+def _metrics_behind(frame: pd.DataFrame, column: str) -> list[metrics.Metric | None]:
+    """Return whose digits each value of a column has: the column's own metric's, or that of the row."""
+    if (own := metric_of(column)) or column in P_VALUES or "metric" not in frame:
+        return [own] * len(frame)
+    return [metrics.TABLE.get(key) for key in frame["metric"]]
+
+
+def _none(*values: Any) -> bool:
+    return any(value == NOTHING or pd.isna(value) for value in values)
+
+
+def _text(value: Any, metric: metrics.Metric | None) -> str:
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return NOTHING
     if isinstance(value, bool) or pd.api.types.is_bool(value):
         return "yes" if value else "no"
     if pd.api.types.is_float(value):
-        return f"{value:.{DIGITS[column]}f}" if column in DIGITS else f"{value:.4g}"
-    return printable(" ".join(str(value).split()))
-
-
-def _with_interval(mean: str, low: Any, high: Any, column: str) -> str:
-    return (
-        mean if pd.isna(low) or pd.isna(high) else f"{mean} [{_text(float(low), column)}, {_text(float(high), column)}]"
-    )
-
-
-def with_seeds(text: str, spread: Any, column: str) -> str:
-    """Return a mean's text with the SD over seeds behind it, where there is one."""
-    return text if text == NOTHING or pd.isna(spread) else f"{text} (± {_text(float(spread), column)} over seeds)"
-
-
-def _with_spread(mean: str, spread: Any, column: str) -> str:
-    return mean if mean == NOTHING or pd.isna(spread) else f"{mean} ± {_text(float(spread), column)}"
+        return metric.text(value) if metric else f"{value:.4g}"
+    return heading(value) if metric and value == metric.key else printable(" ".join(str(value).split()))

@@ -10,9 +10,9 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, seeds_remark, seeds_sd
-from mrict_core.evaluation.scores import MAIN, METRICS
+from mrict_core.metrics import NOTHING
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.tables import DIGITS, HEADINGS, NOTHING
+from mrict_core.reporting.tables import heading, metric_of
 
 MINUS = "−"
 P_SHOWN = 0.001  # smaller ones are not told apart in print
@@ -43,9 +43,12 @@ class Table:
 
 def number(value: Any, metric: str) -> str:
     """Return a number with its metric's digits, a dash for none."""
-    if value is None or pd.isna(value):
-        return NOTHING
-    return f"{float(value):.{DIGITS.get(metric, 3)}f}".replace("-", MINUS)
+    return metrics.metric(metric).text(value).replace("-", MINUS)
+
+
+def order(value: float | None, metric: str) -> float | None:
+    """Return what a metric's cell sorts by, the best first."""
+    return None if value is None else metrics.metric(metric).order(value)
 
 
 def spread(statistics: Mapping[str, Any], metric: str) -> str:
@@ -71,7 +74,9 @@ def _brief(statistics: Mapping[str, Any], metric: str, over_seeds: str) -> tuple
         bounds = interval(statistics, metric).replace(NOTHING, "")
         return spread(statistics, metric), " ".join(filter(None, (bounds, over_seeds)))
     mean, *rest = spread(statistics, metric).split(" ± ")
-    return mean, " ".join(filter(None, (f"± {rest[0]}" if rest else "", over_seeds))) if metric in MAIN else ""
+    return mean, " ".join(filter(None, (f"± {rest[0]}" if rest else "", over_seeds))) if metric in metrics.keys(
+        "synthrad2023"
+    ) else ""
 
 
 def _over_seeds(record: Mapping[str, Any], metric: str) -> str:
@@ -81,13 +86,8 @@ def _over_seeds(record: Mapping[str, Any], metric: str) -> str:
     return f"± {number(sd, metric)} over seeds" if known else ""
 
 
-def heading(metric: str) -> str:
-    """Return a column's heading; metrics without one of their own are named as in the csv."""
-    return HEADINGS.get(metric, metric)
-
-
-def table_of(frame: pd.DataFrame, caption: str, columns: Mapping[str, str], *, metric: str = "") -> Table:
-    """Return a table of a frame: {column: heading}; numbers get the digits of `metric` or of their own column."""
+def table_of(frame: pd.DataFrame, caption: str, columns: Mapping[str, str]) -> Table:
+    """Return a table of a frame: {column: heading}; numbers get the digits of the metric that their column holds."""
     rows = []
     for record in frame[list(columns)].to_dict(orient="records"):
         cells = []
@@ -101,8 +101,9 @@ def table_of(frame: pd.DataFrame, caption: str, columns: Mapping[str, str], *, m
             elif pd.api.types.is_integer(value):
                 cells.append(Cell(str(value), float(value)))
             else:
-                own = column if column in DIGITS else metric
-                cells.append(Cell(number(value, own), float(value)))
+                own = metric_of(column)
+                text = own.text(value) if own else f"{value:.3f}"
+                cells.append(Cell(text.replace("-", MINUS), float(value)))
         rows.append(cells)
     kinds = [str(kind) for kind in frame["kind"]] if "kind" in frame else [""] * len(frame)
     return Table(caption, list(columns.values()), [""] * len(columns), rows, kinds)
@@ -124,6 +125,7 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
     if extra:
         headings += ["beats baselines", *(["note"] if noted else [])]
         cards += ["", *([""] if noted else [])]
+    best = {metric: _best(data.records, metric) for metric in names}
     rows, kinds = [], []
     for record in data.records:
         own, statistics = board.loc[record["name"]], record["summary"]["all"]
@@ -136,7 +138,9 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
         for metric in names:
             found = statistics[metric]
             text, small = (_brief if extra else _whole)(found, metric, _over_seeds(record, metric))
-            row.append(Cell(text, found["mean"], metric, record["name"], small=small))
+            place = order(found["mean"], metric)
+            kind = "best" if place is not None and place == best[metric] else ""
+            row.append(Cell(text, place, metric, record["name"], kind, small))
         if extra:
             beats = own["beats_baselines"]
             word = NOTHING if pd.isna(beats) else "yes" if beats else "no"
@@ -145,6 +149,13 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
         rows.append(row)
         kinds.append(record["kind"])
     return Table(caption, headings, cards, rows, kinds)
+
+
+def _best(records: Sequence[Mapping[str, Any]], metric: str) -> float | None:
+    """Return what the best mean sorts by; None where there is none, or no way is better."""
+    means = (record["summary"]["all"][metric]["mean"] for record in records)
+    orders = [order(mean, metric) for mean in means if mean is not None]
+    return min(orders, default=None) if metrics.metric(metric).better != "none" else None
 
 
 def own_note(row: pd.Series) -> str:
@@ -177,9 +188,8 @@ def model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[st
     """Return a model's own part: all its numbers, over patients and patient by patient, and where they come from."""
     statistics, several = record["summary"]["all"], len(seeds_of(record)) > 1
     rows = []
-    for metric in METRICS:
-        s = statistics[metric]
-        card = record["cards"].get(metric) or metrics.card(metric).as_dict()
+    for metric in metrics.recorded():
+        s, unit = statistics[metric], metrics.metric(metric).unit
         cells = [
             Cell(heading(metric), heading(metric), metric, record["name"]),
             Cell(number(s["mean"], metric), s["mean"]),
@@ -188,17 +198,17 @@ def model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[st
         if several:
             cells.append(Cell(number(seeds_sd(record, metric), metric), seeds_sd(record, metric)))
         cells.append(Cell(number(s["median"], metric), s["median"]))
-        cells += [Cell(interval(s, metric), s["low"]), Cell(str(s["n"]), s["n"]), Cell(card["unit"], card["unit"])]
+        cells += [Cell(interval(s, metric), s["low"]), Cell(str(s["n"]), s["n"]), Cell(unit, unit)]
         rows.append(cells)
     names = ["metric", "mean", "SD", *(["SD over seeds"] if several else []), "median", "95 % interval", "n", "unit"]
     summary = Table(seeds_remark([record]), names, [""] * len(names), rows, [""] * len(rows))
-    shown = ("mae_hu", "psnr_db", "ssim", "me_hu", "mae_bone_hu", "dice_bone_250", "wepl_mae_mm", "continuity")
+    shown = metrics.keys("leaderboard")
     patients = [
         [
             Cell(p["patient"], p["patient"]),
             Cell(p["centre"], p["centre"]),
             Cell(str(p["n_slices"]), p["n_slices"]),
-            *(Cell(number(p.get(m), m), p.get(m), m, record["name"]) for m in shown),
+            *(Cell(number(p.get(m), m), order(p.get(m), m), m, record["name"]) for m in shown),
             Cell(p.get("flags") or NOTHING, p.get("flags")),
         ]
         for p in record["patients"]

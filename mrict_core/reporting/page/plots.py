@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mrict_core import metrics
 from mrict_core.evaluation import shown_name
+from mrict_core.metrics.clinical import DICE_THRESHOLDS_HU, SPANS
 from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, PALETTE
 
 Record = Mapping[str, Any]
 COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky"))
 DASHES = ("solid", "dash", "dot", "dashdot")
 SHOWN = 6  # models in a chart, best first
-THRESHOLDS = (150, 250, 350, 500)
 
 
 def leading(records: Sequence[Record]) -> list[Record]:
@@ -29,6 +30,13 @@ def _line(place: int, record: Record) -> dict[str, Any]:
     if record["kind"] != "variant":
         return {"color": FAINT, "dash": "solid"}
     return {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place % len(DASHES)]}
+
+
+def _value(axis: str, metric: str) -> str:
+    """Return the end of a hover text: the value along an axis, with its metric's digits and unit."""
+    row = metrics.metric(metric)
+    unit = "" if row.unit == "1" else f" {row.unit}"
+    return f"%{{{axis}:{row.spec}}}{unit}<extra></extra>"
 
 
 def _finished(figure: go.Figure, height: int, x: str, y: str, **layout: Any) -> dict[str, Any]:
@@ -58,7 +66,7 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
             name=f"centre {centre}",
             marker={"color": CENTRE_COLOURS.get(centre, FAINT), "size": 7, "opacity": 0.75},
             text=[p["patient"] for _, p in points],
-            hovertemplate="%{y}<br>%{text}: %{x:.1f} HU<extra></extra>",
+            hovertemplate="%{y}<br>%{text}: " + _value("x", "mae_hu"),
         )
     all_ = [r["summary"]["all"]["mae_hu"] for r in scored]
     means = [s["mean"] for s in all_]
@@ -75,7 +83,7 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
             "color": FAINT,
             "thickness": 1.4,
         },
-        hovertemplate="%{y}<br>mean %{x:.1f} HU<extra></extra>",
+        hovertemplate="%{y}<br>mean " + _value("x", "mae_hu"),
     )
     height = 24 * len(scored) + 130
     order = [shown_name(r) for r in scored]
@@ -100,7 +108,7 @@ def centres(records: Sequence[Record]) -> dict[str, Any]:
             marker={"color": CENTRE_COLOURS.get(centre, FAINT), "size": 5},
             line={"width": 1.2},
             text=[p["patient"] for _, p in points],
-            hovertemplate="%{x}<br>%{text}: %{y:.1f} HU<extra></extra>",
+            hovertemplate="%{x}<br>%{text}: " + _value("y", "mae_hu"),
         )
     found = _finished(figure, 380, "", "MAE inside the mask (HU)", boxmode="group")
     found["layout"]["yaxis"] |= {"rangemode": "tozero"}
@@ -153,7 +161,7 @@ def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
             line={"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place // len(COLOURS) % len(DASHES)]},
             marker={"size": [10 if i in chosen else 4 for i in history.index], "symbol": "diamond"},
             visible=True if place < SHOWN else "legendonly",
-            hovertemplate=f"{name}<br>epoch %{{x}}: %{{y:.1f}} HU<extra></extra>",
+            hovertemplate=f"{name}<br>epoch %{{x}}: " + _value("y", "mae_hu"),
         )
     if not figure.data:
         return None
@@ -166,8 +174,8 @@ def tissues(records: Sequence[Record]) -> dict[str, Any]:
     """MAE by tissue of the reference CT for the leading models, with the interval of the mean."""
     return _bars(
         records,
-        [("air, below −200", "mae_air_hu"), ("soft, −200…250", "mae_soft_hu"), ("bone, above 250", "mae_bone_hu")],
-        "MAE (HU)",
+        [(f"{tissue}, {span.replace('-', '−')}", f"mae_{tissue}_hu") for tissue, span in SPANS.items()],
+        metrics.heading("mae_hu"),
     )
 
 
@@ -187,7 +195,7 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
             name=shown_name(record),
             marker={"color": _line(place, record)["color"]},
             error_y={"type": "data", "array": gap[0], "arrayminus": gap[1], "color": FAINT, "thickness": 1.2},
-            hovertemplate="%{fullData.name}<br>%{x}: %{y:.1f}<extra></extra>",
+            hovertemplate="%{fullData.name}<br>%{x}: " + _value("y", groups[0][1]),
         )
     return _finished(figure, 460, "", y, barmode="group")
 
@@ -196,20 +204,21 @@ def dice(records: Sequence[Record]) -> dict[str, Any] | None:
     """Bone Dice against the threshold for the leading models; None where no mask holds bone."""
     figure = go.Figure()
     for place, record in enumerate(leading(records)):
-        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in THRESHOLDS]
+        means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in DICE_THRESHOLDS_HU]
         if means == [None] * len(means):
             continue
         figure.add_scatter(
-            x=list(THRESHOLDS),
+            x=list(DICE_THRESHOLDS_HU),
             y=means,
             mode="lines+markers",
             name=shown_name(record),
             line=_line(place, record),
-            hovertemplate="%{fullData.name}<br>above %{x} HU: %{y:.3f}<extra></extra>",
+            hovertemplate="%{fullData.name}<br>above %{x} HU: " + _value("y", f"dice_bone_{DICE_THRESHOLDS_HU[0]}"),
         )
     if not figure.data:
         return None
-    return _finished(figure, 460, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis={"tickvals": THRESHOLDS})
+    ticks = {"tickvals": list(DICE_THRESHOLDS_HU)}
+    return _finished(figure, 460, "threshold (HU)", "Dice", yaxis={"range": [0, 1]}, xaxis=ticks)
 
 
 def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
@@ -246,7 +255,7 @@ CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
     "centres": ("Box plots of the masked MAE by centre; the table below holds the numbers.", centres),
     "calibration": ("Mean synthetic CT at each CT value; the closer to the diagonal, the better.", calibration),
     "tissues": ("MAE in air, soft tissue and bone; the clinical table holds the numbers.", tissues),
-    "dice": ("Bone Dice at thresholds of 150, 250, 350 and 500 HU; the clinical table holds the numbers.", dice),
+    "dice": ("Bone Dice at several thresholds; the clinical table holds the numbers.", dice),
     "path_length": (
         "Mean absolute path-length error (mm) by the beam's direction; 0° runs from right to left.",
         path_length,

@@ -8,13 +8,13 @@ from typing import Any
 import jinja2
 from matplotlib import colormaps
 
-from mrict_core import __version__
+from mrict_core import __version__, metrics
 from mrict_core.evaluation import seeds_sd
 from mrict_core.evaluation.records import plain
 from mrict_core.reporting import style
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.tables import HEADINGS
+from mrict_core.reporting.tables import heading
 
 FOREIGN = re.compile(r"/\*!.*?\*/|https?://(?!www\.w3\.org/)[\w.-]+", re.DOTALL)  # w3.org: names of XML, not addresses
 
@@ -40,6 +40,9 @@ def render(data: PageData) -> str:
         js=source(environment, "page.js")[0],
         plotly=_plotly(),
         cards=_cards(data),
+        card_labels=metrics.CARD_LABELS,
+        metrics=metrics.TABLE,
+        better=metrics.BETTER,
         colours=_colours(),
         version=__version__,
     )
@@ -70,15 +73,14 @@ def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str
 
 def _cards(data: PageData) -> dict[str, Any]:
     """Return {metric: {definition, heading, numbers {record: its own part of the card}}} for the dialog."""
-    shared = ("name", "unit", "better", "range", "mask", "dimensionality", "aggregation", "weights", "note", "absent")
     cards: dict[str, Any] = {}
     for record in (*data.records, *data.controls):
         for metric, card in record["cards"].items():
             entry = cards.setdefault(
                 metric,
-                {key: card.get(key, "") for key in shared} | {"heading": HEADINGS.get(metric, metric), "numbers": {}},
+                {key: card.get(key, "") for key in metrics.CARD_FIELDS} | {"heading": heading(metric), "numbers": {}},
             )
-            own = {key: value for key, value in card.items() if key not in shared}
+            own = {key: value for key, value in card.items() if key not in metrics.CARD_FIELDS}
             statistics = record["summary"]["all"].get(metric, {})
             own |= {"mean": statistics.get("mean"), "sd_over_seeds": seeds_sd(record, metric), "label": record["label"]}
             entry["numbers"][record["name"]] = own

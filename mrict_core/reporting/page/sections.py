@@ -8,11 +8,12 @@ from typing import Any
 
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, shown_name
-from mrict_core.evaluation.scores import CLINICAL, MAIN, PREDECESSOR
+from mrict_core.metrics import NOTHING
+from mrict_core.metrics.predecessor import NUMBERS
 from mrict_core.reporting.page import plots, slices
-from mrict_core.reporting.page.cells import Cell, Table, by_centre, heading, model, number, summary_table, table_of
+from mrict_core.reporting.page.cells import Cell, Table, by_centre, interval, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.tables import NOTHING, remarks
+from mrict_core.reporting.tables import heading, remarks
 
 CONTROL_HEADINGS = {
     "control_black": "black",
@@ -41,10 +42,11 @@ class Section:
 def _leaderboard(data: PageData) -> dict[str, Any]:
     if not len(data.board):
         raise Missing("nothing was evaluated yet; run the notebooks")
-    names = (*MAIN, "me_hu", "mae_bone_hu", "dice_bone_250", "wepl_mae_mm", "continuity")
+    names = metrics.keys("leaderboard")
     caption = (
         "Mean ± SD over held-out patients, of the MAE also the 95 % patient bootstrap of the mean; from the bias on "
-        "columns are means, the clinical panel has their SD. Click a heading to sort, a number or an i for its card."
+        "columns are means, the clinical panel has their SD; the best of a column is bold. Click a heading to sort, "
+        "best first; a number or an i for its card."
     )
     table = summary_table(data, names, caption, extra=True)
     return {"tables": [table], "charts_after": ["leaderboard"], "notes": remarks(data.records, names)}
@@ -99,8 +101,8 @@ def _clinical(data: PageData) -> dict[str, Any]:
     caption = "Mean ± SD over held-out patients. Bias (ME) is sCT − CT."
     return {
         "charts": ["calibration", "tissues", "dice", "path_length"],
-        "tables": [summary_table(data, ("mae_hu", *CLINICAL), caption)],
-        "notes": remarks(data.records, CLINICAL),
+        "tables": [summary_table(data, ("mae_hu", *metrics.keys("clinical")), caption)],
+        "notes": remarks(data.records, metrics.keys("clinical")),
     }
 
 
@@ -125,9 +127,9 @@ def _predecessor(data: PageData) -> dict[str, Any]:
     if not len(frame):
         raise Missing("no variant with a printed value was scored")
     columns = {"variant": "variant", "readme": "its README"}
-    for metric in ("mse", "ssim", "fid", "vgg"):
-        columns |= {f"{who}_{metric}": f"{metric.upper()} {who}" for who in ("printed", "ours", "corrected")}
-    columns["mae_hu"] = "MAE (HU)"
+    for name in NUMBERS:
+        columns |= {f"{who}_{name}": f"{name.upper()} {who}" for who in ("printed", "ours", "corrected")}
+    columns["mae_hu"] = heading("mae_hu")
     caption = (
         "Printed: the predecessor's README. Ours: the same procedure on our held-out patients. Corrected: inside the "
         "mask, one fixed range, no augmentation; FID in the whole window, VGG with ImageNet's scaling."
@@ -135,11 +137,10 @@ def _predecessor(data: PageData) -> dict[str, Any]:
     used = {n for r in data.records for n in (r.get("predecessor") or {}).get("networks", {}).values()}
     if others := sorted(used - {"inception_fid", "vgg16_relu3_3"}):
         caption += f" FID and VGG of ours are seen through {', '.join(others)}: another scale than the printed."
-    tables = [table_of(frame, caption, columns, metric="predecessor_mse")]
+    tables = [table_of(frame, caption, columns)]
+    twins = "The same numbers and their twins without augmentation."
     tables.append(table_of(frame, "Why they differ.", {"variant": "variant", "why": "why"}))
-    return {
-        "tables": [*tables, summary_table(data, PREDECESSOR, "The same numbers and their twins without augmentation.")]
-    }
+    return {"tables": [*tables, summary_table(data, metrics.keys("predecessor"), twins)]}
 
 
 def _features(data: PageData) -> dict[str, Any]:
@@ -152,13 +153,12 @@ def _features(data: PageData) -> dict[str, Any]:
     for score in data.features:
         if score["value"] is None:
             continue
-        bounds = NOTHING if score["low"] is None else f"[{score['low']:.4f}, {score['high']:.4f}]"
         rows.append(
             [
                 Cell(shown_of.get(score["variant"], score["variant"]), score["variant"]),
-                Cell(score["name"].upper(), score["name"], score["name"]),
-                Cell(f"{score['value']:.4f}", score["value"]),
-                Cell(bounds, score["low"]),
+                Cell(heading(score["name"]), score["name"], score["name"]),
+                Cell(number(score["value"], score["name"]), score["value"]),
+                Cell(interval(score, score["name"]), score["low"]),
                 Cell(f"{score['n']} of {score['patients']} patients", score["n"]),
                 Cell(f"{score['weights']} {score['weights_hash'][:12]}", score["weights"]),
                 Cell(score["warning"] or NOTHING, score["warning"]),
@@ -174,7 +174,7 @@ def _features(data: PageData) -> dict[str, Any]:
 
 
 def _names(data: PageData, reason: str) -> list[str]:
-    return sorted({s["name"].upper() for s in data.features if s["value"] is None and s["reason"] == reason})
+    return sorted({heading(s["name"]) for s in data.features if s["value"] is None and s["reason"] == reason})
 
 
 def _training(data: PageData) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _corrections(data: PageData) -> dict[str, Any]:
 
 
 def _definitions(data: PageData) -> dict[str, Any]:
-    return {"cards": [card.as_dict() | {"heading": heading(card.name)} for card in metrics.CARDS.values()]}
+    return {"cards": [row.card() | {"heading": row.heading} for row in metrics.TABLE.values()]}
 
 
 def _provenance(data: PageData) -> dict[str, Any]:

@@ -63,11 +63,14 @@
   };
   const blank = (value) => typeof value === "string" && (value === "" || value === "\u2013");
   const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+  // A metric's cells sort by how good they are, best first; what a reader sees then ascends, descends, or does neither.
+  const ARIA = { higher: ["descending", "ascending"], zero: ["other", "other"], one: ["other", "other"] };
   $$("button.sort").forEach((button) => button.addEventListener("click", () => {
     const th = button.closest("th"), table = th.closest("table"), column = th.cellIndex;
-    const direction = th.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    $$("th", table).forEach((other) => other.setAttribute("aria-sort", "none"));
-    th.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
+    const again = th.dataset.sorted === "1", direction = again ? -1 : 1;
+    $$("th", table).forEach((other) => { other.setAttribute("aria-sort", "none"); delete other.dataset.sorted; });
+    th.dataset.sorted = again ? "2" : "1";
+    th.setAttribute("aria-sort", (ARIA[th.dataset.better] || ["ascending", "descending"])[again ? 1 : 0]);
     const rows = [...table.tBodies[0].rows].map((row, place) => ({ row, place, value: key(row, column) }));
     rows.sort((a, b) => (blank(a.value) - blank(b.value)) || direction * compare(a.value, b.value) || a.place - b.place);
     table.tBodies[0].append(...rows.map(({ row }) => row));
@@ -75,13 +78,13 @@
 
   // ---------------------------------------------------------------- metric cards
   const cards = json("data-cards"), dialog = $("#card"), names = $("#card-name");
-  const FACTS = [["unit", "unit"], ["better", "better"], ["range", "range"], ["mask", "mask"], ["dimensionality", "taken in"], ["aggregation", "aggregation"], ["weights", "weights"], ["note", "note"], ["absent", "absent where"]];
+  const { labels, better } = json("data-card-words"), FACTS = Object.entries(labels);
   const OWN = [["mean", "mean here"], ["n", "patients (N)"], ["label", "label"], ["seed", "seeds"], ["sd_over_seeds", "SD over seeds"], ["profile", "profile"], ["protocol", "protocol"], ["split_hash", "split"], ["checkpoint_hash", "checkpoint"], ["code_hash", "code"]];
   let shownMetric = "";
   const fillCard = () => {
     const card = cards[shownMetric], own = card.numbers[names.value] || {};
     $("#card-title").textContent = `${card.heading} (${card.name})`;
-    const rows = [...FACTS.map(([k, label]) => [label, card[k]]), ...OWN.map(([k, label]) => [label, own[k]])];
+    const rows = [...FACTS.map(([k, label]) => [label, k === "better" ? better[card[k]] : card[k]]), ...OWN.map(([k, label]) => [label, own[k]])];
     $("#card-facts").replaceChildren(...rows.filter(([, value]) => value !== undefined && value !== null && value !== "").flatMap(([label, value]) => [
       make("dt", { textContent: label }), make("dd", { textContent: typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(6) : value })]));
   };
