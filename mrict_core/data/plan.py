@@ -16,8 +16,8 @@ from mrict_core.paths import shown
 from mrict_core.runtime import available, code_hash, cpu_count, hash_of, read_json
 
 MODULES = (
-    *("ranks", "intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "padding"),
-    *("volumes", "morphology", "otsu", "masks", "slicing"),
+    *("intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "padding"),
+    *("volumes", "masks", "slicing"),
     *("plausible", "slice_levels", "pairing", "store", "prepare", "plan", "preprocess"),
 )
 CODE = tuple(f"data/{module}" for module in MODULES)
