@@ -343,13 +343,12 @@ def test_failed_download_names_all_and_leaves_no_weights(server, folder, change,
     assert not (cache / name).exists()
 
 
-def test_a_download_that_broke_off_is_gone_on_with(server):
+def test_a_download_is_gone_on_with(server):
+    """The server knows no ranges: it sends the whole file again."""
     answer, name, cache = server
     body = answer["body"]
-    answer.update(body=body[:100])
-    with pytest.raises(MrictError, match="gave up after 6 tries"):
-        weights.load_state("small")
-    assert (cache / f"{name}.part").read_bytes() == body[:100]
+    cache.mkdir(parents=True)
+    (cache / f"{name}.part").write_bytes(body[:100])
     answer.update(body=body)
     assert weights.load_state("small")[1] == hashlib.sha256(body).hexdigest()
 
