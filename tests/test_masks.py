@@ -9,7 +9,6 @@ from scipy import ndimage
 from skimage import morphology
 
 from mrict_core.data import masks
-from mrict_core.data.morphology import filled
 from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
@@ -70,7 +69,7 @@ def test_a_cavity_closed_only_in_3d_is_filled() -> None:
     shell = np.zeros((20, 20, 7), bool)
     shell[4:16, 4:16, 1:6] = True
     shell[8:12, 8:12, 2:5] = False
-    assert filled(np.moveaxis(shell, 2, 0))[1:6, 4:16, 4:16].all()
+    assert masks.filled(np.moveaxis(shell, 2, 0))[1:6, 4:16, 4:16].all()
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])

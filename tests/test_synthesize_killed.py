@@ -199,7 +199,7 @@ def test_an_mr_that_is_replaced_meanwhile_is_not_kept(kind, tmp_path, models):
         part.write_bytes(content)
         return []
 
-    with pytest.raises(UnavailableError, match="changed while it was synthesised"):
+    with pytest.raises(UnavailableError, match="was replaced or removed while it was read"):
         synthesize_case(source, tmp_path / "out" / "ct.nii", models, check=check)
     assert not (tmp_path / "out").exists()
 

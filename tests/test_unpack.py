@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mrict_core.data import unpack as module
 from mrict_core.data.unpack import readable, unpack
 from mrict_core.errors import MrictError
+from mrict_core.runtime import atomic_folder
 
 NOISE = os.urandom(300_000)
 GOOD = {"Task1/brain/1BA001/mr.nii.gz": NOISE, "Task1/overview.png": b"png", "Task1/empty": b""}
@@ -47,6 +48,12 @@ def write_odd(path: Path, name: str, mode: int = 0, content: bytes = b"x", flags
     return path
 
 
+def opened(archive: Path, *progress) -> dict[str, int]:
+    """Unpack as a download does: `out` appears whole or not at all."""
+    with atomic_folder(archive.parent / "out") as target:
+        return unpack(archive, target, "Task1", *progress)
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -55,7 +62,7 @@ def refused(archive: Path, words: str) -> None:
     """Assert that `archive` is refused with `words` in one line, and that nothing appears anywhere beside it."""
     before = {p: p.stat().st_mtime_ns for p in archive.parent.rglob("*")}
     with pytest.raises(MrictError, match=words) as caught:
-        unpack(archive, archive.parent / "out", "Task1")
+        opened(archive)
     assert "\n" not in str(caught.value)
     assert archive.name in str(caught.value)
     assert {p: p.stat().st_mtime_ns for p in archive.parent.rglob("*")} == before
@@ -65,35 +72,35 @@ def refused(archive: Path, words: str) -> None:
 def test_a_good_archive(tmp_path, method):
     steps = []
     archive = write_zip(tmp_path / "a.zip", GOOD | {"Task1/pelvis/": b"", "LICENSE": b"not wanted"}, method)
-    files = unpack(archive, tmp_path / "out", "Task1", lambda *step: steps.append(step))
-    assert tree(tmp_path / "out") == GOOD
+    files = opened(archive, lambda *step: steps.append(step))
+    assert tree(tmp_path / "out") == {name.removeprefix("Task1/"): content for name, content in GOOD.items()}
     assert files == {name: len(content) for name, content in GOOD.items()}
-    assert steps[-1] == (len(NOISE) + 3, len(NOISE) + 3, "a.zip")
+    assert steps[-1] == (len(NOISE) + 3, len(NOISE) + 3, "unpack")
 
 
 @pytest.mark.parametrize(
     ("name", "mode", "words"),
     [
-        ("../x", 0, "leads out of the folder"),
-        ("Task1/../../x", 0, "leads out of the folder"),
-        ("Task1/..", 0, "leads out of the folder"),
-        ("..", 0, "empty or unprintable"),
-        (".", 0, "empty or unprintable"),
-        ("/etc/x", 0, "absolute"),
-        ("//server/x", 0, "absolute"),
-        ("C:/x", 0, "absolute"),
-        ("c:x", 0, "absolute"),
-        ("Task1\\..\\..\\x", 0, "backslash"),
-        ("Task1/x\x00.png", 0, "unprintable"),
-        ("Task1/\x1b[2Jx", 0, "unprintable"),
-        ("/", 0, "empty or unprintable"),
+        ("../x", 0, "unsafe name"),
+        ("Task1/../../x", 0, "unsafe name"),
+        ("Task1/..", 0, "unsafe name"),
+        ("..", 0, "unsafe name"),
+        (".", 0, "unsafe name"),
+        ("/etc/x", 0, "unsafe name"),
+        ("//server/x", 0, "unsafe name"),
+        ("C:/x", 0, "unsafe name"),
+        ("c:x", 0, "unsafe name"),
+        ("Task1\\..\\..\\x", 0, "unsafe name"),
+        ("Task1/x\x00.png", 0, "unsafe name"),
+        ("Task1/\x1b[2Jx", 0, "unsafe name"),
+        ("/", 0, "unsafe name"),
         ("Task1/link", stat.S_IFLNK | 0o777, "a link or a special file"),
         ("Task1/pipe", stat.S_IFIFO | 0o644, "a link or a special file"),
         ("Task1/device", stat.S_IFCHR | 0o644, "a link or a special file"),
-        ("elsewhere/../../x", 0, "leads out"),
-        ("Task1/" + "d/" * 2000 + "x", 0, "2001 folders deep"),
-        ("Task1/" + "n" * 2000, 0, "2006 characters long"),
-        ("TASK1/FINE", 0, "twice"),
+        ("elsewhere/../../x", 0, "unsafe name"),
+        ("Task1/" + "d/" * 2000 + "x", 0, "unsafe name"),
+        ("Task1/" + "n" * 2000, 0, "unsafe name"),
+        ("Task1/FINE", 0, "one name"),
     ],
 )
 def test_unsafe_members(tmp_path, name, mode, words):
@@ -107,11 +114,7 @@ def test_encrypted_member(tmp_path):
 def test_a_name_that_stands_twice(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"):
         archive = write_odd(tmp_path / "a.zip", "Task1/fine")
-    refused(archive, "twice")
-
-
-def test_unknown_method(tmp_path):
-    refused(write_zip(tmp_path / "a.zip", GOOD, zipfile.ZIP_LZMA), "method 14")
+    refused(archive, "one name")
 
 
 def test_bomb(tmp_path):
@@ -119,7 +122,7 @@ def test_bomb(tmp_path):
 
 
 def test_file_where_a_folder_must_be(tmp_path):
-    refused(write_zip(tmp_path / "a.zip", {"Task1/a": NOISE, "Task1/A/b/c": b"x"}), "is a file and a folder")
+    refused(write_zip(tmp_path / "a.zip", {"Task1/a": NOISE, "Task1/A/b/c": b"x"}), "one name")
 
 
 @pytest.mark.parametrize("members", [{}, {"Task2/mr": b"x"}, {"Task1/": b""}, {"Task1": NOISE}])
@@ -140,7 +143,7 @@ def test_a_flipped_byte_is_found(tmp_path, method, place):
     data = bytearray(archive.read_bytes())
     data[int(place * len(data))] ^= 0xFF
     archive.write_bytes(data)
-    refused(archive, "damaged")
+    refused(archive, "no sound zip")
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.99])
@@ -157,7 +160,7 @@ def test_a_member_that_lies_about_its_size(tmp_path, stated):
     central = data.rindex(b"PK\x01\x02")
     data[central + 24 : central + 28] = struct.pack("<I", stated)
     archive.write_bytes(data)
-    refused(archive, "damaged|has 300000 bytes")
+    refused(archive, "no sound zip")
 
 
 def test_no_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
@@ -166,8 +169,8 @@ def test_no_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=module.MARGIN + len(NOISE)))
     refused(archive, "needed to unpack")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=module.MARGIN + len(NOISE) + 3))
-    unpack(archive, tmp_path / "out", "Task1")
-    assert tree(tmp_path / "out") == GOOD
+    opened(archive)
+    assert tree(tmp_path / "out") == {name.removeprefix("Task1/"): content for name, content in GOOD.items()}
 
 
 def test_disk_full_while_writing(tmp_path, monkeypatch):
@@ -179,7 +182,7 @@ def test_disk_full_while_writing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "open", Full, raising=False)
     with pytest.raises(MrictError, match="No space left on device"):
-        unpack(archive, tmp_path / "out", "Task1")
+        opened(archive)
     assert list(tmp_path.iterdir()) == [archive]
 
 
@@ -189,7 +192,7 @@ def test_a_write_that_the_system_refuses(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(MrictError, match="File too large"):
-            unpack(archive, tmp_path / "out", "Task1")
+            opened(archive)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == [archive]
@@ -199,20 +202,11 @@ def test_interrupt_leaves_nothing(tmp_path):
     archive = write_zip(tmp_path / "a.zip", GOOD)
 
     def interrupt(*_: object) -> None:
-        assert (tmp_path / "out").exists()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        unpack(archive, tmp_path / "out", "Task1", interrupt)
+        opened(archive, interrupt)
     assert list(tmp_path.iterdir()) == [archive]
-
-
-def test_an_existing_folder_is_not_touched(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("mine")
-    with pytest.raises(MrictError, match="File exists"):
-        unpack(write_zip(tmp_path / "a.zip", GOOD), tmp_path / "out", "Task1")
-    assert tree(tmp_path / "out") == {"mine": b"mine"}
 
 
 PARTS = st.sampled_from(["..", ".", "", "Task1", "a", "C:", "/", "\\", "~", "\x00", "é", "nul", "a b"])
@@ -229,8 +223,8 @@ def test_no_name_whatever_leads_out(tmp_path_factory, names):
             member.filename = member.orig_filename = name
             archive.writestr(member, b"" if name.endswith("/") else str(number))
     try:
-        files = unpack(folder / "a.zip", folder / "out", "Task1")
-        assert {str(Path(name)) for name in files} == set(tree(folder / "out"))
+        files = opened(folder / "a.zip")
+        assert {str(Path(name).relative_to("Task1")) for name in files} == set(tree(folder / "out"))
         assert all(Path(name).parts[0] == "Task1" for name in files)
     except MrictError:
         pass

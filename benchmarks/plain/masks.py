@@ -43,10 +43,11 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask)
+    """Return the largest component; of equal ones the first by slice, row, then column."""
+    labels, count = ndimage.label(np.moveaxis(mask, 2, 0))
     if count < 2:
         return mask
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return np.moveaxis(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])), 0, 2)
 
 
 def _morph(mask: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:

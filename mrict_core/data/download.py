@@ -1,7 +1,7 @@
 """A public data set from its Zenodo record to a folder that `discover` reads: fetch, verify, unpack, check.
 
-While it works, everything lies in `DEST/<name>.partial/`; `DEST/<folder>/` appears by one rename, whole. A receipt in
-it says which record it came from and which files belong to it, so that a second run has nothing to do.
+What is fetched is kept in `DEST/<name>.partial/`; `DEST/<folder>/` appears by one rename, whole. A receipt in it says
+which record it came from and which files belong to it, so that a second run has nothing to do.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mrict_core.data.synthrad import TASK, Discovery, discover
 from mrict_core.data.unpack import need_space, readable, unpack
-from mrict_core.data.zenodo import Progress, RemoteFile, Zenodo
+from mrict_core.data.zenodo import RemoteFile, Zenodo
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
-from mrict_core.runtime import LOCK_WAIT_S, held, read_json, write_json
+from mrict_core.runtime import LOCK_WAIT_S, atomic_folder, available, held, read_json, unwritable, write_json
+from mrict_core.web import Progress
 
 RECEIPT = "download.json"
 BLOCK = 1 << 20
@@ -94,40 +94,36 @@ def download(
         try:
             if fresh:
                 _bring(wanted, remote, dest, server, keep_archive, progress)
+            shutil.rmtree(partial, ignore_errors=True)  # also what a run left that was killed after its last rename
+        except OSError as error:
+            raise unwritable(dest, error) from None
         finally:
             with contextlib.suppress(OSError):  # what was fetched stays for the next run, an empty folder does not
                 partial.rmdir()
-        _remove(partial)  # also what a run left that was killed after its last rename
     return Downloaded(final, fresh, _check(wanted, final))
 
 
 def _bring(
     wanted: DataSet, remote: RemoteFile, dest: Path, server: Zenodo, keep_archive: bool, progress: Progress | None
 ) -> None:
-    """Fetch, verify and unpack into the partial folder, then move the result to its place."""
-    own, partial = dest / wanted.archive, _partial(wanted, dest)
-    if own.exists():
+    """Fetch and verify the archive, and unpack it beside its place until it is whole."""
+    own = dest / wanted.archive
+    if not own.exists():
+        archive = _verified(remote, _partial(wanted, dest), server, progress)
+    elif own.stat().st_size == remote.size and _md5(own, progress) == remote.md5:
         archive = own
-        if own.stat().st_size != remote.size or _md5(own, progress) != remote.md5:
-            raise MrictError(
-                f"{shown(own)}: is not the file of record {wanted.record} ({readable(remote.size)}, md5 {remote.md5}); "
-                "move it away, or choose another --dest"
-            )
     else:
-        archive = _verified(remote, partial, server, progress)
-    unpacked = partial / "unpacked"
-    _make(partial)
-    _remove(unpacked)
-    try:
-        files = unpack(archive, unpacked, wanted.folder, _titled(progress, "unpack"))
-        _check(wanted, unpacked / wanted.folder)
+        raise MrictError(
+            f"{shown(own)}: is not the file of record {wanted.record} ({readable(remote.size)}, md5 {remote.md5}); "
+            "move it away, or choose another --dest"
+        )
+    with atomic_folder(dest / wanted.folder) as unpacked:
+        files = unpack(archive, unpacked, wanted.folder, progress)
+        _check(wanted, unpacked)
         receipt = {**wanted.source, "md5": remote.md5, "licence": wanted.licence, "citation": wanted.citation}
-        write_json(unpacked / wanted.folder / RECEIPT, {**receipt, "files": files})
+        write_json(unpacked / RECEIPT, {**receipt, "files": files})
         if keep_archive and archive != own:  # before the last step: a run killed here finds it, and unpacks again
-            _move(archive, own)
-        _move(unpacked / wanted.folder, dest / wanted.folder)
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
+            archive.rename(own)
 
 
 def _verified(remote: RemoteFile, partial: Path, server: Zenodo, progress: Progress | None) -> Path:
@@ -137,11 +133,11 @@ def _verified(remote: RemoteFile, partial: Path, server: Zenodo, progress: Progr
     if there < remote.size:
         # the archive's own size stands for what it unpacks to: its volumes are gzipped already
         need_space(partial.parent, 2 * remote.size - there, f"to fetch and unpack {remote.name}")
-    _make(partial)
-    part = server.fetch(remote, partial, _titled(progress, "fetch"))
+    partial.mkdir(exist_ok=True)
+    server.fetch(remote.url, part, remote.size, progress)
     digest = _md5(part, progress)
     if digest != remote.md5:
-        _remove(partial)
+        shutil.rmtree(partial)
         raise MrictError(
             f"{remote.url}: md5 {digest}, the record says {remote.md5}; what was fetched is deleted; run again, "
             "or try another mirror"
@@ -194,25 +190,17 @@ def _check(wanted: DataSet, folder: Path) -> dict[str, Discovery]:
 def _md5(path: Path, progress: Progress | None) -> str:
     """Return the md5 of a file, which is Zenodo's checksum: it finds damage, it is no proof against an attacker."""
     digest, total, done = hashlib.md5(usedforsecurity=False), path.stat().st_size, 0
-    report = _titled(progress, "verify")
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-                done += len(block)
-                if report:
-                    report(done, total, path.name)
-    except OSError as error:
-        raise MrictError(f"{shown(path)}: cannot be read ({error.strerror or error}); make it readable") from None
+    with available(path), open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            done += len(block)
+            if progress:
+                progress(done, total, "verify")
     return digest.hexdigest()
 
 
 def _partial(wanted: DataSet, dest: Path) -> Path:
     return dest / f"{wanted.name}.partial"
-
-
-def _titled(progress: Progress | None, step: str) -> Callable[[int, int, str], None] | None:
-    return progress and (lambda done, total, _: progress(done, total, step))
 
 
 def _resolved(dest: Path | str) -> Path:
@@ -227,28 +215,3 @@ def _resolved(dest: Path | str) -> Path:
 
 def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MrictError(f"{shown(folder)}: cannot be made ({error.strerror}); make its parent writable") from None
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        raise MrictError(f"{shown(target)}: cannot be put in place ({error.strerror}); run again") from None
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder of our own, if it is there."""
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise MrictError(
-            f"{shown(error.filename or folder)}: cannot be deleted ({error.strerror}); delete it"
-        ) from None

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mrict_core.data import ranks
 from mrict_core.data.padding import background_beside
 from mrict_core.data.plausible import is_ct, spread_over
 from mrict_core.errors import MrictError
@@ -56,7 +55,7 @@ def robust_mr_range(mr: np.ndarray, body: np.ndarray, path: Path | str = "MR") -
     inside = np.asarray(mr)[np.asarray(body, bool)]
     if inside.size == 0:
         raise MrictError(f"{shown(path)}: its body mask is empty; expected tissue brighter than air; check the file")
-    low, high = (float(ranks.percentile(inside, np.float64(percent))) for percent in MR_PERCENTILES)
+    low, high = map(float, np.percentile(inside, MR_PERCENTILES))
     if not high > low:
         low, high = float(inside.min()), float(inside.max())
     if not high > low:

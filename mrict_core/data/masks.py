@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage import filters
+from skimage import filters, morphology
 
-from mrict_core.data import morphology, otsu, ranks
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
@@ -25,9 +23,8 @@ AIR_PERCENTILE = 70  # the darkest part of what is not tissue: the rest is bone,
 MIN_OBJECT_VOXELS = 64
 IN_BODY_MIN = 0.3  # of the mask: outlines are drawn with a margin, but not far from the body
 SCORED_MIN = 100  # voxels in the body: a mask of one organ is allowed, a few stray voxels are not
-EDGE_DOUBT = 1e-3  # of a bin: float32 places up to 256 are off by 3e-4 at most
-OFFSET_MAX = 8  # spans that values may lie away from 0 for that
-SPAN_MIN = 1e-30
+OTSU_BINS = 128
+FLOODED = 2  # the flood's colour; 0 and 1 are the mask's
 
 
 def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
@@ -55,71 +52,55 @@ def check_mask_fits(mask: np.ndarray, body: np.ndarray, path: Path | str) -> Non
         )
 
 
-def _reach(reach_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int]:
-    """Return a distance within the slice as rows and columns, at least one."""
+def _framed(stack: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """Return slices (N, rows, cols) of bool as OpenCV's images, with so many empty rows and columns on each side."""
+    return np.pad(np.ascontiguousarray(stack), [(0, 0), (rows, rows), (cols, cols)]).view(np.uint8)
+
+
+def _disked(stack: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return a stack (N, rows, cols) opened or closed slice by slice with a disk; outside the slice lies nothing."""
     rows, cols = (max(1, round(reach_mm / s)) for s in spacing_mm[:2])
-    return rows, cols
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * cols + 1, 2 * rows + 1))
+    wide = _framed(stack, rows, cols)
+    for image in wide:
+        cv2.morphologyEx(image, operation, disk, dst=image)
+    return wide[:, rows:-rows, cols:-cols].view(bool)
 
 
-def _smoothed(stack: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
-    """Return the stack (N, rows, cols) float32 blurred along rows, columns, then slices (0: not along that axis).
+def filled(stack: np.ndarray) -> np.ndarray:
+    """Fill what no path of edge neighbours within its slice leads out of.
 
-    Lines are filtered where they lie side by side in memory, one transposed plane at a time: a volume's own strides
-    throw every voxel out of the cache before its neighbour is read.
+    No cavity is left in three dimensions either: one that is closed there is closed in each of its slices.
     """
-    rows, cols, slices = (functools.partial(ndimage.gaussian_filter1d, sigma=s, axis=1) for s in sigma)
-    smooth = np.empty(stack.shape, np.float32)
-    for source, target in zip(stack, smooth, strict=True):
-        plane = np.ascontiguousarray(source, np.float32)
-        if sigma[0]:
-            plane = cv2.transpose(rows(cv2.transpose(plane)))
-        target[...] = cols(plane) if sigma[1] else plane
-    if sigma[2]:
-        for k in range(smooth.shape[1]):
-            smooth[:, k] = cv2.transpose(slices(cv2.transpose(smooth[:, k])))
-    return smooth
+    wide = _framed(stack, 1, 1)
+    for image in wide:
+        cv2.floodFill(image, None, (0, 0), FLOODED, flags=4)
+    return wide[:, 1:-1, 1:-1] != FLOODED
 
 
-def _counts(plane: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return `np.histogram`'s counts of a plane whose values beyond the last edge are clipped to it.
-
-    A product gives the bin of all values but those that rounding might have moved over an edge; these few are searched.
-    """
-    bins, low, high = edges.size - 1, float(edges[0]), float(edges[-1])
-    if max(-low, high) > OFFSET_MAX * (high - low) or high - low < SPAN_MIN:  # float32 cannot tell the bins
-        return np.histogram(np.minimum(plane, edges[-1]), bins, (edges[0], edges[-1]))[0]
-    place = (plane - edges[0]) * np.float32(bins / (high - low))
-    np.minimum(place, np.float32(bins - 0.5), out=place)
-    bin_of = place.astype(np.uint8)
-    place -= bin_of
-    at_edge = np.abs(place - np.float32(0.5)) > 0.5 - EDGE_DOUBT
-    searched = np.searchsorted(edges, plane[at_edge], "right") - 1
-    bin_of[at_edge] = np.minimum(searched, bins - 1)
-    return cv2.calcHist([bin_of], [0], None, [bins], [0, bins]).ravel().astype(np.int64)
-
-
-def _otsu_level(smooth: np.ndarray, top: np.float32) -> float:
-    """Return Otsu's threshold of the values clipped to `top`: 256 bins, the lower class includes the threshold's."""
-    low = smooth.min()
-    if low == top:
-        return low
-    edges = np.histogram_bin_edges(smooth[0, 0], 256, (low, top))
-    counts = sum(_counts(plane, edges) for plane in smooth)
-    return filters.threshold_otsu(hist=(counts, (edges[:-1] + edges[1:]) / 2))
+def _largest(stack: np.ndarray) -> np.ndarray:
+    """Return the largest component (face neighbours); of equal ones the first."""
+    labels, count = ndimage.label(stack)
+    return stack if count < 2 else labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
 def _tissue_threshold(smooth: np.ndarray) -> float:
     """Return the level between air and tissue: low, for dim skin and coil shading, but above the noise of the air."""
-    values = smooth.ravel()
-    top = ranks.percentile(values, 99)  # one bright vessel or fat layer must not set the scale
-    split = _otsu_level(smooth, top)
-    dark = values.size - (int(np.count_nonzero(values > split)) if top > split else 0)  # so many of the lowest values
-    tissue = ranks.median_between(values, dark, values.size)
-    air = values[values <= ranks.percentile(values, AIR_PERCENTILE, dark)]
-    level = ranks.median(air)
-    np.abs(np.subtract(air, np.float32(level), out=air), out=air)
-    noise = 1.4826 * ranks.median(air)
+    values = smooth.ravel()  # flat: scikit-image takes three slices for colours
+    clipped = np.minimum(values, np.percentile(values, 99))  # one bright vessel or fat layer must not set the scale
+    bright = clipped > filters.threshold_otsu(clipped)
+    if not bright.any():
+        return np.inf
+    tissue, dark = _median(values[bright]), values[~bright]
+    air = dark[dark <= np.percentile(dark, AIR_PERCENTILE, overwrite_input=True)]
+    level = _median(air)
+    noise = 1.4826 * _median(np.abs(air - level))
     return level + max(TISSUE_FRACTION * (tissue - level), NOISE_SIGMAS * noise)
+
+
+def _median(values: np.ndarray) -> float:
+    """Return the median of values that may be moved about."""
+    return float(np.median(values, overwrite_input=True))
 
 
 def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -134,46 +115,30 @@ def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     if mr.min() == mr.max():
         return np.zeros(mr.shape, bool)
     sigma = [SMOOTHING_MM / s if n > 1 else 0.0 for s, n in zip(spacing_mm, mr.shape, strict=True)]
-    smooth = _smoothed(np.moveaxis(mr, 2, 0), sigma)
-    mask = smooth > _tissue_threshold(smooth)
-    del smooth
-    mask = morphology.filled(morphology.closed(mask, _reach(JOINING_MM, spacing_mm)))
-    mask = morphology.largest(morphology.opened(mask, _reach(OPENING_MM, spacing_mm)))
-    return np.moveaxis(morphology.filled(morphology.closed(mask, _reach(CLOSING_MM, spacing_mm))), 0, 2)
+    smooth = np.moveaxis(ndimage.gaussian_filter(mr, sigma), 2, 0)
+    mask = _disked(smooth > _tissue_threshold(smooth), cv2.MORPH_CLOSE, JOINING_MM, spacing_mm)
+    mask = _largest(_disked(filled(mask), cv2.MORPH_OPEN, OPENING_MM, spacing_mm))
+    return np.moveaxis(filled(_disked(mask, cv2.MORPH_CLOSE, CLOSING_MM, spacing_mm)), 0, 2)
 
 
-def _solid(stack: np.ndarray) -> np.ndarray:
-    """Return a mask with its holes filled and without specks of fewer than `MIN_OBJECT_VOXELS` (face neighbours)."""
-    within = morphology.filled(stack)
-    holes = within & ~stack  # of their slice: some have a way out through the slices beside it
-    labels, count = _labels(holes)
-    kept = np.ones(count + 1, bool)
-    kept[labels[[0, -1]]] = False
-    kept[labels[1:][holes[1:] & ~within[:-1]]] = False
-    kept[labels[:-1][holes[:-1] & ~within[1:]]] = False
-    _keep(within, holes, labels, kept)
-    labels, count = _labels(within)
-    sizes = sum(np.bincount(plane.ravel(), minlength=count + 1) for plane in labels)
-    sizes[0] = 0
-    _keep(within, within & (labels != int(np.argmax(sizes))), labels, sizes >= MIN_OBJECT_VOXELS)
-    return within if sizes.max() >= MIN_OBJECT_VOXELS else np.zeros_like(within)
+def _otsu_level(volume: np.ndarray) -> float:
+    """Return Otsu's threshold of a volume with contrast, from the histogram that ITK's filter makes.
 
-
-def _labels(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return `ndimage.label(mask)`, looked for in the mask's box alone."""
-    labels, box = np.zeros(mask.shape, np.int32), morphology.box_of(mask)
-    return labels, ndimage.label(mask[box], output=labels[box])
-
-
-def _keep(mask: np.ndarray, among: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> None:
-    """Leave of the few voxels `among` those whose label is kept."""
-    few = np.flatnonzero(among)
-    mask.ravel()[few] = kept[labels.ravel()[few]]
+    ITK's own search for every voxel's bin would be a third of a patient's preprocessing.
+    """
+    low, high = float(volume.min()), float(volume.max())
+    high += (high - low) / OTSU_BINS / 100
+    counts, edges = np.histogram(volume, OTSU_BINS, (low, high))
+    below, sums = np.cumsum(counts)[:-1], np.cumsum(counts * (edges[:-1] + edges[1:]) / 2)
+    between = (sums[-1] * below - volume.size * sums[:-1]) ** 2 / (below * (volume.size - below))
+    return low + float(np.float32(1 + np.argmax(between)) * np.float32(high - low) / OTSU_BINS)  # ITK steps in float32
 
 
 def otsu_mask(volume: np.ndarray) -> np.ndarray:
     """Return the predecessor's mask (bool) of one volume: Otsu, holes filled, specks removed."""
-    return _solid(np.ascontiguousarray(otsu.foreground(volume).T)).T  # transposed: files run along their first axis
+    turned = volume.T  # files run along their first axis
+    mask = ndimage.binary_fill_holes(turned > np.float64(_otsu_level(turned)))
+    return morphology.remove_small_objects(mask, max_size=MIN_OBJECT_VOXELS - 1, connectivity=1).T
 
 
 def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:

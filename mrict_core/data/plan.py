@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mrict_core.data.store import INDEX, prepared_patients
+from mrict_core.data.streams import unchanged
 from mrict_core.data.subjects import absolute, likely_visits, merged, shared_images, subjects_of
 from mrict_core.data.synthrad import ROLES, Discovery, PatientFiles, Skip
 from mrict_core.data.volumes import hash_image, state_of
@@ -16,8 +19,8 @@ from mrict_core.paths import shown
 from mrict_core.runtime import available, code_hash, cpu_count, hash_of, read_json
 
 MODULES = (
-    *("ranks", "intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "padding"),
-    *("volumes", "morphology", "otsu", "masks", "slicing"),
+    *("intensity", "orders", "grids", "headers", "nifti", "metaimage", "nrrd", "streams", "padding"),
+    *("volumes", "masks", "slicing"),
     *("plausible", "slice_levels", "pairing", "store", "prepare", "plan", "preprocess"),
 )
 CODE = tuple(f"data/{module}" for module in MODULES)
@@ -34,12 +37,13 @@ class Job:
     states: dict[str, tuple[int, int]]  # role -> size and time of the file when it was hashed
     key: str
 
-    def check_files(self) -> None:
-        """Raise `UnavailableError` unless the files are those that were hashed: else what was read says nothing."""
-        for role, state in self.states.items():
-            path = getattr(self.files, role)
-            if _state(path) != state:
-                raise UnavailableError(f"{shown(path)}: was replaced while it was read; expected it to stay; run again")
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Raise `UnavailableError` at the end unless the files are those that were hashed."""
+        with contextlib.ExitStack() as stack:
+            for role, state in self.states.items():
+                stack.enter_context(unchanged(getattr(self.files, role), state_of, state))
+            yield
 
 
 @dataclass
@@ -94,22 +98,15 @@ def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[
     time are unchanged."""
 
     def entry(path: Path) -> tuple[str, list[Any]]:
-        name, state = path.relative_to(discovery.root).as_posix(), _state(path)
-        size, time, digest = known.get(name, (None, None, None))
-        if (size, time) != state:
-            with available(path):
-                digest = hash_image(path)
-        return name, [*state, digest]
+        name = path.relative_to(discovery.root).as_posix()
+        with available(path):
+            state = state_of(path)
+            size, time, digest = known.get(name, (None, None, None))
+            return name, [*state, digest if (size, time) == state else hash_image(path)]
 
     paths = [getattr(patient, role) for patient in discovery.patients for role in ROLES]
     with ThreadPoolExecutor(cpu_count()) as pool:  # hashing leaves the interpreter to other threads
         return dict(pool.map(entry, paths))
-
-
-def _state(path: Path) -> tuple[int, int]:
-    """Return size and time of a file, which change when it is replaced."""
-    with available(path):
-        return state_of(path)
 
 
 def make_plan(

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from math import prod
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,13 @@ def in_plane_shapes(discovery: Discovery, protocol: str = "patient") -> list[tup
 
 def _prepare(job: Job) -> None:
     """Read, check, convert and write one patient."""
+    with job.unchanged():
+        arrays, meta = _converted(job)
+    write_patient(job.folder, job.files.patient, arrays, meta)
+
+
+def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the store's arrays of one patient and the record of how they were made."""
     files, settings = job.files, job.settings
     mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
     mask = masks.check_mask(outline.array, files.mask)
@@ -96,8 +104,7 @@ def _prepare(job: Job) -> None:
         "air_in_body": air,
         "tissue_outside_body": tissue,
     }
-    job.check_files()
-    write_patient(job.folder, files.patient, arrays, meta)
+    return arrays, meta
 
 
 def _attempt(job: Job) -> tuple[str, bool]:
@@ -111,7 +118,6 @@ def _attempt(job: Job) -> tuple[str, bool]:
     except (StoreWriteError, UnavailableError):
         raise
     except MrictError as error:
-        job.check_files()
         return str(error), True
     except Exception as error:  # a patient that no check foresaw must not end the run for the others
         if passing(error):

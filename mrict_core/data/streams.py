@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from isal import igzip, isal_zlib
@@ -30,17 +30,24 @@ def damaged(path: Path, why: str) -> MrictError:
     return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
 
 
-@contextlib.contextmanager
-def unchanged(path: Path) -> Iterator[None]:
-    """Raise `UnavailableError` where a file is another one at the end: what was read of it says nothing."""
+def _state(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def state() -> tuple[int, ...] | None:
-        with contextlib.suppress(OSError):
-            found = path.stat()
-            return found.st_ino, found.st_size, found.st_mtime_ns
+
+@contextlib.contextmanager
+def unchanged(path: Path, state_of: Callable[[Path], Any] = _state, since: Any = None) -> Iterator[None]:
+    """Raise `UnavailableError` where `path` is another one at the end: what was read of it says nothing.
+
+    `state_of` tells one from another; `since` is what it returned earlier, None: at the start.
+    """
+
+    def state() -> Any:
+        with contextlib.suppress(OSError, MrictError):
+            return state_of(path)
         return None
 
-    before = state()
+    before = since or state()
     try:
         yield
     finally:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import os
 import pickle
-import socket
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,11 +21,13 @@ from torch import Tensor, nn
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown
+from mrict_core.runtime import held
+from mrict_core.web import Web
 
 FOLDER = "MRICT_WEIGHTS"
 MIRROR = "MRICT_WEIGHTS_URL"
 _downloads: ContextVar[bool] = ContextVar("downloads", default=True)
-TIMEOUT_S = 30.0  # behind a firewall a connection would otherwise hang for minutes
+LOCK_WAIT_S = 600.0  # for another process that downloads the same
 
 
 @dataclass(frozen=True)
@@ -149,28 +149,33 @@ def locate(name: str) -> tuple[Path, str]:
 
 
 def _download(name: str, file: WeightsFile, target: Path) -> None:
-    """Download to `target`; torch writes to a temporary name and renames only a file whose hash is right."""
+    """Download to `target`, on from where an earlier call stopped; only a file whose hash is right gets that name."""
+    from tqdm import tqdm
+
+    part = target.with_name(f"{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _socket_timeout(TIMEOUT_S):
-            torch.hub.download_url_to_file(file.url, str(target), hash_prefix=file.sha256_prefix)
-    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
+        with held(target.parent, "downloads weights to it", LOCK_WAIT_S):
+            if target.is_file():  # another process was faster
+                return
+            with tqdm(desc=file.name, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
+
+                def progress(done: int, total: int, _: str) -> None:
+                    bar.total = total
+                    bar.update(done - bar.n)
+
+                Web(say=bar.write).fetch(file.url, part, progress=progress)
+            digest = _sha256(part)
+            if not digest.startswith(file.sha256_prefix):
+                part.unlink()
+                raise MrictError(f"{file.url}: sha256 starts with {digest[:8]}, expected {file.sha256_prefix}")
+            part.rename(target)
+    except (MrictError, OSError) as error:
         folder = os.environ.get(FOLDER)
         where = f"not in {FOLDER}={folder}" if folder else f"in no local folder ({FOLDER} is not set)"
         raise MrictError(
-            f"weights '{name}': {file.name} is {where} and the download from {file.url} failed ({error}); "
+            f"weights '{name}': {file.name} is {where} and cannot be downloaded ({error}); "
             f"put the file into a folder and set {FOLDER} to it"
         ) from error
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

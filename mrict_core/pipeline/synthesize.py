@@ -16,6 +16,7 @@ from mrict_core.data.dicom import DicomVolume, staged_ct_series
 from mrict_core.data.fingerprint import bone_shares
 from mrict_core.data.orders import PLANES
 from mrict_core.data.prepare import unpadded
+from mrict_core.data.streams import unchanged
 from mrict_core.data.volumes import NOTE, Volume, hash_image
 from mrict_core.errors import MrictError, UnavailableError, passing
 from mrict_core.inference import gate
@@ -126,19 +127,20 @@ def synthesize_case(
         key = case_key(input_hash, models, options, body)
         overwrite = overwrite or unfinished(sidecar) == key
         check_targets(source, output, uncertainty, overwrite, sidecar, qa)
-        volume = unpadded(read_input(source, series, keep_identifiers))
-        findings = [gate.Finding(text, text) for text in volume.remarks]
-        findings += [found for model in models for found in (check(volume, model.synthesizer.facts) if check else [])]
-        _refuse(source, findings, strict)
-        synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
-        doubts = [
-            found
-            for model in models
-            for found in (check_output(synthesis, model.synthesizer.facts) if check_output else [])
-        ]
-        _refuse(source, doubts, strict)
-        if source_hash(source) != input_hash:
-            raise UnavailableError(f"{shown(source)}: changed while it was synthesised; nothing is kept; run again")
+        with unchanged(source, source_hash, input_hash):
+            volume = unpadded(read_input(source, series, keep_identifiers))
+            findings = [gate.Finding(text, text) for text in volume.remarks]
+            findings += [
+                found for model in models for found in (check(volume, model.synthesizer.facts) if check else [])
+            ]
+            _refuse(source, findings, strict)
+            synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
+            doubts = [
+                found
+                for model in models
+                for found in (check_output(synthesis, model.synthesizer.facts) if check_output else [])
+            ]
+            _refuse(source, doubts, strict)
         notes = [gate.Finding(text, text, gate.NOTE) for text in (*volume.notes, *synthesis.warnings)]
         findings = gate.distinct(
             [*findings, *doubts, *notes, *(found for model in models for found in _of_model(model))]
