@@ -26,7 +26,7 @@ from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.runtime import read_json, write_csv, write_json
 from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, SYNTHESIS, Step, TrainingStep
-from mrict_core.variants import all_variants, lineage, select
+from mrict_core.variants import all_variants, get, lineage, select
 
 # The package also exports functions of these names.
 plan = importlib.import_module("mrict_core.suite.plan")
@@ -121,6 +121,16 @@ def test_plan_covers_what_was_asked_parents_first(variants):
         if isinstance(step, TrainingStep):
             assert step.chain == tuple(lineage(step.name))
             assert set(step.needs) == {PREPROCESS, *(v.name for v in step.chain[:-1])}
+
+
+def test_a_family_without_a_notebook_is_trained_and_scored_all_the_same():
+    own = dataclasses.replace(get("mk1"), name="my_own", family="mine", init_from="mk1")
+    steps = plan.plan([get("mk1"), own], workspace("smoke"), plan.load_parameters("smoke"))
+    (step,) = [step for step in steps if step.name == "my_own"]
+    assert [variant.name for variant in step.chain] == ["mk1", "my_own"]
+    assert [s.name for s in steps if "my_own" in s.needs] == [EVALUATION, REPORT, SYNTHESIS]
+    assert plan.wanted_steps(steps, plan.chosen_notebooks(steps, "")) == steps
+    assert "my_own" not in {s.name for s in plan.wanted_steps(steps, plan.chosen_notebooks(steps, "02"))}
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from mrict_core.paths import ROOT, Workspace, shown
 from mrict_core.runtime import code_hash, hash_file, hash_of, read_json
 from mrict_core.training.runs import of_record
 from mrict_core.variant import Variant
-from mrict_core.variants import lineage
 
 NOTEBOOKS = ROOT / "notebooks"
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
 SYNTHESIS = "08_synthesize"
+NO_STORY = ""  # in place of a notebook: of a user's own family, which is trained and scored all the same
 NOTEBOOK_OF = {  # family of a variant => the notebook that tells its story
     "cyclegan": "01_cyclegan_baseline",
     "practice": "02_pix2pix_mk1",
@@ -64,9 +64,12 @@ def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any], 
     variants: parents before children, as `variants.select` returns them.
     """
     own = parameters | {"group_by": group_by}
-    trainings = [_training(variant, space, parameters) for variant in variants]
+    chains: dict[str, tuple[Variant, ...]] = {"": ()}
+    for variant in variants:
+        chains[variant.name] = (*chains[variant.init_from or ""], variant)
+    trainings = [_training(chains[variant.name], space, parameters) for variant in variants]
     steps = [Step(PREPROCESS, PREPROCESS, own, (), (space.store / "index.json",)), *trainings]
-    for notebook in sorted({training.notebook for training in trainings}):
+    for notebook in sorted({training.notebook for training in trainings} - {NO_STORY}):
         names = tuple(training.name for training in trainings if training.notebook == notebook)
         figures = tuple(space.figures / f"{name}_{kind}.png" for name in names for kind in ("curves", "samples"))
         steps.append(Step(notebook, notebook, parameters | {"variants": ",".join(names)}, names, figures))
@@ -78,10 +81,10 @@ def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any], 
     return _all_needs(steps)
 
 
-def _training(variant: Variant, space: Workspace, parameters: dict[str, Any]) -> TrainingStep:
-    needs = (PREPROCESS, *([variant.init_from] if variant.init_from else []))
-    outputs, chain = _results(space, variant.name), tuple(lineage(variant.name))
-    return TrainingStep(variant.name, NOTEBOOK_OF[variant.family], parameters, needs, outputs, chain)
+def _training(chain: tuple[Variant, ...], space: Workspace, parameters: dict[str, Any]) -> TrainingStep:
+    *ancestors, variant = chain
+    notebook, needs = NOTEBOOK_OF.get(variant.family, NO_STORY), (PREPROCESS, *(one.name for one in ancestors))
+    return TrainingStep(variant.name, notebook, parameters, needs, _results(space, variant.name), chain)
 
 
 def _results(space: Workspace, variant: str) -> tuple[Path, ...]:
@@ -118,13 +121,15 @@ def data_fingerprint(folder: Path) -> str:
 
 
 def chosen_notebooks(steps: Sequence[Step], only: str) -> set[str]:
-    """Return the notebooks that start with one of the comma-separated prefixes; all for ""."""
+    """Return the notebooks that start with one of the comma-separated prefixes; all for "", NO_STORY too."""
     notebooks = {step.notebook for step in steps}
+    if not only:
+        return notebooks
     chosen: set[str] = set()
-    for prefix in (part.strip() for part in only.split(",")) if only else ("0",):
+    for prefix in (part.strip() for part in only.split(",")):
         found = {name for name in notebooks if prefix and name.startswith(prefix)}
         if not found:
-            raise unknown_name("notebook", prefix, notebooks)
+            raise unknown_name("notebook", prefix, notebooks - {NO_STORY})
         chosen |= found
     return chosen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -102,6 +103,7 @@ class Workers:
 
 def _serve(connection: Connection) -> None:
     """Do the trainings that come through `connection` until its other end is closed."""
+    os.setsid()  # Ctrl-C in a terminal goes to a whole group; the suite interrupts its workers once, itself
     end_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(EOFError, ConnectionError):
