@@ -46,22 +46,26 @@ class Worker:
         with theirs, _interrupts_blocked():  # inherited: Ctrl-C must not meet a process that still imports
             self.process.start()
 
-    def train(self, training: Training, say: Say) -> None:
-        """Do one training; MrictError where it fails or the process ends, KeyboardInterrupt where it is interrupted."""
+    def train(self, training: Training, say: Say) -> BaseException | None:
+        """Do one training; return the error it failed with, or None. MrictError where the process ends meanwhile."""
+        message = self._exchange(training.name, training)
+        while isinstance(message, str):
+            say(message)
+            message = self._exchange(training.name)
+        return message
+
+    def _exchange(self, name: str, *sent: Training) -> Any:
         try:
-            self.connection.send(training)
-            while isinstance(message := self.connection.recv(), str):
-                say(message)
+            for training in sent:
+                self.connection.send(training)
+            return self.connection.recv()
         except (EOFError, ConnectionError):
             raise MrictError(
-                f"{training.name}: its process was ended from outside, often for lack of memory; free some, or run one "
-                "training at a time with --jobs 1"
+                f"{name}: its process was ended from outside, often for lack of memory; free some, or run one training "
+                "at a time with --jobs 1"
             ) from None
-        if message is not None:
-            raise message
 
     def end(self) -> None:
-        """End the process; it must be idle."""
         self.connection.close()
         self.process.kill()
         self.process.join()
@@ -77,12 +81,19 @@ class Workers:
         return self
 
     def train(self, training: Training, say: Say) -> None:
-        """Do one training in an idle worker, or in a new one where all are busy; see `Worker.train`."""
+        """Do one training in an idle worker, or in a new one where all are busy.
+
+        Raises MrictError where it fails or its process ends, KeyboardInterrupt where it is interrupted.
+        """
         worker = self._take() or Worker()
         try:
-            worker.train(training, say)
-        finally:
-            self.idle.append(worker) if worker.process.is_alive() else worker.end()
+            failure = worker.train(training, say)
+        except BaseException:  # it has ended, or is still at work
+            worker.end()
+            raise
+        self.idle.append(worker)
+        if failure is not None:
+            raise failure
 
     def end_idle(self) -> None:
         """End the workers that wait, which gives their memory back."""
