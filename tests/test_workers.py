@@ -63,7 +63,7 @@ def test_trains_and_scores_one_variant_after_another_in_one_process(workers, pla
     workers.train(training(place, parent, child), said.append)
     assert [worker.process.pid for worker in workers.idle] == [process]
     assert [line.split(":")[0] for line in said if " epoch " in line] == ["first epoch 1/1", "second epoch 1/1"]
-    assert not any("first: unchanged" in line for line in said)  # of the parent, whose own step has said it
+    assert not any("first: unchanged" in line for line in said)  # nothing of a parent that is reused
     for name in ("first", "second"):
         assert read_record(place.metrics, name)["seeds"]["values"] == [1]
     assert runs_of(place, "second")[0].trained["parent"] == runs_of(place, "first")[0].id

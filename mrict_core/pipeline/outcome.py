@@ -47,11 +47,18 @@ def train_and_evaluate(
 ) -> Outcome:
     """Train a variant, see `train_variant`, and score it on the held-out patients, see `evaluate_variant`.
 
-    A finished training is reused, and so is the record that today's code made of it.
+    A finished training is reused, and so is the record that today's code made of it; `report` does not hear of
+    ancestors that are reused.
     """
     open_data(space, settings.seed)  # makes the embedded patients where they are not there yet
+    reused = tuple(f"{ancestor.name}: unchanged" for ancestor in ancestors)
+
+    def say(line: str) -> None:
+        if not line.startswith(reused):
+            report(line)
+
     training = train_variant(
-        variant, profile, space, settings, ancestors=ancestors, retrain=retrain, report=report, progress=progress
+        variant, profile, space, settings, ancestors=ancestors, retrain=retrain, report=say, progress=progress
     )
     record = _todays_record(space, training)
     if record is None:

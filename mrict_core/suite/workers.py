@@ -131,7 +131,6 @@ def _failure(training: Training, say: Say) -> BaseException | None:
         settings = TrainSettings(**training.settings)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         *ancestors, variant = training.chain
-        of_others = tuple(f"{ancestor.name}: " for ancestor in ancestors)  # their own steps have said it
         train_and_evaluate(
             variant,
             training.profile,
@@ -139,7 +138,7 @@ def _failure(training: Training, say: Say) -> BaseException | None:
             settings,
             ancestors=ancestors,
             retrain=training.retrain,
-            report=lambda line: None if line.startswith(of_others) else say(line),
+            report=say,
         )
     except KeyboardInterrupt:
         return KeyboardInterrupt()
