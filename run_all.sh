@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the whole suite: set up .venv if needed, then the notebooks in order through papermill.
+# Run the whole suite: set up .venv if needed, then trainings and notebooks in order.
 set -euo pipefail
 typed_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -66,15 +66,15 @@ usage: ./run_all.sh [options]
   --group-by RULE       whose images are one subject's and stay in one set: a regular expression with the subject in
                         brackets, '(.+)_[ab]', or a csv of patient, subject (default: as before, BIDS sessions first)
   --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
-  --only LIST           run these notebooks only, e.g. 00 or 00,06
-  --jobs N              notebooks at a time (default: 2 in the demo, 1 in full)
+  --only LIST           run these notebooks only, with the trainings that they are about, e.g. 00 or 00,05
+  --jobs N              trainings and notebooks at a time (default: 2 in the demo, 1 in full)
   --force               repeat what is done already
   --setup-only          make or update .venv, run nothing
   --help                this text
 
 A second run does only what is missing or changed. Results: reports/ (other data: reports/runs/<name>/).
-Status: 0 all done; 1 a notebook failed, or patients were left out (the last lines say which); 2 an unknown option;
-130 interrupted.
+Status: 0 all done; 1 a training or a notebook failed, or patients were left out (the last lines say which);
+2 an unknown option; 130 interrupted.
 TEXT
 }
 

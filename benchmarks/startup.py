@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import statistics
 import subprocess
@@ -12,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from benchmarks import measure
 from mrict_core.paths import ROOT
 from mrict_core.suite.execute import KERNEL_ARGUMENTS
-from mrict_core.suite.kernels import kernel_managers
 
 TITLE = "Start-up of the command line and of the notebooks"
 HEAVY = ("torch", "torchvision", "torchmetrics", "monai", "matplotlib", "plotly", "pandas", "scipy", "skimage", "cv2")
@@ -41,27 +37,16 @@ def import_cell(path: Path) -> str:
     return "\n".join(line for line in cell.splitlines() if line.startswith(("import ", "from ", "    ", ")")))
 
 
-def in_kernel(managers: type[AsyncKernelManager], code: str) -> None:
-    """Run one cell in a kernel of its own, from its start to its end."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    NotebookClient(notebook, kernel_manager_class=managers, extra_arguments=KERNEL_ARGUMENTS).execute(cwd=str(ROOT))
-
-
-def kernel_rows(repeats: int) -> list[dict[str, Any]]:
-    """Return a row for kernels as Jupyter starts them and for the suite's, which fork; in turns."""
-    cell = import_cell(ROOT / "notebooks" / "05_pix2pix_mk6.ipynb")
-    with kernel_managers() as forked:
-        managers = {"started anew": AsyncKernelManager, "forked": forked}
-        calls = {name: functools.partial(in_kernel, kind, cell) for name, kind in managers.items()}
-        found = measure.in_turns(calls, repeats)
-    return [
-        {
-            "case": f"kernel that runs the imports of 05_pix2pix_mk6, {name}",
-            "seconds": statistics.median(s),
-            "imports": "–",
-        }
-        for name, s in found.items()
-    ]
+def kernel_row(repeats: int) -> dict[str, Any]:
+    """Return the row of a kernel as the suite starts one for each numbered notebook, from its start to its end."""
+    cell, found = import_cell(ROOT / "notebooks" / "05_pix2pix_mk6.ipynb"), []
+    for _ in range(repeats + 1):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+        started = time.perf_counter()
+        NotebookClient(notebook, extra_arguments=KERNEL_ARGUMENTS).execute(cwd=str(ROOT))
+        found.append(time.perf_counter() - started)
+    took = statistics.median(found[1:])
+    return {"case": "kernel that runs the imports of 05_pix2pix_mk6", "seconds": took, "imports": "–"}
 
 
 def run(quick: bool = False) -> list[dict[str, Any]]:
@@ -76,4 +61,4 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))[: 1 if quick else None]:
         took, printed = seconds(import_cell(path) + tell, repeats)
         rows.append({"case": f"imports of {path.stem}", "seconds": took, "imports": printed.strip() or "none of them"})
-    return rows if quick else rows + kernel_rows(repeats)
+    return rows if quick else [*rows, kernel_row(repeats)]

@@ -31,7 +31,7 @@ class Profile:
     batch_size: int | None = None  # None: the variant's own
     feature_network: str | None = None  # None: the variant's own (torchvision VGG); else this for every perceptual term
     threads: int | None = None  # CPU threads; pinned where results must be bit-equal
-    jobs: int = 1  # notebooks that the suite runs at a time; small networks gain more from this than from threads
+    jobs: int = 1  # trainings or notebooks at a time; small networks gain more from this than from threads
     phantom_patients_per_centre: int = 1
     phantom_in_plane_mm: dict[str, float] = field(default_factory=dict)  # by region
     phantom_slice_mm: float = 1.0

@@ -359,7 +359,7 @@ def test_a_suite_runs_once_at_a_time_and_mends_damaged_stamps(own: Workspace, mo
     stamp = own.executed / "00_preprocess_and_mask.json"
     stamp.write_text("[ damaged")
     executed = []
-    monkeypatch.setattr(suite, "execute", lambda step, *rest: executed.append(step.name))
+    monkeypatch.setattr(suite, "execute", lambda step, *_, **__: executed.append(step.name))
     run_suite("smoke", str(own.data_dir), variants="mk1", only="00", say=lambda line: None)
     assert executed == ["00_preprocess_and_mask"]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import nbformat
 import numpy as np
 import pytest
 import torch
-from nbclient import NotebookClient
 
 from mrict_core.data.transforms import JointTransform
 from mrict_core.inference import Synthesizer
@@ -14,7 +12,6 @@ from mrict_core.methods import build_method
 from mrict_core.methods.base import make_generator
 from mrict_core.profiles import get_profile
 from mrict_core.runtime import pick_precision, tune_gpu
-from mrict_core.suite.kernels import kernel_managers
 from mrict_core.variants import get
 
 pytestmark = [
@@ -56,11 +53,3 @@ def test_the_card_synthesises_what_the_cpu_does():
     for device in (torch.device("cpu"), CUDA):
         found.append(Synthesizer(generator.to(device), variant, facts, device, 2).slices_to_hu(mr))
     assert np.abs(found[0] - found[1]).max() < 5  # HU, of a window of 4024; TF32 rounds the products
-
-
-def test_a_forked_kernel_can_use_the_card():
-    cell = nbformat.v4.new_code_cell("import torch\nprint(torch.ones(2, device='cuda').sum().item())")
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    with kernel_managers() as kernels:
-        NotebookClient(notebook, kernel_name="python3", kernel_manager_class=kernels).execute()
-    assert cell.outputs[0].text.strip() == "2.0"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mrict_core.paths import ROOT
-from mrict_core.suite.plan import NOTEBOOK_OF
+from mrict_core.suite.plan import NOTEBOOK_OF, PREPROCESS
 from mrict_core.variants import all_variants, get
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -139,10 +139,7 @@ def test_names_no_place_of_one_machine(path):
 @numbered
 def test_takes_every_parameter_of_the_suite(path):
     known = papermill.inspect_notebook(str(path))
-    suite = {"data_dir", "region", "protocol", "force"}
-    suite |= {"00": set(), "01": {"variants"}, "06": {"variants"}, "07": {"variants"}, "08": {"variants"}}.get(
-        path.stem[:2], {"variant"}
-    )
+    suite = {"data_dir", "region", "protocol", "force"} | ({"variants"} if path.stem != PREPROCESS else set())
     assert suite <= set(known)
     assert known["force"]["default"] == "False"
     for file in PARAMS:
@@ -155,7 +152,7 @@ def test_takes_every_parameter_of_the_suite(path):
 def test_defaults_are_the_demo(path):
     defaults = {name: node.value.value for name, node in parameters(path).items()}
     assert (defaults["profile"], defaults["data_dir"], defaults["device"]) == ("demo", "", "cpu")
-    for name in (defaults.get("variant") or defaults.get("variants") or "").split(","):
+    for name in defaults.get("variants", "").split(","):
         if name:
             assert NOTEBOOK_OF[get(name).family] == path.stem
 

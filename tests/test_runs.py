@@ -33,7 +33,7 @@ from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
 from mrict_core.training.runs import all_runs, choose, read_run, remove_run, runs_of
-from mrict_core.variants import get
+from mrict_core.variants import get, lineage
 
 SMOKE = get_profile("smoke")
 TWO = dataclasses.replace(SMOKE, epochs_min=2, epochs_max=2)
@@ -390,7 +390,7 @@ def test_a_finished_model_says_complete(fresh_space, monkeypatch):
 
 def test_seeds_stand_side_by_side_and_children_start_from_their_own(fresh_space):
     for seed in (1, 2):
-        train_variant(CHILD, SMOKE, fresh_space, seeded(seed), ancestors=True, **QUIET)
+        train_variant(CHILD, SMOKE, fresh_space, seeded(seed), ancestors=lineage(CHILD.name)[:-1], **QUIET)
     children, parents = ({r.seed: r for r in runs_of(fresh_space, v.name)} for v in (CHILD, PARENT))
     assert children.keys() == parents.keys() == {1, 2}
     assert {s: c.trained["parent"] for s, c in children.items()} == {s: p.id for s, p in parents.items()}

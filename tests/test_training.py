@@ -24,7 +24,7 @@ from mrict_core.training.run import TrainSettings, prepare_run
 from mrict_core.training.runs import runs_of
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
 from mrict_core.variant import Schedule, Score
-from mrict_core.variants import get
+from mrict_core.variants import get, lineage
 
 SMOKE = get_profile("smoke")
 FOUR = dataclasses.replace(SMOKE, epochs_min=4, epochs_max=4)
@@ -150,7 +150,7 @@ def test_a_child_starts_from_its_parents_last_weights(trained_space, monkeypatch
 def test_a_missing_parent_is_named_and_the_lineage_offered(fresh_space):
     with pytest.raises(MrictError, match=r"mk6_0_1 starts from .* mk3_1_2_v4_50.*train mk6_0_1 --lineage"):
         train(get("mk6_0_1"), SMOKE, fresh_space, FEW, **QUIET)
-    result = train_variant(get("mk6_0_1"), SMOKE, fresh_space, FEW, ancestors=True, **QUIET)
+    result = train_variant(get("mk6_0_1"), SMOKE, fresh_space, FEW, ancestors=lineage("mk6_0_1")[:-1], **QUIET)
     assert result.complete
     assert run_of(fresh_space, "mk3_1_2_v4_50").last.is_file()
 

@@ -102,9 +102,10 @@ def train(
     from mrict_core.paths import shown, workspace
     from mrict_core.profiles import get_profile
     from mrict_core.variants import get
+    from mrict_core.variants import lineage as chain
 
     variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
-    wanted = _seeds(seeds) or [seed]
+    wanted, ancestors = _seeds(seeds) or [seed], chain(name)[:-1] if lineage else []
     from mrict_core.pipeline import open_data, train_variant
     from mrict_core.training.run import TrainSettings
 
@@ -113,7 +114,7 @@ def train(
         settings = TrainSettings(
             seed=own, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None
         )
-        result = train_variant(variant, chosen, space, settings, ancestors=lineage, retrain=retrain, progress=batches)
+        result = train_variant(variant, chosen, space, settings, ancestors=ancestors, retrain=retrain, progress=batches)
         print(f"best checkpoint: {shown(result.best)}")
 
 

@@ -9,7 +9,7 @@ from mrict_core.paths import printable
 
 
 def say(line: str) -> None:
-    """Print a line in one piece, names in it made printable: several notebooks may speak at once."""
+    """Print a line in one piece, names in it made printable: several steps may speak at once."""
     sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()
 

@@ -106,11 +106,16 @@ def suite(
     ] = "readme",
     protocol: Protocol = "patient",
     group_by: GroupBy = "",
-    only: Annotated[str, typer.Option("--only", help="numbers or names of notebooks to run, separated by commas")] = "",
-    jobs: Annotated[int, typer.Option("--jobs", min=0, help="notebooks at a time; 0: the profile's choice")] = 0,
+    only: Annotated[
+        str,
+        typer.Option("--only", help="numbers or names of notebooks to run, separated by commas, with their trainings"),
+    ] = "",
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=0, help="trainings and notebooks at a time; 0: the profile's choice")
+    ] = 0,
     force: Force = False,
 ) -> None:
-    """Run the notebooks in order (what ./run_all.sh calls). Ends with status 1 where data were left out."""
+    """Train, and run the notebooks in order (what ./run_all.sh calls). Ends with status 1 where data were left out."""
     from mrict_core.paths import shown
     from mrict_core.suite import left_out, run_suite
 

@@ -8,6 +8,7 @@ from mrict_core.pipeline.evaluate import (
     evaluate_variant,
 )
 from mrict_core.pipeline.folds import leave_one_centre_out, read_folds
+from mrict_core.pipeline.outcome import Outcome, held_out_rows, train_and_evaluate
 from mrict_core.pipeline.prepare import (
     PATIENTS_MIN,
     CountProgress,
@@ -23,6 +24,7 @@ from mrict_core.training.run import TrainSettings
 __all__ = [
     "PATIENTS_MIN",
     "CountProgress",
+    "Outcome",
     "Prepared",
     "TrainSettings",
     "compare_on_samples",
@@ -30,11 +32,13 @@ __all__ = [
     "evaluate_baselines",
     "evaluate_controls",
     "evaluate_variant",
+    "held_out_rows",
     "leave_one_centre_out",
     "make_phantoms",
     "open_data",
     "prepare_data",
     "read_folds",
     "split_store",
+    "train_and_evaluate",
     "train_variant",
 ]

@@ -15,6 +15,7 @@ from mrict_core.runtime import read_csv, write_csv
 from mrict_core.training.loop import Progress, Report
 from mrict_core.training.run import TrainSettings
 from mrict_core.variant import Variant
+from mrict_core.variants import lineage
 
 FOLDS_FILE = "leave_one_centre_out.csv"
 COLUMNS = ("name", "left_out", "n", "mean_hu", "low_hu", "high_hu", "best_baseline_hu", "beats_baselines")
@@ -38,12 +39,12 @@ def leave_one_centre_out(
     centres = {patient: store.centre(patient) for patient in store.patients}
     if len(set(centres.values())) < 2:
         raise MrictError(f"leaving one centre out needs two centres; the data have {', '.join(set(centres.values()))}")
-    rows = []
+    rows, ancestors = [], lineage(variant.name)[:-1]
     for centre in sorted(set(centres.values())):
         kind = LEAVE_OUT + centre
         fold = space.of_fold(kind)
         write_split(fold, make_split(centres, split.seed, kind, subjects=store.subjects()))
-        result = train_variant(variant, profile, fold, settings, ancestors=True, report=report, progress=progress)
+        result = train_variant(variant, profile, fold, settings, ancestors=ancestors, report=report, progress=progress)
         record, _ = evaluate_variant(
             variant, profile, fold, seeds=[settings.seed], like=result.run, device=settings.device, report=report
         )

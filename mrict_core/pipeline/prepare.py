@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,6 @@ from mrict_core.runtime import held
 from mrict_core.training.loop import Progress, Report, TrainResult, train
 from mrict_core.training.run import TrainSettings
 from mrict_core.variant import Variant
-from mrict_core.variants import lineage
 
 PATIENTS_MIN = 3  # one each to train, validate and test; of subjects where a subject has several
 CountProgress = Callable[[int, int, str], None]  # done, total, name
@@ -225,17 +224,16 @@ def train_variant(
     space: Workspace,
     settings: TrainSettings = TrainSettings(),
     *,
-    ancestors: bool = False,
+    ancestors: Sequence[Variant] = (),
     retrain: bool = False,
     report: Report = print,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train one variant; with `ancestors` first those whose weights it starts from, oldest first, with the same seed.
+    """Train one variant, and before it `ancestors`, whose weights it starts from, oldest first, with the same seed.
 
     What is complete already is reused; `retrain` makes a new training of the variant itself beside it.
     """
     parent = None
-    if ancestors:
-        for one in lineage(variant.name)[:-1]:
-            parent = train(one, profile, space, settings, report=report, progress=progress, parent=parent).run
+    for one in ancestors:
+        parent = train(one, profile, space, settings, report=report, progress=progress, parent=parent).run
     return train(variant, profile, space, settings, report=report, progress=progress, retrain=retrain, parent=parent)

@@ -1,37 +1,41 @@
-"""Run the notebooks through papermill in the order of what they need; do only what is missing or changed."""
+"""The suite: trainings in worker processes, notebooks through papermill, in the order of what they need.
+
+Only what is missing or changed is done.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
-from mrict_core.profiles import get_profile
+from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import check_open_files, cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
-from mrict_core.suite.execute import Say, execute, run_in_order
+from mrict_core.suite.execute import execute, run_in_order
 from mrict_core.suite.plan import (
+    NOTEBOOK_OF,
     PREPROCESS,
     Step,
-    all_needs,
+    TrainingStep,
     check_parameters,
+    chosen_notebooks,
     load_parameters,
-    only_steps,
     plan,
     scores_hash,
     step_key,
+    wanted_steps,
 )
+from mrict_core.suite.workers import Say, Training, Workers
 from mrict_core.variants import select
-
-if TYPE_CHECKING:
-    from jupyter_client.manager import AsyncKernelManager
 
 __all__ = ["left_out", "run_suite"]
 
 SKIPPED = "skipped.csv"
 OPEN_FILES = 256  # sockets and pipes of two kernels, with room to spare: without them libzmq aborts
+STORIES = set(NOTEBOOK_OF.values())  # notebooks that tell of trainings
 
 
 def run_suite(
@@ -49,41 +53,33 @@ def run_suite(
 ) -> Workspace:
     """Run the suite; return its workspace.
 
-    jobs: notebooks at a time; 0: the profile's, at most one per CPU core. A failing notebook raises MrictError with its
-    name, cell and error.
+    only: these notebooks, and the trainings they tell of with what those start from. jobs: trainings and notebooks at a
+    time; 0: the profile's, at most one per CPU core. A failure raises MrictError with the variant, or the notebook and
+    its cell, and the error.
     """
     check_open_files(OPEN_FILES)
-    pin_roots()  # the kernels start in the repository's root
+    pin_roots()  # kernels start in the repository's root
     chosen, scale = select(variants), get_profile(profile)
     space = workspace(profile, data_dir, region, protocol)
     data_dir = "" if space.embedded else str(space.data_dir)
     parameters = load_parameters(profile) | {"data_dir": data_dir, "region": region, "protocol": protocol}
     steps = plan(chosen, space, parameters, group_by)
-    for notebook in {step.notebook for step in steps}:
-        check_parameters(notebook, next(s.parameters for s in steps if s.notebook == notebook))
-    wanted, steps = only_steps(steps, only), all_needs(steps)
+    for step in steps:
+        if not isinstance(step, TrainingStep):
+            check_parameters(step.notebook, step.parameters)
+    notebooks = chosen_notebooks(steps, only)
+    wanted = wanted_steps(steps, notebooks)
     jobs = jobs or min(scale.jobs, cpu_count())
     started = time.perf_counter()
-    runs = f"{len(wanted)} notebook run{'s' * (len(wanted) != 1)}"
-    say(f"MRICT suite: profile {profile}, {len(chosen)} variants, {runs}, {jobs} at a time")
+    trainings = sum(isinstance(step, TrainingStep) for step in wanted)
+    say(f"MRICT suite: profile {profile}, {trainings} trainings, {len(wanted) - trainings} notebooks, {jobs} at a time")
     say(f"data: {'embedded phantom patients' if space.embedded else shown(space.data_dir)}")
-    keys: dict[str, str] = {}
-    for step in steps:
-        keys[step.name] = step_key(step, keys, space)
-    marks = {step.name: f"[{number:2d}/{len(steps)}]" for number, step in enumerate(steps, start=1)}
-
-    from mrict_core.suite.kernels import kernel_managers  # and jupyter_client, for a run only
-
-    with sole_writer(space.executed, "runs the suite on these data"), kernel_managers() as kernels:
-
-        def run(step: Step) -> None:
-            key = hash_of([keys[step.name], scores_hash(step, steps, space)])
-            _run_step(step, key, space, force, marks[step.name], say, kernels)
-
-        run_in_order([s for s in steps if s.name in wanted and s.notebook == PREPROCESS], run, 1)
+    with sole_writer(space.executed, "runs the suite on these data"), Workers() as workers:
+        run = _Run(steps, space, scale, workers, notebooks if force else set(), say)
+        run_in_order([step for step in wanted if step.notebook == PREPROCESS], run, 1)
         if line := left_out(space):
             say(line)
-        rest = [s for s in steps if s.name in wanted and s.notebook != PREPROCESS]
+        rest = [step for step in wanted if step.notebook != PREPROCESS]
         if rest and (space.store / "index.json").is_file() and not space.split_file.is_file():
             raise MrictError(
                 f"{shown(space.data_dir)}: too few usable patients to train, validate and test (see "
@@ -101,21 +97,48 @@ def left_out(space: Workspace) -> str:
     return f"{count} of the data left out, with their reasons in {shown(path)}" if count else ""
 
 
-def _run_step(
-    step: Step, key: str, space: Workspace, force: bool, mark: str, say: Say, kernels: type[AsyncKernelManager]
-) -> None:
-    stamp = space.executed / f"{step.name}.json"
-    done = _stamped(stamp) == key and all(path.is_file() for path in step.outputs)
-    if done and not force:
-        say(f"{mark} {step.name}: unchanged")
-        return
-    stamp.unlink(missing_ok=True)
-    say(f"{mark} {step.name} …")
-    started = time.perf_counter()
-    execute(step, space.executed / f"{step.name}.ipynb", force, say, kernels)
-    seconds = time.perf_counter() - started
-    write_json(stamp, {"key": key, "seconds": round(seconds, 1)})
-    say(f"{mark} {step.name}: done in {_clock(seconds)}")
+@dataclass
+class _Run:
+    """What all steps of one run share; called with a step it does it, unless it is done and unchanged."""
+
+    steps: list[Step]
+    space: Workspace
+    profile: Profile
+    workers: Workers
+    force: set[str]  # notebooks of which everything is done again
+    say: Say
+
+    def __post_init__(self) -> None:
+        self.keys: dict[str, str] = {}
+        self.marks: dict[str, str] = {}
+        for number, step in enumerate(self.steps, start=1):
+            self.keys[step.name] = step_key(step, self.keys, self.space)
+            self.marks[step.name] = f"[{number:2d}/{len(self.steps)}] {step.name}"
+
+    def __call__(self, step: Step) -> None:
+        mark, force = self.marks[step.name], step.notebook in self.force
+        key = hash_of([self.keys[step.name], scores_hash(step, self.steps, self.space)])
+        stamp = self.space.executed / f"{step.name}.json"
+        if not force and _stamped(stamp) == key and all(path.is_file() for path in step.outputs):
+            self.say(f"{mark}: unchanged")
+            return
+        stamp.unlink(missing_ok=True)
+        self.say(f"{mark} …")
+        started = time.perf_counter()
+        if isinstance(step, TrainingStep):
+            self._train(step, force)
+        else:  # a story's trainings were done again by their own steps
+            self.workers.end_idle()  # a kernel takes as much memory
+            execute(step, self.space.executed / f"{step.name}.ipynb", force=force and step.notebook not in STORIES)
+        seconds = time.perf_counter() - started
+        write_json(stamp, {"key": key, "seconds": round(seconds, 1)})
+        self.say(f"{mark}: done in {_clock(seconds)}")
+
+    def _train(self, step: TrainingStep, retrain: bool) -> None:
+        settings = {name: step.parameters[name] for name in ("seed", "device", "max_pairs") if name in step.parameters}
+        settings["max_pairs"] = settings.get("max_pairs") or None
+        training = Training(step.chain, self.profile, self.space, settings, retrain)
+        self.workers.train(training, lambda line: self.say(f"        {line}"))
 
 
 def _stamped(stamp: Path) -> str | None:

@@ -1,26 +1,21 @@
-"""Execute notebooks through papermill, several at a time, and end them cleanly."""
+"""Run steps in order, several at a time, and notebooks through papermill; end them cleanly."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT, shown
 from mrict_core.runtime import atomic_path
 from mrict_core.suite.plan import NOTEBOOKS, Step, as_papermill_path
 
-if TYPE_CHECKING:
-    from jupyter_client.manager import AsyncKernelManager
-
-Say = Callable[[str], None]
 KERNEL_ARGUMENTS = ["--log-level=50"]  # a local kernel's talk of its sockets and of its end helps nobody
 
 _stopping = threading.Event()  # set on Ctrl-C: the signal ends a running cell only, this keeps the next from starting
@@ -35,22 +30,8 @@ def _unless_stopping(**_: object) -> None:
         raise _Stopped
 
 
-class _Echo(io.TextIOBase):
-    """Takes what a notebook prints and says the lines that show progress, as they come."""
-
-    def __init__(self, say: Say) -> None:
-        self.say, self.rest = say, ""
-
-    def write(self, text: str) -> int:
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            if " epoch " in line:
-                self.say(f"        {line}")
-        return len(text)
-
-
-def execute(step: Step, target: Path, force: bool, say: Say, kernels: type[AsyncKernelManager]) -> None:
-    """Execute a notebook into `target`, in a kernel of the manager `kernels`.
+def execute(step: Step, target: Path, **more: Any) -> None:
+    """Execute a notebook into `target` with the step's parameters and `more`.
 
     The copy appears whole: after success, or with the error in it.
     """
@@ -63,14 +44,12 @@ def execute(step: Step, target: Path, force: bool, say: Say, kernels: type[Async
             papermill.execute_notebook(
                 as_papermill_path(NOTEBOOKS / f"{step.notebook}.ipynb"),
                 as_papermill_path(partial),
-                parameters=step.parameters | {"force": force},
+                parameters=step.parameters | more,
                 kernel_name="python3",
                 cwd=str(ROOT),
                 progress_bar=False,
                 log_output=False,
-                stdout_file=_Echo(say),
                 extra_arguments=KERNEL_ARGUMENTS,
-                kernel_manager_class=kernels,
                 on_cell_start=_unless_stopping,
             )
         except _Stopped:
@@ -95,7 +74,7 @@ def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> N
     """Call `run` on every step once all steps it needs are done, up to `jobs` at a time, longest chains first.
 
     The first failure stops what has not begun; what runs is finished, then the failure is raised. Ctrl-C (or SIGTERM)
-    interrupts the running notebooks, waits until they have put away their temporary files, and is raised.
+    interrupts what runs, waits until it has put away its temporary files, and is raised.
     """
     length = chain_lengths(steps)
     waiting = sorted(steps, key=lambda step: -length[step.name])  # stable: else in the order given
@@ -115,7 +94,7 @@ def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> N
                     failure = failure or future.exception()
         except KeyboardInterrupt:
             _stopping.set()
-            _interrupt_kernels(lambda: all(future.done() for future in running))
+            _interrupt_children(lambda: all(future.done() for future in running))
             raise
         finally:
             _stopping.clear()
@@ -146,16 +125,16 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt_kernels(finished: Callable[[], bool], patience_s: float = 20.0, again_s: float = 3.0) -> None:
-    """Interrupt every kernel this process started; end those that do not stop in time."""
+def _interrupt_children(finished: Callable[[], bool], patience_s: float = 20.0, again_s: float = 3.0) -> None:
+    """Interrupt every process this one started; end those that do not stop in time."""
     import psutil
 
     until = time.monotonic() + patience_s
     while not finished():
         # Anew each time: a kernel may just be starting, and as long as no cell runs it ignores the signal.
-        for kernel in psutil.Process().children(recursive=True):
+        for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                kernel.send_signal(signal.SIGINT if time.monotonic() < until else signal.SIGKILL)
+                child.send_signal(signal.SIGINT if time.monotonic() < until else signal.SIGKILL)
         next_time = time.monotonic() + again_s
         while not finished() and time.monotonic() < next_time:
             time.sleep(0.1)

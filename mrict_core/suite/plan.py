@@ -1,9 +1,9 @@
-"""What the suite runs: one step per execution of a notebook, each with a key of all that decides its result."""
+"""What the suite runs: trainings of variants and executions of notebooks, each with a key of all that decides it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mrict_core.variant import Variant
 NOTEBOOKS = ROOT / "notebooks"
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
 SYNTHESIS = "08_synthesize"
+NO_STORY = ""  # in place of a notebook: of a user's own family, which is trained and scored all the same
 NOTEBOOK_OF = {  # family of a variant => the notebook that tells its story
     "cyclegan": "01_cyclegan_baseline",
     "practice": "02_pix2pix_mk1",
@@ -34,35 +35,56 @@ NOTEBOOK_OF = {  # family of a variant => the notebook that tells its story
 class Step:
     """One execution of a notebook."""
 
-    name: str  # also the name of the executed copy
+    name: str  # also the name of the executed copy and of the stamp
     notebook: str
     parameters: dict[str, Any]
     needs: tuple[str, ...]  # names of steps whose results it reads
     outputs: tuple[Path, ...]  # files that must exist for the step to count as done
 
+    @property
+    def source(self) -> Any:
+        """What is run, beside parameters, module and data: equal values do the same."""
+        return hash_file(NOTEBOOKS / f"{self.notebook}.ipynb")
+
+
+@dataclass(frozen=True)
+class TrainingStep(Step):
+    """One training with its evaluation; `notebook` tells of it."""
+
+    chain: tuple[Variant, ...]  # from the first ancestor to the variant itself
+
+    @property
+    def source(self) -> Any:
+        return self.chain
+
 
 def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:
-    """Return the steps in order: data, every variant after the one it starts from, evaluation over all, the report."""
+    """Return the steps, each after those it needs: the data, trainings, their stories, evaluation over all, the report.
+
+    variants: parents before children, as `variants.select` returns them.
+    """
     own = parameters | {"group_by": group_by}
-    steps = [Step(PREPROCESS, PREPROCESS, own, (), (space.store / "index.json",))]
-    step_of: dict[str, str] = {}
-    cycle = [v.name for v in variants if v.family == "cyclegan"]
-    if cycle:
-        name = NOTEBOOK_OF["cyclegan"]
-        own = parameters | {"variants": ",".join(cycle)}
-        steps.append(Step(name, name, own, (PREPROCESS,), tuple(path for v in cycle for path in _results(space, v))))
-    rest = sorted((v for v in variants if v.family != "cyclegan"), key=lambda v: NOTEBOOK_OF[v.family])
-    for v in rest:
-        notebook = NOTEBOOK_OF[v.family]
-        step_of[v.name] = f"{notebook}__{v.name}"
-        needs = (PREPROCESS, *([step_of[v.init_from]] if v.init_from else []))
-        steps.append(Step(step_of[v.name], notebook, parameters | {"variant": v.name}, needs, _results(space, v.name)))
+    chains: dict[str, tuple[Variant, ...]] = {"": ()}
+    for variant in variants:
+        chains[variant.name] = (*chains[variant.init_from or ""], variant)
+    trainings = [_training(chains[variant.name], space, parameters) for variant in variants]
+    steps = [Step(PREPROCESS, PREPROCESS, own, (), (space.store / "index.json",)), *trainings]
+    for notebook in sorted({training.notebook for training in trainings} - {NO_STORY}):
+        names = tuple(training.name for training in trainings if training.notebook == notebook)
+        figures = tuple(space.figures / f"{name}_{kind}.png" for name in names for kind in ("curves", "samples"))
+        steps.append(Step(notebook, notebook, parameters | {"variants": ",".join(names)}, names, figures))
     listed = parameters | {"variants": ",".join(v.name for v in variants)}
-    everything = tuple(s.name for s in steps)
-    steps.append(Step(EVALUATION, EVALUATION, listed, everything, (space.reports / "leaderboard.csv",)))
+    trained = (PREPROCESS, *(training.name for training in trainings))
+    steps.append(Step(EVALUATION, EVALUATION, listed, trained, (space.reports / "leaderboard.csv",)))
     steps.append(Step(REPORT, REPORT, listed, (EVALUATION,), (space.reports / "index.html",)))
     steps.append(Step(SYNTHESIS, SYNTHESIS, listed, (EVALUATION,), (space.reports / "synthetic_ct" / "case_sct.html",)))
-    return steps
+    return _all_needs(steps)
+
+
+def _training(chain: tuple[Variant, ...], space: Workspace, parameters: dict[str, Any]) -> TrainingStep:
+    *ancestors, variant = chain
+    notebook, needs = NOTEBOOK_OF.get(variant.family, NO_STORY), (PREPROCESS, *(one.name for one in ancestors))
+    return TrainingStep(variant.name, notebook, parameters, needs, _results(space, variant.name), chain)
 
 
 def _results(space: Workspace, variant: str) -> tuple[Path, ...]:
@@ -72,6 +94,14 @@ def _results(space: Workspace, variant: str) -> tuple[Path, ...]:
         run = of_record(space, read_json(record))
         return record, run.best, run.last
     return (record,)
+
+
+def _all_needs(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps with the needs of their needs among their own, which count where those between are not run."""
+    needs: dict[str, tuple[str, ...]] = {}
+    for step in steps:  # after those they need
+        needs[step.name] = tuple(dict.fromkeys([*step.needs, *(far for need in step.needs for far in needs[need])]))
+    return [replace(step, needs=needs[step.name]) for step in steps]
 
 
 def load_parameters(profile: str) -> dict[str, Any]:
@@ -90,47 +120,45 @@ def data_fingerprint(folder: Path) -> str:
     return hash_of([(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
 
 
-def only_steps(steps: list[Step], only: str) -> set[str]:
-    """Return the names of the steps whose notebook starts with one of the comma-separated prefixes; all for ""."""
+def chosen_notebooks(steps: Sequence[Step], only: str) -> set[str]:
+    """Return the notebooks that start with one of the comma-separated prefixes; all for "", NO_STORY too."""
+    notebooks = {step.notebook for step in steps}
     if not only:
-        return {step.name for step in steps}
-    wanted: set[str] = set()
+        return notebooks
+    chosen: set[str] = set()
     for prefix in (part.strip() for part in only.split(",")):
-        found = {step.name for step in steps if prefix and step.name.startswith(prefix)}
+        found = {name for name in notebooks if prefix and name.startswith(prefix)}
         if not found:
-            raise unknown_name("notebook", prefix, {step.notebook for step in steps})
-        wanted |= found
-    return wanted
+            raise unknown_name("notebook", prefix, notebooks - {NO_STORY})
+        chosen |= found
+    return chosen
 
 
-def scores_hash(step: Step, steps: list[Step], space: Workspace) -> str:
-    """Hash the patients' scores that a step tells of: `evaluate` by hand may have changed them; "" where it reads none.
+def wanted_steps(steps: Sequence[Step], notebooks: set[str]) -> list[Step]:
+    """Return the steps of these notebooks, and the trainings that the trainings among them start from."""
+    started_from = {v.name for s in steps if isinstance(s, TrainingStep) and s.notebook in notebooks for v in s.chain}
+    return [step for step in steps if step.notebook in notebooks or step.name in started_from]
 
-    Taken when the step's turn has come, for the steps before it write them.
+
+def scores_hash(step: Step, steps: Sequence[Step], space: Workspace) -> str:
+    """Hash the patients' scores that a notebook tells of: `evaluate` by hand may have changed them.
+
+    Taken when the step's turn has come, for the trainings before it write them. "" of what reads none.
     """
-    if step.notebook not in (EVALUATION, REPORT, SYNTHESIS):
+    if isinstance(step, TrainingStep) or step.notebook == PREPROCESS:
         return ""
-    read = [path for need in steps if need.name in step.needs for path in need.outputs if path.parent == space.metrics]
-    csvs = [path.with_suffix(".csv") for path in read]
+    csvs = [space.metrics / f"{s.name}.csv" for s in steps if isinstance(s, TrainingStep) and s.name in step.needs]
     return hash_of([(path.name, hash_file(path)) for path in csvs if path.is_file()])
 
 
-def all_needs(steps: list[Step]) -> list[Step]:
-    """Return the steps with the needs of their needs among their own, which count where those between are not run."""
-    needs: dict[str, tuple[str, ...]] = {}
-    for step in steps:  # after those they need
-        needs[step.name] = tuple(dict.fromkeys([*step.needs, *(far for need in step.needs for far in needs[need])]))
-    return [replace(step, needs=needs[step.name]) for step in steps]
-
-
 def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
-    """Hash of all that decides a step's result: notebook, parameters, code, input data, and the steps before it."""
+    """Hash of all that decides a step's result: source, parameters, code, input data, and the steps before it."""
     rule = Path(step.parameters.get("group_by", ""))
     return hash_of(
         [
             step.parameters,
             hash_file(rule) if rule.suffix.lower() == ".csv" and rule.is_file() else "",
-            hash_file(NOTEBOOKS / f"{step.notebook}.ipynb"),
+            step.source,
             code_hash(),
             [keys[name] for name in step.needs],
             # The code decides what phantoms are.
