@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from reference.pix2pix import PlainWeights, plain_step
 from torch import nn
 from torchvision import models
 
 from benchmarks import measure
-from benchmarks.plain.pix2pix import PlainWeights, plain_step
 from mrict_core.methods import Method, base, build_method
 from mrict_core.networks.features import DemoFeatures, FeatureNetwork
 from mrict_core.profiles import Profile, get_profile

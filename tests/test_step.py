@@ -7,10 +7,10 @@ import dataclasses
 
 import pytest
 import torch
+from reference.pix2pix import PlainWeights, plain_step
 from torch import Tensor, nn
 from torchvision import models
 
-from benchmarks.plain.pix2pix import PlainWeights, plain_step
 from mrict_core.methods import Method, base, build_method
 from mrict_core.networks import build_generator
 from mrict_core.networks.features import FeatureNetwork
