@@ -1,1 +1,7 @@
-"""Measurements of time and memory, as ratios within one run. `python -m benchmarks --help`."""
+"""Measurements. The plain forms they hold fast ones against, and the sample data, are those of the tests."""
+
+import sys
+
+from mrict_core.paths import ROOT
+
+sys.path.append(str(ROOT / "tests"))

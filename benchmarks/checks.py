@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from samples import HOW_TO_GET, SAMPLES
 
 from benchmarks.check_kinds import GOOD, POSES, SCALED, SLICES, bad_models
 from mrict_core.data.pairing import check_pair
@@ -15,12 +16,10 @@ from mrict_core.data.phantom import PhantomSpec, make_patient, phantom_ids
 from mrict_core.data.plausible import check_hu, check_sct
 from mrict_core.data.slice_levels import check_slices
 from mrict_core.errors import MrictError
-from mrict_core.paths import ROOT
 
 TITLE = "Checks of CT: what is refused, what is warned of, and false alarms"
 HOW = "counts of images"
 SPECS = {"brain": PhantomSpec("brain", 3.6, 5.0, 2), "pelvis": PhantomSpec("pelvis", 6.0, 8.0, 1)}
-SAMPLES = ROOT.parent / "shared" / "samples"
 BAD_EVERY = 5  # of the patients serve for bad models
 POOR_HU = 150.0  # of noise on a good sCT: a poor model's
 
@@ -131,5 +130,5 @@ def _sound(data: str, cases: Iterable[Case]) -> list[dict[str, Any]]:
             outcomes[name] += _each([case.ct], [case], check)
         outcomes["sCT of a poor model"] += _each([_sct(case)], [case], _fake)
     if not outcomes["CT"]:
-        return [_row(data, "skipped: the samples are not beside this checkout", "–", [])]
+        return [_row(data, f"skipped: no samples, {HOW_TO_GET}", "–", [])]
     return [_row(data, check, "sound", found) for check, found in outcomes.items()]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from samples import HOW_TO_GET, SAMPLES
 
 from benchmarks.gate_kinds import KINDS, SINGLE_SLICE
 from mrict_core.data.fingerprint import bone_range, bone_shares, summarise, volume_features
@@ -15,13 +16,11 @@ from mrict_core.data.prepare import body_of
 from mrict_core.data.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference.gate import check_bone, check_input, compare
-from mrict_core.paths import ROOT
 
 TITLE = "Input gate: wrong inputs caught, good ones refused"
 HOW = "counts of inputs; caught and refused: at least one finding"
 SPEC = PhantomSpec("brain", 3.6, 5.0, 2)
 PELVIS = PhantomSpec("pelvis", 6.0, 8.0, 1)
-SAMPLES = ROOT.parent / "shared" / "samples"
 FEW = (1, 2, 3, 4, 5, 6, 7, 9)  # training patients
 SIZES = {"phantoms": 64, "real": 224}
 
@@ -113,7 +112,7 @@ def _real(quick: bool) -> list[dict[str, Any]]:
     data, folder = "real heads, middle slices (approximate)", SAMPLES / "synthrad_brain_axial" / "Task1" / "brain"
     files = sorted(folder.glob("*/mr.nii.gz"))
     if not files:
-        reason = "skipped: the samples are not beside this checkout"
+        reason = f"skipped: no samples, {HOW_TO_GET}"
         return [{"data": data, "input": reason, "caught": "–", "refused": "–", "most frequent finding": "–"}]
     found = trained_on((load_volume(path) for path in files[::2]), SIZES["real"])
     held_out = [load_volume(path) for path in files[1::2][: 3 if quick else None]]

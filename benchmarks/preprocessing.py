@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 from isal import igzip
+from reference import preprocess as plain
 
 from benchmarks import measure
-from benchmarks.plain import preprocess as plain
 from mrict_core.data import masks
 from mrict_core.data.phantom import PhantomSpec, make_patient
 from mrict_core.data.prepare import PROTOCOLS, body_slices, compact
@@ -39,7 +39,7 @@ COHORTS = {"full": {"lean": (5, 50), "plain": (2, 5)}, "quick": {"lean": (2, 6),
 CODE = {
     "lean": "from mrict_core.data.preprocess import preprocess\n"
     "preprocess(source, folder, region='brain', size=size, protocol=sys.argv[4])",
-    "plain": "from benchmarks.plain.preprocess import notebooks\n"
+    "plain": "import benchmarks\nfrom reference.preprocess import notebooks\n"
     "notebooks(sorted((source / 'Task1' / 'brain').iterdir()), folder, size)",
 }
 START = """

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from reference import synthrad as plain
 
 from benchmarks import measure
-from benchmarks.plain import synthrad as plain
 from mrict_core import metrics
 
 TITLE = "SynthRAD2023 scores of one case"

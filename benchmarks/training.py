@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from reference.pix2pix import PlainWeights, plain_step
 from torch import nn
 from torchvision import models
 
 from benchmarks import measure
-from benchmarks.plain.pix2pix import PlainWeights, plain_step
 from mrict_core.methods import Method, base, build_method
 from mrict_core.networks.features import DemoFeatures, FeatureNetwork
 from mrict_core.profiles import Profile, get_profile
-from mrict_core.runtime import kept_memory
 from mrict_core.variant import Variant
 from mrict_core.variants import get
 
@@ -25,8 +24,6 @@ TITLE = "A training step, pix2pix MK6 (1 D + 3 G steps, penalty, perceptual, L1)
 VARIANT = "mk6_3_4"
 # profile => batch and side in pixels. VGG19 has random weights here: time does not depend on their values.
 CASES = {"full": {"full": (4, 256), "demo": (8, 64)}, "quick": {"demo": (8, 64)}}
-
-_lasting = ExitStack()  # contexts of a process that measures one form
 
 
 @contextmanager
@@ -74,7 +71,6 @@ def step_of(form: str, profile: Profile, batch: int, side: int) -> Callable[[], 
             vgg = DemoFeatures().layers.requires_grad_(True) if profile.feature_network else layers
             return plain_call(variant, profile, vgg, *images)
         method = build_method(variant, profile, "cpu", getattr(torch, form))
-    _lasting.enter_context(kept_memory())  # as the training loop does
     return lean_call(method, *images)
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from reference.validate import Batch, validate
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import models
 
 from benchmarks import measure
-from benchmarks.plain.validate import Batch, validate
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.data.pairs import loader
 from mrict_core.methods.base import make_generator

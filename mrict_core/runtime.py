@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import json
@@ -13,7 +12,6 @@ import platform
 import random
 import re
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -42,9 +40,6 @@ PACKAGES = (
 PRECISIONS = ("auto", "float32", "bfloat16")
 LOCK_WAIT_S = 1.0
 CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
-# glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX. The defaults are what glibc grows them to by itself.
-MALLOC_KEEPS = {-1: -1, -4: 0}
-MALLOC_DEFAULTS = {-1: 2**26, -3: 2**25, -4: 2**16}
 NEW = ".new-"  # begins the name of a file or folder that is still being written
 OLD = ".old"  # ends the name of a folder that is being replaced
 # What a spreadsheet takes for a formula; quotes before it are counted, so that one more can be taken off again.
@@ -110,27 +105,6 @@ def set_threads(count: int | None) -> int:
     if count:
         torch.set_num_threads(count)
     return torch.get_num_threads()
-
-
-@contextlib.contextmanager
-def kept_memory() -> Iterator[None]:
-    """Keep freed memory in the process while training lasts, and give it back afterwards.
-
-    The GNU C library returns every large block to the system at once, which then hands out and clears each page anew, a
-    good part of a step at full width. Elsewhere this does nothing.
-    """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
-        yield
-        return
-    for option, value in MALLOC_KEEPS.items():
-        library.mallopt(option, value)
-    try:
-        yield
-    finally:
-        for option, value in MALLOC_DEFAULTS.items():
-            library.mallopt(option, value)
-        library.malloc_trim(0)
 
 
 def unavailable(path: Path, error: BaseException) -> UnavailableError:

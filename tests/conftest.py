@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from mrict_core.paths import ROOT, Workspace, workspace
+from mrict_core.paths import Workspace, workspace
 
-SAMPLES = ROOT.parent / "shared" / "samples"
 FOLDERS = ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")
 
 

@@ -160,6 +160,7 @@ FRAME_GROUPS = {
     "ReceiveCoilName": "MRReceiveCoilSequence",
     "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
     "ContrastBolusAgentAdministered": "ContrastBolusUsageSequence",
+    "EchoTime": "UnassignedPerFrameConvertedAttributesSequence",  # of images converted from classic ones
 }
 
 

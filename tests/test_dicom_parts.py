@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import IDENTIFIERS, add_private, new_uids, retag, write_enhanced, write_mr_series
+from pydicom.dataset import Dataset
 from test_dicom_privacy import found_in
 from test_dicom_read import grid, stored
 
@@ -59,6 +61,7 @@ CLASSIC = {
 }
 ENHANCED = {
     "EchoTime": ("EffectiveEchoTime", (12, 100), ("12", "100")),
+    "EchoTime of converted images": ("EchoTime", (12, 100), ("12", "100")),
     "InversionTime": ("InversionTimes", (900, 2500), ("900", "2500")),
     "RepetitionTime": ("RepetitionTime", (500, 5000), ("500", "5000")),
     "FlipAngle": ("FlipAngle", (3, 15), ("3", "15")),
@@ -168,6 +171,18 @@ def test_values_of_each_slice_vary_without_a_word_in_enhanced_images(tmp_path):
         facts=lambda k: {"NominalCardiacTriggerDelayTime": 75.0 * k, "EffectiveEchoTime": 4.6 + 0.01 * (k % 3)},
     )
     assert read_series(tmp_path).remarks == ()
+
+
+def test_what_a_vendor_keeps_in_groups_of_its_own_is_not_read(tmp_path):
+    """Philips puts the classic header of every frame there, its phase images' too."""
+    file = write_enhanced(tmp_path / "multi.dcm", stored(PLACES), grid())
+    dataset = pydicom.dcmread(file)
+    for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        classic = Dataset()
+        classic.EchoTime, classic.ImageType = 12 * (k % 2), image_type("P")
+        frame.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [classic])
+    dataset.save_as(file)
+    assert read_series(file).remarks == ()
 
 
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])

@@ -16,11 +16,11 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import SAMPLES
 from dicom_files import write_enhanced, write_mr_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import CTImageStorage
+from samples import sample
 from scipy.spatial.transform import Rotation
 from test_dicom_read import PYDICOM, grid, sitk_volume, stored
 
@@ -242,9 +242,7 @@ def test_valid_by_dciodvfy(tmp_path, kind):
 
 def test_head_through_dicom_and_back(tmp_path):
     """A whole head: MR as DICOM, its CT written into the study, read back on the MR's own grid."""
-    case = SAMPLES / "brainweb_head" / "Task1" / "brain" / "BW04"
-    if not case.is_dir():
-        pytest.skip("sample data brainweb_head is not beside this checkout (../shared/samples)")
+    case = sample("brainweb_head/Task1/brain/BW04")
     mr, ct = load_volume(case / "mr.nii.gz"), load_volume(case / "ct.nii.gz")
     affine, shape = mr.affine, mr.shape
     flip = slice(None)

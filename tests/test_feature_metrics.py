@@ -5,17 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from reference.frechet import frechet
+from samples import pretrained
 
 from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.metrics import features as fm
 from mrict_core.networks import build_features, weights
-from mrict_core.paths import ROOT
-
-REAL_WEIGHTS = ROOT.parent / "shared" / "weights"
-needs_weights = pytest.mark.skipif(
-    not REAL_WEIGHTS.is_dir(), reason="the pretrained weights are not beside this checkout"
-)
 
 
 class Pooled(torch.nn.Module):
@@ -62,11 +58,7 @@ def test_frechet_distance_of_gaussians():
     real, fake = rng.normal(size=(20_000, 3)), rng.normal(size=(20_000, 3)) * spread + mean
     expected = (mean**2).sum() + ((spread - 1) ** 2).sum()  # for diagonal covariances
     assert fm.frechet_distance(real, fake) == pytest.approx(expected, rel=0.03)
-    (m1, m2), (s1, s2) = [c.mean(0) for c in (real, fake)], [np.cov(c.T) for c in (real, fake)]
-    root = np.sqrt(np.linalg.eigvals(s1 @ s2).astype(complex)).real.sum()
-    assert fm.frechet_distance(real, fake) == pytest.approx(
-        ((m1 - m2) ** 2).sum() + np.trace(s1) + np.trace(s2) - 2 * root, rel=1e-9
-    )
+    assert fm.frechet_distance(real, fake) == pytest.approx(frechet(real, fake), rel=1e-9)
 
 
 def test_frechet_distance_is_biased_upwards_for_few_samples_and_kid_is_not():
@@ -202,10 +194,10 @@ def test_without_download_absent_weights_are_one_line(nothing_here, name):
         build_features(name)
 
 
-@needs_weights
 def test_lpips_squeeze_gives_the_documented_values(monkeypatch):
     """torchmetrics documents tensor([0.1024, 0.0938]) for these images."""
-    monkeypatch.setenv(weights.FOLDER, str(REAL_WEIGHTS))
+    file = weights.FILES["squeezenet1_1"]
+    monkeypatch.setenv(weights.FOLDER, str(pretrained(file.name, file.alternate).parent))
     before = torch.get_rng_state()
     network = build_features("lpips_squeeze", download=False)
     assert torch.equal(torch.get_rng_state(), before)
@@ -220,13 +212,12 @@ def test_lpips_squeeze_gives_the_documented_values(monkeypatch):
         network(real[:, :1], fake[:, :1])
 
 
-@needs_weights
 def test_the_head_beside_the_weights_is_the_one_that_is_used():
     import hashlib
 
     from mrict_core.networks.lpips import HEAD_SHA256
 
-    digest = hashlib.sha256((REAL_WEIGHTS / "lpips_v0.1_squeeze_head.pth").read_bytes()).hexdigest()
+    digest = hashlib.sha256(pretrained("lpips_v0.1_squeeze_head.pth").read_bytes()).hexdigest()
     assert digest == HEAD_SHA256
 
 

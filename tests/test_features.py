@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from samples import pretrained
 
 from mrict_core.errors import MrictError
 from mrict_core.networks import build_features, weights
 from mrict_core.networks.features import FEATURES, FeatureNetwork
-from mrict_core.paths import ROOT
 from mrict_core.web import Web
 
 DEMO_HASH = "fc4c01526ef556c67dbeb6473800e54153f9f0800b33469c1e9ff178f34c0f16"
-REAL_WEIGHTS = ROOT.parent / "shared" / "weights"
 VGG_NAMES = ("vgg19_pool5", "vgg19_relu3_3", "vgg16_relu3_3")
 
 
@@ -205,9 +204,8 @@ def test_imagenet_normalisation_is_refused_where_it_has_no_meaning():
         build_features("demo_features", imagenet_normalisation=True)
 
 
-@pytest.mark.skipif(not REAL_WEIGHTS.is_dir(), reason="shared/weights with real pretrained weights is absent")
 def test_normalised_vgg_has_unit_mean_activations(monkeypatch):
-    monkeypatch.setenv(weights.FOLDER, str(REAL_WEIGHTS))
+    monkeypatch.setenv(weights.FOLDER, str(pretrained(weights.FILES["vgg19_normalised"].name).parent))
     phi = build_features("vgg19_normalised_relu3_1")
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     blue_green_red = phi.layers[0](phi.prepare(red))[0, :, 0, 0]

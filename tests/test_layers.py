@@ -1,4 +1,4 @@
-"""The rooms of mrict_core and the direction of their imports."""
+"""The direction of imports between the rooms of mrict_core, in the order of the README's tree."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import ast
 from pathlib import Path
 
 import pytest
+from readme_tree import rooms
 
 import mrict_core
 
 PACKAGE = Path(mrict_core.__file__).parent
-ROOMS = (
-    *("errors", "paths", "variant", "variants", "published", "variant_tables", "profiles", "runtime"),
-    *("data", "networks", "losses", "metrics", "methods", "training", "models", "inference"),
-    *("evaluation", "reporting", "pipeline", "suite", "cli", "__main__"),
-)
+ROOMS = (*rooms(), "__main__")
 STRANGERS = {"data", "networks", "losses", "metrics"}  # do not know each other
 ORDER = {room: number for number, room in enumerate(ROOMS)}
 

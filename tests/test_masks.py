@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from samples import sample
 from scipy import ndimage
 from skimage import morphology
 
@@ -12,9 +13,6 @@ from mrict_core.data import masks
 from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
-from mrict_core.paths import ROOT
-
-SAMPLES = ROOT.parent / "shared" / "samples"
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -128,10 +126,7 @@ def test_other_masks_are_refused(values: tuple[float, ...], message: str) -> Non
 
 
 def sample_patients(name: str, region: str, every: int = 1) -> list:
-    folder = SAMPLES / name
-    if not folder.is_dir():
-        pytest.skip(f"sample set {name} is not beside this repository")
-    return list(discover(folder, region).patients[::every])
+    return list(discover(sample(name), region).patients[::every])
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import sample
 
 from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.metrics import clinical
 from mrict_core.metrics.alignment import alignment, continuity
 from mrict_core.metrics.path_length import HU_TO_RSP, relative_stopping_power, wepl_errors
-from mrict_core.paths import ROOT
-
-BRAINWEB = ROOT.parent / "shared" / "samples" / "brainweb_head" / "Task1" / "brain" / "BW04"
 
 
 def line(values: list[float]) -> np.ndarray:
@@ -266,9 +264,8 @@ def test_the_panel_is_whole_and_ready_for_json():
     assert len(details["wepl"]["error_mm"]) == len(details["wepl"]["angles_deg"]) == 12
 
 
-@pytest.mark.skipif(not BRAINWEB.is_dir(), reason="the BrainWeb sample is not beside this checkout")
 def test_a_known_bias_on_a_real_head():
-    ct, mask = (nib.load(BRAINWEB / f"{name}.nii.gz") for name in ("ct", "mask"))
+    ct, mask = (nib.load(sample("brainweb_head/Task1/brain/BW04") / f"{name}.nii.gz") for name in ("ct", "mask"))
     hu, inside = ct.get_fdata(dtype=np.float32), mask.get_fdata() > 0
     scalars = panel(metrics.Case(hu, hu + 30, inside, ct.affine, 2))
     for name in ("me_hu", "mae_soft_hu", "me_bone_hu", "mae_core_hu"):

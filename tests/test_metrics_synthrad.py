@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import synthrad as plain
+from reference.synthrad import direct_ms_ssim
 from scipy.ndimage import uniform_filter
-from scipy.signal import fftconvolve
 
-from benchmarks.plain import synthrad as plain
 from mrict_core import metrics
 from mrict_core.errors import MrictError
-
-WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def case(shape: tuple[int, ...], seed: int, share: float = 0.6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,35 +42,6 @@ def test_scores_of_random_shapes_and_sparse_masks(shape, seed, share):
     assert found["mae_hu"] == pytest.approx(expected["mae_hu"], rel=1e-6)
     assert found["psnr_db"] == pytest.approx(expected["psnr_db"], rel=1e-6)
     assert found["ssim"] == pytest.approx(expected["ssim"], rel=1e-6, abs=1e-7)
-
-
-def direct_ms_ssim(ct, sct, mask, high=3071.0, luminance="every_scale", exponents="per_voxel") -> float:
-    """The definition with general filters over whole volumes, float64."""
-    width = high + 1024
-    real, fake = (np.where(mask, np.clip(a, -1024, high), -1024) + 1024 for a in (ct, sct))
-    gaps = [max(0, 97 - n) for n in ct.shape]
-    real, fake, mask = (np.pad(a, [(g // 2, g - g // 2) for g in gaps], mode="edge") for a in (real, fake, mask))
-    c1, c2 = (0.01 * width) ** 2, (0.03 * width) ** 2
-    product = 1.0
-    for scale, weight in enumerate(WEIGHTS):
-        ux, uy, uxx, uyy, uxy = (uniform_filter(a, 7) for a in (real, fake, real**2, fake**2, real * fake))
-        vx, vy, vxy = (343 / 342 * d for d in (uxx - ux**2, uyy - uy**2, uxy - ux * uy))
-        sx, sy = np.sqrt(np.clip(vx, 0, None)), np.sqrt(np.clip(vy, 0, None))
-        light = (2 * ux * uy + c1) / (ux**2 + uy**2 + c1)
-        contrast = (2 * sx * sy + c2) / (vx + vy + c2)
-        structure = np.clip((vxy + c2 / 2) / (sx * sy + c2 / 2), 0, None)
-        weight_l = weight if luminance == "every_scale" or scale == 4 else 0.0
-        inner = (slice(3, -3),) * 3
-        keep = mask[inner].astype(bool)
-        if exponents == "per_voxel":
-            powered = light**weight_l * contrast**weight * structure**weight
-            product *= np.clip(powered[inner][keep].mean(), 0, 1)
-        else:
-            plain_map = (light if weight_l else 1) * contrast * structure
-            product *= np.clip(plain_map[inner][keep].mean(), 0, 1) ** weight
-        real, fake = (fftconvolve(a, np.ones((2, 2, 2)) / 8, mode="same")[::2, ::2, ::2] for a in (real, fake))
-        mask = mask[::2, ::2, ::2]
-    return float(product)
 
 
 def body(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import filelock
 import nibabel as nib
 import numpy as np
 import pytest
+from samples import sample
 
 from mrict_core.data import plan, store
 from mrict_core.data import preprocess as preprocessing
@@ -27,7 +28,6 @@ from mrict_core.data.store import SliceStore, StoreWriteError
 from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError
-from mrict_core.paths import ROOT
 from mrict_core.runtime import hash_of, read_json, write_json
 
 SHAPE = (44, 50, 7)  # columns, rows, slices of the patient lying as RAS
@@ -418,10 +418,7 @@ def test_in_plane_shapes(tmp_path: Path) -> None:
     ],
 )
 def test_real_samples(tmp_path: Path, name: str, region: str, every: int, protocol: str) -> None:
-    root = ROOT.parent / "shared" / "samples" / name
-    if not root.is_dir():
-        pytest.skip(f"sample set {name} is not beside this repository")
-    folders = sorted((root / "Task1" / region).iterdir())[::every]
+    folders = sorted(sample(f"{name}/Task1/{region}").iterdir())[::every]
     (tmp_path / "source").mkdir()
     for folder in folders:
         (tmp_path / "source" / folder.name).symlink_to(folder)

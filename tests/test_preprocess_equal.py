@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import masks as plain_masks
+from reference import preprocess as plain
+from samples import sample
 from scipy import ndimage
 
-from benchmarks.plain import masks as plain_masks
-from benchmarks.plain import preprocess as plain
 from mrict_core.data import masks
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.preprocess import preprocess
@@ -64,9 +64,7 @@ def test_worker_processes_start_without_torch() -> None:
 
 @pytest.mark.parametrize(("name", "region"), [("synthrad_brain_axial", "brain"), ("pelvis_bulk", "pelvis")])
 def test_real_samples_are_their_plain_form(tmp_path: Path, name: str, region: str) -> None:
-    if not (SAMPLES / name).is_dir():
-        pytest.skip(f"sample data {name} is not beside this checkout (../shared/samples)")
-    folders = sorted((SAMPLES / name / "Task1" / region).iterdir())[::24]
+    folders = sorted(sample(f"{name}/Task1/{region}").iterdir())[::24]
     (tmp_path / "source").mkdir()
     for folder in folders:
         (tmp_path / "source" / folder.name).symlink_to(folder)

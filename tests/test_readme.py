@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 
 import pytest
+from readme_tree import PACKAGE, README, TREE, modules
 
 from mrict_core.paths import ROOT
 from mrict_core.profiles import PROFILES
 from mrict_core.variants import all_variants
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TREE = README.split("## What is where")[1].split("```")[1]
-MODULES = sorted(p for p in (ROOT / "mrict_core").rglob("*.py") if p.name not in ("__init__.py", "__main__.py"))
 
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_module_stands_in_the_tree(path):
-    folder = path.parent.name
-    assert path.name in TREE or (folder in TREE and path.stem in TREE), f"{path.name} is missing in README.md"
+def test_the_tree_lists_every_module_where_it_is():
+    there = {p.relative_to(ROOT) for p in (ROOT / PACKAGE).rglob("*.py") if not p.name.startswith("__")}
+    listed = modules()
+    assert set(listed) - there == set(), "in README.md, not in the package"
+    assert there - set(listed) == set(), "in the package, not in README.md"
+    assert len(listed) == len(set(listed)), "twice in README.md"
 
 
 def test_every_file_in_the_tree_exists():

@@ -1,12 +1,10 @@
-"""The suite on the sample data beside the repository: real pairs of single slices, and two whole simulated volumes."""
+"""The suite on sample data (tests/README.md): real pairs of single slices, and two whole simulated volumes."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from conftest import SAMPLES
+from samples import sample
 
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import baseline_predictors
@@ -14,12 +12,6 @@ from mrict_core.pipeline import Prepared, evaluate_baselines, evaluate_variant, 
 from mrict_core.profiles import get_profile
 from mrict_core.training.run import TrainSettings
 from mrict_core.variants import get
-
-
-def sample(name: str) -> Path:
-    if not (SAMPLES / name).is_dir():
-        pytest.skip(f"sample data {name} is not beside this checkout (../shared/samples)")
-    return SAMPLES / name
 
 
 @pytest.fixture(scope="module")

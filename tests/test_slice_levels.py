@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import SAMPLES
+from samples import sample
 from scipy import ndimage
 
 from benchmarks.check_kinds import POSES, SLICES
@@ -95,9 +95,7 @@ def test_a_pair_that_fits_is_not_warned_of() -> None:
 
 @pytest.mark.parametrize("name", ["brainweb_head/Task1/brain/BW04", "pelvis_bulk/Task1/pelvis/P3"])
 def test_real_anatomy_passes_without_a_word(name: str) -> None:
-    folder = SAMPLES / name
-    if not folder.is_dir():
-        pytest.skip(f"sample data {folder.name} is not beside this checkout (../shared/samples)")
+    folder = sample(name)
     mr, ct, mask = (nib.load(folder / f"{role}.nii.gz").get_fdata(dtype=np.float32) for role in ("mr", "ct", "mask"))
     affine = nib.load(folder / "ct.nii.gz").affine
     assert check_hu(ct, "ct.nii.gz", mask > 0) == []

@@ -7,14 +7,13 @@ import dataclasses
 
 import pytest
 import torch
+from reference.pix2pix import PlainWeights, plain_step
 from torch import Tensor, nn
 from torchvision import models
 
-from benchmarks.plain.pix2pix import PlainWeights, plain_step
 from mrict_core.methods import Method, base, build_method
 from mrict_core.networks import build_generator
 from mrict_core.networks.features import FeatureNetwork
-from mrict_core.networks.layers import Dropout
 from mrict_core.profiles import get_profile
 from mrict_core.variants import get
 
@@ -158,34 +157,6 @@ def test_a_grey_image_needs_one_channel_of_the_first_layer(vgg19):
     features = base.build_features("vgg19_pool5")
     grey = torch.rand(2, 1, SIDE, SIDE) * 2 - 1
     torch.testing.assert_close(features(grey), features(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("probability", [0.05, 0.32, 0.5])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_dropout_drops_that_share_and_keeps_the_mean(probability, layout):
-    torch.manual_seed(0)
-    x = torch.ones(4, 16, 64, 65).to(memory_format=layout).requires_grad_(True)
-    y = Dropout(probability)(x)
-    count = x.numel()
-    dropped = int((y == 0).sum())
-    assert abs(dropped / count - probability) < 5 * (probability / count) ** 0.5
-    torch.testing.assert_close(y[y != 0], torch.full((count - dropped,), 1 / (1 - probability)), rtol=1e-4, atol=0)
-    y.sum().backward()
-    assert torch.equal(x.grad == 0, y == 0)
-    assert y.is_contiguous(memory_format=layout)
-    neighbours = (y[..., 1:] == 0) & (y[..., :-1] == 0)  # independent: both dropped with the square of the probability
-    assert abs(float(neighbours.float().mean()) - probability**2) < 5 * probability / count**0.5
-
-
-def test_dropout_repeats_with_its_seed_and_rests_in_evaluation():
-    x, drop = torch.ones(2, 3, 8, 8), Dropout(0.3)
-    torch.manual_seed(5)
-    first, second = drop(x), drop(x)
-    torch.manual_seed(5)
-    assert torch.equal(drop(x), first)
-    assert not torch.equal(first, second)
-    assert drop.eval()(x) is x or torch.equal(drop.eval()(x), x)
-    assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
 
 
 def test_compile_reaches_every_network(monkeypatch: pytest.MonkeyPatch):

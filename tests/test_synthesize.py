@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import sample
 from scipy.spatial.transform import Rotation
 from test_cli import ok
 from test_volumes import CODES, affine_of
@@ -275,10 +275,7 @@ def test_a_trailing_axis_of_one_is_dropped(tmp_path, models):
 @pytest.mark.parametrize("name", ["brainweb_head/Task1/brain/BW04", "pelvis_bulk/Task1/pelvis/P3"])
 def test_sample_files_keep_their_grid(name, tmp_path):
     """A few slices of each, through an untrained network of the full canvas."""
-    path = SAMPLES / name / "mr.nii.gz"
-    if not path.is_file():
-        pytest.skip(f"sample data {name} is not beside this checkout (../shared/samples)")
-    whole = nib.load(path)
+    whole = nib.load(sample(name) / "mr.nii.gz")
     middle = whole.shape[2] // 2
     few = whole.slicer[..., middle : middle + 3]
     nib.save(few, tmp_path / "mr.nii.gz")

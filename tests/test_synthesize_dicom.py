@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import SAMPLES
 from dicom_files import IDENTIFIERS, new_uids, write_mr_series
+from samples import sample
 from test_cli import invoke, ok
 from test_dicom_privacy import content_of, found_in
 from tiny_models import head_array, untrained_checkpoint, write_head
@@ -148,15 +148,13 @@ def test_what_cannot_be_is_said_and_nothing_is_written(arguments, message, serie
     assert content_of(tmp_path) == before
 
 
-@pytest.mark.parametrize(("data", "patient"), [("brainweb_head", "brain/BW04"), ("pelvis_bulk", "pelvis")])
+@pytest.mark.parametrize(("data", "patient"), [("brainweb_head", "brain/BW04"), ("pelvis_bulk", "pelvis/P3")])
 def test_samples_through_nifti_and_dicom(data, patient, tmp_path, model):
-    found = sorted((SAMPLES / data / "Task1" / patient).rglob("mr.nii.gz"))
-    if not found:
-        pytest.skip(f"sample data {data} is not beside this checkout (../shared/samples)")
-    run(found[0], "-o", tmp_path / "image.nii.gz", "--model", model)
-    run(found[0], "-o", tmp_path / "ct", "--model", model)
+    mr_file = sample(f"{data}/Task1/{patient}") / "mr.nii.gz"
+    run(mr_file, "-o", tmp_path / "image.nii.gz", "--model", model)
+    run(mr_file, "-o", tmp_path / "ct", "--model", model)
     mr, image, back = (
-        load_volume(found[0]),
+        load_volume(mr_file),
         load_volume(tmp_path / "image.nii.gz"),
         read_series(tmp_path / "ct", modality="CT"),
     )

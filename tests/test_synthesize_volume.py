@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import SAMPLES
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from samples import sample
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from test_volumes import CODES, affine_of
@@ -390,10 +390,7 @@ def test_sheared_grids_keep_native_pixels_and_say_so_when_asked_for_others(tiny)
     ("name", "region", "size"), [("brainweb_head", "brain/BW04", 64), ("pelvis_bulk", "pelvis/P3", 96)]
 )
 def test_sample_volumes_return_on_their_grid(name, region, size, copying, tiny):
-    path = SAMPLES / name / "Task1" / region / "mr.nii.gz"
-    if not path.is_file():
-        pytest.skip(f"sample data {name} is not beside this checkout (../shared/samples)")
-    whole = load_volume(path)
+    whole = load_volume(sample(f"{name}/Task1/{region}") / "mr.nii.gz")
     n = whole.shape[2]
     few = slice(n // 2, n // 2 + 4)
     volume = dataclasses.replace(whole, array=np.ascontiguousarray(whole.array[..., few]))

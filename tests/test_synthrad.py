@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from samples import sample
 
 from mrict_core.data import synthrad
 from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import NOTE
 from mrict_core.errors import MrictError, UnavailableError
-from mrict_core.paths import ROOT
 from mrict_core.pipeline import prepare_data
 
 SHAPE = (5, 6, 4)
@@ -168,10 +168,7 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
 
 
 def test_the_real_samples_are_found_whole() -> None:
-    root = ROOT.parent / "shared" / "samples" / "synthrad_brain_axial"
-    if not root.is_dir():
-        pytest.skip("sample set synthrad_brain_axial is not beside this repository")
-    found = discover(root, "brain")
+    found = discover(sample("synthrad_brain_axial"), "brain")
     assert {c: sum(p.centre == c for p in found.patients) for c in "ABC"} == {"A": 48, "B": 48, "C": 48}
     assert found.skipped == ()
 

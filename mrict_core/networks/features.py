@@ -22,7 +22,6 @@ from mrict_core.networks.demo_pyramid import DemoPyramid
 from mrict_core.networks.layers import in_full
 from mrict_core.networks.lpips import LpipsSqueeze
 from mrict_core.networks.weights import load_into, local_only, locate
-from mrict_core.networks.winograd import use_winograd
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -82,13 +81,9 @@ class FeatureNetwork(nn.Module):
         return in_full(self.layers(prepared))
 
     def compute_in(self, dtype: torch.dtype) -> FeatureNetwork:
-        """Run the layers in `dtype`, on images stored pixel by pixel and by the fastest exact forms of their sums.
-
-        Input and features stay float32.
-        """
+        """Run the layers in `dtype`, on images stored pixel by pixel; input and features stay float32."""
         self.dtype = dtype
         self.layers.to(dtype, memory_format=torch.channels_last)
-        use_winograd(self.layers)
         self.grey_weight = self.grey_weight.to(dtype, memory_format=torch.channels_last)
         return self
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mrict_core.errors import MrictError
-from mrict_core.networks.layers import Dropout, in_full
+from mrict_core.networks.layers import in_full
 
 SLOPE = 0.2  # of LeakyReLU for negative values
 
@@ -41,7 +41,7 @@ class PatchGAN(nn.Module):
             layers.append(nn.Conv2d(c_in, c_out, kernel_size=4, stride=2, padding=1))
             if index:
                 layers.append(nn.BatchNorm2d(c_out))
-            layers += [nn.LeakyReLU(SLOPE, inplace=True), Dropout(dropout)]
+            layers += [nn.LeakyReLU(SLOPE, inplace=True), nn.Dropout(dropout)]
             c_in = c_out
         layers.append(nn.Conv2d(c_in, 1, kernel_size=4, stride=1, padding=last_padding))
         self.model = nn.Sequential(*layers)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.errors import MrictError
-from mrict_core.networks.layers import Dropout, in_full
+from mrict_core.networks.layers import in_full
 
 STRIDE = 32  # five halvings: encoder 1-4 and the bottleneck
 ENCODER = (1, 2, 4, 8)  # channels of enc1..enc4, in units of the width
@@ -23,7 +23,7 @@ def _block(
         conv(c_in, c_out, kernel_size=4, stride=2, padding=1),
         nn.BatchNorm2d(c_out),
         nn.LeakyReLU(slope, inplace=True),
-        Dropout(dropout),
+        nn.Dropout(dropout),
     )
 
 

@@ -20,7 +20,6 @@ from mrict_core.paths import Workspace, shown
 from mrict_core.profiles import Profile
 from mrict_core.runtime import (
     code_hash,
-    kept_memory,
     pick_device,
     pick_precision,
     read_json,
@@ -153,7 +152,7 @@ def train(
         folder, identity = found.folder, found.id
     else:
         folder, identity = new_folder(run.place, settings.seed, run.id)
-    with sole_writer(folder, f"trains {variant.name}"), kept_memory():
+    with sole_writer(folder, f"trains {variant.name}"):
         now = read_run(folder) if (folder / RUN).is_file() else None
         if now and now.complete:  # by another process, since it was looked for
             return _unchanged(now, report)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.datadict import keyword_for_tag
 
 from mrict_core.data.dicom.values import values_of
 
@@ -74,28 +75,6 @@ FACTS = {
     "InstanceNumber": _numbers(0, "InstanceNumber", repeats=True),  # of enhanced files: each may be one image
     "RespiratoryTriggerDelay": _numbers(0.02, "NominalRespiratoryTriggerDelayTime", repeats=True),
 }
-DIRECTION = "DiffusionGradientDirectionSequence"  # within the group of diffusion
-GROUPS = {  # functional groups of enhanced images and what is read of them
-    "PlanePositionSequence": ("ImagePositionPatient",),
-    "PlaneOrientationSequence": ("ImageOrientationPatient",),
-    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
-    "FrameContentSequence": ("TemporalPositionIndex", "FrameAcquisitionNumber", "StackID"),
-    "MRImageFrameTypeSequence": (COMPONENT, "FrameType", "AcquisitionContrast", PROJECTION),
-    "MRTimingAndRelatedParametersSequence": ("RepetitionTime", "FlipAngle", "RFEchoTrainLength"),
-    "MRDiffusionSequence": ("DiffusionBValue", "DiffusionDirectionality", DIRECTION),
-    DIRECTION: ("DiffusionGradientOrientation",),
-    "MREchoSequence": ("EffectiveEchoTime",),
-    "MRModifierSequence": ("InversionTimes",),
-    "MRImagingModifierSequence": ("PixelBandwidth",),
-    "MRAveragesSequence": ("NumberOfAverages",),
-    "MRFOVGeometrySequence": ("InPlanePhaseEncodingDirection",),
-    "MRReceiveCoilSequence": ("ReceiveCoilName",),
-    "MRTransmitCoilSequence": ("TransmitCoilName",),
-    "CardiacSynchronizationSequence": ("NominalCardiacTriggerDelayTime",),
-    "RespiratorySynchronizationSequence": ("NominalRespiratoryTriggerDelayTime",),
-    "ContrastBolusUsageSequence": ("ContrastBolusAgentAdministered",),
-}
 KEYWORDS = sorted({k for fact in FACTS.values() for k in fact.keywords if isinstance(k, str)} - {"FrameType"})
 PRIVATE = (*B_VALUES, GE_COMPONENT)
 TAGS = (*KEYWORDS, *[group << 16 | element for group, _, low in PRIVATE for element in (0x10, 0x1000 | low)])
@@ -109,29 +88,31 @@ SHOWN = re.compile(
 )
 
 
-def values_of_frames(header: pydicom.Dataset, keywords: Iterable[str]) -> list[dict[Any, Any]]:
+def values_of_frames(header: pydicom.Dataset, keywords: Collection[str]) -> list[dict[Any, Any]]:
     """Return {keyword: value} of each frame: its own, else the one shared by all frames of the file, else the file's.
 
     Vendors' tags (`PRIVATE`) are keys too. A file without functional groups has one frame here.
     """
+    wanted = {*keywords, "FrameType"}
     common = {keyword: header.get(keyword) for keyword in keywords if keyword in header}
     common |= {place: value for place in PRIVATE if (value := _private(header, place)) is not None}
     for item in header.get("SharedFunctionalGroupsSequence") or []:
-        common |= _of_groups(item)
+        common |= _inside(item, wanted)
     frames = header.get("PerFrameFunctionalGroupsSequence") or []
     if not frames:
         common.pop("InstanceNumber", None)  # the number of a slice
-    return [common | _of_groups(item) for item in frames or [{}]]
+    return [common | _inside(item, wanted) for item in frames or [pydicom.Dataset()]]
 
 
-def _of_groups(item: Mapping) -> dict[str, Any]:
+def _inside(item: pydicom.Dataset, keywords: Collection[str]) -> dict[str, Any]:
+    """Return {keyword: value} of what is in an item of functional groups, at any depth; vendors' groups left out."""
     found = {}
-    for group, keywords in GROUPS.items():
-        inner = found.pop(group, None) if group == DIRECTION else item.get(group)
-        for keyword in keywords if inner else ():
-            value = inner[0].get(keyword)
-            if value is not None:
-                found[keyword] = value
+    for tag in item.keys():  # noqa: SIM118 - iterating a data set decodes everything in it
+        keyword = keyword_for_tag(tag)
+        if keyword in keywords and item[tag].value is not None:
+            found[keyword] = item[tag].value
+        elif keyword.endswith("Sequence") and item[tag].value:
+            found |= _inside(item[tag].value[0], keywords)
     return found
 
 

@@ -26,7 +26,7 @@ IDENTITY = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"),
 )
-BYTES, BYTES_DECODED = 5, 12  # of a voxel: in the volume, and while its file is decoded and rescaled
+BYTES, BYTES_DECODED = 6, 12  # of a voxel: in the volume, and while its file is decoded and rescaled
 SAME_LEVEL = 0.01  # of the image's range: padding so near 0 or its least value is background already
 LYING = re.compile("[HFLRAP]F(S|P|DL|DR)")  # PatientPosition: head first supine, and so on
 
@@ -139,7 +139,7 @@ def _pixels(frames: list[Frame], path: Path) -> tuple[np.ndarray, list[str]]:
     largest = max(frames[k].of for k, *_ in places.values())
     check_memory(plane * (len(frames) * BYTES + largest * BYTES_DECODED), shown(path))
     array = np.empty((len(frames), *frames[0].shape), np.float32)
-    padded: dict[int, np.ndarray] = {}  # slice: where it is padding
+    padded = np.zeros(array.shape, bool)
     for file, slices in places.items():
         stored, padding = _decode(file)
         for k in slices:
@@ -164,24 +164,21 @@ def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
     return plane if (frame.slope, frame.intercept) == (1, 0) else plane * frame.slope + frame.intercept
 
 
-def _fill_padding(array: np.ndarray, padded: dict[int, np.ndarray], path: Path) -> list[str]:
+def _fill_padding(array: np.ndarray, padded: np.ndarray, path: Path) -> list[str]:
     """Make padding as dark as the air beside it, in place, and say so, unless it is background as it is."""
-    inside = np.concatenate([array[k][mask] for k, mask in padded.items()]) if padded else np.empty(0)
+    inside = array[padded]
     if not inside.size:
         return []
     if inside.size == array.size:
         raise MrictError(
             f"{shown(path)}: every pixel is PixelPaddingValue or in its range; expected an image; export it again"
         )
-    rest = [plane[~padded[k]] if k in padded else plane for k, plane in enumerate(array)]
-    least, most = min(r.min(initial=np.inf) for r in rest), max(r.max(initial=-np.inf) for r in rest)
+    rest = ~padded
+    least, most = array.min(where=rest, initial=np.inf), array.max(where=rest, initial=-np.inf)
     slack = SAME_LEVEL * (most - least)
     if inside.min() >= min(0, least) - slack and inside.max() <= least + slack:
         return []
-    outside = np.zeros(array.shape, bool)
-    for k, mask in padded.items():
-        outside[k] = mask
-    array[outside] = level = background_beside(array, outside)
+    array[padded] = level = background_beside(array, padded)
     return [f"{inside.size} voxels are PixelPaddingValue or in its range: taken as background ({level:g})"]
 
 

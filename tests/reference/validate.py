@@ -47,7 +47,7 @@ def validate(
         for real_A, real_B, mask in batches:
             fake_B = generator(real_A)
             means["mse"].append(F.mse_loss(fake_B, real_B).item())
-            means["ssim"].append(ssim(real_B, fake_B))
+            means["ssim"].append(slice_ssim(real_B[:, 0].double().numpy(), fake_B[:, 0].double().numpy()))
             if fid is not None:
                 fid.update(as_uint8(real_B), real=True)
                 fid.update(as_uint8(fake_B), real=False)
@@ -63,10 +63,10 @@ def validate(
     return found | {"mae_hu": float(np.nanmean(mae_hu))}
 
 
-def ssim(real_B: Tensor, fake_B: Tensor) -> float:
-    """Return the mean structural similarity of a batch, whole slices, 7 x 7."""
+def slice_ssim(real_slices: np.ndarray, fake_slices: np.ndarray) -> float:
+    """Return the mean structural similarity of slices (N, H, W), whole slices, 7 x 7."""
     values = []
-    for real, fake in zip(real_B[:, 0].double().numpy(), fake_B[:, 0].double().numpy(), strict=True):
+    for real, fake in zip(real_slices, fake_slices, strict=True):
         width = real.max() - real.min()
         values.append(structural_similarity(real, fake, win_size=7, data_range=width if width > 0 else 2.0))
     return float(np.mean(values))

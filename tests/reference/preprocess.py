@@ -14,11 +14,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from benchmarks.plain import masks
 from mrict_core.data import intensity, plausible
 from mrict_core.data.slicing import centred_crop
 from mrict_core.data.volumes import SliceOrder
 from mrict_core.runtime import hash_file
+from reference import masks
 
 UNION = "union_mask.nii.gz"
 

@@ -1,1 +1,0 @@
-"""Plain forms: readable transcriptions of definitions and procedures, what the lean forms are measured against."""

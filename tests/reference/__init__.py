@@ -1,0 +1,1 @@
+"""Plain forms: definitions and procedures written out readably, which tests and benchmarks hold fast forms against."""
