@@ -1,6 +1,7 @@
 """Evaluation: per-patient scores, trivial baselines, and the records that tables and figures are made from."""
 
-from mrict_core.evaluation.baselines import baseline_predictors
+from mrict_core.evaluation.baselines import baseline_predictions
+from mrict_core.evaluation.predictions import Predictions, StoredPredictions
 from mrict_core.evaluation.records import (
     combine_seeds,
     is_current,
@@ -14,7 +15,7 @@ from mrict_core.evaluation.records import (
     summarise,
     write_metrics,
 )
-from mrict_core.evaluation.scores import COLUMNS, MAIN, METRICS, Predict, Scores, score_patients
+from mrict_core.evaluation.scores import COLUMNS, MAIN, METRICS, Scores, score_patients
 from mrict_core.evaluation.tables import PANEL, centre_table, leaderboard, leave_out_table, pairwise_table, seeds_sd
 
 __all__ = [
@@ -22,9 +23,10 @@ __all__ = [
     "MAIN",
     "METRICS",
     "PANEL",
-    "Predict",
+    "Predictions",
     "Scores",
-    "baseline_predictors",
+    "StoredPredictions",
+    "baseline_predictions",
     "centre_table",
     "combine_seeds",
     "is_current",
