@@ -174,7 +174,8 @@ def test_controls_are_what_their_names_say():
         known = np.abs(slices.ct) < 1000 if "copy" not in name else np.ones(slices.ct.shape, bool)
         if name == "control_shift_1":
             known[..., 1:] = known[..., :-1].copy()
-        assert found[known] == pytest.approx(np.clip(image, -1000, 1000)[known], abs=1e-2), name
+        rounding = 0.51 if "copy" in name else 1e-2  # the MR's values are not whole HU
+        assert found[known] == pytest.approx(np.clip(image, -1000, 1000)[known], abs=rounding), name
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ and its check sums show damage; memory-mapped arrays would be read sooner, but n
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,9 +45,7 @@ class Predictions:
         if hu.shape != expected:
             raise MrictError(f"patient {patient}: the prediction has shape {hu.shape}, the slices {expected}")
         if not np.isfinite(hu).all():
-            raise MrictError(
-                f"patient {patient}: the synthetic CT holds NaN or infinite values: the model has diverged"
-            )
+            raise MrictError(f"patient {patient}: the prediction holds NaN or infinite values; the model has diverged")
         return as_type(hu, np.int16)
 
     def volume(self, patient: str) -> np.ndarray:
@@ -89,7 +88,8 @@ class StoredPredictions(Predictions):
     def _read(self, path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray | str:
         """Return what the file holds, or why it cannot be used; "" where there is none."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            content = io.BytesIO(path.read_bytes())  # all at once: damaged offsets are then no fault of the machine
+            with np.load(content, allow_pickle=False) as file:
                 if damaged := file.zip.testzip():  # numpy may stop reading before the check sum is compared
                     raise ValueError(f"wrong check sum of {damaged}")
                 found, hu = str(file["key"]), file["hu"]

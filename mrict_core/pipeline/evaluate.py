@@ -84,6 +84,8 @@ class _Bench:
         folder, stem, context = folder or self.space.metrics, stem or name, self._context() | dict(more or {})
         looks = {role: getattr(network, "weights_hash", str(network)) for role, network in self.networks.items()}
         key = hash_of([context, looks, code_hash(*CODE)])
+        for patient in self.split.test:
+            self.store.check_unchanged(patient)
         if found := _same(folder, stem, key):
             return found
         features = FeatureCollector(self.networks, self.device)
