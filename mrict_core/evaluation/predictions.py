@@ -2,7 +2,7 @@
 
 A trained model's volumes are kept, one file a patient: `<patient>.npz` with `hu`, (N, S, S) int16, and `key`, which
 names all that decides them. Compressed, a file takes about a third of the volume, for well under a second a patient,
-and its check sums show damage; memory-mapped arrays would be read sooner, but nobody reads one slice of many patients.
+and its check sums show damage. Memory-mapped arrays would be read sooner, but take three times the space.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from mrict_core.evaluation import (
 from mrict_core.evaluation.controls import control_predictions, control_translation
 from mrict_core.evaluation.predecessor import Translation, predecessor_validation, synthesizer_translation
 from mrict_core.evaluation.samples import sample_rows
-from mrict_core.inference import make_synthesizer
+from mrict_core.inference import Synthesizer, make_synthesizer
 from mrict_core.metrics.features import FeatureCollector
 from mrict_core.models.folder import facts_and_weights
 from mrict_core.models.publish import publish
@@ -40,11 +40,10 @@ from mrict_core.profiles import Profile
 from mrict_core.runtime import code_hash, hash_of, pick_device, versions
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
-from mrict_core.training.runs import TrainingRun, choose, in_training, of_record
+from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record
 from mrict_core.variant import Variant
 from mrict_core.variants import get
 
-Report = Callable[[str], None]
 CODE = ("data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # it decides the scores
 
 
@@ -226,16 +225,14 @@ def predictions_of(
     The checkpoint is read only where a patient's file is missing or unusable.
     """
     store, run = open_data(space)[0], of_record(space, record)
-    scored = record["context"]["checkpoint_hash"].split(" / ")[0]
+    scored = record["context"].get("checkpoint_hash", "").split(" / ")[0]
 
     @cache
-    def synthesizer() -> Callable[[SliceStore, str], np.ndarray]:
+    def synthesizer() -> Synthesizer:
         payload, found = read_checkpoint(run.best, record["name"])
         if found != scored:
-            raise MrictError(
-                f"{shown(run.best)}: is {found}, scored was {scored}: its training went on; evaluate "
-                f"{record['name']} again"
-            )
+            changed = f"is {found}, scored was {scored}: its training went on"
+            raise MrictError(f"{shown(run.best)}: {changed}; evaluate {record['name']} again")
         return make_synthesizer(*facts_and_weights(payload), run.best, device)
 
     return StoredPredictions(store, lambda *which: synthesizer()(*which), run.predictions, scored, report)
