@@ -247,6 +247,8 @@ def test_files_replaced_after_preprocessing_are_noticed(own: Workspace) -> None:
     with pytest.raises(MrictError, match=r"ct\.nii\.gz: changed since it was prepared; run preprocess"):
         evaluate_variant(MK1, SMOKE, own, device="cpu")
     held_out.unlink()
+    assert evaluate_variant(MK1, SMOKE, own, device="cpu")[0] == record, "nothing needs the file again"
+    shutil.rmtree(own.metrics)
     with pytest.raises(MrictError, match=r"ct\.nii\.gz: cannot be read any more .* put it back"):
         evaluate_variant(MK1, SMOKE, own, device="cpu")
     held_out.write_bytes(content)

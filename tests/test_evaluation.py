@@ -14,6 +14,7 @@ from mrict_core.data.intensity import AIR_HU
 from mrict_core.data.preprocess import preprocess
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
+from mrict_core.evaluation import Predictions
 
 SHAPE = (40, 44, 10)
 CANVAS = 48
@@ -64,7 +65,7 @@ def biased(store: SliceStore, patient: str) -> np.ndarray:
 
 
 def test_a_perfect_prediction_scores_perfectly(store):
-    frame = evaluation.score_patients(store, TEST, perfect).frame
+    frame = evaluation.score_patients(store, TEST, Predictions(store, perfect)).frame
     assert tuple(frame.columns) == evaluation.columns()
     assert frame["patient"].tolist() == TEST
     assert frame["centre"].tolist() == ["A", "C"]
@@ -80,7 +81,7 @@ def test_a_perfect_prediction_scores_perfectly(store):
 
 
 def test_a_bias_of_150_hu_shows_as_150(store):
-    frame = evaluation.score_patients(store, TEST, biased).frame
+    frame = evaluation.score_patients(store, TEST, Predictions(store, biased)).frame
     assert frame["mae_hu"].to_numpy() == pytest.approx(150.0, abs=1e-3)
     assert (frame["psnr_db"].to_numpy() > 28).all()
     assert frame["psnr_db"].to_numpy() == pytest.approx(20 * np.log10(4024 / 150), abs=0.01)
@@ -89,7 +90,7 @@ def test_a_bias_of_150_hu_shows_as_150(store):
 def test_voxels_left_off_the_canvas_count_as_air(tmp_path):
     write_patient(tmp_path / "in" / "1BA001", 0)
     cropped = preprocess(tmp_path / "in", tmp_path / "store", region="brain", size=24, strict=True, workers=1)
-    frame = evaluation.score_patients(cropped, ["1BA001"], perfect).frame
+    frame = evaluation.score_patients(cropped, ["1BA001"], Predictions(cropped, perfect)).frame
     ct, mask, _ = cropped.reference("1BA001")
     seen = cropped.to_volume("1BA001", np.ones_like(cropped.slices("1BA001").ct)) == 1
     expected = np.abs(ct.array - AIR_HU)[mask & ~seen].sum() / mask.sum()
@@ -98,14 +99,14 @@ def test_voxels_left_off_the_canvas_count_as_air(tmp_path):
 
 
 def test_single_slice_volumes_are_scored_in_2d_and_say_so(thin_store):
-    scores = evaluation.score_patients(thin_store, thin_store.patients, biased)
+    scores = evaluation.score_patients(thin_store, thin_store.patients, Predictions(thin_store, biased))
     assert scores.frame["ssim_dimensionality"].tolist() == ["2D", "2D"]
     record = evaluation.metrics_record("thin", scores, label="demo", context={})
     assert record["cards"]["ssim_2d"]["dimensionality"] == "2D"
     assert record["cards"]["ssim_2d"]["n"] == 2
     assert record["summary"]["all"]["continuity"]["mean"] is None  # one slice has no neighbour
-    predictors = evaluation.baseline_predictors(thin_store, ["1BA001"])
-    assert all(np.isfinite(p(thin_store, "1BB001")).all() for p in predictors.values())
+    baselines = evaluation.baseline_predictions(thin_store, ["1BA001"])
+    assert all(p.slices("1BB001").shape == (1, CANVAS, CANVAS) for p in baselines.values())
 
 
 @pytest.mark.parametrize(
@@ -117,32 +118,31 @@ def test_single_slice_volumes_are_scored_in_2d_and_say_so(thin_store):
 )
 def test_a_bad_prediction_names_the_patient(store, predict, message):
     with pytest.raises(MrictError, match=message):
-        evaluation.score_patients(store, TEST, predict)
+        evaluation.score_patients(store, TEST, Predictions(store, predict))
 
 
 def test_progress_hears_of_every_patient(store):
     heard = []
-    evaluation.score_patients(store, TEST, perfect, lambda *report: heard.append(report))
+    evaluation.score_patients(store, TEST, Predictions(store, perfect), lambda *report: heard.append(report))
     assert heard == [(1, 2, TEST[0]), (2, 2, TEST[1])]
 
 
 def test_baselines_see_training_patients_only_and_keep_to_the_body(store):
-    predictors = evaluation.baseline_predictors(store, TRAIN)
-    assert list(predictors) == ["baseline_water_body", "baseline_mean_ct", "baseline_rank_map"]
+    baselines = evaluation.baseline_predictions(store, TRAIN)
+    assert list(baselines) == ["baseline_water_body", "baseline_mean_ct", "baseline_rank_map"]
     patient = TEST[0]
     slices = store.slices(patient)
     body = np.asarray(slices.body) > 0
-    images = {name: predict(store, patient) for name, predict in predictors.items()}
+    images = {name: own.slices(patient) for name, own in baselines.items()}
     for name, hu in images.items():
         assert hu.shape == slices.ct.shape, name
-        assert hu.dtype == np.float32
+        assert hu.dtype == np.int16
         assert (hu[~body] == AIR_HU).all(), name
     assert (images["baseline_water_body"][body] == 0).all()
 
 
 def test_mean_ct_is_the_mean_over_training_slices_of_the_same_height(store):
-    predict = evaluation.baseline_predictors(store, ["1BA001"])["baseline_mean_ct"]
-    own = predict(store, "1BA001")
+    own = evaluation.baseline_predictions(store, ["1BA001"])["baseline_mean_ct"].slices("1BA001")
     slices = store.slices("1BA001")
     assert len(slices.ct) <= 16  # every slice has a bin of its own
     body = np.asarray(slices.body) > 0
@@ -150,10 +150,10 @@ def test_mean_ct_is_the_mean_over_training_slices_of_the_same_height(store):
 
 
 def test_rank_map_keeps_the_order_of_the_mr_and_the_histogram_of_the_ct(store):
-    predict = evaluation.baseline_predictors(store, TRAIN)["baseline_rank_map"]
+    predictions = evaluation.baseline_predictions(store, TRAIN)["baseline_rank_map"]
     slices = store.slices(TEST[0])
     body = np.asarray(slices.body) > 0
-    mr, hu = np.asarray(slices.mr, np.float32)[body], predict(store, TEST[0])[body]
+    mr, hu = np.asarray(slices.mr, np.float32)[body], predictions.slices(TEST[0])[body]
     order = np.argsort(mr, kind="stable")
     assert (np.diff(hu[order]) >= 0).all()
     training = [store.slices(p) for p in TRAIN]
@@ -165,7 +165,7 @@ def test_rank_map_keeps_the_order_of_the_mr_and_the_histogram_of_the_ct(store):
 
 def test_baselines_need_training_patients(store):
     with pytest.raises(MrictError, match="at least one training patient"):
-        evaluation.baseline_predictors(store, [])
+        evaluation.baseline_predictions(store, [])
 
 
 def rows(mae: dict[str, float], **others: float) -> pd.DataFrame:
@@ -194,7 +194,7 @@ def record(name: str, values: list[float], kind: str = "variant", **context: obj
 
 
 def test_a_record_survives_its_files(tmp_path, store):
-    scores = evaluation.score_patients(store, TEST, perfect)
+    scores = evaluation.score_patients(store, TEST, Predictions(store, perfect))
     versions = {"numpy": np.__version__}
     context = {"seed": np.int64(3), "split_hash": "ab", "stopped": "collapsed at epoch 2", "versions": versions}
     made = evaluation.metrics_record("mk1", scores, label="demo", context=context, more={"features": [{"name": "fid"}]})
@@ -291,4 +291,4 @@ def test_predictions_that_are_not_finite_are_no_score(space, value):
 
     store, split = open_data(space)
     with pytest.raises(MrictError, match="holds NaN or infinite values; the model has diverged"):
-        evaluation.score_patients(store, split.test, diverged)
+        evaluation.score_patients(store, split.test, Predictions(store, diverged))

@@ -102,9 +102,7 @@ def make_records() -> list[dict]:
 def make_comparison(count: int = 3) -> Figure:
     row = make_row()
     scts = {f"variant_{i}": row["sct"] + 10 * i for i in range(count)}
-    return figures.comparison_figure(
-        row["mr"], row["ct"], scts, row["mask"], patient="1BA000", z=10, spacing_mm=(1.0, 1.0), label="demo"
-    )
+    return figures.comparison_figure(row, scts, label="demo")
 
 
 MAKERS = {

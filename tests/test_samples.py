@@ -7,7 +7,7 @@ import pytest
 from samples import sample
 
 from mrict_core.errors import MrictError
-from mrict_core.evaluation import baseline_predictors
+from mrict_core.evaluation import baseline_predictions
 from mrict_core.pipeline import Prepared, evaluate_baselines, evaluate_variant, open_data, prepare_data, train_variant
 from mrict_core.profiles import get_profile
 from mrict_core.training.run import TrainSettings
@@ -50,7 +50,7 @@ def test_real_pairs_train_and_are_scored_in_2d(slices, tmp_path, monkeypatch):
     assert result.stopped == ""
     record, _ = evaluate_variant(get("mk1"), profile, space, device="cpu")
     records = [record, *evaluate_baselines(profile, space)]
-    assert {r["name"] for r in records} == {"mk1", *baseline_predictors(slices.store, slices.split.train)}
+    assert {r["name"] for r in records} == {"mk1", *baseline_predictions(slices.store, slices.split.train)}
     for each in records:
         assert [row["patient"] for row in each["patients"]] == list(slices.split.test)
         for row in each["patients"]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.scores import Predict
+from mrict_core.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     from mrict_core.data.store import SliceStore
@@ -22,8 +22,8 @@ WATER_HU = 0.0
 AXIAL_BINS = 16  # of the mean CT, from the lowest slice to the highest
 
 
-def baseline_predictors(store: SliceStore, train_patients: Sequence[str]) -> dict[str, Predict]:
-    """Return {name: predictor}. Each is fitted at its first call, on the training patients one at a time.
+def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> dict[str, Predictions]:
+    """Return {name: predictions}. Each is fitted when it is first asked, on the training patients one at a time.
 
     - `baseline_water_body`: 0 HU in the body.
     - `baseline_mean_ct`: the voxelwise mean training CT on the canvas at the same relative axial position.
@@ -50,7 +50,12 @@ def baseline_predictors(store: SliceStore, train_patients: Sequence[str]) -> dic
         hu[body] = np.interp(_ranks(mr[body]), *distribution())
         return hu
 
-    return {"baseline_water_body": water_body, "baseline_mean_ct": mean_training_ct, "baseline_rank_map": rank_map}
+    predictors = {
+        "baseline_water_body": water_body,
+        "baseline_mean_ct": mean_training_ct,
+        "baseline_rank_map": rank_map,
+    }
+    return {name: Predictions(store, predict) for name, predict in predictors.items()}
 
 
 def _in_body(hu: np.ndarray, body: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from mrict_core import metrics
 from mrict_core.data.intensity import HuWindow
 from mrict_core.evaluation.predecessor import UNIT, Translation
-from mrict_core.evaluation.scores import Predict
+from mrict_core.evaluation.predictions import Predict, Predictions
 
 if TYPE_CHECKING:
     from mrict_core.data.store import SliceStore
@@ -36,21 +36,20 @@ CONTROLS: dict[str, Make] = {
 }
 
 
-def control_predictors(store: SliceStore) -> dict[str, Predict]:
-    """Return {name: predictor}: black (-1000 HU), the MR read as HU, the true CT + 150 HU, the true CT one pixel aside.
+def control_predictions(store: SliceStore) -> dict[str, Predictions]:
+    """Return {name: predictions}: black (-1000 HU), the MR read as HU, the true CT + 150 HU, the true CT moved a pixel.
 
     The last two are made of the true CT: no model, and never ranked.
     """
-    window = store.window
 
     def predictor(make: Make) -> Predict:
         def predict(store: SliceStore, patient: str) -> np.ndarray:
             slices = store.slices(patient)
-            return make(window.to_hu(np.asarray(slices.mr, np.float32)), np.asarray(slices.ct, np.float32))
+            return make(store.window.to_hu(np.asarray(slices.mr, np.float32)), np.asarray(slices.ct, np.float32))
 
         return predict
 
-    return {name: predictor(make) for name, make in CONTROLS.items()}
+    return {name: Predictions(store, predictor(make)) for name, make in CONTROLS.items()}
 
 
 def control_translation(name: str, window: HuWindow) -> Translation:

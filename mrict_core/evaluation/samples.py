@@ -10,7 +10,7 @@ import torch
 
 from mrict_core.data.pairs import in_turns
 from mrict_core.data.transforms import JointTransform
-from mrict_core.evaluation.scores import Predict
+from mrict_core.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     from mrict_core.data.store import SliceStore
@@ -19,8 +19,10 @@ LEVELS = (0.45, 0.6, 0.75)  # of the slices from inferior to superior
 PATIENTS = 3
 
 
-def sample_rows(store: SliceStore, patients: Sequence[str], predict: Predict | None = None) -> list[dict[str, Any]]:
-    """Return one row per level: patient, z, spacing_mm (rows, columns), mr, ct, body, mask and, with `predict`, sct.
+def sample_rows(
+    store: SliceStore, patients: Sequence[str], predictions: Predictions | None = None
+) -> list[dict[str, Any]]:
+    """Return one row per level: patient, z, spacing_mm (rows, columns), mr, ct, body, mask; with `predictions` sct too.
 
     The first patient of each centre in turn, up to three, shows one level each; fewer patients show several. Images
     are (S, S), `mr` in [-1, 1], `ct` and `sct` in HU.
@@ -38,8 +40,8 @@ def sample_rows(store: SliceStore, patients: Sequence[str], predict: Predict | N
         }
         for role in ("mr", "ct", "body", "mask"):
             row[role] = np.asarray(getattr(slices, role)[position], np.float32)
-        if predict is not None:
-            row["sct"] = predict(store, patient)[position]
+        if predictions is not None:
+            row["sct"] = predictions.slices(patient)[position]
         rows.append(row)
     return rows
 

@@ -1,6 +1,7 @@
 """Scores of held-out patients.
 
-3-D scores are taken on the original grid, against the CT read again from its file, inside the data set's own mask.
+Scored are whole HU, as they are stored and as a file would hold them. 3-D scores are taken on the original grid,
+against the CT read again from its file, inside the data set's own mask.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.data.plausible import MIN_MASK_VOXELS, sct_remarks
-from mrict_core.errors import MrictError
+from mrict_core.evaluation.predictions import Predictions
 from mrict_core.metrics.clinical import TISSUES
 
 if TYPE_CHECKING:
     from mrict_core.data.store import SliceStore
+    from mrict_core.metrics.features import FeatureCollector
 
-Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
 
 
@@ -47,31 +48,30 @@ class Scores:
 def score_patients(
     store: SliceStore,
     patients: Sequence[str],
-    predict: Predict,
+    predictions: Predictions,
     progress: Progress | None = None,
+    features: FeatureCollector | None = None,
 ) -> Scores:
-    """Score `predict` on every patient.
+    """Score the synthetic CT of every patient; `features` takes in the same slices.
 
-    `predict` gives the patient's synthetic CT slices in HU on the store's canvas. Volumes are held one patient at a
-    time.
+    Volumes are held one patient at a time.
     """
     rows, details = [], []
     for patient in patients:
-        row, own = _score(store, patient, predict)
+        fake = predictions.slices(patient).astype(np.float32)
+        row, own = _score(store, patient, fake)
         rows.append(row)
         details.append({"patient": patient, **own})
+        if features:
+            slices = store.slices(patient)
+            features.add(np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0)
         if progress:
             progress(len(rows), len(patients), patient)
     return Scores(pd.DataFrame(rows, columns=list(columns())), _by_kind(details))
 
 
-def _score(store: SliceStore, patient: str, predict: Predict) -> tuple[dict[str, Any], dict[str, Any]]:
+def _score(store: SliceStore, patient: str, fake: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
     slices = store.slices(patient)
-    fake = np.asarray(predict(store, patient), dtype=np.float32)
-    if fake.shape != slices.ct.shape:
-        raise MrictError(f"patient {patient}: the prediction has shape {fake.shape}, the slices {slices.ct.shape}")
-    if not np.isfinite(fake).all():
-        raise MrictError(f"patient {patient}: the synthetic CT holds NaN or infinite values; the model has diverged")
     real, mask, _ = store.reference(patient)
     volume = store.to_volume(patient, fake)
     through_plane = store.meta(patient)["order"]["axes"][0]

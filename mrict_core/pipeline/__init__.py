@@ -6,6 +6,7 @@ from mrict_core.pipeline.evaluate import (
     evaluate_baselines,
     evaluate_controls,
     evaluate_variant,
+    predictions_of,
 )
 from mrict_core.pipeline.folds import leave_one_centre_out, read_folds
 from mrict_core.pipeline.outcome import Outcome, held_out_rows, train_and_evaluate
@@ -36,6 +37,7 @@ __all__ = [
     "leave_one_centre_out",
     "make_phantoms",
     "open_data",
+    "predictions_of",
     "prepare_data",
     "read_folds",
     "split_store",

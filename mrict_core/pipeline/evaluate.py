@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +15,9 @@ from mrict_core.data.splits import Split
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
-    Predict,
-    baseline_predictors,
+    Predictions,
+    StoredPredictions,
+    baseline_predictions,
     combine_seeds,
     is_current,
     metrics_record,
@@ -21,10 +26,10 @@ from mrict_core.evaluation import (
     score_patients,
     write_metrics,
 )
-from mrict_core.evaluation.controls import control_predictors, control_translation
-from mrict_core.evaluation.predecessor import predecessor_validation, synthesizer_translation
+from mrict_core.evaluation.controls import control_predictions, control_translation
+from mrict_core.evaluation.predecessor import Translation, predecessor_validation, synthesizer_translation
 from mrict_core.evaluation.samples import sample_rows
-from mrict_core.inference import Synthesizer, load_synthesizer, make_synthesizer
+from mrict_core.inference import Synthesizer, make_synthesizer
 from mrict_core.metrics.features import FeatureCollector
 from mrict_core.models.folder import facts_and_weights
 from mrict_core.models.publish import publish
@@ -35,28 +40,102 @@ from mrict_core.profiles import Profile
 from mrict_core.runtime import code_hash, hash_of, pick_device, versions
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
-from mrict_core.training.runs import TrainingRun, choose, in_training, of_record
+from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record
 from mrict_core.variant import Variant
 from mrict_core.variants import get
 
+CODE = ("data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # it decides the scores
 
-def _context(profile: Profile, space: Workspace, store: SliceStore, split: Split) -> dict:
-    return {
-        "profile": profile.name,
-        "data": "embedded phantoms" if space.embedded else space.data_dir.name,
-        "region": store.region,
-        "protocol": store.protocol,
-        "canvas_px": store.size,
-        "split": split.kind,
-        "split_hash": split.hash,
-        "store_key": store.key,
-        "test_data_hash": hash_of({p: store.meta(p)["sources"]["ct"]["hash"] for p in split.test}),
-        "train_patients": len(split.train),
-        "val_patients": len(split.val),
-        "test_patients": len(split.test),
-        "code_hash": code_hash(),
-        "versions": versions(),
-    }
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all scores of a workspace are taken with. `networks`: of the feature metrics, or why one is absent."""
+
+    profile: Profile
+    space: Workspace
+    store: SliceStore
+    split: Split
+    device: Any
+    networks: dict[str, Any]
+    progress: CountProgress | None
+
+    @classmethod
+    def of(cls, profile: Profile, space: Workspace, device: str, progress: CountProgress | None) -> _Bench:
+        chosen = pick_device(device)
+        return cls(profile, space, *open_data(space), chosen, _feature_networks(profile, chosen), progress)
+
+    def record(
+        self,
+        name: str,
+        kind: str,
+        predictions: Predictions,
+        *,
+        translation: Translation | None = None,
+        more: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        stem: str = "",
+    ) -> dict[str, Any]:
+        """Return the scores of `predictions` on the test patients, and write them to `folder`.
+
+        Where `folder` holds those of the same predictions, data, networks and code, they are returned as they are.
+        `translation`: for the predecessor's numbers. `more`: what else the record's context says.
+        """
+        folder, stem, context = folder or self.space.metrics, stem or name, self._context() | dict(more or {})
+        looks = {role: getattr(network, "weights_hash", str(network)) for role, network in self.networks.items()}
+        key = hash_of([context, looks, code_hash(*CODE)])
+        for patient in self.split.test:
+            self.store.check_unchanged(patient)
+        if found := _same(folder, stem, key):
+            return found
+        features = FeatureCollector(self.networks, self.device)
+        scores = score_patients(self.store, self.split.test, predictions, self.progress, features)
+        own: dict[str, Any] = {"features": [score.as_dict() for score in features.scores()]}
+        if translation:
+            own["predecessor"] = self._predecessor(translation)
+        context |= {"key": key, "code_hash": code_hash(), "versions": versions()}
+        record = metrics_record(name, scores, kind=kind, label=self.profile.label, context=context, more=own)
+        write_metrics(folder, record, stem)
+        return record
+
+    def _context(self) -> dict[str, Any]:
+        store, split = self.store, self.split
+        return {
+            "profile": self.profile.name,
+            "data": "embedded phantoms" if self.space.embedded else self.space.data_dir.name,
+            "region": store.region,
+            "protocol": store.protocol,
+            "canvas_px": store.size,
+            "split": split.kind,
+            "split_hash": split.hash,
+            "store_key": store.key,
+            "test_data_hash": hash_of({p: store.meta(p)["sources"]["ct"]["hash"] for p in split.test}),
+            "train_patients": len(split.train),
+            "val_patients": len(split.val),
+            "test_patients": len(split.test),
+        }
+
+    def _predecessor(self, translation: Translation) -> dict[str, Any]:
+        """Return the predecessor's four numbers by its own procedure; the demo looks through its stand-in network.
+
+        It flips and rotates what the network gets, so no stored volume can serve it.
+        """
+        own = self.profile.feature_network
+        networks = [_network(own or name, self.profile, self.device) for name in ("inception_fid", "vgg16_relu3_3")]
+        fid, vgg = (network if isinstance(network, MrictError) else (network.name, network) for network in networks)
+        if not isinstance(fid, MrictError):
+            fid = (fid[0], fid_features(fid[1]))
+        return predecessor_validation(
+            self.store, self.split.test, translation, seed=0, fid=fid, vgg=vgg, device=self.device
+        )
+
+
+def _same(folder: Path, stem: str, key: str) -> dict[str, Any] | None:
+    """Return the record that is there, where it is of `key`; a damaged one counts as absent."""
+    with contextlib.suppress(MrictError):
+        record = read_record(folder, stem)
+        if record and is_current(record) and record["context"].get("key") == key:
+            return record
+    return None
 
 
 def evaluate_variant(
@@ -68,39 +147,30 @@ def evaluate_variant(
     like: TrainingRun | None = None,
     device: str = "auto",
     progress: CountProgress | None = None,
-    report: Callable[[str], None] = print,
-) -> tuple[dict, Synthesizer]:
-    """Score the variant's best checkpoints on the held-out test patients; return the record and the first seed's model.
+    report: Report = print,
+) -> tuple[dict, Predictions]:
+    """Score the variant's best checkpoints on the held-out test patients; return the record and the first seed's
+    predictions.
 
     Scored are the finished trainings on these data, one per seed; see `training.runs.choose` for `seeds` and `like`.
-    Each has its own record in metrics/seeds, and that of the variant is of all of them (`combine_seeds`). A finished
-    training of the whole workspace is also published as a model, of the very weights that were scored; those of a fold
-    are not, for each lacks a centre. `report` hears of what is published, unfinished, left out or in training.
+    Every test patient is synthesised once, and not again while weights, slices and code are the same. Each training has
+    its own record in metrics/seeds, and that of the variant is of all of them (`combine_seeds`). A finished training of
+    the whole workspace is also published as a model, of the very weights that were scored; those of a fold are not, for
+    each lacks a centre. `report` hears of what is published, unfinished, left out or in training.
     """
-    store, split = open_data(space)
-    chosen = choose(space, variant.name, (store.key, split.hash), seeds=seeds, like=like)
+    bench = _Bench.of(profile, space, device, progress)
+    chosen = choose(space, variant.name, (bench.store.key, bench.split.hash), seeds=seeds, like=like)
     for line in chosen.left_out:
         report(f"{variant.name}: {line}")
-    scored = [
-        _evaluate_run(run, variant, profile, space, (store, split), device, progress, report) for run in chosen.runs
-    ]
+    scored = [_evaluate_run(bench, run, variant, report) for run in chosen.runs]
     record = combine_seeds([own for own, _ in scored])
     write_metrics(space.metrics, record)
     return record, scored[0][1]
 
 
-def _evaluate_run(
-    run: TrainingRun,
-    variant: Variant,
-    profile: Profile,
-    space: Workspace,
-    data: tuple[SliceStore, Split],
-    device: str,
-    progress: CountProgress | None,
-    report: Callable[[str], None],
-) -> tuple[dict, Synthesizer]:
+def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Variant, report: Report) -> tuple[dict, Predictions]:
     """Score one training. Its checkpoint is read once: what is scored is what is hashed and published."""
-    store, split = data
+    store, split, space = bench.store, bench.split, bench.space
     payload, checkpoint_hash = read_checkpoint(run.best, variant.name)
     check_key(payload, run.id, run.best)
     if (payload["store_key"], payload["split_hash"]) != (store.key, split.hash):
@@ -112,14 +182,14 @@ def _evaluate_run(
         raise MrictError(f"{shown(run.best)}: of epoch 0, an untrained network; train {variant.name} to its end")
     facts, networks = facts_and_weights(payload)
     facts |= {"complete": run.complete, "stopped": run.stopped}  # best.pt was written before the training ended
-    synthesizer = make_synthesizer(facts, networks, run.best, device)
+    synthesizer = make_synthesizer(facts, networks, run.best, str(bench.device))
     unfinished = "" if run.complete else f"training not finished: epoch {run.epoch} of {run.epochs}"
     now = " (in training now)" if in_training(run) else ""
     if unfinished or run.stopped:
         report(f"{variant.name}: {shown(run.folder)}: {unfinished or run.stopped}{now}")
     if unfinished:
         report(f"{variant.name}: scored as it is after epoch {payload['epoch']}, and not published")
-    context = _context(profile, space, store, split) | {
+    context = {
         "run": "" if run.old else run.folder.name,
         "checkpoint_hash": checkpoint_hash,
         "checkpoint_epoch": facts["epoch"],
@@ -131,19 +201,41 @@ def _evaluate_run(
         "training_pairs": facts["training_pairs"],
         "seed": facts["seed"],
     }
-    features = FeatureCollector(_feature_networks(profile, synthesizer.device), synthesizer.device)
-    scores = score_patients(store, split.test, _collecting(synthesizer, features), progress=progress)
-    translation = synthesizer_translation(synthesizer, store.window)
-    more = {
-        "predecessor": _predecessor(profile, store, split.test, translation, synthesizer.device),
-        "features": [score.as_dict() for score in features.scores()],
-    }
-    record = metrics_record(variant.name, scores, kind="variant", label=profile.label, context=context, more=more)
-    write_metrics(space.metrics / "seeds", record, f"{variant.name}--seed{facts['seed']}")
+    predictions = StoredPredictions(store, synthesizer, run.predictions, checkpoint_hash, report)
+    record = bench.record(
+        variant.name,
+        "variant",
+        predictions,
+        translation=synthesizer_translation(synthesizer, store.window),
+        more=context,
+        folder=space.metrics / "seeds",
+        stem=f"{variant.name}--seed{facts['seed']}",
+    )
     if run.complete and not space.fold:
-        folder, new = publish(space, data, facts, networks, record, _best_baseline(space, record))
+        folder, new = publish(space, (store, split), facts, networks, record, _best_baseline(space, record))
         report(f"model {variant.name}@{folder.name}{'' if new else ' (there already)'}: {shown(folder)}")
-    return record, synthesizer
+    return record, predictions
+
+
+def predictions_of(
+    space: Workspace, record: Mapping[str, Any], device: str = "auto", report: Report = print
+) -> Predictions:
+    """Return the synthetic CTs that a variant's record was scored on; of several seeds those of the first.
+
+    The checkpoint is read only where a patient's file is missing or unusable.
+    """
+    store, run = open_data(space)[0], of_record(space, record)
+    scored = record["context"].get("checkpoint_hash", "").split(" / ")[0]
+
+    @cache
+    def synthesizer() -> Synthesizer:
+        payload, found = read_checkpoint(run.best, record["name"])
+        if found != scored:
+            changed = f"is {found}, scored was {scored}: its training went on"
+            raise MrictError(f"{shown(run.best)}: {changed}; evaluate {record['name']} again")
+        return make_synthesizer(*facts_and_weights(payload), run.best, device)
+
+    return StoredPredictions(store, lambda *which: synthesizer()(*which), run.predictions, scored, report)
 
 
 def _best_baseline(space: Workspace, record: dict) -> dict[str, Any] | None:
@@ -153,18 +245,6 @@ def _best_baseline(space: Workspace, record: dict) -> dict[str, Any] | None:
     scored = [(r["summary"]["all"]["mae_hu"]["mean"], r["name"]) for r in same]
     best = min((pair for pair in scored if pair[0] is not None), default=None)
     return {"name": best[1], "mae_hu": best[0]} if best else None
-
-
-def _collecting(predict: Predict, features: FeatureCollector) -> Predict:
-    """Return `predict` that also hands every patient's slices to the feature metrics: one pass, one patient held."""
-
-    def run(store: SliceStore, patient: str) -> np.ndarray:
-        fake, slices = np.asarray(predict(store, patient), np.float32), store.slices(patient)
-        if fake.shape == slices.ct.shape and np.isfinite(fake).all():  # else scoring refuses it, with the reason
-            features.add(np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0)
-        return fake
-
-    return run
 
 
 def _network(name: str, profile: Profile, device: Any, **options: Any) -> Any:
@@ -178,16 +258,6 @@ def _network(name: str, profile: Profile, device: Any, **options: Any) -> Any:
         return error
 
 
-def _predecessor(profile: Profile, store: SliceStore, patients: Sequence[str], translation: Any, device: Any) -> dict:
-    """Return the predecessor's four numbers by its own procedure; the demo looks through its stand-in network."""
-    own = profile.feature_network
-    networks = [_network(own or name, profile, device) for name in ("inception_fid", "vgg16_relu3_3")]
-    fid, vgg = (network if isinstance(network, MrictError) else (network.name, network) for network in networks)
-    if not isinstance(fid, MrictError):
-        fid = (fid[0], fid_features(fid[1]))
-    return predecessor_validation(store, patients, translation, seed=0, fid=fid, vgg=vgg, device=device)
-
-
 def _feature_networks(profile: Profile, device: Any) -> dict[str, Any]:
     """Return the networks of the feature metrics, or why they are absent."""
     return {
@@ -199,8 +269,9 @@ def _feature_networks(profile: Profile, device: Any) -> dict[str, Any]:
 
 def evaluate_baselines(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
     """Score the trivial baselines on the test patients, or return the records when they are there and unchanged."""
-    store, split = open_data(space)
-    return _evaluate_all("baseline", baseline_predictors(store, split.train), profile, space, progress)
+    bench = _Bench.of(profile, space, "cpu", progress)
+    predictions = baseline_predictions(bench.store, bench.split.train)
+    return [bench.record(name, "baseline", own) for name, own in predictions.items()]
 
 
 def evaluate_controls(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
@@ -208,31 +279,11 @@ def evaluate_controls(profile: Profile, space: Workspace, progress: CountProgres
 
     Controls show what a metric does not see. Some are made from the true CT, so none is ever ranked.
     """
-    store, _ = open_data(space)
-    return _evaluate_all("control", control_predictors(store), profile, space, progress)
-
-
-def _evaluate_all(
-    kind: str, predictors: dict[str, Predict], profile: Profile, space: Workspace, progress: CountProgress | None
-) -> list[dict]:
-    store, split = open_data(space)
-    key = hash_of([store.key, split.hash, code_hash("data", "metrics", "evaluation", "networks", "pipeline")])
-    device, records = pick_device("cpu"), []
-    networks = _feature_networks(profile, device)
-    for name, predict in predictors.items():
-        record = read_record(space.metrics, name)
-        if record is None or not is_current(record) or record["context"].get("key") != key:
-            features = FeatureCollector(networks, device)
-            scores = score_patients(store, split.test, _collecting(predict, features), progress=progress)
-            more: dict[str, Any] = {"features": [score.as_dict() for score in features.scores()]}
-            if kind == "control":
-                translation = control_translation(name, store.window)
-                more["predecessor"] = _predecessor(profile, store, split.test, translation, device)
-            context = _context(profile, space, store, split) | {"key": key}
-            record = metrics_record(name, scores, kind=kind, label=profile.label, context=context, more=more)
-            write_metrics(space.metrics, record)
-        records.append(record)
-    return records
+    bench = _Bench.of(profile, space, "cpu", progress)
+    return [
+        bench.record(name, "control", own, translation=control_translation(name, bench.store.window))
+        for name, own in control_predictions(bench.store).items()
+    ]
 
 
 def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict[str, str]]:
@@ -264,8 +315,7 @@ def compare_on_samples(
     store, split = open_data(space)
     result = [(row, {}) for row in sample_rows(store, split.test)]
     for name in names:
-        run = of_record(space, read_record(space.metrics, name))
-        synthesizer = load_synthesizer(run.best, name, device)
-        for (_, scts), own in zip(result, sample_rows(store, split.test, synthesizer), strict=True):
+        predictions = predictions_of(space, read_record(space.metrics, name), device)
+        for (_, scts), own in zip(result, sample_rows(store, split.test, predictions), strict=True):
             scts[name] = own["sct"]
     return result

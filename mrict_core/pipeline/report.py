@@ -26,9 +26,8 @@ from mrict_core.evaluation.controls import blindness
 from mrict_core.evaluation.predecessor import predecessor_table
 from mrict_core.evaluation.records import CARDS_FILE, cards_table
 from mrict_core.evaluation.samples import PATIENTS
-from mrict_core.inference import load_synthesizer
 from mrict_core.paths import Workspace
-from mrict_core.pipeline.evaluate import current_records, evaluate_baselines, evaluate_controls
+from mrict_core.pipeline.evaluate import current_records, evaluate_baselines, evaluate_controls, predictions_of
 from mrict_core.pipeline.folds import read_folds
 from mrict_core.pipeline.prepare import open_data
 from mrict_core.profiles import Profile
@@ -39,7 +38,7 @@ from mrict_core.reporting.tables import remarks, with_provenance, write_leaderbo
 from mrict_core.runtime import read_csv, versions, write_csv
 from mrict_core.training.runs import TrainingRun, all_of_record
 from mrict_core.variant_tables import value_text
-from mrict_core.variants import all_variants, diff, get
+from mrict_core.variants import all_variants, diff
 
 TITLE = "MRICT: synthetic CT from MRI"
 
@@ -87,7 +86,7 @@ def collect(
     }
     by_name = {record["name"]: record for record in variants}
     runs = {name: all_of_record(space, by_name[name]) for name in ranked}
-    browser, note = _browser(store, split, {name: own[0] for name, own in runs.items()}, device)
+    browser, note = _browser(space, store, split, [by_name[name] for name in ranked], device)
     data = PageData(
         title=TITLE,
         label=profile.label,
@@ -151,33 +150,37 @@ def _variant_facts(profile: Profile) -> list[dict[str, Any]]:
 
 
 def _browser(
-    store: SliceStore, split: Split, runs: Mapping[str, TrainingRun], device: str
+    space: Workspace, store: SliceStore, split: Split, records: Sequence[dict], device: str
 ) -> tuple[list[BrowserPatient], str]:
     """Return the test patients that the page can leaf through, the first of each centre in turn, with every sCT."""
-    synthesizers, lost = {}, []
-    for name, run in runs.items():
+    patients = in_turns(split.test, store)[:PATIENTS]
+    scts: dict[str, dict[str, np.ndarray]] = {patient: {} for patient in patients}
+    lost = []
+    for record in records:
+        predictions, name = predictions_of(space, record, device), record["name"]
         try:
-            synthesizers[name] = load_synthesizer(run.best, get(name).name, device)
+            own = {patient: predictions.slices(patient) for patient in patients}
         except MrictError as error:
             lost.append(f"{name}: {error}")
-    patients = in_turns(split.test, store)[:PATIENTS]
-    found = []
-    for patient in patients:
-        slices, spacing = store.slices(patient), store.meta(patient)["spacing_mm"]
-        found.append(
-            BrowserPatient(
-                patient=patient,
-                centre=store.centre(patient),
-                z=np.asarray(slices.z),
-                spacing_mm=(spacing[1], spacing[2]),
-                mr=np.asarray(slices.mr, np.float32),
-                ct=np.asarray(slices.ct, np.float32),
-                mask=np.asarray(slices.mask) > 0,
-                scts={name: synthesizer(store, patient) for name, synthesizer in synthesizers.items()},
-            )
-        )
+            continue
+        for patient, hu in own.items():
+            scts[patient][name] = hu
     notes = [f"{len(patients)} of {len(split.test)} test patients are shown"] if len(patients) < len(split.test) else []
-    return found, "; ".join([*notes, *lost])
+    return [_browser_patient(store, patient, scts[patient]) for patient in patients], "; ".join([*notes, *lost])
+
+
+def _browser_patient(store: SliceStore, patient: str, scts: dict[str, np.ndarray]) -> BrowserPatient:
+    slices, spacing = store.slices(patient), store.meta(patient)["spacing_mm"]
+    return BrowserPatient(
+        patient=patient,
+        centre=store.centre(patient),
+        z=np.asarray(slices.z),
+        spacing_mm=(spacing[1], spacing[2]),
+        mr=np.asarray(slices.mr, np.float32),
+        ct=np.asarray(slices.ct, np.float32),
+        mask=np.asarray(slices.mask) > 0,
+        scts=scts,
+    )
 
 
 def _provenance(profile: Profile, space: Workspace, records: Sequence[dict]) -> dict[str, Any]:

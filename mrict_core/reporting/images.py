@@ -19,6 +19,7 @@ from mrict_core.reporting import style
 Row = Mapping[str, Any]
 HU_LABEL = "HU"
 ERROR_LABEL = "sCT − CT (HU)"
+_SHOWN = ("mr", "ct", "mask")
 _MARGIN_PX = 4
 _COLUMNS = 6  # of the comparison, MR and CT included
 _BAR_MM = (100, 50, 20, 10, 5)  # lengths a scale bar may have
@@ -34,7 +35,7 @@ def sample_figure(
     `rows` hold patient, z, spacing_mm, mr, sct, ct, mask. The error is shown inside the mask, on the same ±500 HU in
     every figure. `orientation=False` leaves the R/L/A/P marks out, for slices that were never reoriented.
     """
-    _check(rows, ("mr", "sct", "ct", "mask"))
+    _check(rows, (*_SHOWN, "sct"))
     boxes = _boxes([row["mask"] for row in rows])
     height, width = _extent(boxes[0])
     panel = 1.75
@@ -58,34 +59,25 @@ def sample_figure(
 
 @style.styled
 def comparison_figure(
-    mr: np.ndarray,
-    ct: np.ndarray,
-    scts: Mapping[str, np.ndarray],
-    mask: np.ndarray,
-    *,
-    patient: str,
-    z: int,
-    spacing_mm: tuple[float, float],
-    label: str,
-    window: str = "wide",
-    orientation: bool = True,
+    row: Row, scts: Mapping[str, np.ndarray], *, label: str, window: str = "wide", orientation: bool = True
 ) -> Figure:
     """Return one slice across variants: every synthetic CT above its signed error, beside MR and CT.
 
-    `scts`: {variant: HU (S, S)} in the order to show; `mr` in [-1, 1], `ct` in HU, `mask` all (S, S); `spacing_mm` of
-    rows and columns.
+    `row` holds patient, z, spacing_mm, mr, ct, mask; `scts`: {variant: HU (S, S)} in the order to show.
     """
     if not scts:
         raise MrictError("the comparison needs at least one variant's synthetic CT")
-    rows = [{"patient": f"{patient}, {name}", "mr": mr, "ct": ct, "sct": scts[name], "mask": mask} for name in scts]
-    _check(rows, ("mr", "sct", "ct", "mask"))
+    _check(
+        [{**row, "patient": f"{row['patient']}, {name}", "sct": sct} for name, sct in scts.items()], (*_SHOWN, "sct")
+    )
+    mr, ct, mask, spacing_mm = row["mr"], row["ct"], row["mask"], row["spacing_mm"]
     box = _boxes([mask])[0]
     inside = mask[box] > 0
     bands = math.ceil((len(scts) + 2) / _COLUMNS)
     columns = math.ceil((len(scts) + 2) / bands)
     panel = 1.5
     tall = (panel - 0.06) * _extent(box)[0] / _extent(box)[1]
-    title = f"{patient}, slice {z}: the same slice across variants"
+    title = f"{row['patient']}, slice {row['z']}: the same slice across variants"
     figure = style.new_figure(columns * panel + 0.1, bands * (2 * tall + 0.45) + 0.22, title=title, label=label)
     axes = figure.subplots(2 * bands, columns, squeeze=False)
     for axis in axes.flat:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrict_core.data.splits import LEAVE_OUT
 from mrict_core.errors import MrictError
-from mrict_core.paths import Workspace, checkpoints_root, shown
+from mrict_core.paths import Workspace, checkpoints_root, data_root, shown
 from mrict_core.runtime import code_hash, held, read_json
 from mrict_core.variant import Variant, deciding, from_dict
 
@@ -93,6 +93,13 @@ class TrainingRun(RunFacts, Files):
     def old(self) -> bool:
         """True for the layout of earlier versions."""
         return not FOLDER.fullmatch(self.folder.name)
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of the test patients' synthetic CTs, which evaluation makes; removed with the training."""
+        of = _variant_folder(self.folder)
+        name = "old" if self.old else self.folder.name
+        return data_root() / "predictions" / of.parent.name / of.name / name
 
     @property
     def whole(self) -> bool:
@@ -432,12 +439,13 @@ def remove_run(folder: Path) -> TrainingRun:
                 (folder / name).unlink(missing_ok=True)
         else:
             shutil.rmtree(folder)
+    shutil.rmtree(run.predictions, ignore_errors=True)
     return run
 
 
 def size_bytes(run: TrainingRun) -> int:
-    """Return what a training takes on disk."""
-    files = (run.folder / name for name in (RUN, BEST, LAST, HISTORY))
+    """Return what a training takes on disk, with its predictions."""
+    files = (*(run.folder / name for name in (RUN, BEST, LAST, HISTORY)), *run.predictions.glob("*"))
     return sum(path.stat().st_size for path in files if path.is_file())
 
 

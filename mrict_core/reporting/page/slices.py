@@ -34,21 +34,55 @@ class Encoded:
     notes: list[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """How a patient's volumes are made small: cut to where there is body or mask, then thinned and averaged."""
+
+    cut: tuple[slice, slice, slice]
+    keep: np.ndarray  # bool, of the cut: body or mask; air outside
+    stride: int = 1  # every which slice is kept
+    factor: int = 1  # pixels averaged along each side
+
+    @property
+    def slices(self) -> slice:
+        return slice(self.stride // 2, None, self.stride)
+
+    @property
+    def voxels(self) -> int:
+        """How many are left."""
+        rows, columns = (n // self.factor for n in self.keep.shape[1:])
+        return len(self.keep[self.slices]) * rows * columns
+
+    def of(self, volume: np.ndarray) -> np.ndarray:
+        """Return a volume made small.  # (N, H, W) => (n, h, w) float32"""
+        return self._small(volume[self.cut])
+
+    def hu(self, volume: np.ndarray) -> np.ndarray:
+        """Return HU made small, air outside the body."""
+        return self._small(np.where(self.keep, volume[self.cut], AIR_HU))
+
+    def _small(self, cut: np.ndarray) -> np.ndarray:
+        volume, factor = cut[self.slices].astype(np.float32), self.factor
+        rows, columns = (n // factor * factor for n in volume.shape[1:])
+        blocks = volume[:, :rows, :columns].reshape(len(volume), rows // factor, factor, columns // factor, factor)
+        return blocks.mean(axis=(2, 4)) if factor > 1 else volume
+
+
 def encode(patients: Sequence[BrowserPatient], variants: Sequence[str], max_bytes: int = MAX_BYTES) -> Encoded:
     """Return the blocks of every patient and of the variants, best first, within `max_bytes`."""
     notes: list[str] = []
     names = [name for name in variants if all(name in p.scts for p in patients)]
-    cropped, names = _within([_cropped(patient) for patient in patients], names, max_bytes, notes)
+    views, names = _within(patients, [_view(patient) for patient in patients], names, max_bytes, notes)
     blocks: dict[str, str] = {}
     facts = []
-    for number, patient in enumerate(cropped):
-        mr = np.rint((np.clip(patient.mr, -1, 1) + 1) * 127.5).astype(np.uint8)
-        blocks[f"p{number}-mr"] = _packed(mr.tobytes())
-        blocks[f"p{number}-mask"] = _packed(patient.mask.astype(np.uint8).tobytes())
-        blocks[f"p{number}-ct"] = _packed_hu(patient.ct)
+    for number, (patient, view) in enumerate(zip(patients, views, strict=True)):
+        mr, ct = view.of(patient.mr), view.hu(patient.ct)
+        blocks[f"p{number}-mr"] = _packed(np.rint((np.clip(mr, -1, 1) + 1) * 127.5).astype(np.uint8).tobytes())
+        blocks[f"p{number}-mask"] = _packed((view.of(patient.mask) >= 0.5).astype(np.uint8).tobytes())
+        blocks[f"p{number}-ct"] = _packed_hu(ct)
         for place, name in enumerate(names):
-            blocks[f"p{number}-v{place}"] = _packed_hu(patient.scts[name])
-        count, rows, columns = patient.ct.shape
+            blocks[f"p{number}-v{place}"] = _packed_hu(view.hu(patient.scts[name]))
+        count, rows, columns = ct.shape
         facts.append(
             {
                 "patient": patient.patient,
@@ -56,56 +90,55 @@ def encode(patients: Sequence[BrowserPatient], variants: Sequence[str], max_byte
                 "count": count,
                 "rows": rows,
                 "columns": columns,
-                "z": [int(z) for z in patient.z],
-                "spacing": [float(s) for s in patient.spacing_mm],
+                "z": [int(z) for z in patient.z[view.slices]],
+                "spacing": [float(s) * view.factor for s in patient.spacing_mm],
                 "variants": names,
-                "mae": {name: _mae_hu(patients[number], patient.z, name) for name in names},
+                "mae": {name: _mae_hu(patient, view.slices, name) for name in names},
             }
         )
     return Encoded(blocks, facts, notes)
 
 
-def _mae_hu(patient: BrowserPatient, z: np.ndarray, name: str) -> list[float | None]:
-    """Return the masked MAE of the slices at `z`, from the values as they are; None where a slice has no mask."""
+def _mae_hu(patient: BrowserPatient, kept: slice, name: str) -> list[float | None]:
+    """Return the masked MAE of the kept slices, from the values as they are; None where a slice has no mask."""
     found: list[float | None] = []
-    for place in np.flatnonzero(np.isin(patient.z, z)):
-        inside = patient.mask[place]
-        error = np.abs(patient.scts[name][place] - patient.ct[place])[inside]
+    for sct, ct, mask in zip(patient.scts[name][kept], patient.ct[kept], patient.mask[kept], strict=True):
+        error = np.abs(sct - ct)[mask]
         found.append(round(float(error.mean()), 1) if error.size else None)
     return found
 
 
 def _within(
-    patients: list[BrowserPatient], names: list[str], max_bytes: int, notes: list[str]
-) -> tuple[list[BrowserPatient], list[str]]:
+    patients: Sequence[BrowserPatient], views: list[_View], names: list[str], max_bytes: int, notes: list[str]
+) -> tuple[list[_View], list[str]]:
     """Thin slices first (to no fewer than 12), then average pixels, then leave the last variants out, until it fits."""
     if not patients or not names:
-        return patients, names
-    trial = patients[0].scts[names[0]]
+        return views, names
+    trial = views[0].hu(patients[0].scts[names[0]])
     per_voxel = len(_packed_hu(trial)) / trial.size
 
     def estimate(kept: int) -> float:
-        return sum(p.ct.size for p in patients) * per_voxel * (kept + 1.6)  # CT, MR and mask cost about 1.6 variants
+        return sum(view.voxels for view in views) * per_voxel * (kept + 1.6)  # CT, MR and mask cost about 1.6 variants
 
     stride = max(1, math.ceil(estimate(len(names)) / max_bytes))
     stride = min(stride, max(1, min(len(p.z) for p in patients) // SLICES_MIN))
     if stride > 1:
-        patients = [_every(p, stride) for p in patients]
+        views = [dataclasses.replace(view, stride=stride) for view in views]
         notes.append(f"every {stride}. slice")
-    factor = math.ceil(max(max(p.ct.shape[1:]) for p in patients) / SIDE_MAX)
+    factor = math.ceil(max(max(view.keep.shape[1:]) for view in views) / SIDE_MAX)
     if factor > 1 and estimate(len(names)) > max_bytes:
-        patients = [_averaged(patient, factor) for patient in patients]
+        views = [dataclasses.replace(view, factor=factor) for view in views]
         notes.append(f"pixels averaged {factor} × {factor}, which hides fine noise")
     kept = len(names)
     while kept > 1 and estimate(kept) > max_bytes:
         kept -= 1
     if kept < len(names):
         notes.append(f"the best {kept} of {len(names)} variants")
-    return patients, names[:kept]
+    return views, names[:kept]
 
 
-def _cropped(patient: BrowserPatient) -> BrowserPatient:
-    """Return the patient cut to where there is body or mask, with a margin; air outside both."""
+def _view(patient: BrowserPatient) -> _View:
+    """Return the view that cuts to where there is body or mask, with a margin."""
     body = patient.mask | (patient.mr > -1)
     box = []
     for axis in (1, 2):
@@ -113,37 +146,7 @@ def _cropped(patient: BrowserPatient) -> BrowserPatient:
         first, last = (used[0], used[-1] + 1) if used.size else (0, body.shape[axis])
         box.append(slice(max(0, int(first) - MARGIN), int(last) + MARGIN))
     cut = (slice(None), *box)
-    keep = body[cut]
-
-    def hu(volume: np.ndarray) -> np.ndarray:
-        return np.where(keep, volume[cut], AIR_HU).astype(np.float32)
-
-    scts = {name: hu(volume) for name, volume in patient.scts.items()}
-    return dataclasses.replace(patient, mr=patient.mr[cut], ct=hu(patient.ct), mask=patient.mask[cut], scts=scts)
-
-
-def _averaged(patient: BrowserPatient, factor: int) -> BrowserPatient:
-    def mean(volume: np.ndarray) -> np.ndarray:
-        rows, columns = (n // factor * factor for n in volume.shape[1:])
-        blocks = volume[:, :rows, :columns].astype(np.float32)
-        return blocks.reshape(len(volume), rows // factor, factor, columns // factor, factor).mean(axis=(2, 4))
-
-    return dataclasses.replace(
-        patient,
-        spacing_mm=tuple(s * factor for s in patient.spacing_mm),
-        mr=mean(patient.mr),
-        ct=mean(patient.ct),
-        mask=mean(patient.mask) >= 0.5,
-        scts={name: mean(volume) for name, volume in patient.scts.items()},
-    )
-
-
-def _every(patient: BrowserPatient, stride: int) -> BrowserPatient:
-    part = slice(stride // 2, None, stride)
-    scts = {name: volume[part] for name, volume in patient.scts.items()}
-    return dataclasses.replace(
-        patient, z=patient.z[part], mr=patient.mr[part], ct=patient.ct[part], mask=patient.mask[part], scts=scts
-    )
+    return _View(cut, body[cut])
 
 
 def _packed_hu(volume: np.ndarray) -> str:
