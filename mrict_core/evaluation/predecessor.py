@@ -15,6 +15,7 @@ from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import seeds_of
 from mrict_core.inference import Synthesizer
+from mrict_core.legacy.flat_view import flat
 from mrict_core.methods import translate
 from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores
 from mrict_core.published import BLACK, PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
@@ -34,7 +35,7 @@ def synthesizer_translation(synthesizer: Synthesizer, window: HuWindow) -> Trans
     """Return what a trained generator makes of a batch; `window` is the HU range of its own [-1, 1]."""
 
     def run(real_A: Tensor, _: Tensor) -> Tensor:
-        fake = translate(synthesizer.generator, real_A.to(synthesizer.device), synthesizer.variant.channels)
+        fake = translate(synthesizer.generator, real_A.to(synthesizer.device), flat(synthesizer.variant).channels)
         return UNIT.to_unit(window.to_hu(fake.float().cpu()))
 
     return run

@@ -14,7 +14,7 @@ def slices_to_hu(synthesizer: Synthesizer, mr: np.ndarray, overlap: float = 0.5)
     Slices of the network's own size go through whole. Larger ones are cut into tiles of that size which share at least
     `overlap` of their side, and joined with Gaussian weights, so that no seam shows.
     """
-    size = int(synthesizer.facts["size"])
+    size = synthesizer.facts.size
     if mr.shape[1:] == (size, size):
         return synthesizer.slices_to_hu(mr)
     from monai.inferers import SlidingWindowInferer

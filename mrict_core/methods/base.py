@@ -9,13 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mrict_core.experiments import Experiment
+from mrict_core.experiments.profiles import Profile
+from mrict_core.legacy.flat_view import flat
 from mrict_core.losses.adversarial import bce_discriminator
 from mrict_core.losses.penalty import gradient_penalty
 from mrict_core.losses.perceptual import feature_l1, feature_mse
 from mrict_core.networks import build_discriminator, build_features, build_generator
 from mrict_core.networks.layers import autocast
-from mrict_core.profiles import Profile
-from mrict_core.variant import Variant
 
 Terms = dict[str, Tensor]  # name => detached scalar
 
@@ -38,7 +39,7 @@ class Method(ABC):
 
     def __init__(
         self,
-        variant: Variant,
+        variant: Experiment,
         profile: Profile,
         device: torch.device,
         precision: torch.dtype = torch.float32,  # that the networks compute in; weights and losses are float32
@@ -113,8 +114,9 @@ class Method(ABC):
             return self.features(real)
 
 
-def make_generator(variant: Variant, profile: Profile) -> nn.Module:
+def make_generator(variant: Experiment, profile: Profile) -> nn.Module:
     """Return a fresh generator of `variant`."""
+    variant = flat(variant)
     return build_generator(
         variant.generator,
         width=profile.width,
@@ -124,7 +126,7 @@ def make_generator(variant: Variant, profile: Profile) -> nn.Module:
     )
 
 
-def make_discriminator(variant: Variant, profile: Profile) -> nn.Module:
+def make_discriminator(variant: Experiment, profile: Profile) -> nn.Module:
     """Return a fresh discriminator of `variant`; a conditional one sees the MR beside the CT."""
     return build_discriminator(
         variant.discriminator,
@@ -134,13 +136,13 @@ def make_discriminator(variant: Variant, profile: Profile) -> nn.Module:
     )
 
 
-def adam(variant: Variant, networks: list[nn.Module], lr: float) -> torch.optim.Optimizer:
+def adam(variant: Experiment, networks: list[nn.Module], lr: float) -> torch.optim.Optimizer:
     """Return one Adam over the parameters of all `networks`."""
     parameters = [p for network in networks for p in network.parameters()]
     return torch.optim.Adam(parameters, lr=lr, betas=(variant.beta1, variant.beta2), fused=True)
 
 
-def discriminator_loss(variant: Variant, D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Terms]:
+def discriminator_loss(variant: Experiment, D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Terms]:
     """Return (BCE(D(real), r) + BCE(D(fake), 0)) / 2 + λ_gp · GP and its terms.  # two of (B, C, H, W) => (), terms"""
     logits_real, logits_fake = D(real), D(fake)
     loss_gan = bce_discriminator(logits_real, logits_fake, variant.real_label)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mrict_core.experiments import Experiment
+from mrict_core.experiments.profiles import Profile
 from mrict_core.losses.adversarial import bce_generator
 from mrict_core.losses.reconstruction import l1
 from mrict_core.methods.base import (
@@ -26,8 +28,6 @@ from mrict_core.methods.base import (
     make_discriminator,
     make_generator,
 )
-from mrict_core.profiles import Profile
-from mrict_core.variant import Variant
 
 
 class ImagePool:
@@ -61,7 +61,7 @@ class CycleGAN(Method):
     mr_to_ct = "G_MRI2CT"
     paired = False
 
-    def __init__(self, variant: Variant, profile: Profile, *where: torch.device | torch.dtype) -> None:
+    def __init__(self, variant: Experiment, profile: Profile, *where: torch.device | torch.dtype) -> None:
         super().__init__(variant, profile, *where)
         self.G_MRI2CT = self.place(make_generator(variant, profile))
         self.G_CT2MRI = self.place(make_generator(variant, profile))

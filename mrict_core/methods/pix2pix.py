@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mrict_core.experiments import Experiment
+from mrict_core.experiments.profiles import Profile
 from mrict_core.losses.adversarial import bce_generator
 from mrict_core.losses.reconstruction import l1
 from mrict_core.methods.base import (
@@ -25,8 +27,6 @@ from mrict_core.methods.base import (
     make_discriminator,
     make_generator,
 )
-from mrict_core.profiles import Profile
-from mrict_core.variant import Variant
 
 
 class Pix2Pix(Method):
@@ -35,7 +35,7 @@ class Pix2Pix(Method):
     mr_to_ct = "G"
     paired = True
 
-    def __init__(self, variant: Variant, profile: Profile, *where: torch.device | torch.dtype) -> None:
+    def __init__(self, variant: Experiment, profile: Profile, *where: torch.device | torch.dtype) -> None:
         super().__init__(variant, profile, *where)
         self.G = self.place(make_generator(variant, profile))
         self.D = self.place(make_discriminator(variant, profile))

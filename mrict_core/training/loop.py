@@ -15,9 +15,11 @@ import pandas as pd
 import torch
 
 from mrict_core.errors import MrictError
+from mrict_core.experiments import Experiment, as_plain
+from mrict_core.experiments.profiles import Profile
+from mrict_core.legacy.flat_view import flat
 from mrict_core.methods import Method, build_method
 from mrict_core.paths import Workspace, shown
-from mrict_core.profiles import Profile
 from mrict_core.runtime import (
     code_hash,
     kept_memory,
@@ -42,6 +44,7 @@ from mrict_core.training.checkpoint import (
     rng_state,
     save_checkpoint,
 )
+from mrict_core.training.facts import ModelFacts
 from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_parent
 from mrict_core.training.runs import (
     BEST,
@@ -49,7 +52,6 @@ from mrict_core.training.runs import (
     LAST,
     RESUME,
     RUN,
-    TENSORS,
     Files,
     Report,
     TrainingRun,
@@ -58,7 +60,6 @@ from mrict_core.training.runs import (
 )
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
 from mrict_core.training.validation import Validator
-from mrict_core.variant import Variant, as_dict
 
 RUN_FORMAT = 1  # of run.json
 SLOW_WIDTH = 32  # from here on an epoch on a CPU takes so long that it is said beforehand
@@ -121,7 +122,7 @@ class Target(Files):
 
 
 def train(
-    variant: Variant,
+    variant: Experiment,
     profile: Profile,
     workspace: Workspace,
     settings: TrainSettings = TrainSettings(),
@@ -251,7 +252,7 @@ def _epochs(
     batches = full + (left > 1)  # a last batch of one slice is dropped
     while state.epoch < goal and not state.stopped:
         started = time.perf_counter()
-        frozen_G = run.variant.generator_eval_after_first_validation and state.epoch > 0
+        frozen_G = flat(run.variant).generator_eval_after_first_validation and state.epoch > 0
         state.method.train(generators=not frozen_G)
         epoch_batches = run.batches(state.generators, state.method.paired)
         if progress:
@@ -294,7 +295,7 @@ def _resume(run: Run, saved: dict[str, Any], path: Path) -> State:
     seed_everything(run.settings.seed)
     method = _build(run)
     state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
-    state.others = {name: value for name, value in saved.items() if name not in (*TENSORS, "format")}
+    state.others = ModelFacts.of_payload(saved, path).others
     for name, network in method.networks.items():
         load_weights(network, saved["networks"][name], name, path)
     for name, optimizer in method.optimizers.items():
@@ -343,8 +344,8 @@ def _build(run: Run) -> Method:
     return method
 
 
-def _steppers(variant: Variant, method: Method) -> dict[str, ScheduleStepper]:
-    schedules = {"G": variant.schedule, "D": variant.schedule_discriminator}
+def _steppers(variant: Experiment, method: Method) -> dict[str, ScheduleStepper]:
+    schedules = {role: optimizer.schedule for role, optimizer in variant.optimizer.items()}
     return {name: ScheduleStepper(method.optimizers[name], schedule) for name, schedule in schedules.items()}
 
 
@@ -407,7 +408,20 @@ def _save(run: Run, target: Target, state: State, is_best: bool) -> None:
     In this order: a killed process leaves the last epoch whole in last.pt, and what it did not come to write is made
     from that.
     """
-    payload = state.others | _facts(run, target, state)
+    features = state.method.features
+    facts = run.facts(
+        key=target.id,
+        precision=str(state.method.precision).removeprefix("torch."),
+        features={"name": features.name, "hash": features.weights_hash} if features is not None else None,
+        epoch=state.epoch,
+        complete=_complete(run, state),
+        stopped=state.stopped,
+        history=list(state.history),
+        code=code_hash(*CODE),
+        versions=versions(),
+        others=state.others,
+    )
+    payload = facts.as_plain()
     payload["networks"] = {n: m.state_dict() for n, m in state.method.networks.items()}
     resume = {
         "optimizers": {n: o.state_dict() for n, o in state.method.optimizers.items()},
@@ -442,6 +456,7 @@ def _write_record(run: Run, target: Target, state: State) -> dict[str, Any]:
         "val_mae_hu": state.history[best - 1]["val_mae_hu"] if best else None,
         "complete": complete,
         "stopped": state.stopped,
+        "fields": as_plain(run.variant),
         "started": target.record.get("started") or now,
         "finished": now if complete else "",
         "seconds": round(sum(row["seconds"] for row in state.history), 3),
@@ -450,38 +465,6 @@ def _write_record(run: Run, target: Target, state: State) -> dict[str, Any]:
     }
     write_json(target.folder / RUN, record)
     return record
-
-
-def _facts(run: Run, target: Target, state: State) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
-    features = state.method.features
-    return {
-        "key": target.id,
-        "experiment": run.experiment,
-        "trained": run.trained,
-        "variant": run.variant.name,
-        "fields": as_dict(run.variant),
-        "profile": dataclasses.asdict(run.profile),
-        "seed": run.settings.seed,
-        "precision": str(state.method.precision).removeprefix("torch."),
-        "size": run.store.size,
-        "protocol": run.store.protocol,
-        "window_hu": [run.store.window.low, run.store.window.high],
-        "store_key": run.store.key,
-        "split_hash": run.split.hash,
-        "parent": run.variant.init_from,
-        "parent_hash": run.parent.id if run.parent else None,
-        "features": {"name": features.name, "hash": features.weights_hash} if features is not None else None,
-        "training_pairs": len(run.dataset),
-        "fingerprint": run.fingerprint,
-        "epoch": state.epoch,
-        "epochs": run.epochs,
-        "complete": _complete(run, state),
-        "stopped": state.stopped,
-        "history": state.history,
-        "code": code_hash(*CODE),
-        "versions": versions(),
-    }
 
 
 def _collapse(run: Run, target: Target, state: State, reason: str, report: Report) -> TrainResult:

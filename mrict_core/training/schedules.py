@@ -6,7 +6,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from mrict_core.errors import unknown_name
-from mrict_core.variant import Schedule, Score
+from mrict_core.experiments.schema import Schedule, Score
 
 KINDS = ("plateau", "cosine", "constant")
 
