@@ -1,0 +1,129 @@
+"""Profiles: how large and how long.
+
+A profile keeps a variant's loss terms and their weights, its architecture family and its learning rates. It may set
+another width, canvas, batch size and number of epochs, and another feature network behind every perceptual term (demo
+and smoke look through `demo_features`), which changes that term's values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments.schema import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One scale at which the suite runs. A default stands for a field that an old file does not have."""
+
+    name: str = ""
+    label: str = ""  # printed in every table and figure
+    width: int  # channels of the first encoder block (predecessor: 64)
+    size: int | None = (
+        None  # canvas in pixels; None: the smallest multiple of 32 that holds the volumes, up to `size_max`
+    )
+    size_max: int = 256
+    epoch_fraction: float = 1.0  # of the variant's epochs
+    epochs_min: int = 1
+    epochs_max: int | None = None
+    batch_size: int | None = None  # None: the variant's own
+    feature_network: str | None = None  # None: the variant's own (torchvision VGG); else this for every perceptual term
+    threads: int | None = None  # CPU threads; pinned where results must be bit-equal
+    jobs: int = 1  # notebooks that the suite runs at a time; small networks gain more from this than from threads
+    phantom_patients_per_centre: int = 1
+    phantom_in_plane_mm: dict[str, float] = field(default_factory=dict)  # by region
+    phantom_slice_mm: float = 1.0
+    phantom_supersample: int = 1  # partial volume: sub-voxels along each axis
+
+    def epochs(self, variant: Experiment) -> int:
+        """Return the number of epochs `variant` trains in this profile."""
+        count = max(self.epochs_min, math.ceil(variant.epochs * self.epoch_fraction))
+        return min(count, self.epochs_max) if self.epochs_max else count
+
+    def batch(self, variant: Experiment) -> int:
+        """Return the batch size of `variant` in this profile."""
+        return self.batch_size or variant.data.batch_size
+
+    def described(self, experiment: Experiment) -> dict[str, Any]:
+        """Return what of this profile decides the weights of `experiment`, as plain values."""
+        return {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
+
+    def canvas(self, shapes: list[tuple[int, int]]) -> int:
+        """Return the canvas side in pixels for volumes of the given in-plane shapes."""
+        if self.size:
+            return self.size
+        if not shapes:
+            raise MrictError("no patient to choose a canvas size for")
+        largest = max(max(shape) for shape in shapes)
+        return min(max(64, 32 * math.ceil(largest / 32)), self.size_max)
+
+
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile(
+            name="demo",
+            label="demo",
+            width=8,
+            size=None,
+            size_max=256,
+            epoch_fraction=0.2,
+            epochs_min=2,
+            epochs_max=10,
+            batch_size=8,
+            feature_network="demo_features",
+            threads=1,
+            jobs=2,
+            phantom_patients_per_centre=5,
+            phantom_in_plane_mm={"brain": 3.6, "pelvis": 6.6},
+            phantom_slice_mm=6.5,
+            phantom_supersample=2,
+        ),
+        Profile(
+            name="full",
+            label="full",
+            width=64,
+            size=256,
+            size_max=256,
+            epoch_fraction=1.0,
+            epochs_min=1,
+            epochs_max=None,
+            batch_size=None,
+            feature_network=None,
+            threads=None,
+            jobs=1,
+            phantom_patients_per_centre=12,
+            phantom_in_plane_mm={"brain": 1.0, "pelvis": 1.7},
+            phantom_slice_mm=1.5,
+            phantom_supersample=1,
+        ),
+        Profile(
+            name="smoke",  # the tests' miniature: runs through, means nothing
+            label="smoke test",
+            width=4,
+            size=64,
+            size_max=64,
+            epoch_fraction=0.0,
+            epochs_min=1,
+            epochs_max=1,
+            batch_size=8,
+            feature_network="demo_features",
+            threads=1,
+            jobs=2,
+            phantom_patients_per_centre=2,
+            phantom_in_plane_mm={"brain": 4.5, "pelvis": 7.5},
+            phantom_slice_mm=16.0,
+            phantom_supersample=1,
+        ),
+    )
+}
+
+
+def get_profile(name: str) -> Profile:
+    """Return a profile by name; an unknown name is an error with the nearest one."""
+    if name not in PROFILES:
+        raise unknown_name("profile", name, PROFILES)
+    return PROFILES[name]
