@@ -22,7 +22,7 @@ from torchvision import models
 from benchmarks import measure
 from benchmarks.plain.validate import Batch, validate
 from mrict_core.data.intensity import WINDOWS
-from mrict_core.data.pairs import loader
+from mrict_core.data.batches import loader
 from mrict_core.methods.base import make_generator
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.networks import features

@@ -8,16 +8,16 @@ import sys
 
 import pandas as pd
 import pytest
+from mrict_core.variant import FIELDS
 from tiny_models import run_of
 from typer.testing import CliRunner, Result
 
 from mrict_core import __version__, cli
 from mrict_core.errors import MrictError
+from mrict_core.experiments import all_variants
+from mrict_core.experiments.profiles import PROFILES
 from mrict_core.paths import ROOT, workspace
-from mrict_core.profiles import PROFILES
 from mrict_core.runtime import read_json
-from mrict_core.variant import FIELDS
-from mrict_core.variants import all_variants
 
 # Typed by hand from the record of the predecessor, not from the code.
 # fmt: off

@@ -9,13 +9,13 @@ import torch
 from nbclient import NotebookClient
 
 from mrict_core.data.transforms import JointTransform
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import build_method
 from mrict_core.methods.base import make_generator
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import pick_precision, tune_gpu
 from mrict_core.suite.kernels import kernel_managers
-from mrict_core.variants import get
 
 pytestmark = [
     pytest.mark.gpu,

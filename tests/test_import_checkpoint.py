@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 from mrict_core import cli
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
+from mrict_core.experiments import all_variants, get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import load_synthesizer
 from mrict_core.models import importing
 from mrict_core.models.folder import CARD, load_facts_and_weights, read_model
 from mrict_core.models.importing import NETWORKS, import_checkpoint
 from mrict_core.models.registry import entries, find
 from mrict_core.networks import build_discriminator
-from mrict_core.profiles import get_profile
-from mrict_core.variants import all_variants, get
 
 TINY = dataclasses.replace(get_profile("full"), width=4)  # the predecessor's networks, a sixteenth as wide
 SLOPE = {1: 0.14, 3: 0.15}  # by channels: practice had 0.15
@@ -296,7 +296,7 @@ def test_files_of_torchs_old_format_are_read(tmp_path):
 def test_the_role_of_a_file(variant, side, content, name, role, expected, tmp_path):
     imported = run(saved(tmp_path, content(), name), variant, tmp_path / "root", *([role] if role else []))
     assert imported.networks == expected
-    assert NETWORKS[get(variant).method][next(iter(expected))] == side
+    assert NETWORKS[get(variant).method.name][next(iter(expected))] == side
 
 
 @pytest.mark.parametrize(
@@ -386,8 +386,9 @@ def test_the_card_says_what_is_not_known(variant, wide, said, tmp_path):
 @pytest.mark.parametrize("variant", [v.name for v in all_variants()])
 def test_every_variant_has_a_record_of_its_data(variant, tmp_path):
     experiment = get(variant)
-    own = plain(experiment.generator == "unet_b", experiment.channels).state_dict()
-    role = "G" if experiment.method == "pix2pix" else "G_MRI2CT"
+    G = experiment.network["G"]
+    own = plain(G.name == "unet_b", G.options.get("out_channels", 1)).state_dict()
+    role = "G" if experiment.method.name == "pix2pix" else "G_MRI2CT"
     imported = run(saved(tmp_path, own), variant, tmp_path / "root", role)
     assert load_synthesizer(imported.path, variant, "cpu").variant == experiment
 

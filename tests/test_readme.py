@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from mrict_core.experiments import all_variants
+from mrict_core.experiments.profiles import PROFILES
 from mrict_core.paths import ROOT
-from mrict_core.profiles import PROFILES
-from mrict_core.variants import all_variants
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TREE = README.split("## What is where")[1].split("```")[1]

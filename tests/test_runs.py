@@ -21,19 +21,19 @@ from typer.testing import CliRunner
 
 from mrict_core import cli
 from mrict_core.errors import MrictError
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import Pix2Pix
 from mrict_core.models.folder import load_facts_and_weights
 from mrict_core.models.registry import entries, find
 from mrict_core.paths import Workspace, workspace
 from mrict_core.pipeline import evaluate_variant, train_variant
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, write_json
 from mrict_core.training import loop
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
 from mrict_core.training.runs import all_runs, choose, read_run, remove_run, runs_of
-from mrict_core.variants import get
 
 SMOKE = get_profile("smoke")
 TWO = dataclasses.replace(SMOKE, epochs_min=2, epochs_max=2)
@@ -198,7 +198,6 @@ def test_an_unfinished_training_of_other_code_goes_on_and_keeps_what_it_does_not
 
 def test_a_field_that_a_later_version_adds_changes_no_id(space, monkeypatch):
     from mrict_core.training import run
-    from mrict_core.variant import Variant
 
     newer = dataclasses.make_dataclass(
         "Variant", [("lambda_new", float, 0.0)], bases=(Variant,), frozen=True, kw_only=True

@@ -21,14 +21,14 @@ from tiny_models import files_in, head_array, untrained_checkpoint, write_head
 from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference.synthesizer import check_weights
 from mrict_core.inference.volume import SynthesisOptions, synthesize_volume
 from mrict_core.methods.base import make_generator
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
 from mrict_core.pipeline.challenge import run_challenge
 from mrict_core.pipeline.synthesize import is_current, load_models, source_hash, synthesize_case
-from mrict_core.profiles import get_profile
-from mrict_core.variants import get
 
 SHAPE = (24, 28, 4)
 RENAMES = ("replace", "rename")

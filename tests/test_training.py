@@ -13,18 +13,18 @@ from tiny_models import run_of
 
 from mrict_core.data.transforms import NONE
 from mrict_core.errors import MrictError
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
+from mrict_core.experiments.schema import Schedule, Score
 from mrict_core.inference import load_synthesizer
 from mrict_core.methods import Pix2Pix
 from mrict_core.pipeline import evaluate_variant, prepare_data, train_variant
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings, prepare_run
 from mrict_core.training.runs import runs_of
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
-from mrict_core.variant import Schedule, Score
-from mrict_core.variants import get
 
 SMOKE = get_profile("smoke")
 FOUR = dataclasses.replace(SMOKE, epochs_min=4, epochs_max=4)
@@ -462,7 +462,7 @@ def test_schedules_step_per_epoch(schedule, watched, rates):
 
 
 def test_a_single_validation_slice_is_refused_before_the_first_step(fresh_space, monkeypatch):
-    from mrict_core.data.pairs import PairedSlices
+    from mrict_core.data.batches import PairedSlices
     from mrict_core.training.run import Run
 
     plain = Run.validation_sets

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from mrict_core.data.intensity import WINDOWS
+from mrict_core.experiments import as_plain, get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import METHODS
 from mrict_core.methods.base import make_generator
 from mrict_core.paths import Workspace
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import versions
 from mrict_core.training.checkpoint import save_checkpoint
 from mrict_core.training.runs import TrainingRun, runs_of
-from mrict_core.variant_tables import as_dict
-from mrict_core.variants import get
 
 
 def untrained_checkpoint(
@@ -37,7 +36,7 @@ def untrained_checkpoint(
     payload = {
         "key": f"untrained-{seed}",
         "variant": name,
-        "fields": as_dict(variant),
+        "fields": as_plain(variant),
         "profile": dataclasses.asdict(profile),
         "seed": seed,
         "precision": "float32",
@@ -56,7 +55,7 @@ def untrained_checkpoint(
         "stopped": "",
         "history": [],
         "versions": versions(),
-        "networks": {METHODS[variant.method].mr_to_ct: generator.state_dict()},
+        "networks": {METHODS[variant.method.name].mr_to_ct: generator.state_dict()},
         **facts,
     }
     save_checkpoint(path, payload)

@@ -83,8 +83,8 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write index.html, summary.md and summary.csv of what was trained and scored."""
+    from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
-    from mrict_core.profiles import get_profile
 
     chosen, space = get_profile(profile), workspace(profile, data, region, protocol)
     from mrict_core.pipeline.report import write_report

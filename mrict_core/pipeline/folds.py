@@ -6,21 +6,21 @@ import pandas as pd
 
 from mrict_core.data.splits import LEAVE_OUT, make_split
 from mrict_core.errors import MrictError
+from mrict_core.experiments import Experiment
+from mrict_core.experiments.profiles import Profile
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
 from mrict_core.pipeline.prepare import open_data, train_variant, write_split
-from mrict_core.profiles import Profile
 from mrict_core.runtime import read_csv, write_csv
 from mrict_core.training.loop import Progress, Report
 from mrict_core.training.run import TrainSettings
-from mrict_core.variant import Variant
 
 FOLDS_FILE = "leave_one_centre_out.csv"
 COLUMNS = ("name", "left_out", "n", "mean_hu", "low_hu", "high_hu", "best_baseline_hu", "beats_baselines")
 
 
 def leave_one_centre_out(
-    variant: Variant,
+    variant: Experiment,
     profile: Profile,
     space: Workspace,
     settings: TrainSettings = TrainSettings(),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrict_core.errors import MrictError
+from mrict_core.experiments import select
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import check_open_files, cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
 from mrict_core.suite.plan import (
@@ -23,7 +24,6 @@ from mrict_core.suite.plan import (
     scores_hash,
     step_key,
 )
-from mrict_core.variants import select
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager

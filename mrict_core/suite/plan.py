@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments import Experiment
 from mrict_core.paths import ROOT, Workspace, shown
 from mrict_core.runtime import code_hash, hash_file, hash_of, read_json
 from mrict_core.training.runs import of_record
-from mrict_core.variant import Variant
 
 NOTEBOOKS = ROOT / "notebooks"
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
@@ -41,7 +41,7 @@ class Step:
     outputs: tuple[Path, ...]  # files that must exist for the step to count as done
 
 
-def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:
+def plan(variants: list[Experiment], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:
     """Return the steps in order: data, every variant after the one it starts from, evaluation over all, the report."""
     own = parameters | {"group_by": group_by}
     steps = [Step(PREPROCESS, PREPROCESS, own, (), (space.store / "index.json",))]
