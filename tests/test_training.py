@@ -462,7 +462,7 @@ def test_schedules_step_per_epoch(schedule, watched, rates):
 
 
 def test_a_single_validation_slice_is_refused_before_the_first_step(fresh_space, monkeypatch):
-    from mrict_core.data.pairs import PairedSlices
+    from mrict_core.data.batches import PairedSlices
     from mrict_core.training.run import Run
 
     plain = Run.validation_sets

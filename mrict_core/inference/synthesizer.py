@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mrict_core.data.intensity import HuWindow
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
-from mrict_core.legacy.flat_view import flat
-from mrict_core.methods import METHODS, check, translate
-from mrict_core.methods.base import make_generator
+from mrict_core.methods import METHODS, Method, build_method, check, check_networks
 from mrict_core.models.folder import Networks, load_facts_and_weights
 from mrict_core.networks.layers import autocast
 from mrict_core.paths import shown
@@ -30,10 +29,9 @@ SATURATED_HU = 1.0  # so near to an end
 
 @dataclass(frozen=True)
 class Synthesizer:
-    """A generator with what it was trained on. `synthesizer(store, patient)` returns HU slices."""
+    """A method that predicts, with what it was trained on. `synthesizer(store, patient)` returns HU slices."""
 
-    generator: nn.Module
-    variant: Experiment
+    method: Method
     facts: ModelFacts
     device: torch.device
     path: str = ""  # as messages name it
@@ -47,6 +45,16 @@ class Synthesizer:
         hu = self.slices_to_hu(slices.mr)
         self.check_hu(hu, slices.body)
         return hu
+
+    @property
+    def variant(self) -> Experiment:
+        """The experiment as it was when the model was trained, whatever is declared today."""
+        return self.facts.experiment
+
+    @property
+    def generator(self) -> nn.Module:
+        """The network that predicts."""
+        return self.method.generator
 
     @property
     def window(self) -> HuWindow:
@@ -70,17 +78,27 @@ class Synthesizer:
                 f"{self.window.high:g} HU, the ends of its range; {remedy}"
             )
 
-    @torch.inference_mode()
     def slices_to_hu(self, mr: np.ndarray) -> np.ndarray:
         """Return the synthetic CT of prepared slices.  # (N, H, W) in [-1, 1] => (N, H, W) float32 HU"""
         hu = np.empty(mr.shape, np.float32)
         with autocast(self.device, self.precision):
-            for start in range(0, len(mr), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                real_A = torch.from_numpy(np.array(mr[part], np.float32))[:, None].to(self.device)
-                fake_B = translate(self.generator, real_A, flat(self.variant).channels)[:, 0]
-                hu[part] = self.window.to_hu(fake_B).cpu().numpy()
+            for positions in self.batches(len(mr)):
+                hu[positions] = self.to_hu(self.gathered(mr, positions)).numpy()
         return hu
+
+    def batches(self, count: int) -> list[range]:
+        """Return the positions of `count` slices, a batch at a time."""
+        return [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
+
+    def gathered(self, mr: np.ndarray, positions: Iterable[int]) -> Tensor:
+        """Return the network's view of some of a stack of slices.  # (N, H, W) => (B, C, H, W) float32"""
+        return torch.from_numpy(np.stack([self.method.view.gather(mr, k) for k in positions]).astype(np.float32))
+
+    @torch.inference_mode()
+    def to_hu(self, real_A: Tensor) -> Tensor:
+        """Return the synthetic CT of what was gathered, on the CPU.  # (B, C, H, W) => (B, H, W) float32 HU"""
+        with autocast(self.device, self.precision):
+            return self.window.to_hu(self.method.predict(real_A.to(self.device))[:, 0]).cpu()
 
 
 def load_synthesizer(
@@ -101,25 +119,26 @@ def make_synthesizer(
     """Return what `load_synthesizer` does, from facts and weights that were read already; `path` is for messages."""
     try:
         facts.check()
-        check(facts.experiment)
+        check(facts.experiment, training=False)
+        check_networks(facts.experiment, facts.profile, facts.size, training=False)
     except MrictError as error:
         remedy = "import its file again" if facts.files else "train the variant again"
         raise MrictError(f"{shown(path)}: {error}; {remedy}") from None
-    variant, profile = facts.experiment, facts.profile
-    name = METHODS[variant.method.name].mr_to_ct
+    name = METHODS[facts.experiment.method.name].mr_to_ct
     if name not in networks:
         raise MrictError(
-            f"{shown(path)}: holds no network {name}, so it cannot make a CT; train {variant.name} again, or give "
+            f"{shown(path)}: holds no network {name}, so it cannot make a CT; train {facts.variant} again, or give "
             "another model"
         )
-    with torch.device("meta"):  # shapes alone: what does not fit must show before memory is asked for
-        check_shapes(make_generator(variant, profile), networks[name], name, path)
-    generator = make_generator(variant, profile)
-    load_weights(generator, networks[name], name, path)
-    check_weights(generator, path)
     chosen = pick_device(device)
-    generator = generator.to(chosen, memory_format=torch.channels_last).eval()
-    return Synthesizer(generator, variant, facts, chosen, shown(path), precision=pick_precision(precision, chosen))
+    for where in ("meta", chosen):  # shapes first: what does not fit must show before memory is asked for
+        with torch.device("meta" if where == "meta" else "cpu"):
+            method = build_method(facts.experiment, facts.profile, where, training=False)
+        check_shapes(method.generator, networks[name], name, path)
+    load_weights(method.generator, networks[name], name, path)
+    check_weights(method.generator, path)
+    method.generator.eval()
+    return Synthesizer(method, facts, chosen, shown(path), precision=pick_precision(precision, chosen))
 
 
 def check_weights(generator: nn.Module, path: Path) -> None:

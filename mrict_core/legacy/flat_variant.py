@@ -92,3 +92,12 @@ def _loss(v: Mapping[str, Any]) -> dict[str, Any]:
     if v["lambda_l1"]:
         loss["l1"] = {"weight": v["lambda_l1"]}
     return loss
+
+
+def upgraded_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a method's saved state, which once held the weight of the perceptual term alone, as it is today."""
+    if "loss" in state:
+        return state
+    weights = {"perceptual": state["lambda_perceptual"]} if "lambda_perceptual" in state else {}
+    previous = {name.removeprefix("loss_g_"): value for name, value in state.get("previous", {}).items()}
+    return {**state, "loss": {"weights": weights, "previous": previous}}

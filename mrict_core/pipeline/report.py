@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mrict_core.data.pairs import in_turns
+from mrict_core.data.batches import in_turns
 from mrict_core.data.splits import Split
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError

@@ -12,21 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from mrict_core.data.batches import Batch, PairedSlices, in_turns, make_view, paired_batches, unpaired_batches
 from mrict_core.data.fingerprint import fingerprint
-from mrict_core.data.pairs import Batch, PairedSlices, in_turns, paired_batches, unpaired_batches
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.data.store import SliceStore
 from mrict_core.data.transforms import NONE, AugmentSettings, JointTransform
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, deciding
 from mrict_core.experiments.profiles import Profile
-from mrict_core.legacy.flat_view import flat
-from mrict_core.methods import check
-from mrict_core.methods.base import Method
+from mrict_core.methods import Method, build_method, check, check_networks
 from mrict_core.metrics.predecessor import VGG_SIDE
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
-from mrict_core.runtime import PRECISIONS, hash_of, pick_device
+from mrict_core.runtime import PRECISIONS, hash_of, pick_device, pick_precision, tune_gpu
 from mrict_core.training.checkpoint import check_key, load_checkpoint, load_weights
 from mrict_core.training.facts import ModelFacts
 from mrict_core.training.runs import Report, TrainingRun, attempts, differences, find_parent, runs_of, without_seed
@@ -142,7 +140,7 @@ class Run:
             keep = {p: by_slice[p][kept] for p, kept in chosen.items()}
         else:
             keep = limit_pairs(self.store.counts(), in_turns(self.split.train, self.store), cap)
-        return PairedSlices(self.store, sorted(keep), keep)
+        return PairedSlices(self.store, sorted(keep), keep, make_view(self.variant.data.view))
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -179,10 +177,11 @@ class Run:
 
     def validation_sets(self) -> list[PairedSlices]:
         """One data set per validation patient."""
+        view = make_view(self.variant.data.view)
         by_slice = self._predecessor_slices("val")
         if by_slice is not None:
-            return [PairedSlices(self.store, [p], {p: positions}) for p, positions in by_slice.items()]
-        return [PairedSlices(self.store, [p]) for p in self.split.val]
+            return [PairedSlices(self.store, [p], {p: positions}, view) for p, positions in by_slice.items()]
+        return [PairedSlices(self.store, [p], view=view) for p in self.split.val]
 
     def batches(self, generators: dict[str, torch.Generator], paired: bool) -> Iterator[Batch]:
         """One epoch of augmented batches, on the training's device."""
@@ -190,6 +189,15 @@ class Run:
         make = paired_batches if paired else unpaired_batches
         device = pick_device(self.settings.device)
         return make(self.dataset, self.profile.batch(self.variant), transform, generators["shuffle"], device)
+
+    def method(self) -> Method:
+        """Return fresh networks and optimisers where, and in what precision, the settings say."""
+        device = pick_device(self.settings.device)
+        tune_gpu(device)
+        method = build_method(self.variant, self.profile, device, pick_precision(self.settings.precision, device))
+        if self.settings.compile:
+            method.compile()
+        return method
 
     def validator(self, device: torch.device, precision: torch.dtype = torch.float32) -> Validator:
         """Validation on the split's validation patients, with the feature metrics the variant's score asks for."""
@@ -203,7 +211,6 @@ class Run:
         return Validator(
             self.store.window,
             self.validation_sets(),
-            channels=flat(self.variant).channels,
             batch_size=self.profile.batch(self.variant),
             device=device,
             fid_features=fid_features(fid) if fid is not None else None,
@@ -235,6 +242,7 @@ def prepare_run(
     """
     check(variant)
     store = SliceStore(workspace.store)
+    check_networks(variant, profile, store.size)
     split = load_split(workspace.split_file)
     for name, patients in (("training", split.train), ("validation", split.val), ("test", split.test)):
         if not patients and not (name == "validation" and split.kind.startswith(PREDECESSOR_KIND)):

@@ -37,7 +37,7 @@ RESUME = ("optimizers", "schedulers", "method_state", "rng")  # of a checkpoint,
 TENSORS = ("networks", *RESUME)  # of a checkpoint; the rest are facts
 # Rooms whose code decides the weights that a training run ends with: written down, never part of the id.
 CODE = (
-    *("experiments", "data/pairs", "data/splits", "data/transforms", "networks", "losses"),
+    *("experiments", "parts", "data/batches", "data/splits", "data/transforms", "networks", "losses"),
     *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
 )
 Report = Callable[[str], None]
