@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from mrict_core.profiles import get_profile
+from mrict_core.variants import get
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import models
 
 from benchmarks import measure
 from benchmarks.plain.validate import Batch, validate
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.data.batches import loader
+from mrict_core.data.intensity import WINDOWS
 from mrict_core.methods.base import make_generator
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.networks import features
 from mrict_core.networks.features import FeatureNetwork, InceptionFid
-from mrict_core.profiles import get_profile
 from mrict_core.training.validation import Validator
-from mrict_core.variants import get
 
 TITLE = "Validation after an epoch (random weights)"
 PATIENTS = 2

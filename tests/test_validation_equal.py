@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from benchmarks.plain.validate import validate
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.data.batches import loader
+from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.metrics.plane_ssim import BAND, PlaneSsim
