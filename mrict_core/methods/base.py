@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mrict_core.data.batches import Batch, make_view
+from mrict_core.data.batches import CPU, Batch, make_view
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment, Optimizer
 from mrict_core.legacy.flat_variant import upgraded_state
@@ -35,7 +35,7 @@ class Setup:
 
     experiment: Experiment
     profile: Profile
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     precision: torch.dtype = torch.float32  # that the networks compute in; weights and losses are float32
     training: bool = True  # False: the network that predicts, alone
 
