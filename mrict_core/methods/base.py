@@ -86,10 +86,11 @@ class Method(ABC):
     def predict(self, real_A: Tensor) -> Tensor:
         """Return the CT of an MR as the view gathers it, in the precision that the caller sets.
 
-        # (B, C, H, W) in [-1, 1] => (B, 1, H, W) float32 in [-1, 1]; several channels are averaged
+        # (B, C, H, W) in [-1, 1] => (B, 1, H, W) float32 in [-1, 1], or NaN; several channels are averaged
         """
         fake_B = self.networks[self.mr_to_ct](self.view.widened(real_A)).float()
-        return (fake_B if fake_B.shape[1] == 1 else fake_B.mean(dim=1, keepdim=True)).clamp(-1, 1)
+        fake_B = fake_B if fake_B.shape[1] == 1 else fake_B.mean(dim=1, keepdim=True)
+        return fake_B.clamp(-1, 1).masked_fill(fake_B.isinf(), torch.nan)
 
     def begin_epoch(self, epoch: int) -> None:
         """Put the networks into training mode; `epoch` counts from 0."""
