@@ -14,13 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training import VARIANT, lean_call, plain_call, random_vgg19
 from mrict_core.data.transforms import JointTransform
+from mrict_core.experiments import Experiment, get
+from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import build_method
 from mrict_core.methods.base import make_generator
-from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import pick_device, tune_gpu
-from mrict_core.variant import Variant
-from mrict_core.variants import get
 
 TITLE = "The full-width MK6 step on a GPU"
 HOW = "medians; MFU: the step's operations a second over those of a large matrix product in the same precision"
@@ -58,7 +57,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, side: int, repeats: in
     return 2 * side**3 / clock(lambda: a @ b, device, repeats)[0]
 
 
-def step_flop(variant: Variant, profile: Profile, *images: torch.Tensor) -> float:
+def step_flop(variant: Experiment, profile: Profile, *images: torch.Tensor) -> float:
     """Return the operations of the suite's step: matrix products and convolutions, forward and backward.
 
     D's penalty is left out, for the counter cannot follow a second derivative; the true figure is a little higher.

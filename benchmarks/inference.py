@@ -15,11 +15,11 @@ from torch import nn
 
 from benchmarks import measure
 from mrict_core.data.volumes import load_volume, save_nifti
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import Synthesizer
 from mrict_core.methods.base import make_generator
 from mrict_core.networks.layers import autocast
-from mrict_core.profiles import get_profile
-from mrict_core.variants import get
 
 TITLE = "Inference: a volume through the full-width generator"
 SIZES = {"full": (200, 256), "quick": (8, 128)}  # slices, side in pixels

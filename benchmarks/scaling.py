@@ -19,10 +19,10 @@ from benchmarks import measure
 from benchmarks.training import VARIANT, random_vgg19
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.preprocess import preprocess
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import build_method
-from mrict_core.profiles import get_profile
 from mrict_core.reporting import style
-from mrict_core.variants import get
 
 TITLE = "How cost grows with patients, image side and batch"
 HOW = "medians, every point in a process of its own; memory is the growth of its peak"

@@ -14,12 +14,11 @@ from torchvision import models
 
 from benchmarks import measure
 from benchmarks.plain.pix2pix import PlainWeights, plain_step
+from mrict_core.experiments import Experiment, get
+from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.methods import Method, base, build_method
 from mrict_core.networks.features import DemoFeatures, FeatureNetwork
-from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import kept_memory
-from mrict_core.variant import Variant
-from mrict_core.variants import get
 
 TITLE = "A training step, pix2pix MK6 (1 D + 3 G steps, penalty, perceptual, L1)"
 VARIANT = "mk6_3_4"
@@ -46,7 +45,7 @@ def random_vgg19() -> Iterator[nn.Module]:
         base.build_features = real
 
 
-def plain_call(variant: Variant, profile: Profile, vgg: nn.Module, *images: torch.Tensor) -> Callable[[], Any]:
+def plain_call(variant: Experiment, profile: Profile, vgg: nn.Module, *images: torch.Tensor) -> Callable[[], Any]:
     """Return the predecessor's step on networks of its own, in torch's default layout, with its default Adam."""
     method = build_method(variant, profile, images[0].device)
     G, D = (method.networks[name].to(memory_format=torch.contiguous_format).train() for name in ("G", "D"))

@@ -123,7 +123,7 @@ def test_its_images_are_the_plain_networks_in_hu_of_the_predecessors_window(tmp_
     imported = run(saved(tmp_path, own.state_dict()), "mk6_3_4", tmp_path / "root")
     synthesizer = load_synthesizer(imported.path, device="cpu")
     assert synthesizer.window == WINDOWS["predecessor"]
-    assert (synthesizer.facts["protocol"], synthesizer.facts["size"]) == ("predecessor", 256)
+    assert (synthesizer.facts.protocol, synthesizer.facts.size) == ("predecessor", 256)
     mr = torch.rand(2, 64, 64) * 2 - 1
     own.enc1[0].to(memory_format=torch.channels_last)
     with torch.inference_mode():

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mrict_core.errors import MrictError
+from mrict_core.experiments import all_variants, get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import build_method, translate
 from mrict_core.methods.cyclegan import ImagePool
-from mrict_core.profiles import get_profile
-from mrict_core.variants import all_variants, get
 
 SMOKE = get_profile("smoke")
 REAL_A = torch.rand((4, 1, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from mrict_core import cli
 from mrict_core.errors import MrictError
-from mrict_core.experiments import get
+from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import Pix2Pix
 from mrict_core.models.folder import load_facts_and_weights
@@ -200,11 +200,11 @@ def test_a_field_that_a_later_version_adds_changes_no_id(space, monkeypatch):
     from mrict_core.training import run
 
     newer = dataclasses.make_dataclass(
-        "Variant", [("lambda_new", float, 0.0)], bases=(Variant,), frozen=True, kw_only=True
+        "Newer", [("of_tomorrow", float, 0.0)], bases=(Experiment,), frozen=True, kw_only=True
     )
-    values = {f.name: getattr(MK1, f.name) for f in dataclasses.fields(Variant)}
+    values = {f.name: getattr(MK1, f.name) for f in dataclasses.fields(Experiment)}
     ids = [
-        run.prepare_run(one, SMOKE, space, FEW).id for one in (MK1, newer(**values), newer(**values, lambda_new=1.0))
+        run.prepare_run(one, SMOKE, space, FEW).id for one in (MK1, newer(**values), newer(**values, of_tomorrow=1.0))
     ]
     assert ids[0] == ids[1] != ids[2]
 

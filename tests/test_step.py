@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torchvision import models
 
 from benchmarks.plain.pix2pix import PlainWeights, plain_step
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import Method, base, build_method
 from mrict_core.networks import build_generator
 from mrict_core.networks.features import FeatureNetwork
 from mrict_core.networks.layers import Dropout
-from mrict_core.profiles import get_profile
-from mrict_core.variants import get
 
 FULL, SMOKE = get_profile("full"), get_profile("smoke")
 SIDE = 64  # pixels
