@@ -285,18 +285,17 @@ def own_options(term: Term) -> dict[str, Any]:
     return {name: value for name, value in term.options.items() if name != STEP}
 
 
-def check_terms(terms: Mapping[str, Term], gives: Collection[str], where: str) -> None:
+def check_terms(terms: Mapping[str, Term], gives: Collection[str]) -> None:
     """Raise MrictError for a term that is not known, or that needs what a method does not give."""
     for name, term in terms.items():
-        function = term.function or name
-        LOSSES.check(function, own_options(term), f"{where}.{name}")
+        where, function = f"loss.{name}", term.function or name
+        LOSSES.check(function, own_options(term), where)
         if missing := [one for one in LOSSES[function].needs if one not in gives]:
-            fitting = [n for n, part in LOSSES.items() if set(part.needs) <= set(gives)]
+            fitting = sorted(n for n, part in LOSSES.items() if set(part.needs) <= set(gives))
             raise MrictError(
-                f"{where}.{name}: needs {', '.join(missing)}, which the method does not make; with it go "
-                f"{', '.join(sorted(fitting))}"
+                f"{where}: needs {', '.join(missing)}, which the method does not make; it can have {', '.join(fitting)}"
             )
         if term.options.get(STEP) and "gan" not in terms:
-            raise MrictError(
-                f"{where}.{name}.{STEP}: compares with the term 'gan', which is not there; add {where}.gan"
-            )
+            raise MrictError(f"{where}.{STEP}: compares with the term 'gan', which is missing; add loss.gan")
+    if not any(term.weight for term in terms.values()):
+        raise MrictError("loss: no term has a weight, so nothing is learned; add one: loss.l1.weight=1")

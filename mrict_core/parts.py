@@ -50,7 +50,7 @@ class Parts(dict[str, Callable[..., Any]]):
     def check(self, name: str, options: Mapping[str, Any], where: str) -> None:
         """Raise MrictError for an unknown name, and for an option that the part does not take or that it misses.
 
-        where: of the error, "mk1: network.G".
+        where: the path of the part in its experiment, "network.G".
         """
         try:
             part = self.find(name)
@@ -63,8 +63,7 @@ class Parts(dict[str, Callable[..., Any]]):
             _check_type(known[option], value, f"{where}.{option}")
         needed = {k: p.annotation for k, p in known.items() if p.default is p.empty and k not in self.offered}
         if missing := next((option for option in needed if option not in options), ""):
-            path = f"{where.split(': ')[-1]}.{missing}"
-            raise MrictError(f"{where}: {name} needs '{missing}' ({needed[missing]}); add {path}")
+            raise MrictError(f"{where}: {name} needs '{missing}' ({needed[missing]}); add {where}.{missing}")
         if hasattr(part, "check_options"):
             try:
                 part.check_options(**options)

@@ -13,7 +13,6 @@ from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import build_method
-from mrict_core.methods.base import make_generator
 from mrict_core.runtime import pick_precision, tune_gpu
 from mrict_core.suite.kernels import kernel_managers
 
@@ -30,12 +29,12 @@ CUDA = torch.device("cuda")
 def test_a_step_in_the_cards_own_precision(name, compiled):
     tune_gpu(CUDA)
     method = build_method(get(name), SMOKE, CUDA, pick_precision("auto", CUDA))
-    method.train()
+    method.begin_epoch(0)
     if compiled:
         method.compile()
     images = [torch.rand(4, 1, 64, 64, device=CUDA) * 2 - 1 for _ in range(2)]
     for _ in range(3):
-        terms = method.step(*images)
+        terms = method.train_step(Batch(*images, torch.ones_like(images[0])))
     assert all(torch.isfinite(value) and value.device.type == "cuda" for value in terms.values())
 
 

@@ -25,7 +25,8 @@ from mrict_core.models import importing
 from mrict_core.models.folder import CARD, load_facts_and_weights, read_model
 from mrict_core.models.importing import NETWORKS, import_checkpoint
 from mrict_core.models.registry import entries, find
-from mrict_core.networks import build_discriminator
+from mrict_core.experiments.schema import Part
+from mrict_core.networks import build_network
 
 TINY = dataclasses.replace(get_profile("full"), width=4)  # the predecessor's networks, a sixteenth as wide
 SLOPE = {1: 0.14, 3: 0.15}  # by channels: practice had 0.15
@@ -76,7 +77,7 @@ def plain(wide: bool = True, channels: int = 1, width: int = 4, seed: int = 0) -
 
 
 def discriminator(name: str = "patch4", channels: int = 1, width: int = 4) -> dict:
-    return build_discriminator(name, width=width, in_channels=channels, dropout=0.1).state_dict()
+    return build_network(Part(name), width=width, in_channels=channels).state_dict()
 
 
 def saved(folder: Path, content: object, name: str = "best_generator.pth", **options: object) -> Path:

@@ -53,7 +53,7 @@ def old(folder) -> Synthesizer:
 @pytest.fixture(scope="module")
 def copying(tiny) -> Synthesizer:
     """A model that returns its input: where a voxel lands can then be computed without it."""
-    return dataclasses.replace(tiny, generator=nn.Identity())
+    return with_network(tiny, nn.Identity())
 
 
 def in_plane(model: Synthesizer, plane: str) -> Synthesizer:

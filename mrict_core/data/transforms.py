@@ -33,8 +33,8 @@ NONE = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0)
 class JointTransform:
     """Callable `real_A, real_B, mask = transform(real_A, real_B, mask)`.
 
-    real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Shapes and types are
-    kept; the channels of an MR move together, and each has noise of its own.
+    real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Shapes and types
+    are kept; the channels of an MR move together, and each has noise of its own.
     Images are interpolated linearly (a convex combination: no value outside the input's range can appear, so no HU
     outside the window), the mask by nearest neighbour. What moves in from outside is background.
     """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mrict_core.data.store import SliceStore
 
 BATCH = 32
+ONE_SLICE = Slice()
 ROTATION_DEGREES = 10.0
 UNIT = WINDOWS["predecessor"]  # its [-1, 1] is [-1000, 1000] HU
 Look = tuple[str, Features] | MrictError  # the name of a feature network and its features, or why it cannot be had
@@ -37,7 +38,7 @@ class Translation:
     """
 
     run: Callable[[Tensor, Tensor], Tensor]
-    view: View = Slice()
+    view: View = ONE_SLICE
 
 
 def synthesizer_translation(synthesizer: Synthesizer, window: HuWindow) -> Translation:
@@ -98,7 +99,7 @@ def predecessor_validation(
 def _batches(
     store: SliceStore, patients: Sequence[str], batch_size: int, view: View
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the patients' slices in order: MR as the view gathers it, (B, C, S, S), and CT in the predecessor's unit."""
+    """Yield the patients' slices in order: MR as the view gathers it and CT in the predecessor's unit."""
     parts: list[tuple[Tensor, Tensor]] = []
     for patient in patients:
         slices = store.slices(patient)

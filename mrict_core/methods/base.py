@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mrict_core.data.batches import Batch, make_view
+from mrict_core.data.batches import CPU, Batch, make_view
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment, Optimizer
 from mrict_core.legacy.flat_variant import upgraded_state
@@ -35,7 +35,7 @@ class Setup:
 
     experiment: Experiment
     profile: Profile
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     precision: torch.dtype = torch.float32  # that the networks compute in; weights and losses are float32
     training: bool = True  # False: the network that predicts, alone
 
@@ -86,10 +86,11 @@ class Method(ABC):
     def predict(self, real_A: Tensor) -> Tensor:
         """Return the CT of an MR as the view gathers it, in the precision that the caller sets.
 
-        # (B, C, H, W) in [-1, 1] => (B, 1, H, W) float32 in [-1, 1]; several channels are averaged
+        # (B, C, H, W) in [-1, 1] => (B, 1, H, W) float32 in [-1, 1], or NaN; several channels are averaged
         """
         fake_B = self.networks[self.mr_to_ct](self.view.widened(real_A)).float()
-        return (fake_B if fake_B.shape[1] == 1 else fake_B.mean(dim=1, keepdim=True)).clamp(-1, 1)
+        fake_B = fake_B if fake_B.shape[1] == 1 else fake_B.mean(dim=1, keepdim=True)
+        return fake_B.clamp(-1, 1).masked_fill(fake_B.isinf(), torch.nan)
 
     def begin_epoch(self, epoch: int) -> None:
         """Put the networks into training mode; `epoch` counts from 0."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,26 +25,31 @@ def check(experiment: Experiment, *, training: bool = True) -> None:
 
     training: False for what predicts alone, which is all that a published model needs.
     """
-    name = experiment.name
-    METHODS.check(experiment.method.name, experiment.method.options, f"{name}: method")
-    VIEWS.check(experiment.data.view.name, experiment.data.view.options, f"{name}: data.view")
-    method: type[Method] = METHODS[experiment.method.name]
-    roles = dict.fromkeys(method.NETWORKS.values()) if training else [method.NETWORKS[method.mr_to_ct]]
-    _check_roles(experiment.network, roles, f"{name}: network", experiment.method.name, strict=training)
+    try:
+        _check(experiment, training)
+    except MrictError as error:
+        raise MrictError(f"{experiment.name}: {error}") from None
+
+
+def _check(experiment: Experiment, training: bool) -> None:
+    named = experiment.method
+    METHODS.check(named.name, named.options, "method")
+    VIEWS.check(experiment.data.view.name, experiment.data.view.options, "data.view")
+    method: type[Method] = METHODS[named.name]
+    roles = list(dict.fromkeys(method.NETWORKS.values())) if training else [method.NETWORKS[method.mr_to_ct]]
+    _check_roles(experiment.network, roles, "network", named.name, strict=training)
     for role in roles:
         part = experiment.network[role]
-        NETWORKS.check(part.name, part.options, f"{name}: network.{role}")
+        NETWORKS.check(part.name, part.options, f"network.{role}")
     if not training:
         return
-    _check_roles(experiment.optimizer, roles, f"{name}: optimizer", experiment.method.name)
-    for role, part in experiment.optimizer.items():
-        OPTIMIZERS.check(part.name, part.options, f"{name}: optimizer.{role}")
-        _check_schedule(part.schedule, experiment, method, f"{name}: optimizer.{role}.schedule")
-    check_terms(experiment.loss, method.gives, f"{name}: loss")
-    if not any(term.weight for term in experiment.loss.values()):
-        raise MrictError(f"{name}: loss: no term with a weight, so nothing is learned; add one, as loss.l1.weight=1")
+    _check_roles(experiment.optimizer, roles, "optimizer", named.name)
+    for role, optimizer in experiment.optimizer.items():
+        OPTIMIZERS.check(optimizer.name, optimizer.options, f"optimizer.{role}")
+        _check_schedule(optimizer.schedule, experiment, method, f"optimizer.{role}.schedule")
+    check_terms(experiment.loss, method.gives)
     if experiment.select_by not in SELECT_BY:
-        raise MrictError(f"{name}: select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
+        raise MrictError(f"select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
 
 
 def check_networks(experiment: Experiment, profile: Profile, size: int, *, training: bool = True) -> None:
@@ -78,17 +83,11 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
         raise MrictError(f"{where()} does not work on slices of {size} px: {reason}; change its options") from None
 
 
-def _check_roles(
-    given: Mapping[str, Any], roles: Iterable[str], where: str, method: str, *, strict: bool = True
-) -> None:
-    for role in roles:
-        if role not in given:
-            raise MrictError(
-                f"{where}: '{role}' is missing, {method} has roles {', '.join(roles)}; add {where.split(': ')[-1]}.{role}"
-            )
-    for role in given:
-        if strict and role not in roles:
-            raise MrictError(f"{where}: {unknown_name(f'role of {method}', role, roles)}; take it away (None)")
+def _check_roles(given: Mapping[str, Any], roles: list[str], where: str, method: str, *, strict: bool = True) -> None:
+    if missing := [role for role in roles if role not in given]:
+        raise MrictError(f"{where}.{missing[0]}: is missing, {method} needs {', '.join(roles)}; add it")
+    if strict and (unknown := [role for role in given if role not in roles]):
+        raise MrictError(f"{where}: {unknown_name(f'role of {method}', unknown[0], roles)}; leave it out (None)")
 
 
 def _check_schedule(schedule: Schedule, experiment: Experiment, method: type[Method], where: str) -> None:
@@ -96,7 +95,7 @@ def _check_schedule(schedule: Schedule, experiment: Experiment, method: type[Met
         raise MrictError(f"{where}: {unknown_name('schedule', schedule.kind, SCHEDULES)}")
     for needed in SCHEDULES[schedule.kind]:
         if getattr(schedule, needed) is None:
-            raise MrictError(f"{where}: {schedule.kind} needs '{needed}'; add {where.split(': ')[-1]}.{needed}")
+            raise MrictError(f"{where}: {schedule.kind} needs '{needed}'; add {where}.{needed}")
     columns = ("score", "loss_g", *(f"loss_g_{term}" for term in experiment.loss), *method.logs, *VALIDATION)
     if schedule.kind == "plateau" and schedule.watch not in columns:
         raise MrictError(f"{where}.watch: {unknown_name('column', schedule.watch, columns)}")

@@ -30,8 +30,8 @@ def _block(
 class UNet(nn.Module):
     """U-Net with tanh output.  # (B, in_channels, H, W) in [-1, 1] => (B, out_channels, H, W) in (-1, 1)
 
-    H and W must be multiples of 32. Weights start from torch's default initialisation, as the predecessor's did. The last layer runs in float32, under
-    autocast too.
+    H and W must be multiples of 32. Weights start from torch's default initialisation, as the predecessor's did. The
+    last layer runs in float32, under autocast too.
     """
 
     multiple = STRIDE  # pixels: the sides of an image

@@ -146,9 +146,7 @@ class Training:
 
     def __init__(self, run: Run, target: Target, report: Report) -> None:
         self.run, self.target, self.report = run, target, report
-        self.validator = run.validator(
-            pick_device(run.settings.device)
-        )  # missing weights show before a file is written
+        self.validator = run.validator(pick_device(run.settings.device))  # weights that are missing show here
         self.record: dict[str, Any] = read_json(target.folder / RUN) if (target.folder / RUN).is_file() else {}
         seed_everything(run.settings.seed)
         self.method: Method = run.method()
