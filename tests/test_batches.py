@@ -62,10 +62,8 @@ def test_keep_limits_a_patient(store):
 
 def test_paired_batches_are_pairs_and_unpaired_are_not(dataset):
     """Each real_B of a paired batch is the CT of its real_A; the unpaired halves come in different orders."""
-    truth = {
-        round(float(one.real_A.sum()), 2): round(float(one.real_B.sum()), 2)
-        for one in map(dataset.__getitem__, range(len(dataset)))
-    }
+    every = [dataset[i] for i in range(len(dataset))]
+    truth = {round(float(one.real_A.sum()), 2): round(float(one.real_B.sum()), 2) for one in every}
 
     def matches(batches):
         rows = [(a, b) for batch in batches for a, b in zip(batch.real_A, batch.real_B, strict=True)]

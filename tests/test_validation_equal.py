@@ -152,9 +152,8 @@ def test_neither_what_is_kept_nor_the_batch_changes_a_value(options):
     data = [Phantom(8, 0), Phantom(7, 1)]
     one, other = validator(data, Vectors(6), Maps()), validator(data, Vectors(6), Maps(), **options)
     for epoch in (1, 2):
-        assert other.scores(Predictor(generator(epoch))) == pytest.approx(
-            one.scores(Predictor(generator(epoch))), rel=1e-6
-        )
+        found, expected = (side.scores(Predictor(generator(epoch))) for side in (other, one))
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_means_of_batch_means_differ_where_the_last_batch_is_smaller():

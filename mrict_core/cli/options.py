@@ -54,7 +54,5 @@ Files = Annotated[
         "--experiment", metavar="FILE", help="a file of your own experiments, .yaml or .py; see docs/howto/variant.md"
     ),
 ]
-Name = Annotated[
-    str, typer.Option("--name", help="name of the variant that --set makes; none: after the change")
-]
+Name = Annotated[str, typer.Option("--name", help="name of the variant that --set makes; none: after the change")]
 Force = Annotated[bool, typer.Option("--force", help="do it again even when nothing changed")]
