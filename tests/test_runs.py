@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 from mrict_core import cli
 from mrict_core.errors import MrictError
-from mrict_core.experiments import Experiment, get
+from mrict_core.experiments import Experiment, get, with_values
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.legacy.flat_variant import is_flat
 from mrict_core.methods import Pix2Pix
 from mrict_core.models.folder import load_facts_and_weights
 from mrict_core.models.registry import entries, find
@@ -286,6 +287,53 @@ def test_best_and_last_of_different_trainings_are_never_scored_or_gone_on_with(o
     before = files_of(folder)
     assert not train(get("mk4_1"), ONE, space, FOUR_PAIRS, **QUIET).reused
     assert before.items() <= files_of(folder).items()
+
+
+@pytest.fixture
+def flat_space(old_space, tmp_path) -> Workspace:
+    """A workspace whose trainings are in folders of their own and described by flat values, as of 2026-11."""
+    space, _ = old_space
+    shutil.rmtree(space.checkpoints)
+    shutil.copytree(tmp_path / "old" / "runs", space.checkpoints)
+    return space
+
+
+def test_a_finished_training_described_by_flat_values_is_found_and_never_written_to(flat_space):
+    before, lines = files_of(flat_space.checkpoints), []
+    result = train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, report=lines.append)
+    assert (result.reused, result.run.id, result.run.old) == (True, "9ef33a18de2fb2a3", False)
+    assert "unchanged, 1 epochs are there already" in lines[-1]
+    again = train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, retrain=True, **QUIET).run
+    assert again.trained == result.run.trained
+    assert train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, **QUIET).run == again, "the newest of the same is meant"
+    assert not train(with_values(get("mk4_1"), {"loss.l1.weight": 1}), ONE, flat_space, FOUR_PAIRS, **QUIET).reused
+    assert before.items() <= files_of(flat_space.checkpoints).items()
+
+
+def test_an_unfinished_one_described_by_flat_values_goes_on_where_it_is(flat_space):
+    (folder,) = flat_space.checkpoints.glob("mk4_1/seed42*")
+    two = dataclasses.replace(ONE, epochs_min=2, epochs_max=2)
+    record = read_json(folder / "run.json")
+    unfinished = {"complete": False, "epochs": 2}
+    write_json(folder / "run.json", record | unfinished | {"trained": record["trained"] | {"epochs": 2}})
+    for name in ("best.pt", "last.pt"):
+        payload = load_checkpoint(folder / name) | unfinished
+        payload.pop("format")
+        save_checkpoint(folder / name, payload)
+    result = train(get("mk4_1"), two, flat_space, FOUR_PAIRS, **QUIET)
+    assert (result.run.folder, result.run.id, result.epochs, result.complete) == (folder, record["id"], 2, True)
+    assert not is_flat(read_json(folder / "run.json")["trained"]["variant"])
+
+
+def test_seeds_of_before_and_of_today_are_one_experiment_and_children_too(flat_space):
+    old = runs_of(flat_space, "mk6_0_1")
+    assert len({run.experiment for run in old}) == 1
+    (parent,) = (run for run in runs_of(flat_space, "mk3_1_2_v4_50") if run.seed == 7)
+    new = train(get("mk3_1_2_v4_50"), ONE, flat_space, dataclasses.replace(FOUR_PAIRS, seed=1), **QUIET).run
+    assert new.experiment == parent.experiment
+    assert new.id != parent.id
+    child = train(get("mk6_0_1"), ONE, flat_space, dataclasses.replace(FOUR_PAIRS, seed=1), **QUIET).run
+    assert child.experiment == old[0].experiment
 
 
 # ----------------------------------------------------------------------------------------------------------- evaluation

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ import yaml
 from mrict_core import experiments
 from mrict_core.errors import MrictError
 from mrict_core.experiments.saved import NAME
-from mrict_core.experiments.schema import Experiment, as_plain, differing, flattened, from_plain, with_values
+from mrict_core.experiments.schema import Experiment, as_plain, flattened, from_plain, with_values
+from mrict_core.experiments.tables import number
 from mrict_core.paths import shown
 from mrict_core.runtime import available, hash_of
 
@@ -42,7 +44,9 @@ def chosen(
     defined = [one for path in files for one in load(Path(path))]
     found = [experiments.get(one) for one in experiments.named(text)] if text or not defined else defined
     if name and (len(found) != 1 or not sets):
-        raise MrictError(f"--name {name}: expected one variant and a --set that changes it, came {len(found)} variants")
+        raise MrictError(
+            f"--name {name}: names what --set makes of one variant; give one variant and a --set, or no name"
+        )
     if sets:
         found = [changed(one, parse(sets), name) for one in found]
     for one in found:
@@ -86,34 +90,25 @@ def changed(experiment: Experiment, changes: Mapping[str, Any], name: str = "") 
     if inner := sorted(path for path in changes if path in OF_SELF):
         raise MrictError(f"--set {inner[0]}: says what an experiment is called, not what it does; see --name")
     new = with_values(experiment, changes, "--set")
-    different = {path: own for path, (_, own) in differing(experiment, new).items()}
-    before = dict(flattened(as_plain(experiment)))
+    before, after = (dict(flattened(as_plain(one))) for one in (experiment, new))
     for path in changes:
-        if path in before and path not in different:
+        if path in before and before[path] == after.get(path):
             raise MrictError(f"--set {path}: {before[path]} is the value of {experiment.name} already; leave it out")
-    own = name or _name(experiment.name, different)
-    said = ", ".join(f"{path} = {value}" for path, value in different.items() if value != "")
-    return add(from_plain(Experiment, as_plain(new) | {
-        "name": own, "why": f"{experiment.name} with {said}", "parent": experiment.name,
-    }, own))  # fmt: skip
+    said = ", ".join(f"{path} = {value}" for path, value in changes.items())
+    own = {"name": name or _name(experiment.name, changes), "parent": experiment.name}
+    return add(dataclasses.replace(new, **own, why=f"{experiment.name} with {said}"))
 
 
-def _name(parent: str, different: Mapping[str, Any]) -> str:
-    """Return "mk1+l1.weight=20+epochs=3": paths without their first part where they have three."""
-    parts = [f"{_short(path)}={_text(value)}" for path, value in different.items() if value != ""]
+def _name(parent: str, changes: Mapping[str, Any]) -> str:
+    """Return "mk1+epochs=3+l1.weight=20": paths without their first part, in one order however they were given."""
+    parts = [f"{path.partition('.')[2] or path}={_text(value)}" for path, value in sorted(changes.items())]
     name = "+".join([parent, *parts])
-    return name if len(name) <= NAME_MAX else f"{parent}+{hash_of(dict(different))[:8]}"
-
-
-def _short(path: str) -> str:
-    rest = path.partition(".")[2]
-    return rest if "." in rest else path
+    return name if len(name) <= NAME_MAX else f"{parent}+{hash_of(dict(changes))[:8]}"
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, float):
-        value = f"{value:g}"
-    return "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in str(value)).strip("-") or "none"
+    text = number(value) if type(value) in (int, float) else str(value)
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in text).strip("-") or "none"
 
 
 def derive(
@@ -156,7 +151,8 @@ def load(path: Path) -> list[Experiment]:
     try:
         found = readers[path.suffix](path)
     except MrictError as error:
-        raise MrictError(f"{shown(path)}: {error}") from None
+        named = str(error).startswith(shown(path))
+        raise error if named else MrictError(f"{shown(path)}: {error}") from None
     if not found:
         raise MrictError(f"{shown(path)}: defines no experiment; derive one, see docs/howto/variant.md")
     return found
