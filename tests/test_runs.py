@@ -24,7 +24,7 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, get, with_values
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.legacy.flat_variant import is_flat
-from mrict_core.methods import Pix2Pix
+from mrict_core.methods.pix2pix import Pix2Pix
 from mrict_core.models.folder import load_facts_and_weights
 from mrict_core.models.registry import entries, find
 from mrict_core.paths import Workspace, workspace
@@ -35,6 +35,7 @@ from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
 from mrict_core.training.runs import all_runs, choose, read_run, remove_run, runs_of
+from mrict_core.training.validation import Validator
 
 SMOKE = get_profile("smoke")
 TWO = dataclasses.replace(SMOKE, epochs_min=2, epochs_max=2)
@@ -135,8 +136,8 @@ def test_a_lost_best_checkpoint_is_made_from_last_while_that_holds_it(fresh_spac
 
 
 def test_a_best_checkpoint_that_is_nowhere_any_more_means_the_start(fresh_space, monkeypatch):
-    maes, plain = itertools.cycle([1.0, 2.0]), loop.Validator.scores  # the first epoch is the best
-    monkeypatch.setattr(loop.Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
+    maes, plain = itertools.cycle([1.0, 2.0]), Validator.scores  # the first epoch is the best
+    monkeypatch.setattr(Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
     whole = train(MK1, TWO, fresh_space, FEW, **QUIET).run
     expected, lines = tensors(whole.best), []
     write_json(whole.folder / "run.json", read_json(whole.folder / "run.json") | {"complete": False})
@@ -152,7 +153,7 @@ def test_ctrl_c_in_a_new_training_leaves_the_finished_one(fresh_space, monkeypat
     train(MK1, SMOKE, fresh_space, FEW, **QUIET)
     before, _ = files_of(fresh_space.checkpoints), evaluate_variant(MK1, SMOKE, fresh_space, **QUIET)
     record = read_json(fresh_space.metrics / "mk1.json")
-    monkeypatch.setattr(Pix2Pix, "step", lambda self, a, b: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Pix2Pix, "train_step", lambda self, batch: (_ for _ in ()).throw(KeyboardInterrupt))
     for settings, retrain in ((seeded(2), False), (FEW, True), (dataclasses.replace(FEW, max_pairs=9), False)):
         with pytest.raises(KeyboardInterrupt):
             train(MK1, SMOKE, fresh_space, settings, retrain=retrain, **QUIET)
@@ -407,10 +408,10 @@ def test_a_record_with_wrong_values_says_what_to_do_and_the_checkpoints_stand_in
 
 
 def test_a_collapse_in_the_first_epoch_is_an_error_each_time_and_no_model(fresh_space, monkeypatch):
-    def step(self, real_A, real_B):
+    def step(self, batch):
         return {name: torch.tensor(float("nan")) for name in ("loss_g", "loss_d")}
 
-    monkeypatch.setattr(Pix2Pix, "step", step)
+    monkeypatch.setattr(Pix2Pix, "train_step", step)
     for _ in range(2):
         with pytest.raises(MrictError, match="collapsed in epoch 1: loss_g, loss_d not finite; nothing was learned"):
             train(MK1, TWO, fresh_space, FEW, **QUIET)
@@ -423,8 +424,8 @@ def test_a_collapse_in_the_first_epoch_is_an_error_each_time_and_no_model(fresh_
 def test_a_finished_model_says_complete(fresh_space, monkeypatch):
     """Also where its best epoch was not its last."""
     maes = iter([1.0, 2.0])
-    plain = loop.Validator.scores
-    monkeypatch.setattr(loop.Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
+    plain = Validator.scores
+    monkeypatch.setattr(Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
     run = train(MK1, TWO, fresh_space, FEW, **QUIET).run
     assert (run.best_epoch, run.val_mae_hu) == (1, 1.0)
     evaluate_variant(MK1, TWO, fresh_space, device="cpu", **QUIET)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrict_core.errors import MrictError
-from mrict_core.experiments import select
+from mrict_core.experiments import with_ancestors
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.experiments.user import chosen as asked_for
+from mrict_core.methods import check
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
 from mrict_core.runtime import check_open_files, cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.suite.execute import Say, execute, run_in_order
@@ -38,8 +41,10 @@ def run_suite(
     profile: str = "demo",
     data_dir: str = "",
     region: str = "brain",
-    variants: str = "readme",
+    variants: str | None = None,
     *,
+    sets: Sequence[str] = (),
+    files: Sequence[str] = (),
     protocol: str = "patient",
     only: str = "",
     jobs: int = 0,
@@ -49,12 +54,14 @@ def run_suite(
 ) -> Workspace:
     """Run the suite; return its workspace.
 
+    variants, sets, files: the experiments, see `experiments.user.chosen`; variants None: those of the files, or readme.
     jobs: notebooks at a time; 0: the profile's, at most one per CPU core. A failing notebook raises MrictError with its
     name, cell and error.
     """
     check_open_files(OPEN_FILES)
     pin_roots()  # the kernels start in the repository's root
-    chosen, scale = select(variants), get_profile(profile)
+    named = variants if variants is not None else "" if files else "readme"
+    chosen, scale = with_ancestors(asked_for(named, sets, files, check=check)), get_profile(profile)
     space = workspace(profile, data_dir, region, protocol)
     data_dir = "" if space.embedded else str(space.data_dir)
     parameters = load_parameters(profile) | {"data_dir": data_dir, "region": region, "protocol": protocol}
