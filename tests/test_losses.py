@@ -24,7 +24,9 @@ def test_bce_equals_the_predecessors_bce_on_the_sigmoid(label, shape):
     p_real, p_fake = torch.sigmoid(real), torch.sigmoid(fake)
     expected = (bce(p_real, torch.full_like(p_real, label)) + bce(p_fake, torch.zeros_like(p_fake))) / 2
     torch.testing.assert_close(bce_discriminator(real, fake, label), expected)
-    torch.testing.assert_close(gan(Output(logits=fake, real_label=label), None), bce(p_fake, torch.full_like(p_fake, label)))
+    torch.testing.assert_close(
+        gan(Output(logits=fake, real_label=label), None), bce(p_fake, torch.full_like(p_fake, label))
+    )
 
 
 def test_bce_of_an_undecided_discriminator_is_log_2():

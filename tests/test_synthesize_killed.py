@@ -16,7 +16,7 @@ import torch
 from dicom_files import write_mr_series
 from test_challenge import write_input
 from test_cli import error_of
-from tiny_models import files_in, head_array, untrained_checkpoint, write_head
+from tiny_models import files_in, head_array, untrained_checkpoint, with_network, write_head
 
 from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import load_volume

@@ -15,7 +15,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from test_volumes import CODES, affine_of
-from tiny_models import head_array, untrained_checkpoint
+from tiny_models import head_array, untrained_checkpoint, with_network
 from torch import nn
 
 from mrict_core.data.intensity import MR_PERCENTILES

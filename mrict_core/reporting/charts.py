@@ -18,6 +18,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
 from mrict_core.metrics.clinical import AIR_BELOW_HU, BONE_ABOVE_HU
 from mrict_core.reporting import style
+from mrict_core.training.schedules import FORMER
 
 if TYPE_CHECKING:
     from mrict_core.data.splits import Split
@@ -55,7 +56,7 @@ PANELS: tuple[tuple[str, str, tuple[Line, ...]], ...] = (  # title, y label, lin
     (
         "learning rate",
         "step size of Adam",
-        (("lr_generator", "generator", BLUE), ("lr_discriminator", "discriminator", RED)),
+        (("lr_G", "generator", BLUE), ("lr_D", "discriminator", RED)),
     ),
 )
 WIDE_RATIO = 30.0
@@ -73,7 +74,8 @@ def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
     `history` has one row per epoch (`epoch` and any of the columns in `PANELS`); the last row with `is_best` set is the
     checkpoint that is evaluated, marked in every panel.
     """
-    known = [(title, unit, [line for line in lines if _has(history, line[0])]) for title, unit, lines in PANELS]
+    history = history.rename(columns=FORMER)
+    known = [(title, unit, _lines(history, lines)) for title, unit, lines in PANELS]
     panels = [panel for panel in known if panel[2]]
     if not panels:
         raise MrictError(f"variant '{name}' has no training history to draw; train it first")
@@ -98,6 +100,14 @@ def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
     for axis in axes[len(panels) :]:
         axis.remove()
     return figure
+
+
+def _lines(history: pd.DataFrame, lines: Sequence[Line]) -> list[Line]:
+    """Return the lines whose columns are there; after them the terms and rates that `PANELS` does not name."""
+    named = {column for _, _, every in PANELS for column, _, _ in every}
+    own = next((prefix for prefix in ("loss_g_", "lr_") if lines[-1][0].startswith(prefix)), None)
+    more = [c for c in history if own and c.startswith(own) and c not in named]
+    return [line for line in (*lines, *((c, c.removeprefix(own), style.FAINT) for c in more)) if _has(history, line[0])]
 
 
 def _has(history: pd.DataFrame, column: str) -> bool:
