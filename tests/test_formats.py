@@ -8,6 +8,7 @@ with its checkpoints; in `images.npz` what that version made of random slices. C
 
 from __future__ import annotations
 
+import dataclasses
 import lzma
 import shutil
 from pathlib import Path
@@ -23,7 +24,7 @@ from mrict_core.experiments import get
 from mrict_core.inference import load_synthesizer
 from mrict_core.legacy.flat_variant import is_flat
 from mrict_core.models.card import card_text
-from mrict_core.models.folder import check_weights, load_facts_and_weights, read_model, read_scores
+from mrict_core.models.folder import check_weights, load_facts_and_weights, read_model, read_scores, write_model
 from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import check_resumable, load_checkpoint
 
@@ -72,6 +73,18 @@ def test_facts_of_before_are_read_into_todays_form(old):
     assert facts.experiment == get("mk4_1")
     plain = facts.as_plain()
     assert all(plain[key] == value for key, value in before.items() if key not in ("fields", "profile", "format"))
+
+
+def test_a_model_of_before_is_not_published_again(old, tmp_path):
+    (folder,) = (old / "models").iterdir()
+    there = shutil.copytree(folder, tmp_path / "root" / "mk4_1" / folder.name)
+    facts, networks = load_facts_and_weights(there)
+    told = {key: read_model(there)[key] for key in ("kind", "label", "demo", "generator", "data")}
+    assert write_model(tmp_path / "root", facts, networks, **told) == (there, False)
+    other, new = write_model(tmp_path / "root", dataclasses.replace(facts, epochs=99), networks, **told)
+    assert new
+    assert other != there
+    assert load_facts_and_weights(other)[0].epochs == 99
 
 
 def test_last_checkpoints_hold_what_it_takes_to_go_on(old):
