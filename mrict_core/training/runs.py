@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrict_core.data.splits import LEAVE_OUT
 from mrict_core.errors import MrictError
-from mrict_core.experiments import as_plain, deciding, from_plain, read
+from mrict_core.experiments import as_plain, deciding, from_plain, is_declared, read
 from mrict_core.legacy.flat_variant import is_flat
 from mrict_core.paths import Workspace, checkpoints_root, shown
 from mrict_core.runtime import code_hash, hash_of, held, read_json
@@ -367,7 +367,7 @@ def _nothing_fits(space: Workspace, variant: str, data: tuple[str, str], found: 
         damaged = f" ({found[-1].problem})" if found else ""
         return MrictError(
             f"{shown(space.checkpoints / variant)}: {variant} is not trained on these data{damaged}; train it: "
-            f"python -m mrict_core train {variant}"
+            f"python -m mrict_core train {variant}{'' if is_declared(variant) else ', as --set or its file defines it'}"
         )
     run = max(sound, key=lambda one: (one.data == data, one.data[1] == data[1]))
     where = shown(run.folder)
