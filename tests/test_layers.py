@@ -11,11 +11,11 @@ import mrict_core
 
 PACKAGE = Path(mrict_core.__file__).parent
 ROOMS = (
-    *("errors", "paths", "runtime", "legacy", "experiments", "published"),
+    *("errors", "parts", "paths", "runtime", "legacy", "experiments", "published"),
     *("data", "networks", "losses", "metrics", "methods", "training", "models", "inference"),
     *("evaluation", "reporting", "pipeline", "suite", "cli", "__main__"),
 )
-STRANGERS = {"data", "networks", "losses", "metrics"}  # do not know each other
+STRANGERS = {"data", "networks", "metrics"}  # do not know each other
 ORDER = {room: number for number, room in enumerate(ROOMS)}
 
 
