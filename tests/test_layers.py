@@ -11,7 +11,7 @@ import mrict_core
 
 PACKAGE = Path(mrict_core.__file__).parent
 ROOMS = (
-    *("errors", "paths", "runtime", "legacy", "experiments", "published", "parts"),
+    *("errors", "parts", "paths", "runtime", "legacy", "experiments", "published"),
     *("data", "networks", "losses", "metrics", "methods", "training", "models", "inference"),
     *("evaluation", "reporting", "pipeline", "suite", "cli", "__main__"),
 )

@@ -229,7 +229,7 @@ def test_discriminator_refuses_a_wrong_shape(name, shape, minimum):
 
 
 def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(MrictError, match=r"unknown generator 'unet_c': did you mean 'unet_[ab]'"):
+    with pytest.raises(MrictError, match=r"unknown network 'unet_c': did you mean 'unet_[ab]'"):
         generator("unet_c")
-    with pytest.raises(MrictError, match="unknown discriminator 'patch_4': did you mean 'patch4'"):
+    with pytest.raises(MrictError, match="unknown network 'patch_4': did you mean 'patch4'"):
         discriminator("patch_4")
