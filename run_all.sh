@@ -63,6 +63,8 @@ usage: ./run_all.sh [options]
                         patients; without it the suite makes phantom patients of its own
   --region brain|pelvis (default brain)
   --variants LIST       readme (default), all, or names separated by commas; what they start from is included
+  --set PATH=VALUE      change a value of these variants, as loss.l1.weight=20; may be repeated (docs/howto/variant.md)
+  --experiment FILE     experiments of your own, .yaml or .py; without --variants all of them
   --group-by RULE       whose images are one subject's and stay in one set: a regular expression with the subject in
                         brackets, '(.+)_[ab]', or a csv of patient, subject (default: as before, BIDS sessions first)
   --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
@@ -81,7 +83,7 @@ TEXT
 # A relative folder or csv is meant from the folder where the command was typed.
 meant() { # OPTION VALUE
   case "$1 $2" in
-    "--data "[!/~]*|"--group-by "[!/~]*.csv) echo "$typed_in/$2" ;;
+    "--data "[!/~]*|"--experiment "[!/~]*|"--group-by "[!/~]*.csv) echo "$typed_in/$2" ;;
     *) printf '%s\n' "$2" ;;
   esac
 }
@@ -93,10 +95,10 @@ while [ $# -gt 0 ]; do
     --help|-h) usage; exit 0 ;;
     --setup-only) setup_only=yes; shift ;;
     --force) arguments+=("$1"); shift ;;
-    --profile|--data|--region|--variants|--protocol|--group-by|--only|--jobs)
+    --profile|--data|--region|--variants|--set|--experiment|--protocol|--group-by|--only|--jobs)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
       arguments+=("$1" "$(meant "$1" "$2")"); shift 2 ;;
-    --profile=*|--data=*|--region=*|--variants=*|--protocol=*|--group-by=*|--only=*|--jobs=*)
+    --profile=*|--data=*|--region=*|--variants=*|--set=*|--experiment=*|--protocol=*|--group-by=*|--only=*|--jobs=*)
       arguments+=("${1%%=*}=$(meant "${1%%=*}" "${1#*=}")"); shift ;;
     *) echo "run_all.sh: unknown option '$1'; see ./run_all.sh --help" >&2; exit 2 ;;
   esac

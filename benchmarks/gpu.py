@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -12,15 +11,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.inference import random_model
 from benchmarks.training import VARIANT, lean_call, plain_call, random_vgg19
 from mrict_core.data.transforms import JointTransform
-from mrict_core.inference import Synthesizer
+from mrict_core.experiments import Experiment, get, with_values
+from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.methods import build_method
-from mrict_core.methods.base import make_generator
-from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import pick_device, tune_gpu
-from mrict_core.variant import Variant
-from mrict_core.variants import get
 
 TITLE = "The full-width MK6 step on a GPU"
 HOW = "medians; MFU: the step's operations a second over those of a large matrix product in the same precision"
@@ -58,14 +55,14 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, side: int, repeats: in
     return 2 * side**3 / clock(lambda: a @ b, device, repeats)[0]
 
 
-def step_flop(variant: Variant, profile: Profile, *images: torch.Tensor) -> float:
+def step_flop(variant: Experiment, profile: Profile, *images: torch.Tensor) -> float:
     """Return the operations of the suite's step: matrix products and convolutions, forward and backward.
 
     D's penalty is left out, for the counter cannot follow a second derivative; the true figure is a little higher.
     """
-    method = build_method(dataclasses.replace(variant, lambda_gp=0.0), profile, images[0].device)
+    method = build_method(with_values(variant, {"method.gradient_penalty": 0.0}), profile, images[0].device)
     with FlopCounterMode(display=False) as counter:
-        method.step(*images)
+        lean_call(method, *images)()
     return float(counter.get_total_flops())
 
 
@@ -117,8 +114,7 @@ def around_the_step(device: torch.device, sizes: Sized) -> list[dict[str, Any]]:
     rows = [{"case": f"augmentation, batch {batch}", "images_per_s": batch / seconds, "peak_mib": peak}]
     variant, slices = get(VARIANT), np.zeros((4 * batch, side, side), np.float32)
     for dtype in (torch.float32, torch.bfloat16):
-        generator = make_generator(variant, get_profile("full")).to(device, memory_format=torch.channels_last).eval()
-        model = Synthesizer(generator, variant, {"window_hu": [-1024.0, 3000.0]}, device, batch, dtype)
+        model = random_model(variant, get_profile("full"), device, batch, dtype)
         seconds, peak = clock(lambda model=model: model.slices_to_hu(slices), device, repeats)
         case = f"synthesis of {len(slices)} slices, {str(dtype)[6:]}, batch {batch}"
         rows.append({"case": case, "images_per_s": len(slices) / seconds, "peak_mib": peak})

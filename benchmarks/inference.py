@@ -15,11 +15,12 @@ from torch import nn
 
 from benchmarks import measure
 from mrict_core.data.volumes import load_volume, save_nifti
+from mrict_core.experiments import Experiment, get
+from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.inference import Synthesizer
-from mrict_core.methods.base import make_generator
+from mrict_core.methods import build_method
 from mrict_core.networks.layers import autocast
-from mrict_core.profiles import get_profile
-from mrict_core.variants import get
+from mrict_core.training.facts import ModelFacts
 
 TITLE = "Inference: a volume through the full-width generator"
 SIZES = {"full": (200, 256), "quick": (8, 128)}  # slices, side in pixels
@@ -30,12 +31,18 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 def synthesizer(precision: torch.dtype, batch_size: int) -> Synthesizer:
     """Return a full-width generator with random weights: time does not depend on their values."""
-    variant = get("mk6_3_4")
-    generator = make_generator(variant, get_profile("full"))
-    facts = {"window_hu": [-1024.0, 3000.0]}
-    device = torch.device("cpu")
-    generator = generator.to(device, memory_format=torch.channels_last).eval()
-    return Synthesizer(generator, variant, facts, device, batch_size, precision)
+    return random_model(get("mk6_3_4"), get_profile("full"), torch.device("cpu"), batch_size, precision)
+
+
+def random_model(
+    variant: Experiment, profile: Profile, device: torch.device, batch_size: int, precision: torch.dtype
+) -> Synthesizer:
+    """Return an untrained model of a variant."""
+    method = build_method(variant, profile, device, training=False)
+    method.generator.eval()
+    known = {"key": "", "variant": variant.name, "experiment": variant, "profile": profile, "epoch": None}
+    facts = ModelFacts(**known, size=256, protocol="patient", window_hu=[-1024.0, 3000.0])
+    return Synthesizer(method, facts, device, batch_size=batch_size, precision=precision)
 
 
 def macs(generator: nn.Module, side: int) -> int:

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import build_method
 from mrict_core.paths import Workspace
 from mrict_core.pipeline import prepare_data
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import seed_everything, set_threads
 from mrict_core.training.run import TrainSettings, prepare_run
-from mrict_core.variants import get
 
 TITLE = "Waiting for data in training"
 VARIANTS = ("mk6_1_0", "mk1", "cyclegan_mk1")
@@ -51,7 +51,7 @@ def waits(batches: Iterable, step: Any) -> tuple[list[float], list[float]]:
         got = time.perf_counter()
         if batch is None:
             return waited, worked
-        step(batch[0], batch[1])
+        step(batch)
         waited.append(got - started)
         worked.append(time.perf_counter() - got)
 
@@ -70,7 +70,7 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
             generators = {key: torch.Generator().manual_seed(0) for key in ("shuffle", "augment")}
             waited, worked = [], []
             for epoch in range(4):
-                found = waits(training.batches(generators, method.paired), method.step)
+                found = waits(training.batches(generators, method.paired), method.train_step)
                 if epoch:  # the first warms up
                     waited, worked = waited + found[0], worked + found[1]
             rows.append(

@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 from benchmarks.pipeline import scratch
-from mrict_core.profiles import get_profile
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
-from mrict_core.variants import get
 
 TITLE = "Training in float32 and in bfloat16: masked MAE of the validation patients (demo)"
 VARIANT = "mk6_1_0"

@@ -7,7 +7,6 @@ import math
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from benchmarks import measure
-from benchmarks.training import VARIANT, random_vgg19
+from benchmarks.training import VARIANT, lean_call, random_vgg19
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.preprocess import preprocess
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import build_method
-from mrict_core.profiles import get_profile
 from mrict_core.reporting import style
-from mrict_core.variants import get
 
 TITLE = "How cost grows with patients, image side and batch"
 HOW = "medians, every point in a process of its own; memory is the growth of its peak"
@@ -50,9 +49,8 @@ def training(width: int, batch: int, side: int, vgg: bool) -> Callable[[], Any]:
     images = [torch.rand(batch, 1, side, side) * 2 - 1 for _ in range(2)]
     with random_vgg19() if vgg else nullcontext():
         method = build_method(get(VARIANT), dataclasses.replace(profile, width=width))
-    method.train()
-    method.step(*(image[:1, :, :64, :64] for image in images))  # what is made once: Adam's moments, kernels
-    return partial(method.step, *images)
+    lean_call(method, *(image[:1, :, :64, :64] for image in images))()  # what is made once: Adam's moments, kernels
+    return lean_call(method, *images)
 
 
 def by_patients(kind: str, repeats: int) -> list[dict[str, Any]]:

@@ -14,11 +14,12 @@ from torch import nn
 from torchvision import models
 
 from benchmarks import measure
-from mrict_core.methods import Method, base, build_method
+from mrict_core import losses
+from mrict_core.data.batches import Batch
+from mrict_core.experiments import Experiment, get
+from mrict_core.experiments.profiles import Profile, get_profile
+from mrict_core.methods import Method, build_method
 from mrict_core.networks.features import DemoFeatures, FeatureNetwork
-from mrict_core.profiles import Profile, get_profile
-from mrict_core.variant import Variant
-from mrict_core.variants import get
 
 TITLE = "A training step, pix2pix MK6 (1 D + 3 G steps, penalty, perceptual, L1)"
 VARIANT = "mk6_3_4"
@@ -29,36 +30,45 @@ CASES = {"full": {"full": (4, 256), "demo": (8, 64)}, "quick": {"demo": (8, 64)}
 @contextmanager
 def random_vgg19() -> Iterator[nn.Module]:
     """Give the methods VGG19 with random weights, named so, while the context lasts; yield its layers."""
-    layers, real = models.vgg19(weights=None).features, base.build_features
+    layers, real = models.vgg19(weights=None).features, losses.build_features
 
     def features(name: str) -> nn.Module:
         if name == "demo_features":
             return real(name)
         return FeatureNetwork(copy.deepcopy(layers), name="random VGG19", weights_hash="none", dimension=512)
 
-    base.build_features = features
+    losses.build_features = features
     try:
         yield layers
     finally:
-        base.build_features = real
+        losses.build_features = real
 
 
-def plain_call(variant: Variant, profile: Profile, vgg: nn.Module, *images: torch.Tensor) -> Callable[[], Any]:
+def plain_call(variant: Experiment, profile: Profile, vgg: nn.Module, *images: torch.Tensor) -> Callable[[], Any]:
     """Return the predecessor's step on networks of its own, in torch's default layout, with its default Adam."""
     method = build_method(variant, profile, images[0].device)
     G, D = (method.networks[name].to(memory_format=torch.contiguous_format).train() for name in ("G", "D"))
-    betas = (variant.beta1, variant.beta2)
-    adam_G = torch.optim.Adam(G.parameters(), lr=variant.lr_generator, betas=betas)
-    adam_D = torch.optim.Adam(D.parameters(), lr=variant.lr_discriminator, betas=betas)
-    v = variant
-    weights = PlainWeights(v.real_label, v.lambda_gp, v.lambda_perceptual, v.lambda_l1, v.generator_steps)
+    given = variant.optimizer
+    adam_G, adam_D = (
+        torch.optim.Adam(network.parameters(), lr=given[role].lr, **given[role].options)
+        for role, network in (("G", G), ("D", D))
+    )
+    options, loss = variant.method.options, variant.loss
+    weights = PlainWeights(
+        options["real_label"],
+        options["gradient_penalty"],
+        loss["perceptual"].weight,
+        loss["l1"].weight,
+        options["generator_steps"],
+    )
     return lambda: plain_step(G, D, vgg, adam_G, adam_D, *images, weights)
 
 
 def lean_call(method: Method, *images: torch.Tensor) -> Callable[[], Any]:
     """Return the suite's step."""
-    method.train()
-    return lambda: method.step(*images)
+    method.begin_epoch(0)
+    real_A, real_B = images
+    return lambda: method.train_step(Batch(real_A, real_B, torch.ones_like(real_B)))
 
 
 def step_of(form: str, profile: Profile, batch: int, side: int) -> Callable[[], Any]:

@@ -10,26 +10,27 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from reference.validate import Batch, validate
+from reference.validate import validate
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import models
 
 from benchmarks import measure
+from mrict_core.data.batches import Batch, loader
 from mrict_core.data.intensity import WINDOWS
-from mrict_core.data.pairs import loader
-from mrict_core.methods.base import make_generator
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
+from mrict_core.methods import build_method
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.networks import features
 from mrict_core.networks.features import FeatureNetwork, InceptionFid
-from mrict_core.profiles import get_profile
 from mrict_core.training.validation import Validator
-from mrict_core.variants import get
 
 TITLE = "Validation after an epoch (random weights)"
 PATIENTS = 2
@@ -65,7 +66,7 @@ class Heads(Dataset):
         return len(self.real_A)
 
     def __getitems__(self, items: list[int]) -> Batch:
-        return self.real_A[items], self.real_B[items], self.mask[items]
+        return Batch(self.real_A[items], self.real_B[items], self.mask[items])
 
 
 class Given(nn.Module):
@@ -77,6 +78,16 @@ class Given(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+@dataclass
+class Predictor:
+    """What validation asks of a method."""
+
+    generator: nn.Module
+
+    def predict(self, real_A: Tensor) -> Tensor:
+        return self.generator(real_A)
 
 
 class Pooled(nn.Module):
@@ -129,8 +140,7 @@ def networks() -> tuple[nn.Module, InceptionFid, FeatureNetwork]:
         inception = InceptionFid()
     layers = models.vgg16(weights=None).features[:16].requires_grad_(False)
     vgg = FeatureNetwork(layers, name="random VGG16", weights_hash="none", dimension=256)
-    generator = make_generator(get("mk6_3_4"), get_profile("full")).eval()
-    return generator.to(memory_format=torch.channels_last), inception, vgg
+    return build_method(get("mk6_3_4"), get_profile("full"), training=False).generator.eval(), inception, vgg
 
 
 def passes(which: str, size: str) -> dict[str, Pass]:
@@ -140,7 +150,7 @@ def passes(which: str, size: str) -> dict[str, Pass]:
     everything with its networks.
     """
     data = [Heads(SLICES[size][which], 256, seed) for seed in range(PATIENTS)]
-    batches = [loader(patient, BATCH[size]) for patient in data]
+    batches = [[batch.parts for batch in loader(patient, BATCH[size])] for patient in data]
     layouts, dimension = (torch.contiguous_format, torch.channels_last), CLOUDS[size][1]
     generators, inceptions, vggs = (Given(), Given()), (None, None), (None, None)
     if which == "outputs":
@@ -153,9 +163,9 @@ def passes(which: str, size: str) -> dict[str, Pass]:
 
     def lean(precision: torch.dtype) -> Pass:
         looks = {"fid_features": inceptions[1], "vgg_features": vggs[1]}
-        common = {"channels": 1, "batch_size": BATCH[size], "device": torch.device("cpu"), "precision": precision}
+        common = {"batch_size": BATCH[size], "device": torch.device("cpu"), "precision": precision}
         validator = Validator(WINDOWS["predecessor"], data, **common, **looks)
-        return lambda: validator.scores(generators[1])
+        return lambda: validator.scores(Predictor(generators[1]))
 
     def plain() -> dict[str, float]:
         return validate(generators[0], batches, inceptions[0], vggs[0], batch_means=False)

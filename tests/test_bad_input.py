@@ -26,16 +26,16 @@ from mrict_core.data.store import SliceStore
 from mrict_core.data.synthrad import discover
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import load_synthesizer
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.pipeline import evaluate_variant, open_data, prepare_data
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, write_json
 from mrict_core.suite import run_suite
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import SEED_MAX, TrainSettings
-from mrict_core.variants import get
 
 SMOKE, MK1 = get_profile("smoke"), get("mk1")
 CPU = TrainSettings(device="cpu")

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks import gpu, measure, preprocessing, scaling
 from benchmarks.__main__ import BENCHMARKS
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import Method
 from mrict_core.paths import ROOT
-from mrict_core.profiles import get_profile
 
 
 def test_the_benchmark_of_the_scores_runs_and_its_forms_agree(tmp_path):

@@ -98,7 +98,8 @@ def test_demo_distance_orders_images_as_it_should():
 
 
 def test_demo_features_cost_far_less_than_the_demo_generator():
-    from mrict_core.networks import build_generator
+    from mrict_core.experiments.schema import Part
+    from mrict_core.networks import build_network
 
     def multiplications(network: torch.nn.Module) -> int:
         total = 0
@@ -115,7 +116,7 @@ def test_demo_features_cost_far_less_than_the_demo_generator():
             handle.remove()
         return total
 
-    generator = build_generator("unet_b", width=16, channels=1, dropout=0.0, slope=0.14).eval()
+    generator = build_network(Part("unet_b"), width=16, in_channels=1).eval()
     assert 0 < multiplications(build_features("demo_features")) < 0.12 * multiplications(generator)
 
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from mrict_core.cli import app
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.pipeline import TrainSettings, leave_one_centre_out, prepare_data, read_folds
-from mrict_core.profiles import get_profile
-from mrict_core.variants import get
 
 SMOKE = get_profile("smoke")
 

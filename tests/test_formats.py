@@ -2,11 +2,13 @@
 
 The folder 2026-11 is of version 1.0: a finished training of mk4_1 and an unfinished one of cyclegan_mk1 (networks of
 width 1, three tiny patients), the model published of the first, its scores, and the store's descriptions without
-arrays. Checkpoints are packed with xz.
+arrays; in `runs` trainings in folders of their own, described by flat values, of two seeds and a child, one of them
+with its checkpoints; in `images.npz` what that version made of random slices. Checkpoints are packed with xz.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import lzma
 import shutil
 from pathlib import Path
@@ -18,9 +20,11 @@ import torch
 from mrict_core.data.splits import load_split
 from mrict_core.data.store import ARRAYS, INDEX, META, SliceStore
 from mrict_core.evaluation.records import read_record
+from mrict_core.experiments import get
 from mrict_core.inference import load_synthesizer
+from mrict_core.legacy.flat_variant import is_flat
 from mrict_core.models.card import card_text
-from mrict_core.models.folder import check_weights, load_facts_and_weights, read_model, read_scores
+from mrict_core.models.folder import check_weights, load_facts_and_weights, read_model, read_scores, write_model
 from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import check_resumable, load_checkpoint
 
@@ -50,6 +54,37 @@ def test_every_checkpoint_makes_a_ct(old):
         hu = synthesizer.slices_to_hu(mr)
         assert hu.shape == mr.shape
         assert synthesizer.window.low <= hu.min() < hu.max() <= synthesizer.window.high
+
+
+def test_models_of_before_give_the_images_of_before(old):
+    mr = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64))
+    (model,), (run,) = old.glob("models/*"), old.glob("runs/*/*/best.pt")
+    with np.load(old / "images.npz") as images:
+        for path, name in ((model, "2026-11"), (run, "runs")):
+            made = load_synthesizer(path, "mk4_1", device="cpu").slices_to_hu(mr)
+            assert np.abs(made - images[name]).max() < 0.05  # HU; sums are taken in another order
+            assert np.ptp(images[name]) > 100
+
+
+def test_facts_of_before_are_read_into_todays_form(old):
+    (folder,) = (old / "models").iterdir()
+    before, facts = read_model(folder)["facts"], load_facts_and_weights(folder)[0]
+    assert is_flat(before["fields"])
+    assert facts.experiment == get("mk4_1")
+    plain = facts.as_plain()
+    assert all(plain[key] == value for key, value in before.items() if key not in ("fields", "profile", "format"))
+
+
+def test_a_model_of_before_is_not_published_again(old, tmp_path):
+    (folder,) = (old / "models").iterdir()
+    there = shutil.copytree(folder, tmp_path / "root" / "mk4_1" / folder.name)
+    facts, networks = load_facts_and_weights(there)
+    told = {key: read_model(there)[key] for key in ("kind", "label", "demo", "generator", "data")}
+    assert write_model(tmp_path / "root", facts, networks, **told) == (there, False)
+    other, new = write_model(tmp_path / "root", dataclasses.replace(facts, epochs=99), networks, **told)
+    assert new
+    assert other != there
+    assert load_facts_and_weights(other)[0].epochs == 99
 
 
 def test_last_checkpoints_hold_what_it_takes_to_go_on(old):

@@ -15,12 +15,12 @@ from mrict_core.data.fingerprint import fingerprint, patient_features, summarise
 from mrict_core.data.phantom import PhantomSpec, phantom_ids
 from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import load_volume
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference.gate import Finding, check_bone, check_input, check_output, distinct, in_words, verdict
-from mrict_core.profiles import get_profile
 from mrict_core.training.checkpoint import load_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings, prepare_run
-from mrict_core.variants import get
 
 SPEC = PhantomSpec("brain", 3.6, 5.0, 1)
 

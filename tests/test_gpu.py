@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.inference import random_model
+from mrict_core.data.batches import Batch
 from mrict_core.data.transforms import JointTransform
-from mrict_core.inference import Synthesizer
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import build_method
-from mrict_core.methods.base import make_generator
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import pick_precision, tune_gpu
-from mrict_core.variants import get
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,12 +27,12 @@ CUDA = torch.device("cuda")
 def test_a_step_in_the_cards_own_precision(name, compiled):
     tune_gpu(CUDA)
     method = build_method(get(name), SMOKE, CUDA, pick_precision("auto", CUDA))
-    method.train()
+    method.begin_epoch(0)
     if compiled:
         method.compile()
     images = [torch.rand(4, 1, 64, 64, device=CUDA) * 2 - 1 for _ in range(2)]
     for _ in range(3):
-        terms = method.step(*images)
+        terms = method.train_step(Batch(*images, torch.ones_like(images[0])))
     assert all(torch.isfinite(value) and value.device.type == "cuda" for value in terms.values())
 
 
@@ -46,10 +46,9 @@ def test_augmentation_stays_on_the_card_and_repeats():
 
 
 def test_the_card_synthesises_what_the_cpu_does():
-    variant = get("mk6_1_0")
-    generator = make_generator(variant, SMOKE).eval()
     mr = np.random.default_rng(0).uniform(-1, 1, (5, 64, 64)).astype(np.float32)
-    facts, found = {"window_hu": [-1024.0, 3000.0]}, []
+    found = []
     for device in (torch.device("cpu"), CUDA):
-        found.append(Synthesizer(generator.to(device), variant, facts, device, 2).slices_to_hu(mr))
+        torch.manual_seed(0)
+        found.append(random_model(get("mk6_1_0"), SMOKE, device, 2, torch.float32).slices_to_hu(mr))
     assert np.abs(found[0] - found[1]).max() < 5  # HU, of a window of 4024; TF32 rounds the products

@@ -18,14 +18,15 @@ from typer.testing import CliRunner
 from mrict_core import cli
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
+from mrict_core.experiments import all_variants, get
+from mrict_core.experiments.profiles import get_profile
+from mrict_core.experiments.schema import Part
 from mrict_core.inference import load_synthesizer
 from mrict_core.models import importing
 from mrict_core.models.folder import CARD, load_facts_and_weights, read_model
 from mrict_core.models.importing import NETWORKS, import_checkpoint
 from mrict_core.models.registry import entries, find
-from mrict_core.networks import build_discriminator
-from mrict_core.profiles import get_profile
-from mrict_core.variants import all_variants, get
+from mrict_core.networks import build_network
 
 TINY = dataclasses.replace(get_profile("full"), width=4)  # the predecessor's networks, a sixteenth as wide
 SLOPE = {1: 0.14, 3: 0.15}  # by channels: practice had 0.15
@@ -76,7 +77,7 @@ def plain(wide: bool = True, channels: int = 1, width: int = 4, seed: int = 0) -
 
 
 def discriminator(name: str = "patch4", channels: int = 1, width: int = 4) -> dict:
-    return build_discriminator(name, width=width, in_channels=channels, dropout=0.1).state_dict()
+    return build_network(Part(name), width=width, in_channels=channels).state_dict()
 
 
 def saved(folder: Path, content: object, name: str = "best_generator.pth", **options: object) -> Path:
@@ -122,7 +123,7 @@ def test_its_images_are_the_plain_networks_in_hu_of_the_predecessors_window(tmp_
     imported = run(saved(tmp_path, own.state_dict()), "mk6_3_4", tmp_path / "root")
     synthesizer = load_synthesizer(imported.path, device="cpu")
     assert synthesizer.window == WINDOWS["predecessor"]
-    assert (synthesizer.facts["protocol"], synthesizer.facts["size"]) == ("predecessor", 256)
+    assert (synthesizer.facts.protocol, synthesizer.facts.size) == ("predecessor", 256)
     mr = torch.rand(2, 64, 64) * 2 - 1
     own.enc1[0].to(memory_format=torch.channels_last)
     with torch.inference_mode():
@@ -296,7 +297,7 @@ def test_files_of_torchs_old_format_are_read(tmp_path):
 def test_the_role_of_a_file(variant, side, content, name, role, expected, tmp_path):
     imported = run(saved(tmp_path, content(), name), variant, tmp_path / "root", *([role] if role else []))
     assert imported.networks == expected
-    assert NETWORKS[get(variant).method][next(iter(expected))] == side
+    assert NETWORKS[get(variant).method.name][next(iter(expected))] == side
 
 
 @pytest.mark.parametrize(
@@ -386,8 +387,9 @@ def test_the_card_says_what_is_not_known(variant, wide, said, tmp_path):
 @pytest.mark.parametrize("variant", [v.name for v in all_variants()])
 def test_every_variant_has_a_record_of_its_data(variant, tmp_path):
     experiment = get(variant)
-    own = plain(experiment.generator == "unet_b", experiment.channels).state_dict()
-    role = "G" if experiment.method == "pix2pix" else "G_MRI2CT"
+    G = experiment.network["G"]
+    own = plain(G.name == "unet_b", G.options.get("out_channels", 1)).state_dict()
+    role = "G" if experiment.method.name == "pix2pix" else "G_MRI2CT"
     imported = run(saved(tmp_path, own), variant, tmp_path / "root", role)
     assert load_synthesizer(imported.path, variant, "cpu").variant == experiment
 

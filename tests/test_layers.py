@@ -12,7 +12,7 @@ import mrict_core
 
 PACKAGE = Path(mrict_core.__file__).parent
 ROOMS = (*rooms(), "__main__")
-STRANGERS = {"data", "networks", "losses", "metrics"}  # do not know each other
+STRANGERS = {"data", "networks", "metrics"}  # do not know each other
 ORDER = {room: number for number, room in enumerate(ROOMS)}
 
 

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from mrict_core.losses import bce_discriminator, bce_generator, feature_l1, feature_mse, gradient_penalty, l1
-from mrict_core.networks import build_discriminator
+from mrict_core.experiments.schema import Part
+from mrict_core.losses import Output, bce_discriminator, distance_l1, distance_mse, gan, gradient_penalty
+from mrict_core.networks import build_network
 
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -23,13 +24,15 @@ def test_bce_equals_the_predecessors_bce_on_the_sigmoid(label, shape):
     p_real, p_fake = torch.sigmoid(real), torch.sigmoid(fake)
     expected = (bce(p_real, torch.full_like(p_real, label)) + bce(p_fake, torch.zeros_like(p_fake))) / 2
     torch.testing.assert_close(bce_discriminator(real, fake, label), expected)
-    torch.testing.assert_close(bce_generator(fake, label), bce(p_fake, torch.full_like(p_fake, label)))
+    torch.testing.assert_close(
+        gan(Output(logits=fake, real_label=label), None), bce(p_fake, torch.full_like(p_fake, label))
+    )
 
 
 def test_bce_of_an_undecided_discriminator_is_log_2():
     zeros = torch.zeros(2, 1, 3, 3)
     assert bce_discriminator(zeros, zeros, 0.9).item() == pytest.approx(math.log(2))
-    assert bce_generator(zeros, 1.0).item() == pytest.approx(math.log(2))
+    assert gan(Output(logits=zeros, real_label=1.0), None).item() == pytest.approx(math.log(2))
 
 
 def test_bce_stays_finite_where_the_sigmoid_saturates():
@@ -42,23 +45,23 @@ def test_bce_stays_finite_where_the_sigmoid_saturates():
 
 def test_adversarial_gradient_pulls_the_fake_towards_real():
     logits = torch.tensor([[-1.0]], requires_grad=True)
-    bce_generator(logits, 1.0).backward()
+    gan(Output(logits=logits, real_label=1.0), None).backward()
     assert logits.grad.item() < 0
 
 
 @pytest.mark.parametrize(
     ("loss", "fake", "real", "expected"),
     [
-        (l1, [[1.0, -1.0]], [[0.0, 1.0]], 1.5),
-        (feature_l1, [[3.0, 0.0]], [[0.0, 1.0]], 2.0),
-        (feature_mse, [[3.0, 0.0]], [[0.0, 1.0]], 5.0),
+        (distance_l1, [[1.0, -1.0]], [[0.0, 1.0]], 1.5),
+        (distance_l1, [[3.0, 0.0]], [[0.0, 1.0]], 2.0),
+        (distance_mse, [[3.0, 0.0]], [[0.0, 1.0]], 5.0),
     ],
 )
 def test_distances_by_hand(loss, fake, real, expected):
     assert loss(torch.tensor(fake), torch.tensor(real)).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("loss", [l1, feature_l1, feature_mse])
+@pytest.mark.parametrize("loss", [distance_l1, distance_mse])
 def test_distances_are_means_zero_on_equals_and_refuse_to_broadcast(loss):
     x, y = rand(2, 1, 4, 4), rand(2, 1, 4, 4, seed=1)
     assert loss(x, x).item() == 0
@@ -112,7 +115,7 @@ def test_gradient_penalty_passes_gradcheck_with_respect_to_the_weights():
 
 def test_gradient_penalty_trains_the_discriminator_and_leaves_the_images_alone():
     torch.manual_seed(0)
-    D = build_discriminator("patch4", width=4, in_channels=1, dropout=0.1)
+    D = build_network(Part("patch4"), width=4, in_channels=1)
     real, fake = torch.randn(2, 1, 64, 64), torch.randn(2, 1, 64, 64, requires_grad=True)
     gradient_penalty(D, real, fake).backward()
     assert fake.grad is None

@@ -23,6 +23,8 @@ from mrict_core import cli, runtime
 from mrict_core.data.splits import load_split, make_split, save_split
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import load_synthesizer
 from mrict_core.models import folder as folders
 from mrict_core.models.card import card_text
@@ -39,12 +41,11 @@ from mrict_core.models.folder import (
 from mrict_core.models.registry import entries, find, read_card
 from mrict_core.paths import Workspace, checkpoints_root
 from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data, train_variant
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import load_checkpoint
+from mrict_core.training.facts import ModelFacts
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
-from mrict_core.variants import get
 
 SMOKE = get_profile("smoke")
 FEW = TrainSettings(max_pairs=17, device="cpu")
@@ -82,7 +83,7 @@ def another(root: Path, published: Path, seed: int = 1, **changes: object) -> Pa
     torch.manual_seed(seed)
     networks["G"]["final_upsample.bias"] = torch.randn_like(networks["G"]["final_upsample.bias"])
     told = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "SynthRAD2023"}}
-    return write_model(root, facts | {"seed": seed}, networks, **told | changes)[0]
+    return write_model(root, dataclasses.replace(facts, seed=seed), networks, **told | changes)[0]
 
 
 def invoke(*arguments: str):
@@ -96,7 +97,7 @@ def test_a_published_model_is_the_best_checkpoint(published, fresh_space):
     best = run_of(fresh_space, "mk1").best
     payload = load_checkpoint(best)
     facts, networks = load_facts_and_weights(published, "mk1")
-    assert facts == {k: v for k, v in payload.items() if k != "networks"}
+    assert facts == ModelFacts.of_payload(payload, best)
     assert networks.keys() == payload["networks"].keys() == {"G", "D"}
     for name, state in payload["networks"].items():
         assert networks[name].keys() == state.keys()
@@ -119,7 +120,7 @@ def test_the_card_holds_what_a_user_must_know(published, fresh_space):
     expected = (
         *(f"# mk1@{published.name}", "**Demo model.**", "Not for clinical use", get("mk1").why, split.hash),
         *(f"| MAE (HU) | {mae['mean']:.1f} ± {mae['sd']:.1f} |", record["cards"]["mae_hu"]["mask"], "## Intended use"),
-        *(f"| training | {len(split.train)} |", centres, "`lambda_perceptual` | 30 |"),
+        *(f"| training | {len(split.train)} |", centres, "`loss.perceptual.weight` | 30 |"),
         *(f"torch {torch.__version__.split('+')[0]}", "`precision` | float32", read_json(published / FACTS)["hash"]),
     )
     assert [part for part in expected if part not in card] == []
@@ -210,7 +211,7 @@ def test_no_flipped_bit_changes_what_is_loaded(published, place, bit, name):
     else:
         assert name == FACTS
         assert model_hash(found) == model_hash(whole)
-        assert found["facts"]["fields"] == facts["fields"]
+        assert ModelFacts.from_plain(found["facts"], "it").experiment == facts.experiment
         assert all(torch.equal(other[n][k], v) for n, state in networks.items() for k, v in state.items())
     finally:
         path.write_bytes(content)
@@ -222,7 +223,7 @@ def test_retraining_publishes_beside_the_old_model(published, fresh_space):
     old, new = entries()
     assert old.path == published
     assert find("mk1") == new.path
-    assert load_facts_and_weights(find(old.name))[0]["seed"] == 42
+    assert load_facts_and_weights(find(old.name))[0].seed == 42
 
 
 def test_what_is_unfinished_or_lacks_a_centre_is_not_published(fresh_space):
@@ -328,7 +329,7 @@ def test_a_folder_under_another_name_is_said_and_still_loads_by_path(published, 
     renamed = published.rename(published.with_name("best"))
     assert f"name the folder mk1/{read_json(renamed / FACTS)['hash']}" in entries()[0].problem
     elsewhere = Path(shutil.copytree(renamed, tmp_path / "sent by mail"))
-    assert load_synthesizer(find(str(elsewhere)), device="cpu").facts["variant"] == "mk1"
+    assert load_synthesizer(find(str(elsewhere)), device="cpu").facts.variant == "mk1"
 
 
 def test_a_model_of_another_variant_names_both(published):
@@ -341,39 +342,49 @@ TOLD = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "da
 
 def test_facts_of_other_versions_are_kept_and_missing_ones_have_their_default(published, tmp_path):
     """Only what the generator is made of cannot be guessed."""
-    facts, networks = load_facts_and_weights(published)
-    kept = ("name", "method", "generator", "channels", "generator_slope")
-    facts["fields"] = {k: v for k, v in facts["fields"].items() if k in kept} | {"lambda_new": 1.0}
-    facts["fields"]["schedule"] = {"kind": "warm", "new": 1}
-    facts["profile"] = {"width": facts["profile"]["width"], "new": 2}
-    folder, _ = write_model(tmp_path / "old", facts | {"new": 3}, networks, **TOLD)
+    content, networks = read_model(published)["facts"], load_facts_and_weights(published)[1]
+    kept = ("key", "variant", "size", "protocol", "window_hu", "epoch")
+    fields = {key: content["fields"][key] for key in ("name", "method", "network")} | {"of_tomorrow": 1.0}
+    fields["optimizer"] = {"G": {"lr": 0.1, "schedule": {"kind": "warm", "of_tomorrow": 1}}}
+    profile = {"width": content["profile"]["width"], "of_tomorrow": 2}
+    old = {key: content[key] for key in kept} | {"fields": fields, "profile": profile, "of_tomorrow": 3}
+    facts = ModelFacts.from_plain(old, "it")
+    assert (facts.precision, facts.plane, facts.epochs, facts.history) == ("float32", "axial", 0, [])
+    folder, _ = write_model(tmp_path / "old", facts, networks, **TOLD)
     slices = torch.linspace(-1, 1, 2 * 64 * 64).reshape(2, 64, 64).numpy()
-    old, new = (load_synthesizer(path, device="cpu") for path in (published, folder))
-    assert (old.slices_to_hu(slices) == new.slices_to_hu(slices)).all()
-    assert (new.facts["new"], new.facts["fields"]["lambda_new"]) == (3, 1.0)
+    before, after = (load_synthesizer(path, device="cpu") for path in (published, folder))
+    assert (before.slices_to_hu(slices) == after.slices_to_hu(slices)).all()
+    assert read_model(folder)["facts"]["of_tomorrow"] == after.facts.others["of_tomorrow"] == 3
     assert entries(tmp_path / "old")[0].problem == ""
 
 
 UNTRUE = {  # what a model says of itself => what the one line names
     "width": ({"profile": {"width": 100_000}}, "width is 100000, expected a whole number from 1 to 1024"),
-    "width text": ({"profile": {"width": "4"}}, "'width' is '4', expected int"),
+    "width text": ({"profile": {"width": "4"}}, "profile.width is '4', expected int"),
     "another width": ({"profile": {"width": 1024}}, "does not fit network G"),
-    "no width": ({"profile": {}}, "'width' is missing and cannot be guessed"),
-    "no profile": ({"profile": None}, "profile: is NoneType"),
+    "no width": ({"profile": {}}, "'profile.width' is missing and cannot be guessed"),
+    "no profile": ({"profile": None}, "profile is 'None', expected named values"),
     "size": ({"size": 10**9}, "size is 1000000000, expected"),
     "size nan": ({"size": float("nan")}, "size is "),
-    "size true": ({"size": True}, "size is True"),
+    "size true": ({"size": True}, "size is 'True', expected int"),
     "protocol": ({"protocol": "mine"}, "unknown protocol 'mine'"),
-    "protocol a list": ({"protocol": ["patient"]}, "unknown protocol"),
+    "protocol a list": ({"protocol": ["patient"]}, "protocol is .*, expected str"),
     "window": ({"window_hu": [3000, -1000]}, "window_hu is .*rising"),
     "window endless": ({"window_hu": [-1000, 1e30]}, "window_hu is "),
-    "window one": ({"window_hu": 5}, "window_hu is 5"),
-    "method": ({"fields": {"method": "diffusion"}}, "unknown method 'diffusion'"),
-    "generator": ({"fields": {"generator": "unet_z"}}, "unknown generator 'unet_z'"),
+    "window one": ({"window_hu": 5}, "window_hu is '5', expected list"),
+    "method": ({"fields": {"method": {"name": "diffusion"}}}, "unknown method 'diffusion'"),
+    "generator": ({"fields": {"network": {"G": "unet_z", "D": "patch4"}}}, "unknown .* 'unet_z'"),
     "epoch 0": ({"epoch": 0}, "no epoch of its training was done"),
-    "channels": ({"fields": {"channels": 10**6}}, "channels is 1000000, expected"),
-    "slope": ({"fields": {"generator_slope": "steep"}}, "'generator_slope' is 'steep', expected float"),
-    "schedule": ({"fields": {"schedule": 3}}, "variant.schedule: is int"),
+    "channels": (
+        {"fields": {"network": {"G": {"name": "unet_a", "slope": 0.1, "out_channels": 10**6}, "D": "patch4"}}},
+        "does not fit network G",
+    ),
+    "rate": ({"fields": {"optimizer": {"G": {"lr": "fast"}}}}, "fields.optimizer.G.lr is 'fast', expected float"),
+    "schedule": (
+        {"fields": {"optimizer": {"G": {"lr": 1.0, "schedule": 3}}}},
+        "fields.optimizer.G.schedule is '3', expected named values",
+    ),
+    "flat": ({"fields": {"generator": "unet_a", "lambda_l1": 1.0}}, "'channels' is missing or unknown"),
 }
 
 
@@ -503,7 +514,7 @@ def test_names(published, fresh_space, tmp_path):
 def test_an_alias_is_its_variant(published):
     facts, networks = load_facts_and_weights(published)
     told = {"kind": "trained", "label": "full", "demo": False, "generator": "G", "data": {"name": "x"}}
-    folder, _ = write_model(checkpoints_root(), facts | {"variant": "mk6_3_4"}, networks, **told)
+    folder, _ = write_model(checkpoints_root(), dataclasses.replace(facts, variant="mk6_3_4"), networks, **told)
     assert find("mk6_4_3") == find("mk6_3_4") == find(f"mk6_4_3@{folder.name[:4]}") == folder
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mrict_core.errors import MrictError
-from mrict_core.networks import build_discriminator, build_generator, count_parameters
+from mrict_core.experiments.schema import Part
+from mrict_core.networks import build_network, count_parameters
 
 # (in, out) channels of every convolution at width 64 with one image channel, as measured in the predecessor's files
 UNET_A = {
@@ -51,11 +52,12 @@ def patch_shapes(convs: dict[str, tuple[int, int]]) -> dict[str, tuple[int, ...]
 def generator(
     name: str, width: int = 4, channels: int = 1, dropout: float = 0.1, slope: float = 0.14
 ) -> torch.nn.Module:
-    return build_generator(name, width=width, channels=channels, dropout=dropout, slope=slope)
+    options = {"dropout": dropout, "slope": slope}
+    return build_network(Part(name, options), width=width, in_channels=channels, out_channels=channels)
 
 
 def discriminator(name: str, width: int = 4, in_channels: int = 1, dropout: float = 0.1) -> torch.nn.Module:
-    return build_discriminator(name, width=width, in_channels=in_channels, dropout=dropout)
+    return build_network(Part(name, {"dropout": dropout}), width=width, in_channels=in_channels)
 
 
 def full_size(build, *args, **kwargs) -> torch.nn.Module:
@@ -227,7 +229,7 @@ def test_discriminator_refuses_a_wrong_shape(name, shape, minimum):
 
 
 def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(MrictError, match=r"unknown generator 'unet_c': did you mean 'unet_[ab]'"):
+    with pytest.raises(MrictError, match=r"unknown network 'unet_c': did you mean 'unet_[ab]'"):
         generator("unet_c")
-    with pytest.raises(MrictError, match="unknown discriminator 'patch_4': did you mean 'patch4'"):
+    with pytest.raises(MrictError, match="unknown network 'patch_4': did you mean 'patch4'"):
         discriminator("patch_4")

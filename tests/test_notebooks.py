@@ -11,9 +11,9 @@ import papermill
 import pytest
 import yaml
 
+from mrict_core.experiments import all_variants, get
 from mrict_core.paths import ROOT
 from mrict_core.suite.plan import NOTEBOOK_OF, PREPROCESS
-from mrict_core.variants import all_variants, get
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBERED = [path for path in PATHS if path.stem[:2].isdigit()]

@@ -17,9 +17,9 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation import Predictions, metrics_record, score_patients
 from mrict_core.evaluation.controls import CONTROLS, blindness, control_predictions, control_translation
 from mrict_core.evaluation.predecessor import UNIT, augment, predecessor_table, predecessor_validation
+from mrict_core.experiments import get
 from mrict_core.paths import ROOT
 from mrict_core.published import BLACK, PRINTED
-from mrict_core.variants import get
 
 WINDOW = WINDOWS["patient"]
 ABSENT = MrictError("weights 'x': not here; put the file into a folder")

@@ -21,16 +21,16 @@ from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.evaluation import Predictions, StoredPredictions, read_record
 from mrict_core.evaluation.samples import sample_rows
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import load_synthesizer
 from mrict_core.inference.output import write_ct
 from mrict_core.paths import Workspace, workspace
 from mrict_core.pipeline import compare_on_samples, evaluate_variant, open_data, predictions_of
 from mrict_core.pipeline.report import write_report
-from mrict_core.profiles import get_profile
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
 from mrict_core.training.runs import size_bytes
-from mrict_core.variants import get
 
 SMOKE, MK1 = get_profile("smoke"), get("mk1")
 FEW = TrainSettings(max_pairs=17, device="cpu")

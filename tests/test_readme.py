@@ -7,9 +7,9 @@ import re
 import pytest
 from readme_tree import PACKAGE, README, TREE, modules
 
+from mrict_core.experiments import all_variants
+from mrict_core.experiments.profiles import PROFILES
 from mrict_core.paths import ROOT
-from mrict_core.profiles import PROFILES
-from mrict_core.variants import all_variants
 
 
 def test_the_tree_lists_every_module_where_it_is():

@@ -17,9 +17,9 @@ from PIL import Image
 
 from mrict_core import evaluation, metrics
 from mrict_core.errors import MrictError
+from mrict_core.experiments import REGISTRY
 from mrict_core.reporting import figures, style, tables
 from mrict_core.reporting.lineage_figure import layout
-from mrict_core.variants import REGISTRY
 
 SCORED = {"name": "mk1", "summary": {"all": {"mae_hu": {"mean": 190.24}}}, "context": {"seed": 1}}
 

@@ -14,10 +14,10 @@ from test_seeds import seeded
 
 from mrict_core import evaluation, metrics
 from mrict_core.evaluation.records import plain
+from mrict_core.experiments import all_variants
 from mrict_core.reporting import figures, tables
 from mrict_core.reporting.page import render
 from mrict_core.reporting.summary import panel_table, summary_table, write_summary
-from mrict_core.variants import all_variants
 
 BONE = tuple(m for m in metrics.recorded() if "bone" in m)
 AIR = ("mae_air_hu", "me_air_hu")

@@ -21,19 +21,21 @@ from typer.testing import CliRunner
 
 from mrict_core import cli
 from mrict_core.errors import MrictError
-from mrict_core.methods import Pix2Pix
+from mrict_core.experiments import Experiment, get, lineage, with_values
+from mrict_core.experiments.profiles import get_profile
+from mrict_core.legacy.flat_variant import is_flat
+from mrict_core.methods.pix2pix import Pix2Pix
 from mrict_core.models.folder import load_facts_and_weights
 from mrict_core.models.registry import entries, find
 from mrict_core.paths import Workspace, workspace
 from mrict_core.pipeline import evaluate_variant, train_variant
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, write_json
 from mrict_core.training import loop
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings
 from mrict_core.training.runs import all_runs, choose, read_run, remove_run, runs_of
-from mrict_core.variants import get, lineage
+from mrict_core.training.validation import Validator
 
 SMOKE = get_profile("smoke")
 TWO = dataclasses.replace(SMOKE, epochs_min=2, epochs_max=2)
@@ -134,8 +136,8 @@ def test_a_lost_best_checkpoint_is_made_from_last_while_that_holds_it(fresh_spac
 
 
 def test_a_best_checkpoint_that_is_nowhere_any_more_means_the_start(fresh_space, monkeypatch):
-    maes, plain = itertools.cycle([1.0, 2.0]), loop.Validator.scores  # the first epoch is the best
-    monkeypatch.setattr(loop.Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
+    maes, plain = itertools.cycle([1.0, 2.0]), Validator.scores  # the first epoch is the best
+    monkeypatch.setattr(Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
     whole = train(MK1, TWO, fresh_space, FEW, **QUIET).run
     expected, lines = tensors(whole.best), []
     write_json(whole.folder / "run.json", read_json(whole.folder / "run.json") | {"complete": False})
@@ -151,7 +153,7 @@ def test_ctrl_c_in_a_new_training_leaves_the_finished_one(fresh_space, monkeypat
     train(MK1, SMOKE, fresh_space, FEW, **QUIET)
     before, _ = files_of(fresh_space.checkpoints), evaluate_variant(MK1, SMOKE, fresh_space, **QUIET)
     record = read_json(fresh_space.metrics / "mk1.json")
-    monkeypatch.setattr(Pix2Pix, "step", lambda self, a, b: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Pix2Pix, "train_step", lambda self, batch: (_ for _ in ()).throw(KeyboardInterrupt))
     for settings, retrain in ((seeded(2), False), (FEW, True), (dataclasses.replace(FEW, max_pairs=9), False)):
         with pytest.raises(KeyboardInterrupt):
             train(MK1, SMOKE, fresh_space, settings, retrain=retrain, **QUIET)
@@ -198,14 +200,13 @@ def test_an_unfinished_training_of_other_code_goes_on_and_keeps_what_it_does_not
 
 def test_a_field_that_a_later_version_adds_changes_no_id(space, monkeypatch):
     from mrict_core.training import run
-    from mrict_core.variant import Variant
 
     newer = dataclasses.make_dataclass(
-        "Variant", [("lambda_new", float, 0.0)], bases=(Variant,), frozen=True, kw_only=True
+        "Newer", [("of_tomorrow", float, 0.0)], bases=(Experiment,), frozen=True, kw_only=True
     )
-    values = {f.name: getattr(MK1, f.name) for f in dataclasses.fields(Variant)}
+    values = {f.name: getattr(MK1, f.name) for f in dataclasses.fields(Experiment)}
     ids = [
-        run.prepare_run(one, SMOKE, space, FEW).id for one in (MK1, newer(**values), newer(**values, lambda_new=1.0))
+        run.prepare_run(one, SMOKE, space, FEW).id for one in (MK1, newer(**values), newer(**values, of_tomorrow=1.0))
     ]
     assert ids[0] == ids[1] != ids[2]
 
@@ -289,6 +290,53 @@ def test_best_and_last_of_different_trainings_are_never_scored_or_gone_on_with(o
     assert before.items() <= files_of(folder).items()
 
 
+@pytest.fixture
+def flat_space(old_space, tmp_path) -> Workspace:
+    """A workspace whose trainings are in folders of their own and described by flat values, as of 2026-11."""
+    space, _ = old_space
+    shutil.rmtree(space.checkpoints)
+    shutil.copytree(tmp_path / "old" / "runs", space.checkpoints)
+    return space
+
+
+def test_a_finished_training_described_by_flat_values_is_found_and_never_written_to(flat_space):
+    before, lines = files_of(flat_space.checkpoints), []
+    result = train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, report=lines.append)
+    assert (result.reused, result.run.id, result.run.old) == (True, "9ef33a18de2fb2a3", False)
+    assert "unchanged, 1 epochs are there already" in lines[-1]
+    again = train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, retrain=True, **QUIET).run
+    assert again.trained == result.run.trained
+    assert train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, **QUIET).run == again, "the newest of the same is meant"
+    assert not train(with_values(get("mk4_1"), {"loss.l1.weight": 1}), ONE, flat_space, FOUR_PAIRS, **QUIET).reused
+    assert before.items() <= files_of(flat_space.checkpoints).items()
+
+
+def test_an_unfinished_one_described_by_flat_values_goes_on_where_it_is(flat_space):
+    (folder,) = flat_space.checkpoints.glob("mk4_1/seed42*")
+    two = dataclasses.replace(ONE, epochs_min=2, epochs_max=2)
+    record = read_json(folder / "run.json")
+    unfinished = {"complete": False, "epochs": 2}
+    write_json(folder / "run.json", record | unfinished | {"trained": record["trained"] | {"epochs": 2}})
+    for name in ("best.pt", "last.pt"):
+        payload = load_checkpoint(folder / name) | unfinished
+        payload.pop("format")
+        save_checkpoint(folder / name, payload)
+    result = train(get("mk4_1"), two, flat_space, FOUR_PAIRS, **QUIET)
+    assert (result.run.folder, result.run.id, result.epochs, result.complete) == (folder, record["id"], 2, True)
+    assert not is_flat(read_json(folder / "run.json")["trained"]["variant"])
+
+
+def test_seeds_of_before_and_of_today_are_one_experiment_and_children_too(flat_space):
+    old = runs_of(flat_space, "mk6_0_1")
+    assert len({run.experiment for run in old}) == 1
+    (parent,) = (run for run in runs_of(flat_space, "mk3_1_2_v4_50") if run.seed == 7)
+    new = train(get("mk3_1_2_v4_50"), ONE, flat_space, dataclasses.replace(FOUR_PAIRS, seed=1), **QUIET).run
+    assert new.experiment == parent.experiment
+    assert new.id != parent.id
+    child = train(get("mk6_0_1"), ONE, flat_space, dataclasses.replace(FOUR_PAIRS, seed=1), **QUIET).run
+    assert child.experiment == old[0].experiment
+
+
 # ----------------------------------------------------------------------------------------------------------- evaluation
 
 
@@ -360,10 +408,10 @@ def test_a_record_with_wrong_values_says_what_to_do_and_the_checkpoints_stand_in
 
 
 def test_a_collapse_in_the_first_epoch_is_an_error_each_time_and_no_model(fresh_space, monkeypatch):
-    def step(self, real_A, real_B):
+    def step(self, batch):
         return {name: torch.tensor(float("nan")) for name in ("loss_g", "loss_d")}
 
-    monkeypatch.setattr(Pix2Pix, "step", step)
+    monkeypatch.setattr(Pix2Pix, "train_step", step)
     for _ in range(2):
         with pytest.raises(MrictError, match="collapsed in epoch 1: loss_g, loss_d not finite; nothing was learned"):
             train(MK1, TWO, fresh_space, FEW, **QUIET)
@@ -376,8 +424,8 @@ def test_a_collapse_in_the_first_epoch_is_an_error_each_time_and_no_model(fresh_
 def test_a_finished_model_says_complete(fresh_space, monkeypatch):
     """Also where its best epoch was not its last."""
     maes = iter([1.0, 2.0])
-    plain = loop.Validator.scores
-    monkeypatch.setattr(loop.Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
+    plain = Validator.scores
+    monkeypatch.setattr(Validator, "scores", lambda self, g: plain(self, g) | {"val_mae_hu": next(maes)})
     run = train(MK1, TWO, fresh_space, FEW, **QUIET).run
     assert (run.best_epoch, run.val_mae_hu) == (1, 1.0)
     evaluate_variant(MK1, TWO, fresh_space, device="cpu", **QUIET)

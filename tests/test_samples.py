@@ -8,10 +8,10 @@ from samples import sample
 
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import baseline_predictions
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.pipeline import Prepared, evaluate_baselines, evaluate_variant, open_data, prepare_data, train_variant
-from mrict_core.profiles import get_profile
 from mrict_core.training.run import TrainSettings
-from mrict_core.variants import get
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,14 @@ from reference.pix2pix import PlainWeights, plain_step
 from torch import Tensor, nn
 from torchvision import models
 
-from mrict_core.methods import Method, base, build_method
-from mrict_core.networks import build_generator
+from mrict_core import losses as loss_terms
+from mrict_core.data.batches import Batch
+from mrict_core.experiments import get, with_values
+from mrict_core.experiments.profiles import get_profile
+from mrict_core.experiments.schema import Experiment, Part
+from mrict_core.methods import Method, build_method
+from mrict_core.networks import build_network
 from mrict_core.networks.features import FeatureNetwork
-from mrict_core.profiles import get_profile
-from mrict_core.variants import get
 
 FULL, SMOKE = get_profile("full"), get_profile("smoke")
 SIDE = 64  # pixels
@@ -32,13 +35,28 @@ def vgg19(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     def features(name: str) -> FeatureNetwork:
         return FeatureNetwork(copy.deepcopy(layers), name=f"random {name}", weights_hash="0", dimension=256)
 
-    monkeypatch.setattr(base, "build_features", features)
+    monkeypatch.setattr(loss_terms, "build_features", features)
     return layers
 
 
-def without_chance(name: str, **changes):
+def without_chance(name: str, **changes) -> Experiment:
     """The variant without dropout: its masks are drawn anew in every pass, and the plain step makes more passes."""
-    return dataclasses.replace(get(name), generator_dropout=0.0, discriminator_dropout=0.0, **changes)
+    return with_values(get(name), {"network.G.dropout": 0.0, "network.D.dropout": 0.0, **changes})
+
+
+def plain_weights(variant: Experiment) -> PlainWeights:
+    method, weights = variant.method.options, {name: term.weight for name, term in variant.loss.items()}
+    return PlainWeights(
+        method["real_label"],
+        method["gradient_penalty"],
+        weights["perceptual"],
+        weights.get("l1", 0.0),
+        method["generator_steps"],
+    )
+
+
+def paired(method: Method, real_A: Tensor, real_B: Tensor) -> Batch:
+    return Batch(method.view.widened(real_A), real_B, torch.ones_like(real_B))
 
 
 def recording(optimizer: torch.optim.Optimizer, into: list[list[Tensor]]) -> torch.optim.Optimizer:
@@ -63,7 +81,7 @@ def both(variant, layers: nn.Module, width: int, dtype: torch.dtype) -> tuple[di
     """Take one lean and one plain step from equal networks; return both gradients, the lean terms, the plain losses."""
     torch.manual_seed(0)
     method = build_method(variant, dataclasses.replace(FULL, width=width))
-    method.train()
+    method.begin_epoch(0)
     for network in method.networks.values():
         network.to(dtype)
     method.features.compute_in(dtype)
@@ -72,11 +90,9 @@ def both(variant, layers: nn.Module, width: int, dtype: torch.dtype) -> tuple[di
     lean, plain = {"G": [], "D": []}, {"G": [], "D": []}
     method.optimizers = descents(method.G, method.D, lean)
     own = descents(G, D, plain)
-    weights = PlainWeights(
-        variant.real_label, variant.lambda_gp, variant.lambda_perceptual, variant.lambda_l1, variant.generator_steps
-    )
+    weights = plain_weights(variant)
     torch.manual_seed(1)  # the penalty's mixing weights
-    terms = method.step(real_A, real_B)
+    terms = method.train_step(paired(method, real_A, real_B))
     torch.manual_seed(1)
     return lean, plain, terms, plain_step(G, D, layers.to(dtype), own["G"], own["D"], real_A, real_B, weights)
 
@@ -87,7 +103,7 @@ def test_gradients_equal_those_of_the_plain_step(vgg19, name, dtype, bound):
     variant = without_chance(name)
     lean, plain, terms, losses = both(variant, vgg19, 16, dtype)
     assert len(lean["D"]) == len(plain["D"]) == 1
-    assert len(lean["G"]) == len(plain["G"]) == variant.generator_steps
+    assert len(lean["G"]) == len(plain["G"]) == variant.method.options["generator_steps"]
     steps = [(network, k) for network in ("D", "G") for k in range(len(lean[network]))]
     compared = steps if dtype == torch.float64 else steps[:1]  # in float32 later steps may part
     for network, k in compared:
@@ -98,10 +114,10 @@ def test_gradients_equal_those_of_the_plain_step(vgg19, name, dtype, bound):
 
 def test_the_plain_step_fills_gradients_that_nobody_uses(vgg19):
     """What the lean step saves is really spent by the plain one."""
-    variant = without_chance("mk6_3_4", generator_steps=1)
+    variant = without_chance("mk6_3_4", **{"method.generator_steps": 1})
     method = build_method(variant, dataclasses.replace(FULL, width=4))
     real = torch.rand(2, 1, SIDE, SIDE) * 2 - 1
-    method.step(real, real)
+    method.train_step(paired(method, real, real))
     assert all(p.grad is None for p in method.features.parameters())
     weights = PlainWeights(1.0, 1.0, 1.0, 1.0, 1)
     G, D = method.networks["G"], method.networks["D"]
@@ -112,7 +128,7 @@ def test_the_plain_step_fills_gradients_that_nobody_uses(vgg19):
 @pytest.mark.parametrize("name", ["mk6_1_0", "cyclegan_mk1", "mk3_6", "practice_mk5"])
 def test_bfloat16_points_the_same_way(name):
     """Half the bits: the gradient of the first generator step keeps its direction."""
-    variant = without_chance(name, generator_steps=1)
+    variant = without_chance(name, **{"method.generator_steps": 1})
     profile = dataclasses.replace(SMOKE, width=8)
     real_A, real_B = (torch.rand(4, 1, SIDE, SIDE) * 2 - 1 for _ in range(2))
     gradients = []
@@ -122,7 +138,7 @@ def test_bfloat16_points_the_same_way(name):
         found: list[list[Tensor]] = []
         recording(method.optimizers["G"], found)
         torch.manual_seed(1)
-        terms = method.step(real_A, real_B)
+        terms = method.train_step(paired(method, real_A, real_B))
         assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in terms.values())
         gradients.append(torch.cat([part.flatten() for part in found[0]]))
     assert gradients[1].dtype == torch.float32
@@ -131,7 +147,7 @@ def test_bfloat16_points_the_same_way(name):
 
 def test_the_image_is_made_in_float32():
     """A tanh in bfloat16 knows 256 values near 1; the HU between them would be lost."""
-    G = build_generator("unet_b", width=4, channels=1, dropout=0.0, slope=0.14).eval()
+    G = build_network(Part("unet_b", {"dropout": 0.0}), width=4, in_channels=1).eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         fake_B = G(torch.rand(1, 1, SIDE, SIDE))
     assert fake_B.dtype == torch.float32
@@ -141,7 +157,7 @@ def test_the_image_is_made_in_float32():
 @pytest.mark.parametrize("name", ["mk1", "mk6_1_0", "cyclegan_mk1", "practice_mk5"])
 def test_activations_follow_the_first_layer(name):
     method = build_method(get(name), SMOKE)
-    image = torch.rand(2, get(name).channels, SIDE, SIDE)
+    image = torch.rand(2, method.view.in_channels, SIDE, SIDE)
     seen: list[Tensor] = []
     for network in method.networks.values():
         for module in network.modules():
@@ -154,7 +170,7 @@ def test_activations_follow_the_first_layer(name):
 
 
 def test_a_grey_image_needs_one_channel_of_the_first_layer(vgg19):
-    features = base.build_features("vgg19_pool5")
+    features = loss_terms.build_features("vgg19_pool5")
     grey = torch.rand(2, 1, SIDE, SIDE) * 2 - 1
     torch.testing.assert_close(features(grey), features(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-6)
 

@@ -16,19 +16,19 @@ import torch
 from dicom_files import write_mr_series
 from test_challenge import write_input
 from test_cli import error_of
-from tiny_models import files_in, head_array, untrained_checkpoint, write_head
+from tiny_models import files_in, head_array, untrained_checkpoint, with_network, write_head
 
 from mrict_core.data.store import SliceStore
 from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference.synthesizer import check_weights
 from mrict_core.inference.volume import SynthesisOptions, synthesize_volume
-from mrict_core.methods.base import make_generator
+from mrict_core.methods import build_method
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
 from mrict_core.pipeline.challenge import run_challenge
 from mrict_core.pipeline.synthesize import is_current, load_models, source_hash, synthesize_case
-from mrict_core.profiles import get_profile
-from mrict_core.variants import get
 
 SHAPE = (24, 28, 4)
 RENAMES = ("replace", "rename")
@@ -247,7 +247,7 @@ def test_a_passing_fault_fails_that_case_for_that_run_alone(fault, message, tmp_
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1e30])
 def test_a_model_with_one_broken_weight_is_refused_wherever_it_is(value, tmp_path):
-    generator = make_generator(get("mk6_3_4"), get_profile("smoke"))
+    generator = build_method(get("mk6_3_4"), get_profile("smoke"), training=False).generator
     names = [name for name, values in generator.state_dict().items() if values.is_floating_point()]
     assert len(names) > 10
     check_weights(generator, tmp_path / "m.pt")
@@ -287,7 +287,7 @@ class Broken(torch.nn.Module):
 def test_output_of_no_working_network_is_refused_everywhere(network, message, tmp_path, models, space):
     store = SliceStore(space.store)
     facts = models[0].synthesizer.facts | {"size": store.size, "path": "broken.pt"}
-    broken = dataclasses.replace(models[0].synthesizer, generator=network, facts=facts)
+    broken = dataclasses.replace(with_network(models[0].synthesizer, network), facts=facts)
     volume = load_volume(write_head(tmp_path / "mr.nii", SHAPE))
     calls = [lambda: synthesize_volume(broken, volume), lambda: broken(store, store.patients[0])]
     for call in calls:

@@ -15,7 +15,7 @@ from samples import sample
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from test_volumes import CODES, affine_of
-from tiny_models import head_array, untrained_checkpoint
+from tiny_models import head_array, untrained_checkpoint, with_network
 from torch import nn
 
 from mrict_core.data.intensity import MR_PERCENTILES
@@ -53,7 +53,7 @@ def old(folder) -> Synthesizer:
 @pytest.fixture(scope="module")
 def copying(tiny) -> Synthesizer:
     """A model that returns its input: where a voxel lands can then be computed without it."""
-    return dataclasses.replace(tiny, generator=nn.Identity())
+    return with_network(tiny, nn.Identity())
 
 
 def in_plane(model: Synthesizer, plane: str) -> Synthesizer:

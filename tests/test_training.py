@@ -13,18 +13,18 @@ from tiny_models import run_of
 
 from mrict_core.data.transforms import NONE
 from mrict_core.errors import MrictError
+from mrict_core.experiments import get, lineage, with_values
+from mrict_core.experiments.profiles import get_profile
+from mrict_core.experiments.schema import Schedule, Score
 from mrict_core.inference import load_synthesizer
-from mrict_core.methods import Pix2Pix
+from mrict_core.methods.pix2pix import Pix2Pix
 from mrict_core.pipeline import evaluate_variant, prepare_data, train_variant
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings, prepare_run
 from mrict_core.training.runs import runs_of
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
-from mrict_core.variant import Schedule, Score
-from mrict_core.variants import get, lineage
 
 SMOKE = get_profile("smoke")
 FOUR = dataclasses.replace(SMOKE, epochs_min=4, epochs_max=4)
@@ -49,13 +49,14 @@ COSINE = Schedule("cosine", t_0=3, t_mult=2, eta_min=1e-6)
     ("name", "changes"),
     [
         ("mk4_1", {}),
-        ("cyclegan_mk1", {"image_pool": 6}),
-        ("mk3_1_2_v4_50", {"schedule": COSINE, "schedule_discriminator": COSINE}),
-        ("mk1", {"generator_eval_after_first_validation": True}),
+        ("cyclegan_mk1", {"method.image_pool": 6}),
+        ("mk3_1_2_v4_50", {"optimizer.G.schedule": COSINE, "optimizer.D.schedule": COSINE}),
+        ("mk1", {"method.generator_eval_after_first_validation": True}),
+        ("mk1", {"optimizer.G.name": "adamw", "optimizer.D": {"name": "sgd", "lr": 1e-3, "momentum": 0.9}}),
     ],
 )
 def test_half_resume_half_equals_whole_bit_for_bit(name, changes, fresh_space):
-    variant = dataclasses.replace(get(name), **changes)
+    variant = with_values(get(name), changes)
     whole = train(variant, FOUR, fresh_space, FEW, **QUIET)
     expected = weights(whole.last)
     shutil.rmtree(fresh_space.checkpoints)
@@ -112,7 +113,7 @@ def test_an_equal_run_is_reused_and_another_one_made_beside_it(trained_space):
 
 def test_history_and_checkpoint_say_where_they_come_from(trained_space):
     payload = load_checkpoint(run_of(trained_space, "mk1").last)
-    assert payload["fields"]["lambda_perceptual"] == 30
+    assert payload["fields"]["loss"]["perceptual"]["weight"] == 30
     assert payload["features"]["name"] == "demo_features"
     assert payload["versions"]["torch"] == torch.__version__.split("+")[0]
     assert payload["training_pairs"] == 17
@@ -120,23 +121,23 @@ def test_history_and_checkpoint_say_where_they_come_from(trained_space):
     assert run.id == payload["key"]
     assert (run.seed, run.epoch, run.epochs, run.best_epoch, run.complete) == (42, 1, 1, 1, True)
     assert (run.data, run.todays) == ((payload["store_key"], payload["split_hash"]), True)
-    assert run.trained["variant"]["lambda_perceptual"] == 30
+    assert run.trained["variant"]["loss"]["perceptual"]["weight"] == 30
     history = pd.read_csv(run.history)
     assert run.val_mae_hu == pytest.approx(history["val_mae_hu"][0])
     assert list(history["epoch"]) == [1]
-    assert {"loss_g", "loss_d", "val_mae_hu", "val_ssim", "val_fid", "lr_generator", "is_best"} <= set(history)
+    assert {"loss_g", "loss_d", "val_mae_hu", "val_ssim", "val_fid", "lr_G", "lr_D", "is_best"} <= set(history)
     assert history.notna().all().all()
 
 
 def test_a_child_starts_from_its_parents_last_weights(trained_space, monkeypatch):
     seen = {}
 
-    def step(self, real_A, real_B):
+    def step(self, batch):
         seen.update({name: {k: v.clone() for k, v in n.state_dict().items()} for name, n in self.networks.items()})
         seen["adam"] = self.optimizers["G"].state_dict()["state"]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Pix2Pix, "step", step)
+    monkeypatch.setattr(Pix2Pix, "train_step", step)
     with pytest.raises(KeyboardInterrupt):
         train(get("mk6_0_1"), SMOKE, trained_space, FEW, **QUIET)
     parent = load_checkpoint(run_of(trained_space, "mk3_1_2_v4_50").last)
@@ -197,10 +198,10 @@ def test_where_a_best_checkpoint_is_lost_a_new_one_is_trained_beside(trained_spa
 @pytest.mark.parametrize(
     ("variant", "profile", "settings", "same"),
     [
-        ({"why": "reworded", "epochs_planned": 99}, {}, {}, True),
+        ({"why": "reworded", "history.epochs_planned": 99}, {}, {}, True),
         ({}, {"threads": 2, "jobs": 7, "label": "other"}, {"device": "cuda"}, True),
-        ({"lambda_gp": 1.0}, {}, {}, False),
-        ({"schedule": COSINE}, {}, {}, False),
+        ({"method.gradient_penalty": 1.0}, {}, {}, False),
+        ({"optimizer.G.schedule": COSINE}, {}, {}, False),
         ({}, {"batch_size": 4}, {}, False),
         ({}, {"epochs_min": 2, "epochs_max": 2}, {}, False),
         ({}, {"width": 8}, {}, False),
@@ -212,7 +213,7 @@ def test_where_a_best_checkpoint_is_lost_a_new_one_is_trained_beside(trained_spa
 )
 def test_the_id_holds_what_decides_the_weights_and_nothing_else(variant, profile, settings, same, space):
     def identity(variant, profile, settings):
-        changed = dataclasses.replace(get("mk1"), **variant), dataclasses.replace(SMOKE, **profile)
+        changed = with_values(get("mk1"), variant), dataclasses.replace(SMOKE, **profile)
         return prepare_run(*changed, space, TrainSettings(**settings)).id
 
     assert (identity(variant, profile, settings) == identity({}, {}, {})) is same
@@ -270,11 +271,11 @@ def test_an_unfinished_training_is_said_in_the_record(fresh_space):
 )
 def test_collapse_keeps_the_last_good_checkpoint(poison, reason, fresh_space, monkeypatch):
     """From the second epoch on every weight of G becomes NaN, or zero (a constant image)."""
-    plain = Pix2Pix.step
+    plain = Pix2Pix.train_step
     steps = []
 
-    def step(self, real_A, real_B):
-        terms = plain(self, real_A, real_B)
+    def step(self, batch):
+        terms = plain(self, batch)
         steps.append(1)
         if len(steps) > 3:
             with torch.no_grad():
@@ -282,7 +283,7 @@ def test_collapse_keeps_the_last_good_checkpoint(poison, reason, fresh_space, mo
                     p.fill_(poison)
         return terms
 
-    monkeypatch.setattr(Pix2Pix, "step", step)
+    monkeypatch.setattr(Pix2Pix, "train_step", step)
     lines: list[str] = []
     result = train(get("mk3_1_2_v4_50"), FOUR, fresh_space, FEW, report=lines.append)
     assert result.epochs == 1
@@ -313,15 +314,15 @@ def test_early_stop(fresh_space, monkeypatch):
 @pytest.mark.parametrize(("switch", "modes"), [(False, [True, True]), (True, [True, False])])
 def test_generator_mode_after_validation(switch, modes, fresh_space, monkeypatch):
     seen: list[bool] = []
-    plain = Pix2Pix.step
+    plain = Pix2Pix.train_step
 
-    def step(self, real_A, real_B):
+    def step(self, batch):
         seen.append(self.G.training)
         assert self.D.training
-        return plain(self, real_A, real_B)
+        return plain(self, batch)
 
-    monkeypatch.setattr(Pix2Pix, "step", step)
-    variant = dataclasses.replace(get("mk1"), generator_eval_after_first_validation=switch)
+    monkeypatch.setattr(Pix2Pix, "train_step", step)
+    variant = with_values(get("mk1"), {"method.generator_eval_after_first_validation": switch})
     train(variant, dataclasses.replace(FOUR, epochs_max=2), fresh_space, FEW, **QUIET)
     assert [seen[0], seen[-1]] == modes
 
@@ -357,7 +358,7 @@ def test_the_reloaded_generator_gives_the_validated_error(trained_space, space):
         slices = store.slices(patient)
         inside = slices.mask > 0
         errors.append(np.abs(synthesizer(store, patient) - slices.ct)[inside].mean())
-    assert np.mean(errors) == pytest.approx(synthesizer.facts["history"][0]["val_mae_hu"], rel=1e-4)
+    assert np.mean(errors) == pytest.approx(synthesizer.facts.history[0]["val_mae_hu"], rel=1e-4)
 
 
 def damaged(path, how):
@@ -455,14 +456,14 @@ def test_schedules_step_per_epoch(schedule, watched, rates):
     found = []
     for value in watched:
         optimizer.step()
-        stepper.step(value)
+        stepper.step({"score": value})
         found.append(optimizer.param_groups[0]["lr"])
     rates = [1.0 if schedule.kind == "cosine" and abs(rate) < 1e-12 else rate for rate in rates]  # warm restart
     assert found == pytest.approx(rates)
 
 
 def test_a_single_validation_slice_is_refused_before_the_first_step(fresh_space, monkeypatch):
-    from mrict_core.data.pairs import PairedSlices
+    from mrict_core.data.batches import PairedSlices
     from mrict_core.training.run import Run
 
     plain = Run.validation_sets

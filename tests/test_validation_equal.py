@@ -7,6 +7,7 @@ the plain one also takes its MSE and VGG sums in float32.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from skimage.metrics import structural_similarity
 from torch import nn
 from torch.utils.data import Dataset
 
+from mrict_core.data.batches import Batch, View, loader
 from mrict_core.data.intensity import WINDOWS
-from mrict_core.data.pairs import loader
 from mrict_core.errors import MrictError
+from mrict_core.methods import Method
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.metrics.plane_ssim import BAND, PlaneSsim
 from mrict_core.training.real_side import RealSide
@@ -50,8 +52,8 @@ class Phantom(Dataset):
     def __len__(self) -> int:
         return len(self.real_A)
 
-    def __getitems__(self, items: list[int]) -> tuple[torch.Tensor, ...]:
-        return self.real_A[items], self.real_B[items], self.mask[items]
+    def __getitems__(self, items: list[int]) -> Batch:
+        return Batch(self.real_A[items], self.real_B[items], self.mask[items])
 
 
 class Vectors(nn.Module):
@@ -88,14 +90,27 @@ def generator(seed: int) -> nn.Module:
     )
 
 
+@dataclass
+class Predictor:
+    """What validation needs of a method."""
+
+    generator: nn.Module
+    predict = Method.predict
+    view, mr_to_ct = View(), "G"
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"G": self.generator}
+
+
 def validator(data: list[Phantom], fid: nn.Module | None, vgg: nn.Module | None, **options) -> Validator:
-    options = {"channels": 1, "batch_size": BATCH, "device": CPU, "vgg_side": 40} | options
+    options = {"batch_size": BATCH, "device": CPU, "vgg_side": 40} | options
     return Validator(WINDOWS["predecessor"], data, fid_features=fid, vgg_features=vgg, **options)
 
 
 def plain(G: nn.Module, data: list[Phantom], fid: nn.Module | None, vgg: nn.Module | None, **options) -> dict:
     options = {"side": 40, "batch_means": False} | options
-    return validate(G, [loader(patient, BATCH) for patient in data], fid, vgg, **options)
+    return validate(G, [[batch.parts for batch in loader(patient, BATCH)] for patient in data], fid, vgg, **options)
 
 
 def assert_equal(lean: dict[str, float], expected: dict[str, float], **tolerance: float) -> None:
@@ -121,7 +136,7 @@ def test_every_value_is_the_plain_ones_whatever_g_does_between_epochs(case):
     data, fid, vgg = make(), Vectors(6) if with_fid else None, Maps()
     lean = validator(data, fid, vgg)
     for epoch in (1, 2, 3):
-        assert_equal(lean.scores(generator(epoch)), plain(generator(epoch), data, fid, vgg))
+        assert_equal(lean.scores(Predictor(generator(epoch))), plain(generator(epoch), data, fid, vgg))
 
 
 def test_fewer_slices_than_dimensions():
@@ -129,7 +144,7 @@ def test_fewer_slices_than_dimensions():
     data, fid = [Phantom(8, 0), Phantom(7, 1)], Vectors(64)
     lean = validator(data, fid, None)
     for epoch in (1, 2):
-        assert_equal(lean.scores(generator(epoch)), plain(generator(epoch), data, fid, None), fid=1e-4)
+        assert_equal(lean.scores(Predictor(generator(epoch))), plain(generator(epoch), data, fid, None), fid=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"keep_mib": 0}, {"batch_size": 3}, {"batch_size": 64}])
@@ -137,7 +152,8 @@ def test_neither_what_is_kept_nor_the_batch_changes_a_value(options):
     data = [Phantom(8, 0), Phantom(7, 1)]
     one, other = validator(data, Vectors(6), Maps()), validator(data, Vectors(6), Maps(), **options)
     for epoch in (1, 2):
-        assert other.scores(generator(epoch)) == pytest.approx(one.scores(generator(epoch)), rel=1e-6)
+        found, expected = (side.scores(Predictor(generator(epoch))) for side in (other, one))
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_means_of_batch_means_differ_where_the_last_batch_is_smaller():
@@ -152,12 +168,12 @@ def test_real_slices_pass_the_networks_once_in_a_training():
     data, fid, vgg = [Phantom(8, 0), Phantom(7, 1)], Vectors(6), Maps()
     lean = validator(data, fid, vgg)
     for epoch, shown in ((1, 30), (2, 45), (3, 60)):
-        lean.scores(generator(epoch))
+        lean.scores(Predictor(generator(epoch)))
         assert (fid.shown, vgg.shown) == (shown, shown)
     fid.shown = vgg.shown = 0
     nothing_kept = validator(data, fid, vgg, keep_mib=0)
     for epoch in (1, 2):
-        nothing_kept.scores(generator(epoch))
+        nothing_kept.scores(Predictor(generator(epoch)))
     assert (fid.shown, vgg.shown) == (45, 60)
 
 
@@ -170,11 +186,11 @@ def test_a_pass_that_ends_at_nan_leaves_the_next_ones_right():
             calls.append(len(x))
             return x.clamp(-1, 1) if len(calls) < 3 else x * float("nan")
 
-    scores = lean.scores(Late())
+    scores = lean.scores(Predictor(Late()))
     assert set(scores) == {"val_mae_hu"}
     assert np.isnan(scores["val_mae_hu"])
     assert len(calls) == 3
-    assert_equal(lean.scores(generator(1)), plain(generator(1), data, fid, vgg))
+    assert_equal(lean.scores(Predictor(generator(1))), plain(generator(1), data, fid, vgg))
 
 
 def test_the_generators_precision_is_the_callers_choice():
@@ -182,11 +198,11 @@ def test_the_generators_precision_is_the_callers_choice():
     G = generator(1)
     G[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     full, half = (validator(data, None, Maps(), precision=p) for p in (torch.float32, torch.bfloat16))
-    expected = full.scores(copy.deepcopy(G))
+    expected = full.scores(Predictor(copy.deepcopy(G)))
     assert set(seen) == {torch.float32}
-    assert validator(data, None, Maps()).scores(G) == expected, "float32 is the default"
+    assert validator(data, None, Maps()).scores(Predictor(G)) == expected, "float32 is the default"
     seen.clear()
-    found = half.scores(G)
+    found = half.scores(Predictor(G))
     assert set(seen) == {torch.bfloat16}
     assert found == pytest.approx(expected, rel=0.02)
     assert found != expected
@@ -194,7 +210,7 @@ def test_the_generators_precision_is_the_callers_choice():
 
 def test_the_masked_error_and_the_spread_against_numpy():
     data = [Phantom(5, 0), Phantom(3, 1)]
-    found = validator(data, None, None).scores(G := generator(2))
+    found = validator(data, None, None).scores(Predictor(G := generator(2)))
     with torch.no_grad():
         fakes = [1000 * G.eval()(patient.real_A).double() for patient in data]
     reals, inside = [1000 * patient.real_B.double() for patient in data], [patient.mask > 0 for patient in data]
@@ -238,7 +254,7 @@ def test_the_frechet_distance_of_few_vectors_does_not_depend_on_empty_dimensions
 
 def test_one_real_slice_has_no_frechet_distance():
     with pytest.raises(MrictError, match="at least 2 slices, 1 was given"):
-        validator([Phantom(1, 0)], Vectors(6), None).scores(generator(1))
+        validator([Phantom(1, 0)], Vectors(6), None).scores(Predictor(generator(1)))
 
 
 def test_kept_maps_stop_at_the_room_there_is():
@@ -255,10 +271,10 @@ def test_another_window_is_converted_to_the_predecessors_unit():
     window, G = WINDOWS["patient"], generator(3)
     data = Phantom(5, 0)
     data.real_B = torch.empty_like(data.real_B).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
-    lean = Validator(window, [data], channels=1, batch_size=2, device=CPU)
+    lean = Validator(window, [data], batch_size=2, device=CPU)
     with torch.no_grad():
         hu = [window.to_hu(unit)[:, 0].double().numpy() for unit in (data.real_B, G.eval()(data.real_A))]
-    found, inside = lean.scores(G), data.mask[:, 0].numpy() > 0
+    found, inside = lean.scores(Predictor(G)), data.mask[:, 0].numpy() > 0
     assert found["val_mae_hu"] == pytest.approx(np.abs(hu[0] - hu[1])[inside].mean(), rel=1e-6)
     real, fake = (stack.clip(-1000, 1000) / 1000 for stack in hu)
     assert found["val_mse"] == pytest.approx(np.square(real - fake).mean(), rel=1e-6)

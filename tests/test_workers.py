@@ -13,15 +13,15 @@ from multiprocessing import resource_tracker
 
 import psutil
 import pytest
+from mrict_core.variant import Variant
 
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import read_record
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.paths import ROOT, Workspace, workspace
-from mrict_core.profiles import get_profile
 from mrict_core.suite.workers import Training, Workers
 from mrict_core.training.runs import runs_of
-from mrict_core.variant import Variant
-from mrict_core.variants import get
 
 SMOKE = get_profile("smoke")
 

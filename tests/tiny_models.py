@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,14 @@ import numpy as np
 import torch
 
 from mrict_core.data.intensity import WINDOWS
-from mrict_core.methods import METHODS
-from mrict_core.methods.base import make_generator
+from mrict_core.experiments import as_plain, get
+from mrict_core.experiments.profiles import get_profile
+from mrict_core.inference import Synthesizer
+from mrict_core.methods import build_method
 from mrict_core.paths import Workspace
-from mrict_core.profiles import get_profile
 from mrict_core.runtime import versions
 from mrict_core.training.checkpoint import save_checkpoint
 from mrict_core.training.runs import TrainingRun, runs_of
-from mrict_core.variant_tables import as_dict
-from mrict_core.variants import get
 
 
 def untrained_checkpoint(
@@ -32,12 +32,12 @@ def untrained_checkpoint(
     variant = get(name)
     profile = dataclasses.replace(get_profile("smoke"), size=size, size_max=size)
     torch.manual_seed(seed)
-    generator = make_generator(variant, profile)
+    method = build_method(variant, profile, training=False)
     window = WINDOWS[protocol]
     payload = {
         "key": f"untrained-{seed}",
         "variant": name,
-        "fields": as_dict(variant),
+        "fields": as_plain(variant),
         "profile": dataclasses.asdict(profile),
         "seed": seed,
         "precision": "float32",
@@ -56,11 +56,18 @@ def untrained_checkpoint(
         "stopped": "",
         "history": [],
         "versions": versions(),
-        "networks": {METHODS[variant.method].mr_to_ct: generator.state_dict()},
+        "networks": {method.mr_to_ct: method.generator.state_dict()},
         **facts,
     }
     save_checkpoint(path, payload)
     return path
+
+
+def with_network(model: Synthesizer, network: torch.nn.Module) -> Synthesizer:
+    """Return the model with another network in the place of its generator."""
+    method = copy.copy(model.method)
+    method.networks = {method.mr_to_ct: network}
+    return dataclasses.replace(model, method=method)
 
 
 def run_of(space: Workspace, name: str) -> TrainingRun:

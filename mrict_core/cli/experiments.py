@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, product
 from operator import attrgetter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, GroupBy, Precision, Profile, Protocol, Region, Seed
+from mrict_core.cli.options import Data, Device, Files, GroupBy, Name, Precision, Profile, Protocol, Region, Seed, Sets
 from mrict_core.cli.progress import Bar, batches, say
 from mrict_core.errors import MrictError
+
+if TYPE_CHECKING:
+    from mrict_core.experiments import Experiment
 
 ASIDE_LINES = 3  # of each kind of what is no patient
 
 
 def variants(
-    json: Annotated[bool, typer.Option("--json", help="every field, machine-readable")] = False,
+    json: Annotated[bool, typer.Option("--json", help="every value, machine-readable")] = False,
     diff: Annotated[str, typer.Option("--diff", metavar="NAME", help="what NAME changes from its parent")] = "",
 ) -> None:
-    """Print every experiment."""
-    from mrict_core import variant_tables
+    """Print every experiment: the declared ones, then those of your own that were trained here."""
+    from mrict_core.experiments import all_variants, tables, users
 
-    print(variant_tables.diff_text(diff) if diff else variant_tables.as_json() if json else variant_tables.table())
+    every = [*all_variants(), *users()]
+    print(tables.diff_text(diff) if diff else tables.as_json(every) if json else tables.table(every))
 
 
 def phantom(profile: Profile = "demo", region: Region = "brain", seed: Seed = 42) -> None:
     """Write the embedded phantom patients as NIfTI in SynthRAD layout."""
+    from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
     from mrict_core.pipeline import make_phantoms
-    from mrict_core.profiles import get_profile
 
     space = workspace(profile, "", region)
     with Bar("phantom") as bar:
@@ -78,7 +82,7 @@ def preprocess(
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="a variant; see `variants`")],
+    name: Annotated[str, typer.Argument(help="a variant, see `variants`; none: all of --experiment")] = "",
     profile: Profile = "demo",
     data: Data = "",
     region: Region = "brain",
@@ -97,25 +101,49 @@ def train(
     retrain: Annotated[
         bool, typer.Option("--retrain", "--force", help="make a new training beside one that is there already")
     ] = False,
+    sets: Sets = None,
+    experiment: Files = None,
+    own_name: Name = "",
 ) -> None:
     """Train a variant on prepared data, or go on where an interrupted training stopped."""
+    from mrict_core.experiments import lineage as chain
+    from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
-    from mrict_core.profiles import get_profile
-    from mrict_core.variants import get
-    from mrict_core.variants import lineage as chain
 
-    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
-    wanted, ancestors = _seeds(seeds) or [seed], chain(name)[:-1] if lineage else []
+    found, chosen, space = (
+        _chosen(name, sets, experiment, own_name),
+        get_profile(profile),
+        workspace(profile, data, region, protocol),
+    )
+    wanted = _seeds(seeds) or [seed]
+    from mrict_core.methods import check
     from mrict_core.pipeline import open_data, train_variant
     from mrict_core.training.run import TrainSettings
 
+    for variant in found:
+        check(variant)
     open_data(space, seed)
-    for own in wanted:
+    for variant, own in product(found, wanted):
         settings = TrainSettings(
             seed=own, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None
         )
+        ancestors = chain(variant)[:-1] if lineage else []
         result = train_variant(variant, chosen, space, settings, ancestors=ancestors, retrain=retrain, progress=batches)
         print(f"best checkpoint: {shown(result.best)}")
+
+
+def _chosen(name: str, sets: list[str] | None, files: list[str] | None, own_name: str = "") -> list[Experiment]:
+    """Return what is asked for by name, --set and --experiment; what is changed or of a file is named and explained."""
+    from mrict_core.experiments import is_declared
+    from mrict_core.experiments.user import chosen
+
+    if not name and not files:
+        raise MrictError("no variant; expected a name (see `variants`), or --experiment with a file of your own")
+    found = chosen(name, sets or (), files or (), own_name)
+    for one in found:
+        if not is_declared(one.name):
+            print(f"{one.name}: {one.why}" if one.why else one.name)
+    return found
 
 
 def _seeds(text: str) -> list[int]:
@@ -127,7 +155,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def evaluate(
-    name: Annotated[str, typer.Argument(help="a trained variant")],
+    name: Annotated[str, typer.Argument(help="a trained variant; none: all of --experiment")] = "",
     profile: Profile = "demo",
     data: Data = "",
     region: Region = "brain",
@@ -136,13 +164,19 @@ def evaluate(
     seeds: Annotated[
         str, typer.Option("--seeds", metavar="1,2,3", help="score these seeds; without it all that are trained")
     ] = "",
+    sets: Sets = None,
+    experiment: Files = None,
+    own_name: Name = "",
 ) -> None:
     """Score a trained variant on the held-out patients, write its tables, publish it as a model."""
+    from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
-    from mrict_core.profiles import get_profile
-    from mrict_core.variants import get
 
-    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    found, chosen, space = (
+        _chosen(name, sets, experiment, own_name),
+        get_profile(profile),
+        workspace(profile, data, region, protocol),
+    )
     wanted = _seeds(seeds)
     from mrict_core.evaluation import leaderboard
     from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data
@@ -150,14 +184,15 @@ def evaluate(
     from mrict_core.training.runs import choose
 
     store, split = open_data(space)
-    choose(space, variant.name, (store.key, split.hash), seeds=wanted)  # fails before the baselines take their time
+    for variant in found:  # fails before the baselines take their time
+        choose(space, variant.name, (store.key, split.hash), seeds=wanted)
     said: list[str] = []  # printed below the bar
-    baselines = evaluate_baselines(chosen, space)
-    with Bar("evaluate") as bar:
-        record, _ = evaluate_variant(
-            variant, chosen, space, seeds=wanted, device=device, progress=bar, report=said.append
-        )
-    records = [record, *baselines]
+    records = evaluate_baselines(chosen, space)
+    for variant in found:
+        with Bar("evaluate") as bar:
+            records += evaluate_variant(
+                variant, chosen, space, seeds=wanted, device=device, progress=bar, report=said.append
+            )[:1]
     print(text_table(leaderboard(records)))
     print("\n".join([f"tables: {shown(space.metrics)}", *said]))
 
@@ -197,9 +232,9 @@ def leave_one_centre_out(
     device: Device = "auto",
 ) -> None:
     """Train a variant once per centre without that centre, and score it there."""
+    from mrict_core.experiments import get
+    from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
-    from mrict_core.profiles import get_profile
-    from mrict_core.variants import get
 
     variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
     from mrict_core import pipeline

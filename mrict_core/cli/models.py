@@ -63,8 +63,8 @@ def import_checkpoint(
     """Import the predecessor's weights (plain .pth state dicts) as a published model."""
     from pathlib import Path
 
+    from mrict_core.experiments import get
     from mrict_core.paths import shown
-    from mrict_core.variants import get
 
     chosen = get(variant)
     from mrict_core.models.importing import import_checkpoint as run

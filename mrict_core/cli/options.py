@@ -42,4 +42,17 @@ Precision = Annotated[
     str,
     typer.Option("--precision", help="auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16"),
 ]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="change one value of the variant, as loss.l1.weight=20; may be repeated"
+    ),
+]
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--experiment", metavar="FILE", help="a file of your own experiments, .yaml or .py; see docs/howto/variant.md"
+    ),
+]
+Name = Annotated[str, typer.Option("--name", help="name of the variant that --set makes; none: after the change")]
 Force = Annotated[bool, typer.Option("--force", help="do it again even when nothing changed")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Force, GroupBy, Profile, Protocol, Region
+from mrict_core.cli.options import Data, Device, Files, Force, GroupBy, Profile, Protocol, Region, Sets
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError
 
@@ -83,8 +83,8 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write index.html, summary.md and summary.csv of what was trained and scored."""
+    from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
-    from mrict_core.profiles import get_profile
 
     chosen, space = get_profile(profile), workspace(profile, data, region, protocol)
     from mrict_core.pipeline.report import write_report
@@ -98,12 +98,15 @@ def suite(
     data: Data = "",
     region: Region = "brain",
     variants: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--variants",
-            help="readme (the predecessor's README, 17 and what they start from), all, or names separated by commas",
+            help="readme (the predecessor's README, 17 and what they start from), all, or names separated by commas; "
+            "none: readme, or all of --experiment",
         ),
-    ] = "readme",
+    ] = None,
+    sets: Sets = None,
+    experiment: Files = None,
     protocol: Protocol = "patient",
     group_by: GroupBy = "",
     only: Annotated[
@@ -124,6 +127,8 @@ def suite(
         data,
         region,
         variants,
+        sets=sets or (),
+        files=experiment or (),
         protocol=protocol,
         only=only,
         jobs=jobs,

@@ -33,7 +33,8 @@ NONE = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0)
 class JointTransform:
     """Callable `real_A, real_B, mask = transform(real_A, real_B, mask)`.
 
-    real_A, real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Shapes and types are kept.
+    real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Shapes and types
+    are kept; the channels of an MR move together, and each has noise of its own.
     Images are interpolated linearly (a convex combination: no value outside the input's range can appear, so no HU
     outside the window), the mask by nearest neighbour. What moves in from outside is background.
     """
@@ -50,7 +51,8 @@ class JointTransform:
         warped_mask = F.grid_sample(
             mask.to(real_A.dtype), grid, mode="nearest", padding_mode="zeros", align_corners=False
         )
-        return images[:, :1], images[:, 1:], warped_mask.to(mask.dtype)
+        real_A, real_B = images.split([real_A.shape[1], real_B.shape[1]], dim=1)
+        return real_A, real_B, warped_mask.to(mask.dtype)
 
     def _uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Uniform in [-1, 1), drawn on the CPU so that a seed means the same on every device."""

@@ -59,7 +59,7 @@ def control_translation(name: str, window: HuWindow) -> Translation:
         mr, ct = (part[:, 0].numpy() for part in (window.to_hu(real_A), UNIT.to_hu(real_B)))
         return torch.from_numpy(UNIT.to_unit(CONTROLS[name](mr, ct)))[:, None]
 
-    return run
+    return Translation(run)
 
 
 def blindness(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from mrict_core import metrics
+from mrict_core.data.batches import Slice, View
 from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import seeds_of
 from mrict_core.inference import Synthesizer
-from mrict_core.methods import translate
 from mrict_core.metrics.predecessor import NUMBERS, VGG_SIDE, Features, slice_scores
 from mrict_core.published import BLACK, PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
 
@@ -23,21 +24,31 @@ if TYPE_CHECKING:
     from mrict_core.data.store import SliceStore
 
 BATCH = 32
+ONE_SLICE = Slice()
 ROTATION_DEGREES = 10.0
 UNIT = WINDOWS["predecessor"]  # its [-1, 1] is [-1000, 1000] HU
-Translation = Callable[[Tensor, Tensor], Tensor]
-# (real_A, real_B in the predecessor's unit), (B, 1, H, W) each => fake_B in the predecessor's unit
 Look = tuple[str, Features] | MrictError  # the name of a feature network and its features, or why it cannot be had
 
 
+@dataclass(frozen=True)
+class Translation:
+    """What makes a CT of a batch: run(real_A as the view gathers it, real_B) => fake_B, (B, 1, H, W).
+
+    real_B and fake_B are in the predecessor's unit.
+    """
+
+    run: Callable[[Tensor, Tensor], Tensor]
+    view: View = ONE_SLICE
+
+
 def synthesizer_translation(synthesizer: Synthesizer, window: HuWindow) -> Translation:
-    """Return what a trained generator makes of a batch; `window` is the HU range of its own [-1, 1]."""
+    """Return what a trained model makes of a batch; `window` is the HU range of its own [-1, 1]."""
+    method = synthesizer.method
 
     def run(real_A: Tensor, _: Tensor) -> Tensor:
-        fake = translate(synthesizer.generator, real_A.to(synthesizer.device), synthesizer.variant.channels)
-        return UNIT.to_unit(window.to_hu(fake.float().cpu()))
+        return UNIT.to_unit(window.to_hu(method.predict(real_A.to(synthesizer.device)).cpu()))
 
-    return run
+    return Translation(run, method.view)
 
 
 @torch.inference_mode()
@@ -63,9 +74,9 @@ def predecessor_validation(
     frechet = None if isinstance(fid, MrictError) else metrics.FrechetDistance(fid[1], device)
     count = 0
     generator = torch.Generator().manual_seed(seed)
-    for real_A, real_B in _batches(store, patients, batch_size):
+    for real_A, real_B in _batches(store, patients, batch_size, translation.view):
         real_A, real_B = augment(real_A, real_B, generator)
-        real, fake = (part[:, 0].numpy() for part in (real_B, translation(real_A, real_B)))
+        real, fake = (part[:, 0].numpy() for part in (real_B, translation.run(real_A, real_B)))
         for name, values in zip(("mse", "ssim"), slice_scores(real, fake), strict=True):
             means[name].append(float(values.mean()))
         if not isinstance(vgg, MrictError):
@@ -85,14 +96,16 @@ def predecessor_validation(
     }
 
 
-def _batches(store: SliceStore, patients: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the patients' slices in order, (B, 1, S, S) twice: MR, and CT in the predecessor's unit."""
+def _batches(
+    store: SliceStore, patients: Sequence[str], batch_size: int, view: View
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the patients' slices in order: MR as the view gathers it and CT in the predecessor's unit."""
     parts: list[tuple[Tensor, Tensor]] = []
     for patient in patients:
         slices = store.slices(patient)
-        for mr, ct in zip(slices.mr, slices.ct, strict=True):
+        for position, ct in enumerate(slices.ct):
             unit = torch.from_numpy(UNIT.to_unit(np.asarray(ct, np.float32)))
-            parts.append((torch.from_numpy(np.asarray(mr, np.float32))[None], unit[None]))
+            parts.append((torch.from_numpy(view.gather(slices.mr, position).astype(np.float32)), unit[None]))
             if len(parts) == batch_size:
                 yield tuple(torch.stack(column) for column in zip(*parts, strict=True))
                 parts = []
@@ -106,14 +119,13 @@ def augment(real_A: Tensor, real_B: Tensor, generator: torch.Generator) -> tuple
     from torchvision.transforms import functional as F
 
     pairs = []
-    for pair in torch.stack([real_A, real_B], dim=1):  # (2, 1, H, W): one transform for both
+    for pair in torch.cat([real_A, real_B], dim=1):  # (C + 1, H, W): one transform for all
         flip_h, flip_v, turn = torch.rand(3, generator=generator).tolist()
         pair = F.hflip(pair) if flip_h < 0.5 else pair
         pair = F.vflip(pair) if flip_v < 0.5 else pair
         angle = (2 * turn - 1) * ROTATION_DEGREES
         pairs.append(F.rotate(pair, angle, interpolation=F.InterpolationMode.NEAREST, fill=[-1.0]))
-    both = torch.stack(pairs)
-    return both[:, 0], both[:, 1]
+    return torch.stack(pairs).split([real_A.shape[1], real_B.shape[1]], dim=1)
 
 
 def predecessor_table(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mrict_core.data.pairs import in_turns
+from mrict_core.data.batches import in_turns
 from mrict_core.data.transforms import JointTransform
 from mrict_core.evaluation.predictions import Predictions
 

@@ -1,12 +1,18 @@
-"""Experiments: what one is (`schema`), how they are derived (`registry`), and all that are declared (`mk`)."""
+"""Experiments: what one is (`schema`), how one is derived (`registry`), the declared ones (`mk`), a user's (`user`).
+
+A name means a declared experiment, one that the user's file defined in this process, or one that was trained or
+published under that name, whose files hold it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments import saved
 from mrict_core.experiments.mk import README_VARIANTS, REGISTRY
-from mrict_core.experiments.schema import Experiment, as_plain, deciding, from_plain, with_values
+from mrict_core.experiments.schema import Experiment, as_plain, deciding, differing, from_plain, with_values
+from mrict_core.legacy.flat_variant import is_flat, upgraded
 
 __all__ = [
     "README_VARIANTS",
@@ -18,42 +24,98 @@ __all__ = [
     "diff",
     "from_plain",
     "get",
+    "is_declared",
     "lineage",
+    "named",
+    "parent_of",
+    "read",
     "select",
+    "users",
+    "with_ancestors",
     "with_values",
 ]
+
+OF_USER: dict[str, Experiment] = {}  # defined by the user in this process, see `user`
 
 
 def get(name: str) -> Experiment:
     """Return an experiment by name or alias; an unknown name is an error with the nearest one."""
-    return REGISTRY.get(name)
+    if is_declared(name):
+        return REGISTRY.get(name)
+    found = OF_USER.get(name) or saved.find(name)
+    if found is None:
+        known = {*(v.name for v in all_variants()), *REGISTRY.aliases(), *OF_USER, *saved.names()}
+        raise unknown_name("variant", name, known)
+    return found
+
+
+def is_declared(name: str) -> bool:
+    """Return whether a name or alias is one of the declared experiments."""
+    return name in REGISTRY
+
+
+def read(values: Any, where: str, inside: str = "") -> Experiment:
+    """Return the experiment in a file, whichever version wrote it; arguments and errors as of `from_plain`."""
+    return from_plain(Experiment, upgraded(values, where) if is_flat(values) else values, where, inside=inside)
 
 
 def all_variants() -> list[Experiment]:
-    """Return every experiment in the order of declaration: parents before children."""
+    """Return every declared experiment in the order of declaration: parents before children."""
     return REGISTRY.all()
 
 
-def diff(name: str) -> dict[str, tuple[Any, Any]]:
-    """Return {path: (parent's value, own value)} of what `name` changes; empty for the root."""
-    return REGISTRY.diff(name)
+def users() -> list[Experiment]:
+    """Return the experiments of the user that were trained or published on this machine, by name."""
+    found = (saved.find(name) for name in saved.names() if not is_declared(name))
+    return [one for one in found if one is not None]
 
 
-def lineage(name: str) -> list[Experiment]:
-    """Return the chain of weights, first ancestor first, `name` last."""
-    return REGISTRY.lineage(name)
+def diff(name: str | Experiment) -> dict[str, tuple[Any, Any]]:
+    """Return {path: (parent's value, own value)} of what an experiment changes; empty where no parent is known."""
+    experiment = _of(name)
+    parent = parent_of(experiment)
+    return differing(parent, experiment) if parent else {}
 
 
-def select(text: str) -> list[Experiment]:
-    """Return the experiments that `text` asks for and all whose weights they start from, parents before children.
+def parent_of(experiment: Experiment) -> Experiment | None:
+    """Return the experiment that one was derived from; None for a root, or where a user's parent was never trained."""
+    try:
+        return get(experiment.parent) if experiment.parent else None
+    except MrictError:
+        return None
 
-    `text` is "readme", "all" or names separated by commas (sets and names may be mixed). Raises MrictError for a name
-    that is neither, and when nothing is named.
+
+def lineage(name: str | Experiment) -> list[Experiment]:
+    """Return the chain of weights, first ancestor first, the experiment itself last."""
+    chain = [_of(name)]
+    while chain[0].init_from:
+        chain.insert(0, get(chain[0].init_from))
+    return chain
+
+
+def _of(name: str | Experiment) -> Experiment:
+    return name if isinstance(name, Experiment) else get(name)
+
+
+def named(text: str) -> list[str]:
+    """Return the names that `text` asks for: "readme", "all" or names separated by commas, sets and names mixed.
+
+    Raises MrictError when nothing is named.
     """
     sets = {"readme": README_VARIANTS, "all": tuple(v.name for v in all_variants())}
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise MrictError(f"no variant in '{text}': give readme, all, or names separated by commas")
-    names = [name for word in words for name in sets.get(word, (word,))]
-    wanted = {ancestor.name for name in names for ancestor in lineage(name)}
-    return [variant for variant in all_variants() if variant.name in wanted]
+    return list(dict.fromkeys(name for word in words for name in sets.get(word, (word,))))
+
+
+def with_ancestors(experiments: list[Experiment]) -> list[Experiment]:
+    """Return experiments and all whose weights they start from: the declared ones in their order, then the user's."""
+    wanted = {one.name: one for experiment in experiments for one in lineage(experiment)}
+    declared = [variant for variant in all_variants() if variant.name in wanted]
+    return [*declared, *(one for one in wanted.values() if not is_declared(one.name))]
+
+
+def select(text: str) -> list[Experiment]:
+    """Return the experiments that `text` asks for (see `named`) with all whose weights they start from."""
+    return with_ancestors([get(name) for name in named(text)])

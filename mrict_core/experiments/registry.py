@@ -1,4 +1,4 @@
-"""Experiments by name: declared, derived from one another, aliased, compared."""
+"""Experiments by name: declared, derived from one another, aliased."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.experiments.schema import Experiment, as_plain, differing, flattened, with_values
+from mrict_core.experiments.schema import Experiment, as_plain, flattened, with_values
 
 
 class Registry:
@@ -18,7 +18,7 @@ class Registry:
 
     def add(self, experiment: Experiment) -> Experiment:
         """Declare an experiment; parent and init_from must have been declared above it."""
-        if experiment.name in self._experiments or experiment.name in self._aliases:
+        if experiment.name in self:
             raise MrictError(f"experiment '{experiment.name}' is declared twice")
         for role in ("parent", "init_from"):
             other = getattr(experiment, role)
@@ -50,6 +50,9 @@ class Registry:
             raise unknown_name("variant", name, [*self._experiments, *self._aliases])
         return self._experiments[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._experiments or name in self._aliases
+
     def all(self) -> list[Experiment]:
         """Return every experiment in the order of declaration."""
         return list(self._experiments.values())
@@ -57,15 +60,3 @@ class Registry:
     def aliases(self) -> dict[str, str]:
         """Return {alias: name}."""
         return dict(self._aliases)
-
-    def diff(self, name: str) -> dict[str, tuple[Any, Any]]:
-        """Return {path: (parent's value, own value)} of what `name` changes; empty for a root."""
-        experiment = self.get(name)
-        return differing(self.get(experiment.parent), experiment) if experiment.parent else {}
-
-    def lineage(self, name: str) -> list[Experiment]:
-        """Return the chain of weights, first ancestor first, `name` last."""
-        chain = [self.get(name)]
-        while chain[0].init_from:
-            chain.insert(0, self.get(chain[0].init_from))
-        return chain

@@ -151,43 +151,47 @@ def _default(wanted: dataclasses.Field) -> Any:
     return wanted.default if wanted.default_factory is MISSING else wanted.default_factory()
 
 
-def from_plain(kind: type[T], values: Any, where: str, *, strict: bool = False) -> T:
+def from_plain(kind: type[T], values: Any, where: str, *, strict: bool = False, inside: str = "") -> T:
     """Return the dataclass `kind` from plain values, whichever version wrote them.
 
     Missing fields take their default; unknown ones are passed over or, if `strict`, refused with the nearest name.
-    Raises MrictError, with `where` and the field's name, for a missing one that has no default and for a value of
-    another type.
+    Raises MrictError, with `where` and the field's path (which begins with `inside`), for a missing one that has no
+    default and for a value of another type.
     """
     if kind is Part and isinstance(values, str):
         values = {"name": values}
     if not isinstance(values, Mapping):
-        raise MrictError(f"{where}: is {type(values).__name__}, expected named values")
+        raise MrictError(f"{where}: {inside[:-1] + ' ' if inside else ''}is {_shown(values)}, expected named values")
     hints, known = get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
     if kind in OPEN:
         known.pop("options")
         options = {name: value for name, value in values.items() if name not in known}
     elif strict and (unknown := [str(name) for name in values if name not in known]):
-        raise MrictError(f"{where}: {unknown_name('field', unknown[0], known)}")
+        raise MrictError(f"{where}: {unknown_name('field', inside + unknown[0], [inside + name for name in known])}")
     found: dict[str, Any] = {"options": options} if kind in OPEN else {}
     for name, wanted in known.items():
         if name in values:
-            found[name] = _value(hints[name], values[name], f"{where}.{name}", strict)
+            found[name] = _value(hints[name], values[name], where, strict, inside + name)
         elif wanted.default is MISSING and wanted.default_factory is MISSING:
-            raise MrictError(f"{where}: '{name}' is missing and cannot be guessed")
+            raise MrictError(f"{where}: '{inside}{name}' is missing and cannot be guessed")
     return kind(**found)
 
 
-def _value(hint: Any, value: Any, where: str, strict: bool) -> Any:
+def _value(hint: Any, value: Any, where: str, strict: bool, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return from_plain(hint, value, where, strict=strict)
-    if get_origin(hint) is dict and dataclasses.is_dataclass(item := get_args(hint)[1]):
-        if not isinstance(value, Mapping):
-            raise MrictError(f"{where}: is {type(value).__name__}, expected named values")
-        return {name: from_plain(item, one, f"{where}.{name}", strict=strict) for name, one in value.items()}
+        return from_plain(hint, value, where, strict=strict, inside=f"{path}.")
     if not _fits(value, hint):
         expected = getattr(hint, "__name__", str(hint))
-        raise MrictError(f"{where} is {str(value)[:40]!r}, expected {expected}")
+        raise MrictError(f"{where}: {path} is {_shown(value)}, expected {expected}")
+    if get_origin(hint) is dict and dataclasses.is_dataclass(item := get_args(hint)[1]):
+        return {
+            name: from_plain(item, one, where, strict=strict, inside=f"{path}.{name}.") for name, one in value.items()
+        }
     return float(value) if hint is float else value
+
+
+def _shown(value: Any) -> str:
+    return repr(str(value)[:40])
 
 
 def _fits(value: Any, hint: Any) -> bool:

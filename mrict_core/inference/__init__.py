@@ -1,6 +1,6 @@
 """From MR to synthetic CT with a trained generator."""
 
-from mrict_core.inference.synthesizer import Synthesizer, check_store, load_synthesizer, make_synthesizer, variant_of
+from mrict_core.inference.synthesizer import Synthesizer, check_store, load_synthesizer, make_synthesizer
 from mrict_core.inference.volume import Synthesis, SynthesisOptions, synthesize_volume
 
 __all__ = [
@@ -11,5 +11,4 @@ __all__ = [
     "load_synthesizer",
     "make_synthesizer",
     "synthesize_volume",
-    "variant_of",
 ]

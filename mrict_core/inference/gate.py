@@ -12,6 +12,7 @@ from scipy import stats
 from mrict_core.data.fingerprint import PROTOCOL, bone_shares, few_patients, volume_features
 from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError
+from mrict_core.training.facts import ModelFacts
 
 if TYPE_CHECKING:
     from mrict_core.inference.volume import Synthesis
@@ -160,14 +161,14 @@ def _times(value: float, other: float) -> float:
     return value / other if other else (np.inf if value else 0.0)
 
 
-def before(volume: Volume, facts: dict[str, Any]) -> list[Finding]:
+def before(volume: Volume, facts: ModelFacts) -> list[Finding]:
     """Return what does not fit between an MR and the model with these facts."""
-    return check_input(volume, None, facts.get("fingerprint"))
+    return check_input(volume, None, facts.fingerprint)
 
 
-def after(synthesis: Synthesis, facts: dict[str, Any]) -> list[Finding]:
+def after(synthesis: Synthesis, facts: ModelFacts) -> list[Finding]:
     """Return what makes a result doubtful: networks that disagree, bone that is missing."""
-    inside, fingerprint = synthesis.body, facts.get("fingerprint")
+    inside, fingerprint = synthesis.body, facts.fingerprint
     return [*check_output(synthesis.sd_hu, inside), *check_bone(synthesis.hu, inside, fingerprint)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from mrict_core.inference.synthesizer import Synthesizer
 
@@ -14,18 +13,15 @@ def slices_to_hu(synthesizer: Synthesizer, mr: np.ndarray, overlap: float = 0.5)
     Slices of the network's own size go through whole. Larger ones are cut into tiles of that size which share at least
     `overlap` of their side, and joined with Gaussian weights, so that no seam shows.
     """
-    size = int(synthesizer.facts["size"])
+    size = synthesizer.facts.size
     if mr.shape[1:] == (size, size):
         return synthesizer.slices_to_hu(mr)
     from monai.inferers import SlidingWindowInferer
 
     inferer = SlidingWindowInferer((size, size), synthesizer.batch_size, overlap=overlap, mode="gaussian")
 
-    def tiles_to_hu(tiles: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(synthesizer.slices_to_hu(tiles[:, 0].numpy()))[:, None]
-
     hu = np.empty(mr.shape, np.float32)
-    for start in range(0, len(mr), synthesizer.batch_size):
-        part = slice(start, start + synthesizer.batch_size)
-        hu[part] = inferer(torch.from_numpy(np.array(mr[part], np.float32))[:, None], tiles_to_hu)[:, 0].numpy()
+    for positions in synthesizer.batches(len(mr)):
+        joined = inferer(synthesizer.gathered(mr, positions), lambda tiles: synthesizer.to_hu(tiles)[:, None])
+        hu[positions] = joined[:, 0].numpy()
     return hu

@@ -13,7 +13,7 @@ from mrict_core.data.orders import PLANES, SliceOrder
 from mrict_core.data.prepare import PreparedMr, body_of, otsu_body_of, prepare_mr, prepare_mr_predecessor, unpadded
 from mrict_core.data.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.volumes import Volume
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError
 from mrict_core.inference.synthesizer import Synthesizer
 from mrict_core.inference.tiles import slices_to_hu
 
@@ -72,10 +72,7 @@ class _Moments:
 
 def plane_of(synthesizer: Synthesizer) -> str:
     """Return the plane whose slices a model was trained on; axial unless its facts say otherwise."""
-    plane = synthesizer.facts.get("plane", "axial")
-    if plane not in PLANES:
-        raise unknown_name("plane", str(plane), PLANES)
-    return plane
+    return synthesizer.facts.plane
 
 
 def synthesize_volume(
@@ -97,7 +94,7 @@ def synthesize_volume(
     volume = unpadded(volume)
     planes = list(dict.fromkeys(map(plane_of, models)))
     seen, warnings = _working_volume(models, volume, options, planes)
-    find_body = BODIES[models[0].facts["protocol"]]
+    find_body = BODIES[models[0].facts.protocol]
     own = find_body(volume)
     inside = own if body is None else body
     inner = own if seen is volume else find_body(seen)
@@ -111,8 +108,8 @@ def synthesize_volume(
         for each in (moments[plane_of(model)], every):
             if each is not None:
                 each.add(hu)
-        if prepared.crop.size != model.facts["size"]:
-            tiled.add(int(model.facts["size"]))
+        if prepared.crop.size != model.facts.size:
+            tiled.add(model.facts.size)
         facts = _facts(prepared, seen) | facts  # of the first plane
         if progress:
             progress(done, facts["passes"], model.variant.name)
@@ -142,7 +139,7 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
     """Raise MrictError unless these models can be one ensemble with these options."""
     if not models:
         raise MrictError("no model given; name at least one")
-    protocols = sorted({model.facts["protocol"] for model in models})
+    protocols = sorted({model.facts.protocol for model in models})
     if len(protocols) > 1:
         raise MrictError(f"models of protocols {' and '.join(protocols)} in one ensemble; expected one protocol")
     turned = [model.variant.name for model in models if plane_of(model) != "axial"]
@@ -154,7 +151,7 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
 
 def trained_spacing_mm(model: Synthesizer) -> float | None:
     """Return the typical pixel of a model's training slices in mm; None where its facts do not say."""
-    features = (model.facts.get("fingerprint") or {}).get("features") or {}
+    features = (model.facts.fingerprint or {}).get("features") or {}
     logarithms = [features[f"spacing_{side}"]["centre"] for side in ("rows", "cols") if f"spacing_{side}" in features]
     return float(np.exp(np.mean(logarithms))) if logarithms else None
 
@@ -198,7 +195,7 @@ def _passes(
     """Yield (model, its input, HU on the grid of `mr`) for every model and flip; one input is held at a time."""
     key, prepared = None, None
     for model in models:
-        if key != (key := (int(model.facts["size"]), plane_of(model))):
+        if key != (key := (model.facts.size, plane_of(model))):
             prepared = _prepare(model, mr, body, wanted)
         for axes in FLIPS if options.tta else FLIPS[:1]:
             hu = np.flip(slices_to_hu(model, np.flip(prepared.mr, axes), options.overlap), axes)
@@ -207,8 +204,8 @@ def _passes(
 
 
 def _prepare(model: Synthesizer, mr: Volume, body: np.ndarray, wanted: np.ndarray | None) -> PreparedMr:
-    size, plane = int(model.facts["size"]), plane_of(model)
-    if model.facts["protocol"] == "predecessor":
+    size, plane = model.facts.size, plane_of(model)
+    if model.facts.protocol == "predecessor":
         return prepare_mr_predecessor(mr, size, whole=True, body=body)
     keep = None if wanted is None else SliceOrder.toward(mr.affine, PLANES[plane]).to_slices(wanted)
     return prepare_mr(mr, size, keep, plane=plane, whole=True, body=body)

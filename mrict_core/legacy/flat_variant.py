@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mrict_core.errors import MrictError
+
 PERCEPTUAL = {"vgg19_pool5_mse": ("vgg19_pool5", "mse"), "vgg19_relu3_3_l1": ("vgg19_relu3_3", "l1")}
 DEFAULTS = {  # what the absence of a flat field meant
     **{"generator_dropout": 0.0, "discriminator": "patch4", "discriminator_dropout": 0.0},
@@ -24,9 +26,20 @@ def is_flat(values: Any) -> bool:
     return isinstance(values, Mapping) and "generator" in values
 
 
-def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the plain values of a flat variant as those of an `Experiment`."""
-    v = DEFAULTS | dict(values)
+def upgraded(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the plain values of a flat variant as those of an `Experiment`.
+
+    Raises MrictError, with `where`, for what is missing and for values of another type.
+    """
+    try:
+        return _upgraded(DEFAULTS | dict(values))
+    except KeyError as error:
+        raise MrictError(f"{where}: {error} is missing or unknown and cannot be guessed") from None
+    except (TypeError, ValueError) as error:
+        raise MrictError(f"{where}: not the values of a variant ({error})") from None
+
+
+def _upgraded(v: dict[str, Any]) -> dict[str, Any]:
     channels = v["channels"]
     betas = [v["beta1"], v["beta2"]]
     method = {
@@ -79,3 +92,12 @@ def _loss(v: Mapping[str, Any]) -> dict[str, Any]:
     if v["lambda_l1"]:
         loss["l1"] = {"weight": v["lambda_l1"]}
     return loss
+
+
+def upgraded_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a method's saved state, which once held the weight of the perceptual term alone, as it is today."""
+    if "loss" in state:
+        return state
+    weights = {"perceptual": state["lambda_perceptual"]} if "lambda_perceptual" in state else {}
+    previous = {name.removeprefix("loss_g_"): value for name, value in state.get("previous", {}).items()}
+    return {**state, "loss": {"weights": weights, "previous": previous}}

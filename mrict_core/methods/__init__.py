@@ -1,28 +1,37 @@
-"""Methods: build the networks of a variant and take one training step."""
+"""Methods by name, one module each: what is trained on a batch, and how a CT is predicted.
+
+Every module of this folder is imported, so a new one is known by what it registers.
+"""
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+
 import torch
 
-from mrict_core.errors import unknown_name
-from mrict_core.methods.base import Method, translate
-from mrict_core.methods.cyclegan import CycleGAN
-from mrict_core.methods.pix2pix import Pix2Pix
-from mrict_core.profiles import Profile
-from mrict_core.variant import Variant
+from mrict_core.experiments.profiles import Profile
+from mrict_core.experiments.schema import Experiment
+from mrict_core.methods.base import METHODS, Method, Setup
+from mrict_core.methods.checks import check, check_networks
 
-METHODS: dict[str, type[Method]] = {"pix2pix": Pix2Pix, "cyclegan": CycleGAN}
+__all__ = ["METHODS", "Method", "build_method", "check", "check_networks"]
 
-__all__ = ["METHODS", "CycleGAN", "Method", "Pix2Pix", "build_method", "translate"]
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 
 def build_method(
-    variant: Variant,
+    experiment: Experiment,
     profile: Profile,
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
+    *,
+    training: bool = True,
 ) -> Method:
-    """Return the method of `variant` with fresh networks and optimisers at the profile's width."""
-    if variant.method not in METHODS:
-        raise unknown_name("method", variant.method, METHODS)
-    return METHODS[variant.method](variant, profile, torch.device(device), precision)
+    """Return the method of an experiment with fresh networks at the profile's width, and its optimisers.
+
+    training: False for the network that predicts, alone.
+    """
+    setup = Setup(experiment, profile, torch.device(device), precision, training)
+    return METHODS.build(experiment.method.name, experiment.method.options, setup=setup)

@@ -1,76 +1,164 @@
-"""What the training loop needs of a method, and the parts that methods share."""
+"""What the training loop and inference need of a method, and the parts that methods share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mrict_core.losses.adversarial import bce_discriminator
-from mrict_core.losses.penalty import gradient_penalty
-from mrict_core.losses.perceptual import feature_l1, feature_mse
-from mrict_core.networks import build_discriminator, build_features, build_generator
+from mrict_core.data.batches import CPU, Batch, make_view
+from mrict_core.experiments.profiles import Profile
+from mrict_core.experiments.schema import Experiment, Optimizer
+from mrict_core.legacy.flat_variant import upgraded_state
+from mrict_core.losses import Logs, Loss, discriminator_loss
+from mrict_core.networks import build_network
 from mrict_core.networks.layers import autocast
-from mrict_core.profiles import Profile
-from mrict_core.variant import Variant
+from mrict_core.parts import Parts
 
-Terms = dict[str, Tensor]  # name => detached scalar
-
-# perceptual term of a variant => (feature network at full size, distance)
-PERCEPTUAL = {
-    "vgg19_pool5_mse": ("vgg19_pool5", feature_mse),
-    "vgg19_relu3_3_l1": ("vgg19_relu3_3", feature_l1),
+METHODS = Parts("method", supplied=("setup",))
+OPTIMIZERS = Parts("optimizer", supplied=("params", "lr"))
+OPTIMIZERS |= {
+    name.lower(): kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
 }
 
 
-class Method(ABC):
-    """Networks, optimisers and one training step of a variant.
+@dataclass(frozen=True)
+class Setup:
+    """What a method is built for."""
 
-    `networks` holds generators and discriminators under the names of the checkpoint, `optimizers` likewise;
-    `mr_to_ct` names the generator that the user gets.
+    experiment: Experiment
+    profile: Profile
+    device: torch.device = CPU
+    precision: torch.dtype = torch.float32  # that the networks compute in; weights and losses are float32
+    training: bool = True  # False: the network that predicts, alone
+
+
+@dataclass(eq=False)
+class Method(ABC):
+    """Networks, optimisers, one training step, and how a CT is predicted.
+
+    A method is a dataclass: its fields are the options that an experiment may give. `NETWORKS` names its networks, as
+    checkpoints do, each with its role in the experiment: `network.<role>` says what it is, `optimizer.<role>` what
+    trains it, together with the others of the role. They are attributes too: self.G.
     """
 
-    mr_to_ct: str
-    paired: bool  # False: the loop feeds unpaired batches
+    setup: Setup
 
-    def __init__(
-        self,
-        variant: Variant,
-        profile: Profile,
-        device: torch.device,
-        precision: torch.dtype = torch.float32,  # that the networks compute in; weights and losses are float32
-    ) -> None:
-        self.variant = variant
-        self.profile = profile
-        self.device = device
-        self.precision = precision
-        self.networks: dict[str, nn.Module] = {}
+    NETWORKS: ClassVar[dict[str, str]]  # name => role
+    mr_to_ct: ClassVar[str]  # name of the network that predicts; all that a published model must hold
+    paired: ClassVar[bool] = True  # False: the loop feeds unpaired batches
+    gives: ClassVar[tuple[str, ...]] = ("fake_B",)  # what its `Output` holds
+    logs: ClassVar[tuple[str, ...]] = ()  # what `train_step` returns beside loss_g and its terms
+
+    def __post_init__(self) -> None:
+        experiment, profile, device = self.setup.experiment, self.setup.profile, self.setup.device
+        training = self.setup.training
+        self.view = make_view(experiment.data.view)
+        names = [name for name in self.NETWORKS if training or name == self.mr_to_ct]
+        self.networks: dict[str, nn.Module] = {name: self.place(self.fresh(name)) for name in names}
+        vars(self).update(self.networks)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.lambda_perceptual = variant.lambda_perceptual
-        self.features: nn.Module | None = None
-        if variant.perceptual != "none" and variant.lambda_perceptual > 0:
-            own, self.feature_distance = PERCEPTUAL[variant.perceptual]
-            self.features = build_features(profile.feature_network or own).to(device)
-            self.features.compute_in(precision)
+        if training:
+            self.optimizers = {role: self.optimizer(role, part) for role, part in experiment.optimizer.items()}
+            supplied = {"device": device, "precision": self.setup.precision, "feature_network": profile.feature_network}
+            self.loss = Loss(experiment.loss, **supplied)
+
+    # ------------------------------------------------------------------------------------------ what a method writes
+
+    @abstractmethod
+    def train_step(self, batch: Batch) -> Logs:
+        """Train on one batch, which is on the method's device; return what to log, detached scalars.
+
+        "loss_g" is the total of what makes the CT; where a batch has several steps, the logs are of the last one.
+        """
+
+    def channels(self, name: str) -> tuple[int, int]:
+        """Return the channels that a network takes and makes."""
+        return self.view.in_channels, self.out_channels
+
+    def predict(self, real_A: Tensor) -> Tensor:
+        """Return the CT of an MR as the view gathers it, in the precision that the caller sets.
+
+        # (B, C, H, W) in [-1, 1] => (B, 1, H, W) float32 in [-1, 1], or NaN; several channels are averaged
+        """
+        fake_B = self.networks[self.mr_to_ct](self.view.widened(real_A)).float()
+        fake_B = fake_B if fake_B.shape[1] == 1 else fake_B.mean(dim=1, keepdim=True)
+        return fake_B.clamp(-1, 1).masked_fill(fake_B.isinf(), torch.nan)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Put the networks into training mode; `epoch` counts from 0."""
+        for network in self.networks.values():
+            network.train()
+
+    def end_epoch(self, means: dict[str, Any]) -> None:
+        """Take note of the epoch's mean logs."""
+        self.loss.end_epoch(means)
+
+    def state(self) -> dict[str, Any]:
+        """Return what else must be saved so that training goes on bit for bit."""
+        return {"loss": self.loss.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned, or an earlier version of it."""
+        self.loss.load_state(upgraded_state(state)["loss"])
+
+    # -------------------------------------------------------------------------------------------- what all methods do
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the synthetic image; 1 unless the experiment says otherwise."""
+        return self.setup.experiment.network[self.NETWORKS[self.mr_to_ct]].options.get("out_channels", 1)
 
     @property
     def generator(self) -> nn.Module:
-        """The MR→CT generator."""
+        """The network that predicts."""
         return self.networks[self.mr_to_ct]
+
+    @property
+    def features(self) -> nn.Module | None:
+        """The frozen network that the loss looks through, if it does."""
+        return self.loss.features
+
+    def fresh(self, name: str) -> nn.Module:
+        """Return a fresh network."""
+        part = self.setup.experiment.network[self.NETWORKS[name]]
+        takes, makes = self.channels(name)
+        return build_network(part, in_channels=takes, out_channels=makes, width=self.setup.profile.width)
 
     def place(self, network: nn.Module) -> nn.Module:
         """Return `network` on the method's device, for images stored pixel by pixel: convolutions run faster."""
-        return network.to(self.device, memory_format=torch.channels_last)
+        return network.to(self.setup.device, memory_format=torch.channels_last)
+
+    def optimizer(self, role: str, part: Optimizer) -> torch.optim.Optimizer:
+        """Return one optimiser over the parameters of all networks of a role."""
+        networks = [self.networks[name] for name, own in self.NETWORKS.items() if own == role]
+        parameters = [p for network in networks for p in network.parameters()]
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in part.options.items()}
+        return OPTIMIZERS.build(part.name, options, params=parameters, lr=part.lr, fused=True)
+
+    def descend(self, role: str, loss: Tensor) -> None:
+        """Take one step of a role's optimiser down the gradient of `loss`, ()."""
+        self.optimizers[role].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers[role].step()
 
     def autocast(self) -> torch.autocast:
         """Return a context for forward passes in the method's precision.
 
         One context per set of weights: autocast keeps the copies it makes of them until the context ends.
         """
-        return autocast(self.device, self.precision)
+        return autocast(self.setup.device, self.setup.precision)
+
+    def in_made_channels(self, batch: Batch) -> Batch:
+        """Return the batch with its grey CT in as many channels as the network makes (a view, no copy)."""
+        return batch if self.out_channels == 1 else batch.with_ct(batch.real_B.expand(-1, self.out_channels, -1, -1))
 
     def compile(self) -> None:
         """Compile the networks' forward passes. D's penalty, which is differentiated twice, stays as it is."""
@@ -78,88 +166,27 @@ class Method(ABC):
             if network is not None:
                 network.compile()
 
-    @abstractmethod
-    def step(self, real_A: Tensor, real_B: Tensor) -> Terms:
-        """Train on one batch, (B, 1, H, W) in [-1, 1] each; return the terms of the losses, detached scalars.
 
-        Where a batch has several generator steps, the terms of G are those of its last one.
-        """
+@dataclass(eq=False)
+class Adversarial(Method):
+    """A generator against a discriminator: what pix2pix and CycleGAN share."""
 
-    def end_epoch(self, means: dict[str, float]) -> None:  # noqa: B027 - a hook that most methods leave empty
-        """Take note of the epoch's mean terms; methods with an adaptive weight change it here."""
+    generator_steps: int = 1  # for one of the discriminator
+    real_label: float = 1.0  # of real patches, smoothed where below 1; also what the generator aims at
+    gradient_penalty: float = 0.0  # weight of the penalty on the discriminator
+    generator_eval_after_first_validation: bool = False  # a slip of the predecessor's
 
-    def state(self) -> dict[str, float | list[Tensor]]:
-        """Return what else must be saved so that training goes on bit for bit."""
-        return {}
+    logs: ClassVar = ("loss_d_gan", "loss_gp", "loss_d", "d_real", "d_fake")
 
-    def load_state(self, state: dict) -> None:  # noqa: B027 - as above
-        """Take back what `state` returned."""
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        if self.generator_eval_after_first_validation and epoch > 0:
+            for name, role in self.NETWORKS.items():
+                self.networks[name].train(role != self.NETWORKS[self.mr_to_ct])
 
-    def train(self, generators: bool = True) -> None:
-        """Put the discriminators into training mode, the generators too or, if not `generators`, into evaluation."""
-        for name, network in self.networks.items():
-            network.train(generators or name.startswith("D"))
-
-    def perceptual(self, fake: Tensor, real_features: Tensor) -> Tensor:
-        """Distance between the features of `fake` and features computed once for the real images."""
-        with self.autocast():
-            features = self.features(fake)
-        return self.feature_distance(features, real_features)
-
-    @torch.no_grad()
-    def features_of(self, real: Tensor) -> Tensor:
-        """Features of real images; they do not change while the generator takes its steps."""
-        with self.autocast():
-            return self.features(real)
-
-
-def make_generator(variant: Variant, profile: Profile) -> nn.Module:
-    """Return a fresh generator of `variant`."""
-    return build_generator(
-        variant.generator,
-        width=profile.width,
-        channels=variant.channels,
-        dropout=variant.generator_dropout,
-        slope=variant.generator_slope,
-    )
-
-
-def make_discriminator(variant: Variant, profile: Profile) -> nn.Module:
-    """Return a fresh discriminator of `variant`; a conditional one sees the MR beside the CT."""
-    return build_discriminator(
-        variant.discriminator,
-        width=profile.width,
-        in_channels=variant.channels * (2 if variant.conditional_discriminator else 1),
-        dropout=variant.discriminator_dropout,
-    )
-
-
-def adam(variant: Variant, networks: list[nn.Module], lr: float) -> torch.optim.Optimizer:
-    """Return one Adam over the parameters of all `networks`."""
-    parameters = [p for network in networks for p in network.parameters()]
-    return torch.optim.Adam(parameters, lr=lr, betas=(variant.beta1, variant.beta2), fused=True)
-
-
-def discriminator_loss(variant: Variant, D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Terms]:
-    """Return (BCE(D(real), r) + BCE(D(fake), 0)) / 2 + λ_gp · GP and its terms.  # two of (B, C, H, W) => (), terms"""
-    logits_real, logits_fake = D(real), D(fake)
-    loss_gan = bce_discriminator(logits_real, logits_fake, variant.real_label)
-    loss_D, terms = loss_gan, {"loss_d_gan": loss_gan.detach()}
-    if variant.lambda_gp > 0:
-        penalty = gradient_penalty(D.forward, real, fake)  # never the compiled D: this is differentiated twice
-        loss_D = loss_D + variant.lambda_gp * penalty
-        terms["loss_gp"] = penalty.detach()
-    terms["loss_d"] = loss_D.detach()
-    terms["d_real"] = torch.sigmoid(logits_real.detach()).mean()
-    terms["d_fake"] = torch.sigmoid(logits_fake.detach()).mean()
-    return loss_D, terms
-
-
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take one step of `optimizer` down the gradient of `loss`, ()."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+    def judged(self, D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Logs]:
+        """Return a discriminator's loss on real and synthetic images, and its logs.  # two of (B, C, H, W) => ()"""
+        return discriminator_loss(D, real, fake, real_label=self.real_label, penalty=self.gradient_penalty)
 
 
 @contextmanager
@@ -173,14 +200,3 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
     finally:
         for p in parameters:
             p.requires_grad_(True)
-
-
-def grey_to(channels: int, image: Tensor) -> Tensor:
-    """Repeat a grey image (B, 1, H, W) to `channels` (a view, no copy)."""
-    return image if channels == 1 else image.expand(-1, channels, -1, -1)
-
-
-def translate(generator: nn.Module, real_A: Tensor, channels: int = 1) -> Tensor:
-    """Return the generator's CT, (B, 1, H, W) in [-1, 1]; channels of a 3-channel generator are averaged."""
-    fake_B = generator(grey_to(channels, real_A))
-    return fake_B if channels == 1 else fake_B.mean(dim=1, keepdim=True)

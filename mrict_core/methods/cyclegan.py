@@ -1,33 +1,91 @@
 """CycleGAN (Zhu et al. 2017, arXiv 1703.10593) with the predecessor's weights.
 
-    L_G = GAN(G_MRI2CT) + GAN(G_CT2MRI) + λ_cycle · (|F(G(a)) − a|₁ + |G(F(b)) − b|₁)
-          + λ_idt · (|G(b) − b|₁ + |F(a) − a|₁) + λ_perc · (P(G(a), b) + P(F(b), a))
+    L_G = Σ λ_i · (f_i of G on (a, b) + f_i of F on (b, a)), the terms of the experiment, among them
+          gan, cycle: |F(G(a)) − a|₁ + |G(F(b)) − b|₁, identity: |G(b) − b|₁ + |F(a) − a|₁, perceptual
 
 G = G_MRI2CT, F = G_CT2MRI, a = real_A (MR), b = real_B (an unrelated CT). The perceptual term therefore compares
-unrelated slices, as the predecessor's did. One Adam serves both generators. The discriminators see the newest fakes,
-or those of a history buffer where `image_pool` > 0 (the paper: 50).
+unrelated slices, as the predecessor's did. One optimiser serves both generators. The discriminators see the newest
+fakes, or those of a history buffer where `image_pool` > 0 (the paper: 50).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
-from mrict_core.losses.adversarial import bce_generator
-from mrict_core.losses.reconstruction import l1
-from mrict_core.methods.base import (
-    Method,
-    Terms,
-    adam,
-    descend,
-    discriminator_loss,
-    frozen,
-    grey_to,
-    make_discriminator,
-    make_generator,
-)
-from mrict_core.profiles import Profile
-from mrict_core.variant import Variant
+from mrict_core.data.batches import Batch
+from mrict_core.losses import Logs, Output
+from mrict_core.methods.base import METHODS, Adversarial, frozen
+
+
+@METHODS.register("cyclegan")
+@dataclass(eq=False)
+class CycleGAN(Adversarial):
+    """Two generators and two discriminators, trained on unpaired slices."""
+
+    image_pool: int = 0  # fakes in the history of each discriminator
+
+    NETWORKS: ClassVar = {"G_MRI2CT": "G", "G_CT2MRI": "G", "D_CT": "D", "D_MRI": "D"}
+    mr_to_ct: ClassVar = "G_MRI2CT"
+    paired: ClassVar = False
+    gives: ClassVar = ("fake_B", "logits", "real_label", "rec_A", "idt_B")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.pools = {"D_CT": ImagePool(self.image_pool), "D_MRI": ImagePool(self.image_pool)}
+
+    def channels(self, name: str) -> tuple[int, int]:
+        mr, ct = self.view.in_channels, self.out_channels
+        return {"G_MRI2CT": (mr, ct), "G_CT2MRI": (ct, mr), "D_CT": (ct, 1), "D_MRI": (mr, 1)}[name]
+
+    def train_step(self, batch: Batch) -> Logs:
+        """Take one step of both D, then k of both G; the first fakes serve both."""
+        batch = self.in_made_channels(batch)
+        back = Batch(batch.real_B, batch.real_A, batch.mask)  # CT to MR
+        fakes = self.forward(batch.real_A, batch.real_B)
+        logs = self.step_D(batch, *(fake.detach() for fake in fakes))
+        with frozen(self.D_CT, self.D_MRI):
+            for k in range(self.generator_steps):
+                if k > 0:
+                    fakes = self.forward(batch.real_A, batch.real_B)
+                logs |= self.step_G(batch, back, *fakes)
+        return logs
+
+    def forward(self, image_A: Tensor, image_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the CT made of an MR and the MR made of a CT."""
+        with self.autocast():
+            return self.G_MRI2CT(image_A), self.G_CT2MRI(image_B)
+
+    def step_D(self, batch: Batch, fake_B: Tensor, fake_A: Tensor) -> Logs:
+        fake_B, fake_A = self.pools["D_CT"].query(fake_B), self.pools["D_MRI"].query(fake_A)
+        with self.autocast():
+            loss_ct, logs_ct = self.judged(self.D_CT, batch.real_B, fake_B)
+            loss_mri, logs_mri = self.judged(self.D_MRI, batch.real_A, fake_A)
+        self.descend("D", loss_ct + loss_mri)  # no shared weights: the sum trains each as if alone
+        return {name: (logs_ct[name] + logs_mri[name]) / 2 for name in logs_ct}
+
+    def step_G(self, batch: Batch, back: Batch, fake_B: Tensor, fake_A: Tensor) -> Logs:
+        to_ct = Output(fake_B=fake_B, real_label=self.real_label)
+        to_mr = Output(fake_B=fake_A, real_label=self.real_label)
+        to_mr.rec_A, to_ct.rec_A = self.forward(fake_A, fake_B)
+        with self.autocast():
+            to_ct.logits, to_mr.logits = self.D_CT(fake_B), self.D_MRI(fake_A)
+        if "idt_B" in self.loss.needs:
+            to_ct.idt_B, to_mr.idt_B = self.forward(batch.real_B, batch.real_A)
+        loss_G, logs = self.loss((to_ct, batch), (to_mr, back))
+        self.descend("G", loss_G)
+        return logs
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {name: list(pool.images) for name, pool in self.pools.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        for name, pool in self.pools.items():
+            pool.images = [image.to(self.setup.device) for image in state[name]]
 
 
 class ImagePool:
@@ -53,86 +111,3 @@ class ImagePool:
             else:
                 chosen.append(image)
         return torch.stack(chosen)
-
-
-class CycleGAN(Method):
-    """Two generators and two discriminators, trained on unpaired slices."""
-
-    mr_to_ct = "G_MRI2CT"
-    paired = False
-
-    def __init__(self, variant: Variant, profile: Profile, *where: torch.device | torch.dtype) -> None:
-        super().__init__(variant, profile, *where)
-        self.G_MRI2CT = self.place(make_generator(variant, profile))
-        self.G_CT2MRI = self.place(make_generator(variant, profile))
-        self.D_CT = self.place(make_discriminator(variant, profile))
-        self.D_MRI = self.place(make_discriminator(variant, profile))
-        self.networks = {
-            "G_MRI2CT": self.G_MRI2CT,
-            "G_CT2MRI": self.G_CT2MRI,
-            "D_CT": self.D_CT,
-            "D_MRI": self.D_MRI,
-        }
-        self.optimizers = {
-            "G": adam(variant, [self.G_MRI2CT, self.G_CT2MRI], variant.lr_generator),
-            "D": adam(variant, [self.D_CT, self.D_MRI], variant.lr_discriminator),
-        }
-        self.pools = {"D_CT": ImagePool(variant.image_pool), "D_MRI": ImagePool(variant.image_pool)}
-
-    def step(self, real_A: Tensor, real_B: Tensor) -> Terms:
-        """One D step and k G steps; the first fakes serve both."""
-        real_A, real_B = (grey_to(self.variant.channels, image) for image in (real_A, real_B))
-        fakes = self.generate(real_A, real_B)
-        terms = self.step_discriminators(real_A, real_B, fakes[0].detach(), fakes[1].detach())
-        real_features = (self.features_of(real_B), self.features_of(real_A)) if self.features else None
-        with frozen(self.D_CT, self.D_MRI):
-            for k in range(self.variant.generator_steps):
-                if k > 0:
-                    fakes = self.generate(real_A, real_B)
-                terms |= self.step_generators(real_A, real_B, *fakes, real_features)
-        return terms
-
-    def generate(self, image_A: Tensor, image_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the CT made of an MR and the MR made of a CT."""
-        with self.autocast():
-            return self.G_MRI2CT(image_A), self.G_CT2MRI(image_B)
-
-    def step_discriminators(self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, fake_A: Tensor) -> Terms:
-        fake_B, fake_A = self.pools["D_CT"].query(fake_B), self.pools["D_MRI"].query(fake_A)
-        with self.autocast():
-            loss_ct, terms_ct = discriminator_loss(self.variant, self.D_CT, real_B, fake_B)
-            loss_mri, terms_mri = discriminator_loss(self.variant, self.D_MRI, real_A, fake_A)
-        descend(self.optimizers["D"], loss_ct + loss_mri)  # no shared weights: the sum trains each as if alone
-        return {name: (terms_ct[name] + terms_mri[name]) / 2 for name in terms_ct}
-
-    def step_generators(
-        self, real_A: Tensor, real_B: Tensor, fake_B: Tensor, fake_A: Tensor, real_features: tuple | None
-    ) -> Terms:
-        v = self.variant
-        rec_B, rec_A = self.generate(fake_A, fake_B)
-        with self.autocast():
-            logits_B, logits_A = self.D_CT(fake_B), self.D_MRI(fake_A)
-        loss_gan = bce_generator(logits_B, v.real_label) + bce_generator(logits_A, v.real_label)
-        loss_cycle = l1(rec_A, real_A) + l1(rec_B, real_B)
-        loss_G = v.lambda_gan * loss_gan + v.lambda_cycle * loss_cycle
-        terms = {"loss_g_gan": loss_gan.detach(), "loss_g_cycle": loss_cycle.detach()}
-        if v.lambda_identity > 0:
-            idt_B, idt_A = self.generate(real_B, real_A)
-            loss_identity = l1(idt_B, real_B) + l1(idt_A, real_A)
-            loss_G = loss_G + v.lambda_identity * loss_identity
-            terms["loss_g_identity"] = loss_identity.detach()
-        if real_features is not None:
-            features_B, features_A = real_features
-            loss_perceptual = self.perceptual(fake_B, features_B) + self.perceptual(fake_A, features_A)
-            loss_G = loss_G + self.lambda_perceptual * loss_perceptual
-            terms["loss_g_perceptual"] = loss_perceptual.detach()
-        descend(self.optimizers["G"], loss_G)
-        terms["loss_g"] = loss_G.detach()
-        return terms
-
-    def state(self) -> dict:
-        return {name: list(pool.images) for name, pool in self.pools.items()}
-
-    def load_state(self, state: dict) -> None:
-        for name, pool in self.pools.items():
-            pool.images = [image.to(self.device) for image in state[name]]

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mrict_core.metrics import Metric
 
-Description = Mapping[str, Any]  # the content of model.json
+from mrict_core.experiments.schema import as_plain, flattened
+from mrict_core.training.facts import ModelFacts
+
+Description = Mapping[str, Any]  # the content of model.json, its facts read
 
 SETS = {"train": "training", "val": "validation (chose the epoch)", "test": "held out, scored below"}
 NOTHING = "–"
@@ -23,10 +26,14 @@ NO_SCORES = (
 
 
 def card_text(description: Description, scores: Mapping[str, Any] | None) -> str:
-    """Return the card in markdown. `scores`: of the held-out patients, None where there are none."""
-    facts = description["facts"]
+    """Return the card of a model.json in markdown. `scores`: of the held-out patients, None where there are none.
+
+    Raises MrictError where the facts say what cannot be.
+    """
+    facts = ModelFacts.from_plain(description["facts"], "facts")
+    description = {**description, "facts": facts}
     parts = [
-        f"# {facts['variant']}@{description['hash']}",
+        f"# {facts.variant}@{description['hash']}",
         DEMO if description["demo"] else "",
         _summary(description),
         "## Training data",
@@ -38,8 +45,8 @@ def card_text(description: Description, scores: Mapping[str, Any] | None) -> str
         "## Limits",
         "\n".join(f"- {line}" for line in limits(description, scores)),
         "## Settings",
-        "Values of the variant; the profile decides width, size, batch, epochs. `dataset` and `training_pairs` are the "
-        "predecessor's.",
+        "Values of the variant by their paths; the profile decides width, size, batch, epochs. `history` and "
+        "`data.max_pairs` are the predecessor's where it had this variant.",
         _settings(facts),
         "## Provenance",
         _provenance(description),
@@ -50,7 +57,7 @@ def card_text(description: Description, scores: Mapping[str, Any] | None) -> str
 def limits(description: Description, scores: Mapping[str, Any] | None) -> list[str]:
     """Return what the model must not be trusted with, most important first."""
     facts, data = description["facts"], description["data"]
-    low, high = facts["window_hu"]
+    low, high = facts.window_hu
     lines = [
         "**Not for clinical use.** Not a medical device: no diagnosis, no dose calculation, no treatment decision.",
         *data.get("caveats", ()),
@@ -68,7 +75,7 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
             lines.append(f"Training: {scores['note']}.")
     from mrict_core.data.fingerprint import few_patients  # scipy: only where a card is written
 
-    fingerprint = facts.get("fingerprint") or {}
+    fingerprint = facts.fingerprint or {}
     if fingerprint.get("features") and (few := few_patients(fingerprint["patients"])):
         lines.append(f"{few[0].upper()}{few[1:]}.")
     if not fingerprint:
@@ -78,7 +85,6 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
 
 def _summary(description: Description) -> str:
     facts, weights = description["facts"], description["weights"]["networks"]
-    fields = facts["fields"]
     size = weights[description["generator"]]["values"] if description["generator"] in weights else 0
     made = (
         "Trained by this suite."
@@ -86,19 +92,26 @@ def _summary(description: Description) -> str:
         else "Weights of the predecessor, imported unchanged; this suite did not train them."
     )
     lines = [
-        f"MR to synthetic CT in HU, axial slice by slice. {made} Variant `{facts['variant']}`: {fields.get('why', '')}",
-        f"Generator `{fields['generator']}`, {size:,} values, {facts['size']} × {facts['size']} px, window "
-        f"[{facts['window_hu'][0]:g}, {facts['window_hu'][1]:g}] HU. Profile: {description['label']}. "
+        f"MR to synthetic CT in HU, axial slice by slice. {made} Variant `{facts.variant}`: {facts.experiment.why}",
+        f"Network `{_network(description)}`, {size:,} values, {facts.size} × {facts.size} px, window "
+        f"[{facts.window.low:g}, {facts.window.high:g}] HU. Profile: {description['label']}. "
         f"Networks in the file: {', '.join(weights)}. Published {description['published'][:10]}.",
     ]
     return "\n\n".join(lines)
 
 
+def _network(description: Description) -> str:
+    """Return the kind of the network that makes the CT; a checkpoint calls it by its role, or by role and direction."""
+    networks = description["facts"].experiment.network
+    role = description["generator"]
+    return networks[role if role in networks else role[:1]].name
+
+
 def _data(description: Description) -> list[str]:
     facts, data = description["facts"], description["data"]
     lines = [
-        f"{data['name']}; region: {data.get('region', 'unknown')}; prepared by protocol `{facts['protocol']}`"
-        + (f"; split `{data['split']}` (hash `{facts['split_hash']}`)" if data.get("split") else "")
+        f"{data['name']}; region: {data.get('region', 'unknown')}; prepared by protocol `{facts.protocol}`"
+        + (f"; split `{data['split']}` (hash `{facts.split_hash}`)" if data.get("split") else "")
         + "."
     ]
     if data.get("text"):
@@ -109,7 +122,7 @@ def _data(description: Description) -> list[str]:
     ]
     if rows:
         lines.append(_table(("set", "patients", "slices", "patients by centre"), rows))
-        lines.append(f"Slices trained on: {facts['training_pairs']}.")
+        lines.append(f"Slices trained on: {facts.training_pairs}.")
     return lines
 
 
@@ -151,33 +164,33 @@ def _use(description: Description) -> str:
     return (
         f"Research on MR-to-CT synthesis: synthetic CTs of MR volumes like those it was trained on ({data['name']}, "
         f"{data.get('region', 'unknown region')}), comparison of methods, teaching. The MR must be prepared by "
-        f"protocol `{facts['protocol']}`, as the suite does by itself."
+        f"protocol `{facts.protocol}`, as the suite does by itself."
     )
 
 
-def _settings(facts: Mapping[str, Any]) -> str:
+def _settings(facts: ModelFacts) -> str:
     """Every value of the variant as it was when the model was made, and of the profile what shapes the network."""
-    fields = {k: v for k, v in facts["fields"].items() if k not in ("name", "why")}
-    profile = {f"profile.{k}": facts["profile"].get(k) for k in ("name", "width", "batch_size", "feature_network")}
-    epochs = {"epoch of these weights": facts["epoch"], "epochs of the training": facts["epochs"]}
-    rows = {**fields, **profile, **epochs, "precision": facts.get("precision", "float32"), "seed": facts["seed"]}
+    fields = {path: v for path, v in flattened(as_plain(facts.experiment)) if path not in ("name", "why") and v != ""}
+    profile = {f"profile.{k}": getattr(facts.profile, k) for k in ("name", "width", "batch_size", "feature_network")}
+    epochs = {"epoch of these weights": facts.epoch, "epochs of the training": facts.epochs}
+    rows = {**fields, **profile, **epochs, "precision": facts.precision, "seed": facts.seed}
     return _table(("setting", "value"), [(f"`{name}`", _plain(value)) for name, value in rows.items()])
 
 
 def _provenance(description: Description) -> str:
     facts = description["facts"]
-    features = facts["features"] or {}
+    features = facts.features or {}
     rows = {
         "model": description["hash"],
         "weights (sha256)": description["weights"]["sha256"],
-        "training run": facts["key"],
-        "slices": facts["store_key"],
-        "split": facts["split_hash"],
-        "starts from": facts["parent"],
-        "that training run": facts.get("parent_hash"),
-        "perceptual features": f"{features['name']} {features['hash'] or ''}" if features else None,
-        **{f"imported file of {role} (sha256)": sha256 for role, sha256 in facts.get("files", {}).items()},
-        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        "training run": facts.key,
+        "slices": facts.store_key,
+        "split": facts.split_hash,
+        "starts from": facts.parent,
+        "that training run": facts.parent_hash,
+        "perceptual features": f"{features.get('name')} {features.get('hash') or ''}" if features else None,
+        **{f"imported file of {role} (sha256)": sha256 for role, sha256 in facts.files.items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     }
     return _table(("what", "value"), [(name, _plain(value)) for name, value in rows.items()])
 

@@ -11,6 +11,7 @@ are renewed when the same model is evaluated again. The folder appears whole or 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -23,7 +24,7 @@ from mrict_core.errors import MrictError
 from mrict_core.models.card import card_text
 from mrict_core.paths import shown
 from mrict_core.runtime import NEW, atomic_folder, available, hash_of, held, read_json, write_json, write_text
-from mrict_core.training.runs import TENSORS
+from mrict_core.training.facts import ModelFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def model_hash(description: Mapping[str, Any]) -> str:
 
 def write_model(
     root: Path,
-    facts: Mapping[str, Any],
+    facts: ModelFacts,
     networks: Networks,
     *,
     kind: str,
@@ -67,7 +68,7 @@ def write_model(
     apart from newer scores and their card. Raises MrictError where the folder cannot be written or is damaged.
     """
     content = _packed(networks)
-    facts, data = (json.loads(json.dumps(value)) for value in (facts, data))  # as they will be read
+    plain, data = (json.loads(json.dumps(value)) for value in (facts.as_plain(), data))  # as they will be read
     sha256 = hashlib.sha256(content).hexdigest()
     described = {
         "format": FORMAT,
@@ -77,14 +78,15 @@ def write_model(
         "generator": generator,
         "data": data,
         "weights": {"bytes": len(content), "sha256": sha256, "networks": _sizes(networks)},
-        "facts": facts,
+        "facts": plain,
     }
     digest = model_hash(described)
     description = {"hash": digest, "published": datetime.now(UTC).isoformat(timespec="microseconds"), **described}
-    folder = Path(root) / facts["variant"] / digest
-    with held(folder.parent, f"publishes a model of {facts['variant']}", WAIT_S):
+    folder = Path(root) / facts.variant / digest
+    with held(folder.parent, f"publishes a model of {facts.variant}", WAIT_S):
         for leftover in folder.parent.glob(f"{NEW}*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
+        folder = _there(folder) or folder
         if folder.exists():
             _renew(folder, scores)
             return folder, False
@@ -93,6 +95,17 @@ def write_model(
             write_json(temporary / FACTS, description)
             _write_scores(temporary, description, scores)
     return folder, True
+
+
+def _there(folder: Path) -> Path | None:
+    """Return the folder of the same model as an earlier version published it: under the hash of its own form."""
+    for path in sorted(folder.parent.glob(f"*/{FACTS}")):
+        with contextlib.suppress(MrictError):
+            described = read_model(path.parent)
+            facts = json.loads(json.dumps(ModelFacts.from_plain(described["facts"], shown(path)).as_plain()))
+            if model_hash(described | {"facts": facts}) == folder.name:
+                return path.parent
+    return None
 
 
 def _renew(folder: Path, scores: Mapping[str, Any] | None) -> None:
@@ -188,7 +201,7 @@ def check_weights(folder: Path, description: Mapping[str, Any]) -> bytes:
     return content
 
 
-def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tuple[dict[str, Any], Networks]:
+def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tuple[ModelFacts, Networks]:
     """Return (facts, {network: state dict on the CPU}) of a published model's folder or of a checkpoint file.
 
     Raises MrictError where it is absent, damaged, tampered with, unsafe, or of another variant than expected.
@@ -197,15 +210,15 @@ def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tup
     if not path.is_dir():
         from mrict_core.training.checkpoint import load_checkpoint
 
-        return facts_and_weights(load_checkpoint(path, expect_variant))
+        return facts_and_weights(load_checkpoint(path, expect_variant), path)
     import safetensors
     import safetensors.torch
 
     description = read_model(path)
-    facts = description["facts"]
-    if expect_variant and facts["variant"] != expect_variant:
+    facts = facts_of(description, path)
+    if expect_variant and facts.variant != expect_variant:
         raise MrictError(
-            f"{shown(path)}: model of variant '{facts['variant']}', expected '{expect_variant}'; "
+            f"{shown(path)}: model of variant '{facts.variant}', expected '{expect_variant}'; "
             "give the folder of that variant or name the other variant"
         )
     try:
@@ -221,6 +234,14 @@ def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tup
     return facts, networks
 
 
-def facts_and_weights(payload: Mapping[str, Any]) -> tuple[dict[str, Any], Networks]:
+def facts_of(description: Mapping[str, Any], folder: Path) -> ModelFacts:
+    """Return the facts in the content of a model.json."""
+    try:
+        return ModelFacts.from_plain(description["facts"], shown(folder))
+    except MrictError as error:
+        raise MrictError(f"{error}; train or import it again") from None
+
+
+def facts_and_weights(payload: Mapping[str, Any], path: Path) -> tuple[ModelFacts, Networks]:
     """Return a checkpoint's content as (facts, {network: state dict})."""
-    return {key: value for key, value in payload.items() if key not in TENSORS}, payload["networks"]
+    return ModelFacts.of_payload(payload, path), payload["networks"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
+from mrict_core.experiments import Experiment
+from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.methods import METHODS
 from mrict_core.models.folder import write_model
 from mrict_core.models.pth import Recognised, read_state, recognise
 from mrict_core.paths import checkpoints_root, shown
-from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import hash_of
-from mrict_core.training.checkpoint import FORMAT
-from mrict_core.variant import Variant, as_dict
+from mrict_core.training.facts import ModelFacts
 
 if TYPE_CHECKING:
     from mrict_core.models.folder import Networks
@@ -74,7 +73,7 @@ class Imported:
 
 def import_checkpoint(
     files: Sequence[Path],
-    variant: Variant,
+    variant: Experiment,
     roles: Sequence[str] = (),
     *,
     root: Path | None = None,
@@ -106,8 +105,8 @@ def import_checkpoint(
         sources[role], known = _identified(path, variant)
         unpacked += [known] if known else []
         notes += [f"{path.name}: {note}" for note in unpacked]
-    notes += [caveat] if (caveat := DATASETS[variant.dataset][1]) else []
-    generator = METHODS[variant.method].mr_to_ct
+    notes += [caveat] if (caveat := _origin(variant)[1]) else []
+    generator = METHODS[variant.method.name].mr_to_ct
     if generator not in networks:
         notes.append(f"holds no {generator}: it cannot make a CT")
     folder, new = write_model(
@@ -123,9 +122,9 @@ def import_checkpoint(
     return Imported(folder, new, kinds, tuple(notes))
 
 
-def _role(variant: Variant, found: Recognised, path: Path, asked: str) -> str:
+def _role(variant: Experiment, found: Recognised, path: Path, asked: str) -> str:
     """Return which network of the variant a file is: as asked, or by its shapes, or by its name."""
-    sides = NETWORKS[variant.method]
+    sides = NETWORKS[variant.method.name]
     fitting = [name for name, side in sides.items() if side == found.side]
     if asked and asked not in {*sides, *sides.values()}:
         raise MrictError(f"role '{asked}': {variant.name} has the networks {', '.join(sides)}; give one of them")
@@ -144,12 +143,12 @@ def _role(variant: Variant, found: Recognised, path: Path, asked: str) -> str:
     return named[0]
 
 
-def _check(variant: Variant, found: Recognised, path: Path, profile: Profile) -> str:
+def _check(variant: Experiment, found: Recognised, path: Path, profile: Profile) -> str:
     """Return the kind of network that the file is; it must be the variant's, of its channels and width."""
-    conditional = variant.conditional_discriminator and found.side == "D"
-    kind = variant.generator if found.side == "G" else variant.discriminator
+    conditional = variant.method.options.get("conditional", False) and found.side == "D"
+    kind, channels = variant.network[found.side].name, variant.network["G"].options.get("out_channels", 1)
     came = (" or ".join(found.kinds), found.channels, found.width)
-    expected = (kind, variant.channels * (2 if conditional else 1), profile.width)
+    expected = (kind, channels * (2 if conditional else 1), profile.width)
     if kind not in found.kinds or came[1:] != expected[1:]:
         text = "{} of {} channel(s) and width {}"
         raise MrictError(
@@ -159,44 +158,42 @@ def _check(variant: Variant, found: Recognised, path: Path, profile: Profile) ->
     return kind
 
 
-def _facts(variant: Variant, profile: Profile, sources: Mapping[str, str]) -> dict[str, Any]:
+def _facts(variant: Experiment, profile: Profile, sources: Mapping[str, str]) -> ModelFacts:
     """What a checkpoint says of itself, as far as it is known of the predecessor's."""
     window = WINDOWS[PROTOCOL]
-    unknown = {"seed": None, "store_key": "", "split_hash": "", "parent_hash": None, "features": None, "epoch": None}
-    return {
-        "format": FORMAT,
-        "key": hash_of(dict(sources)),
-        "variant": variant.name,
-        "fields": as_dict(variant),
-        "profile": dataclasses.asdict(profile),
-        "precision": "float32",
-        "size": profile.size,
-        "protocol": PROTOCOL,
-        "window_hu": [window.low, window.high],
-        **unknown,
-        "parent": variant.init_from,
-        "training_pairs": variant.training_pairs,
-        "epochs": variant.epochs,
-        "complete": True,
-        "stopped": "",
-        "history": [],
-        "versions": {},  # of the trainer, which are not recorded; and the same file is the same model in every version
-        "files": dict(sources),
-    }
+    return ModelFacts(
+        key=hash_of(dict(sources)),
+        variant=variant.name,
+        experiment=variant,
+        profile=profile,
+        size=profile.size,
+        protocol=PROTOCOL,
+        window_hu=[window.low, window.high],
+        epoch=None,
+        parent=variant.init_from,
+        training_pairs=variant.data.max_pairs or 0,
+        epochs=variant.epochs,
+        complete=True,
+        files=dict(sources),  # and no versions: those of the trainer are not recorded
+    )
 
 
-def _data(variant: Variant) -> dict[str, Any]:
-    (text, caveat), known = DATASETS[variant.dataset], variant.dataset != UNKNOWN
+def _origin(variant: Experiment) -> tuple[str, str]:
+    return DATASETS[variant.history.dataset or UNKNOWN]
+
+
+def _data(variant: Experiment) -> dict[str, Any]:
+    (text, caveat), known = _origin(variant), variant.history.dataset not in ("", UNKNOWN)
     split = " Split by slice: neighbouring slices of one head stood on both sides." if known else ""
     return {
-        "name": f"the predecessor's data set `{variant.dataset}`",
+        "name": f"the predecessor's data set `{variant.history.dataset or UNKNOWN}`",
         "region": "brain",
         "text": f"{text}.{split} So the record of the predecessor says; this suite has not seen the data.",
         "caveats": [*([caveat] if caveat else []), *(CAVEATS if known else ())],
     }
 
 
-def _identified(path: Path, variant: Variant) -> tuple[str, str]:
+def _identified(path: Path, variant: Experiment) -> tuple[str, str]:
     """Return the file's sha256, and what it is known to be where the predecessor published it."""
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

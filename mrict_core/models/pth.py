@@ -5,16 +5,17 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrict_core.errors import MrictError
-from mrict_core.networks import DISCRIMINATORS, GENERATORS
+from mrict_core.experiments.schema import Part
+from mrict_core.networks import DISCRIMINATORS, GENERATORS, build_network
 from mrict_core.paths import shown
 
 EXPECTED = "expected the plain state dict of one generator or discriminator"
@@ -132,8 +133,8 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Recognised:
     side = FIRST[first]
     width, channels = state[first].shape[:2]
     misfits = {}
-    for name, build in (GENERATORS if side == "G" else DISCRIMINATORS).items():
-        misfits[name] = _misfits(state, _shapes(side, build, width, channels))
+    for name in GENERATORS if side == "G" else DISCRIMINATORS:
+        misfits[name] = _misfits(state, _shapes(name, width, channels))
     kinds = tuple(name for name, found in misfits.items() if not found)
     if not kinds:
         nearest = min(misfits, key=lambda name: len(misfits[name]))
@@ -145,9 +146,9 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Recognised:
     return Recognised(side, kinds, width, channels)
 
 
-def _shapes(side: str, build: Callable[..., nn.Module], width: int, channels: int) -> dict[str, tuple[int, ...]]:
+def _shapes(name: str, width: int, channels: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):  # shapes alone, no memory
-        network = build(width=width, **{"channels" if side == "G" else "in_channels": channels})
+        network = build_network(Part(name), width=width, in_channels=channels, out_channels=channels)
     return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
 
 

@@ -12,6 +12,7 @@ from mrict_core.data.store import SliceStore
 from mrict_core.methods import METHODS
 from mrict_core.models.folder import Networks, write_model
 from mrict_core.paths import Workspace, checkpoints_root
+from mrict_core.training.facts import ModelFacts
 
 FULL = "full"  # the profile whose models are meant for images of patients
 SCORES = ("label", "note", "n", "summary", "cards", "context")  # of a record: nothing of single patients
@@ -20,7 +21,7 @@ SCORES = ("label", "note", "n", "summary", "cards", "context")  # of a record: n
 def publish(
     space: Workspace,
     data: tuple[SliceStore, Split],
-    facts: Mapping[str, Any],
+    facts: ModelFacts,
     networks: Networks,
     record: Mapping[str, Any],
     baseline: Mapping[str, Any] | None = None,
@@ -37,8 +38,8 @@ def publish(
         networks,
         kind="trained",
         label=record["label"],
-        demo=space.embedded or facts["profile"].get("name") != FULL,
-        generator=METHODS[facts["fields"]["method"]].mr_to_ct,
+        demo=space.embedded or facts.profile.name != FULL,
+        generator=METHODS[facts.experiment.method.name].mr_to_ct,
         data=describe_data(space, *data),
         scores={key: record[key] for key in SCORES} | {"baseline": dict(baseline) if baseline else None},
     )

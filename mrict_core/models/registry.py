@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrict_core.errors import MrictError
+from mrict_core.experiments import all_variants, get
 from mrict_core.models.card import card_text
 from mrict_core.models.folder import FACTS, WEIGHTS, check_weights, is_model, read_model, read_scores
 from mrict_core.paths import checkpoints_root, shown
 from mrict_core.training.runs import unpublished
-from mrict_core.variants import all_variants, get
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,8 +110,9 @@ def find(spec: str | Path, root: Path | None = None) -> Path:
     if (path := _as_path(text)) is not None:
         return path
     name, at, prefix = text.partition("@")
-    variant = get(name).name
-    published = [entry for entry in entries(root) if entry.variant == variant]
+    every = entries(root)
+    variant = name if any(entry.variant == name for entry in every) else get(name).name
+    published = [entry for entry in every if entry.variant == variant]
     if at:
         return _by_hash(variant, prefix, published, root)
     if damaged := [entry for entry in published if entry.problem]:  # it may be the newest: nothing else in its place

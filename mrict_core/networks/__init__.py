@@ -1,41 +1,53 @@
-"""Networks by name: generators, discriminators, frozen feature networks."""
+"""Networks by name: generators and discriminators, MONAI's among them; frozen feature networks."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from torch import nn
 
 from mrict_core.errors import unknown_name
+from mrict_core.experiments.schema import Part
 from mrict_core.networks.features import build_features
-from mrict_core.networks.patchgan import PatchGAN, patch3, patch4, scalar
-from mrict_core.networks.unet import UNet, unet_a, unet_b
+from mrict_core.networks.patchgan import patch3, patch4, scalar
+from mrict_core.networks.unet import unet_a, unet_b
+from mrict_core.parts import Parts
 
-__all__ = [
-    "DISCRIMINATORS",
-    "GENERATORS",
-    "build_discriminator",
-    "build_features",
-    "build_generator",
-    "count_parameters",
-]
+__all__ = ["DISCRIMINATORS", "GENERATORS", "NETWORKS", "build_features", "build_network", "count_parameters"]
 
-GENERATORS: dict[str, Callable[..., UNet]] = {"unet_a": unet_a, "unet_b": unet_b}
-DISCRIMINATORS: dict[str, Callable[..., PatchGAN]] = {"patch4": patch4, "patch3": patch3, "scalar": scalar}
+MONAI = "monai."  # before the name of a class of monai.networks.nets
 
 
-def build_generator(name: str, *, width: int, channels: int, dropout: float, slope: float) -> UNet:
-    """Return the generator `name`; `width` is the channel count of its first block (predecessor: 64)."""
-    if name not in GENERATORS:
-        raise unknown_name("generator", name, GENERATORS)
-    return GENERATORS[name](width=width, channels=channels, dropout=dropout, slope=slope)
+class Networks(Parts):
+    """Our networks by name, and every class of MONAI's as `monai.<class>`."""
+
+    def find(self, name: str) -> Callable[..., nn.Module]:
+        """Return the constructor of a network; an unknown name is an error with the nearest one."""
+        if not name.startswith(MONAI):
+            return super().find(name)
+        from monai.networks import nets
+
+        classes = {f"{MONAI}{n}": c for n, c in vars(nets).items() if isinstance(c, type) and c.__name__ == n}
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, n=5) or ["monai.BasicUNet", "monai.UNet"]
+            raise unknown_name("class of monai.networks.nets", name, near)
+        return classes[name]
 
 
-def build_discriminator(name: str, *, width: int, in_channels: int, dropout: float) -> PatchGAN:
-    """Return the discriminator `name`, which returns logits; `in_channels` counts MR and CT when conditional."""
-    if name not in DISCRIMINATORS:
-        raise unknown_name("discriminator", name, DISCRIMINATORS)
-    return DISCRIMINATORS[name](width=width, in_channels=in_channels, dropout=dropout)
+NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "spatial_dims"))
+NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
+GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar")  # the predecessor's
+
+
+def build_network(part: Part, *, in_channels: int, out_channels: int = 1, width: int = 64) -> nn.Module:
+    """Return a fresh network: its options, and of the rest what its constructor takes.
+
+    width: channels of the first block, of networks that are scaled by it (predecessor: 64). A network whose images need
+    sides of a multiple of some pixels says so by an attribute `multiple`.
+    """
+    sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "spatial_dims": 2}
+    return NETWORKS.build(part.name, part.options, **sizes)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ def in_full(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
-def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
     """Return a context for forward passes in `precision`, float32 (which changes nothing) or bfloat16."""
+    if device.type == "meta":  # shapes alone
+        return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)

@@ -51,7 +51,7 @@ class PatchGAN(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < self.min_size:
             raise MrictError(
                 f"discriminator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W) with H and W "
-                f"at least {self.min_size}; check conditional_discriminator and the canvas size"
+                f"at least {self.min_size}; check method.conditional and the canvas size"
             )
         logits = in_full(self.model(x))  # the losses and the penalty are taken in float32
         return logits.mean(dim=(2, 3)) if self.pool else logits

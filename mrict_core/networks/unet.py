@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.errors import MrictError
-from mrict_core.networks.layers import in_full
+from mrict_core.networks.layers import autocast, in_full
 
 STRIDE = 32  # five halvings: encoder 1-4 and the bottleneck
 ENCODER = (1, 2, 4, 8)  # channels of enc1..enc4, in units of the width
@@ -28,17 +28,20 @@ def _block(
 
 
 class UNet(nn.Module):
-    """U-Net with tanh output.  # (B, channels, H, W) in [-1, 1] => (B, channels, H, W) in (-1, 1); H, W multiples of 32
+    """U-Net with tanh output.  # (B, in_channels, H, W) in [-1, 1] => (B, out_channels, H, W) in (-1, 1)
 
-    Weights start from torch's default initialisation, as the predecessor's did. The last layer runs in float32, under
-    autocast too.
+    H and W must be multiples of 32. Weights start from torch's default initialisation, as the predecessor's did. The
+    last layer runs in float32, under autocast too.
     """
+
+    multiple = STRIDE  # pixels: the sides of an image
 
     def __init__(
         self,
         *,
         width: int,  # channels of enc1
-        channels: int,  # of the input and of the output image
+        in_channels: int,
+        out_channels: int,
         dropout: float,  # probability, after every block
         slope: float,  # of LeakyReLU for negative values
         bottleneck: int,  # channels, in units of the width
@@ -46,13 +49,13 @@ class UNet(nn.Module):
         skip_enc1: bool,  # False: dec1 is a bare transposed convolution and enc1 is not concatenated
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.in_channels = in_channels
         self.skip_enc1 = skip_enc1
         e1, e2, e3, e4 = (width * m for m in ENCODER)
         d4, d3, d2, d1 = (width * m for m in decoder)
         deepest = width * bottleneck
 
-        self.enc1 = _block(nn.Conv2d, channels, e1, dropout, slope)
+        self.enc1 = _block(nn.Conv2d, in_channels, e1, dropout, slope)
         self.enc2 = _block(nn.Conv2d, e1, e2, dropout, slope)
         self.enc3 = _block(nn.Conv2d, e2, e3, dropout, slope)
         self.enc4 = _block(nn.Conv2d, e3, e4, dropout, slope)
@@ -65,13 +68,13 @@ class UNet(nn.Module):
         else:
             self.dec1 = nn.ConvTranspose2d(d2 + e2, d1, kernel_size=4, stride=2, padding=1)
         last = d1 + e1 if skip_enc1 else d1
-        self.final_upsample = nn.ConvTranspose2d(last, channels, kernel_size=4, stride=2, padding=1)
+        self.final_upsample = nn.ConvTranspose2d(last, out_channels, kernel_size=4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the synthetic image. Raises MrictError for a wrong channel count or a side that is not n * 32."""
-        if x.ndim != 4 or x.shape[1] != self.channels or x.shape[2] % STRIDE or x.shape[3] % STRIDE:
+        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % STRIDE or x.shape[3] % STRIDE:
             raise MrictError(
-                f"generator: input of shape {tuple(x.shape)}, expected (B, {self.channels}, H, W) with H and W "
+                f"generator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W) with H and W "
                 f"multiples of {STRIDE}; crop or pad the slices"
             )
         e1 = self.enc1(x)
@@ -83,15 +86,18 @@ class UNet(nn.Module):
         d2 = self.dec2(torch.cat((d3, e3), dim=1))
         d1 = self.dec1(torch.cat((d2, e2), dim=1))
         last = torch.cat((d1, e1), dim=1) if self.skip_enc1 else d1
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round the image, to steps of up to 8 HU
+        with autocast(x.device, torch.float32):  # bfloat16 would round the image, to steps of up to 8 HU
             return torch.tanh(self.final_upsample(in_full(last)))
 
 
-def unet_a(width: int = 64, channels: int = 1, dropout: float = 0.1, slope: float = 0.14) -> UNet:
+def unet_a(
+    width: int = 64, in_channels: int = 1, out_channels: int = 1, dropout: float = 0.1, slope: float = 0.14
+) -> UNet:
     """Return G-A (MK1, MK2, MK4, practice): narrow decoder, no enc1 skip. 11,214,529 parameters at width 64."""
     return UNet(
         width=width,
-        channels=channels,
+        in_channels=in_channels,
+        out_channels=out_channels,
         dropout=dropout,
         slope=slope,
         bottleneck=8,
@@ -100,11 +106,14 @@ def unet_a(width: int = 64, channels: int = 1, dropout: float = 0.1, slope: floa
     )
 
 
-def unet_b(width: int = 64, channels: int = 1, dropout: float = 0.1, slope: float = 0.14) -> UNet:
+def unet_b(
+    width: int = 64, in_channels: int = 1, out_channels: int = 1, dropout: float = 0.1, slope: float = 0.14
+) -> UNet:
     """Return G-B (MK3 and later, CycleGAN): symmetric, a skip at every level. 25,046,657 parameters at width 64."""
     return UNet(
         width=width,
-        channels=channels,
+        in_channels=in_channels,
+        out_channels=out_channels,
         dropout=dropout,
         slope=slope,
         bottleneck=16,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,8 @@ from mrict_core.evaluation import (
 from mrict_core.evaluation.controls import control_predictions, control_translation
 from mrict_core.evaluation.predecessor import Translation, predecessor_validation, synthesizer_translation
 from mrict_core.evaluation.samples import sample_rows
+from mrict_core.experiments import Experiment, get
+from mrict_core.experiments.profiles import Profile
 from mrict_core.inference import Synthesizer, make_synthesizer
 from mrict_core.metrics.features import FeatureCollector
 from mrict_core.models.folder import facts_and_weights
@@ -36,13 +39,10 @@ from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.prepare import CountProgress, open_data
-from mrict_core.profiles import Profile
 from mrict_core.runtime import code_hash, hash_of, pick_device, versions
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
 from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record
-from mrict_core.variant import Variant
-from mrict_core.variants import get
 
 CODE = ("data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # it decides the scores
 
@@ -139,7 +139,7 @@ def _same(folder: Path, stem: str, key: str) -> dict[str, Any] | None:
 
 
 def evaluate_variant(
-    variant: Variant,
+    variant: Experiment,
     profile: Profile,
     space: Workspace,
     *,
@@ -168,38 +168,38 @@ def evaluate_variant(
     return record, scored[0][1]
 
 
-def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Variant, report: Report) -> tuple[dict, Predictions]:
+def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: Report) -> tuple[dict, Predictions]:
     """Score one training. Its checkpoint is read once: what is scored is what is hashed and published."""
     store, split, space = bench.store, bench.split, bench.space
     payload, checkpoint_hash = read_checkpoint(run.best, variant.name)
     check_key(payload, run.id, run.best)
-    if (payload["store_key"], payload["split_hash"]) != (store.key, split.hash):
+    facts, networks = facts_and_weights(payload, run.best)
+    facts = dataclasses.replace(facts, complete=run.complete, stopped=run.stopped)  # best.pt is older than the end
+    if (facts.store_key, facts.split_hash) != (store.key, split.hash):
         raise MrictError(
-            f"{shown(run.best)}: trained on slices {payload['store_key']}, split {payload['split_hash']}, which is not "
+            f"{shown(run.best)}: trained on slices {facts.store_key}, split {facts.split_hash}, which is not "
             f"what {shown(run.folder)} says; its test patients may have been trained on; train {variant.name} again"
         )
-    if not payload["epoch"]:
+    if not facts.epoch:
         raise MrictError(f"{shown(run.best)}: of epoch 0, an untrained network; train {variant.name} to its end")
-    facts, networks = facts_and_weights(payload)
-    facts |= {"complete": run.complete, "stopped": run.stopped}  # best.pt was written before the training ended
     synthesizer = make_synthesizer(facts, networks, run.best, str(bench.device))
     unfinished = "" if run.complete else f"training not finished: epoch {run.epoch} of {run.epochs}"
     now = " (in training now)" if in_training(run) else ""
     if unfinished or run.stopped:
         report(f"{variant.name}: {shown(run.folder)}: {unfinished or run.stopped}{now}")
     if unfinished:
-        report(f"{variant.name}: scored as it is after epoch {payload['epoch']}, and not published")
+        report(f"{variant.name}: scored as it is after epoch {facts.epoch}, and not published")
     context = {
         "run": "" if run.old else run.folder.name,
         "checkpoint_hash": checkpoint_hash,
-        "checkpoint_epoch": facts["epoch"],
+        "checkpoint_epoch": facts.epoch,
         "epochs": run.epoch,
         "stopped": run.stopped or unfinished,
-        "feature_network": facts["features"]["name"] if facts["features"] else "none",
-        "feature_hash": facts["features"]["hash"] if facts["features"] else "",
-        "parent": facts["parent"],
-        "training_pairs": facts["training_pairs"],
-        "seed": facts["seed"],
+        "feature_network": (facts.features or {}).get("name", "none"),
+        "feature_hash": (facts.features or {}).get("hash", ""),
+        "parent": facts.parent,
+        "training_pairs": facts.training_pairs,
+        "seed": facts.seed,
     }
     predictions = StoredPredictions(store, synthesizer, run.predictions, checkpoint_hash, report)
     record = bench.record(
@@ -209,7 +209,7 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Variant, report: Rep
         translation=synthesizer_translation(synthesizer, store.window),
         more=context,
         folder=space.metrics / "seeds",
-        stem=f"{variant.name}--seed{facts['seed']}",
+        stem=f"{variant.name}--seed{facts.seed}",
     )
     if run.complete and not space.fold:
         folder, new = publish(space, (store, split), facts, networks, record, _best_baseline(space, record))
@@ -233,7 +233,7 @@ def predictions_of(
         if found != scored:
             changed = f"is {found}, scored was {scored}: its training went on"
             raise MrictError(f"{shown(run.best)}: {changed}; evaluate {record['name']} again")
-        return make_synthesizer(*facts_and_weights(payload), run.best, device)
+        return make_synthesizer(*facts_and_weights(payload, run.best), run.best, device)
 
     return StoredPredictions(store, lambda *which: synthesizer()(*which), run.predictions, scored, report)
 

@@ -7,22 +7,21 @@ import pandas as pd
 from mrict_core import metrics
 from mrict_core.data.splits import LEAVE_OUT, make_split
 from mrict_core.errors import MrictError
+from mrict_core.experiments import Experiment, lineage
+from mrict_core.experiments.profiles import Profile
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
 from mrict_core.pipeline.prepare import open_data, train_variant, write_split
-from mrict_core.profiles import Profile
 from mrict_core.runtime import read_csv, write_csv
 from mrict_core.training.loop import Progress, Report
 from mrict_core.training.run import TrainSettings
-from mrict_core.variant import Variant
-from mrict_core.variants import lineage
 
 FOLDS_FILE = "leave_one_centre_out.csv"
 COLUMNS = ("name", "left_out", "n", "mean_hu", "low_hu", "high_hu", "best_baseline_hu", "beats_baselines")
 
 
 def leave_one_centre_out(
-    variant: Variant,
+    variant: Experiment,
     profile: Profile,
     space: Workspace,
     settings: TrainSettings = TrainSettings(),
@@ -39,7 +38,7 @@ def leave_one_centre_out(
     centres = {patient: store.centre(patient) for patient in store.patients}
     if len(set(centres.values())) < 2:
         raise MrictError(f"leaving one centre out needs two centres; the data have {', '.join(set(centres.values()))}")
-    rows, ancestors = [], lineage(variant.name)[:-1]
+    rows, ancestors = [], lineage(variant)[:-1]
     for centre in sorted(set(centres.values())):
         kind = LEAVE_OUT + centre
         fold = space.of_fold(kind)

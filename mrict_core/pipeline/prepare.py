@@ -25,12 +25,12 @@ from mrict_core.data.splits import (
 from mrict_core.data.store import INDEX, SliceStore
 from mrict_core.data.synthrad import Discovery, Kind, discover
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments import Experiment
+from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.paths import Workspace, shown, workspace
-from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import held
 from mrict_core.training.loop import Progress, Report, TrainResult, train
 from mrict_core.training.run import TrainSettings
-from mrict_core.variant import Variant
 
 PATIENTS_MIN = 3  # one each to train, validate and test; of subjects where a subject has several
 CountProgress = Callable[[int, int, str], None]  # done, total, name
@@ -219,12 +219,12 @@ def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
 
 
 def train_variant(
-    variant: Variant,
+    variant: Experiment,
     profile: Profile,
     space: Workspace,
     settings: TrainSettings = TrainSettings(),
     *,
-    ancestors: Sequence[Variant] = (),
+    ancestors: Sequence[Experiment] = (),
     retrain: bool = False,
     report: Report = print,
     progress: Progress | None = None,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.data.pairs import in_turns
+from mrict_core.data.batches import in_turns
 from mrict_core.data.splits import Split
 from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
@@ -26,19 +26,19 @@ from mrict_core.evaluation.controls import blindness
 from mrict_core.evaluation.predecessor import predecessor_table
 from mrict_core.evaluation.records import CARDS_FILE, cards_table
 from mrict_core.evaluation.samples import PATIENTS
+from mrict_core.experiments import Experiment, all_variants, users
+from mrict_core.experiments.profiles import Profile
+from mrict_core.experiments.tables import changes
 from mrict_core.paths import Workspace
 from mrict_core.pipeline.evaluate import current_records, evaluate_baselines, evaluate_controls, predictions_of
 from mrict_core.pipeline.folds import read_folds
 from mrict_core.pipeline.prepare import open_data
-from mrict_core.profiles import Profile
 from mrict_core.reporting.corrections import CORRECTIONS
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
 from mrict_core.reporting.tables import remarks, with_provenance, write_leaderboard
 from mrict_core.runtime import read_csv, versions, write_csv
 from mrict_core.training.runs import TrainingRun, all_of_record
-from mrict_core.variant_tables import value_text
-from mrict_core.variants import all_variants, diff
 
 TITLE = "MRICT: synthetic CT from MRI"
 
@@ -96,7 +96,7 @@ def collect(
         controls=controls,
         missing=missing,
         histories=_histories(runs),
-        variants=_variant_facts(profile),
+        variants=_variant_facts(profile, [*all_variants(), *(one for one in users() if one.name in by_name)]),
         comparisons=tables["comparisons"],
         centres=tables["centres"],
         leave_out=tables["leave_out"],
@@ -134,7 +134,7 @@ def _histories(runs: Mapping[str, Sequence[TrainingRun]]) -> dict[str, pd.DataFr
     }
 
 
-def _variant_facts(profile: Profile) -> list[dict[str, Any]]:
+def _variant_facts(profile: Profile, variants: Sequence[Experiment]) -> list[dict[str, Any]]:
     return [
         {
             "name": v.name,
@@ -142,10 +142,10 @@ def _variant_facts(profile: Profile) -> list[dict[str, Any]]:
             "parent": v.parent,
             "init_from": v.init_from,
             "why": v.why,
-            "changes": [(field, value_text(old), value_text(new)) for field, (old, new) in diff(v.name).items()],
+            "changes": changes(v),
             "epochs": profile.epochs(v),
         }
-        for v in all_variants()
+        for v in variants
     ]
 
 

@@ -34,9 +34,10 @@ from mrict_core.inference.volume import (
 from mrict_core.models import registry
 from mrict_core.paths import printable, shown
 from mrict_core.runtime import atomic_path, available, code_hash, hash_file, hash_of, read_json, versions
+from mrict_core.training.facts import ModelFacts
 
-Check = Callable[[Volume, dict[str, Any]], list[gate.Finding]]  # MR and a model's facts => what does not fit
-CheckOutput = Callable[[Synthesis, dict[str, Any]], list[gate.Finding]]
+Check = Callable[[Volume, ModelFacts], list[gate.Finding]]  # MR and a model's facts => what does not fit
+CheckOutput = Callable[[Synthesis, ModelFacts], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
 CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
 
@@ -60,9 +61,9 @@ class Model:
             "variant": self.name,
             "hash": self.hash,
             "plane": plane_of(self.synthesizer),
-            "profile": facts["profile"]["name"],
-            **{key: facts.get(key) for key in kept},
-            "trained_with": facts["versions"].get("mrict_core", ""),
+            "profile": facts.profile.name,
+            **{key: getattr(facts, key) for key in kept},
+            "trained_with": facts.versions.get("mrict_core", ""),
         }
 
 
@@ -73,7 +74,7 @@ def load_model(spec: str, device: str = "auto", precision: str = "float32") -> M
     path = registry.find(rest if named else spec)
     synthesizer = load_synthesizer(path, device=device, precision=precision)
     if named:
-        synthesizer = dataclasses.replace(synthesizer, facts=synthesizer.facts | {"plane": plane})
+        synthesizer = dataclasses.replace(synthesizer, facts=dataclasses.replace(synthesizer.facts, plane=plane))
     return Model(synthesizer, path.name if path.is_dir() else hash_file(path))
 
 
@@ -313,7 +314,7 @@ def unfinished(sidecar: Path) -> str:
 
 def _of_model(model: Model) -> list[gate.Finding]:
     """Return what a user of this model should know of it."""
-    profile = model.synthesizer.facts["profile"]["name"]
+    profile = model.synthesizer.facts.profile.name
     if profile == "full":
         return []
     text = f"{model.name}: a model of profile {profile}, made to show the suite, not to be used"

@@ -19,6 +19,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
 from mrict_core.metrics.clinical import AIR_BELOW_HU, BONE_ABOVE_HU
 from mrict_core.reporting import style
+from mrict_core.training.schedules import FORMER
 
 if TYPE_CHECKING:
     from mrict_core.data.splits import Split
@@ -56,7 +57,7 @@ LOSSES: tuple[Panel, ...] = (
 STEPS: Panel = (
     "learning rate",
     "step size of Adam",
-    (("lr_generator", "generator", BLUE), ("lr_discriminator", "discriminator", RED)),
+    (("lr_G", "generator", BLUE), ("lr_D", "discriminator", RED)),
 )
 WIDE_RATIO = 30.0
 SEED_LOOK = {
@@ -73,7 +74,10 @@ def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
     `history` has one row per epoch (`epoch` and any of the columns in `_panels`); the last row with `is_best` set is
     the checkpoint that is evaluated, marked in every panel.
     """
-    known = [(title, unit, [line for line in lines if _has(history, line[0])]) for title, unit, lines in _panels()]
+    history = history.rename(columns=FORMER)
+    every = _panels()
+    named = {column for _, _, lines in every for column, _, _ in lines}
+    known = [(title, unit, _lines(history, lines, named)) for title, unit, lines in every]
     panels = [panel for panel in known if panel[2]]
     if not panels:
         raise MrictError(f"variant '{name}' has no training history to draw; train it first")
@@ -105,6 +109,13 @@ def _panels() -> tuple[Panel, ...]:
     names = {row: f"val_{row.key.removeprefix('predecessor_')}" for row in rows}  # in the history
     validation = ((f"validation: {row.title}", row.heading, ((name, "", style.INK),)) for row, name in names.items())
     return (*LOSSES, *validation, STEPS)
+
+
+def _lines(history: pd.DataFrame, lines: Sequence[Line], named: set[str]) -> list[Line]:
+    """Return the lines whose columns are there; after them the terms and rates that no panel names."""
+    own = next((prefix for prefix in ("loss_g_", "lr_") if lines[-1][0].startswith(prefix)), None)
+    more = [c for c in history if own and c.startswith(own) and c not in named]
+    return [line for line in (*lines, *((c, c.removeprefix(own), style.FAINT) for c in more)) if _has(history, line[0])]
 
 
 def _has(history: pd.DataFrame, column: str) -> bool:

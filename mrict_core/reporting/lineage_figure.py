@@ -13,8 +13,8 @@ from matplotlib.path import Path
 
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of
+from mrict_core.experiments import Experiment
 from mrict_core.reporting import style
-from mrict_core.variant import Variant
 
 COLUMNS = 10  # blocks are packed into shelves of this many nodes side by side
 WIDTH, HEIGHT = 0.80, 0.62  # of a node; one step between nodes is 1
@@ -37,7 +37,7 @@ Place = tuple[float, float]  # of a node's centre: column, lane from the top
 
 @style.styled
 def lineage_figure(
-    variants: Sequence[Variant],
+    variants: Sequence[Experiment],
     *,
     label: str,
     records: Sequence[Mapping[str, Any]] = (),
@@ -74,14 +74,14 @@ def lineage_figure(
     return figure
 
 
-def _edges(variants: Sequence[Variant]) -> dict[tuple[str, str], bool]:
+def _edges(variants: Sequence[Experiment]) -> dict[tuple[str, str], bool]:
     """Return {(from, to): solid}: weights solid, configuration dashed where it comes from another variant."""
     names = {variant.name for variant in variants}
     edges = {(v.parent, v.name): False for v in variants if v.parent in names}
     return edges | {(v.init_from, v.name): True for v in variants if v.init_from in names}
 
 
-def layout(variants: Sequence[Variant]) -> tuple[dict[str, Place], dict[str, Place], dict[str, float]]:
+def layout(variants: Sequence[Experiment]) -> tuple[dict[str, Place], dict[str, Place], dict[str, float]]:
     """Return the places of nodes and of the families' headings, and the top lane of every node's shelf.
 
     Families are blocks; a block goes into the first shelf that has room for it.
@@ -112,7 +112,7 @@ def layout(variants: Sequence[Variant]) -> tuple[dict[str, Place], dict[str, Pla
     return places, headers, shelf_of
 
 
-def _block(variants: Sequence[Variant]) -> dict[str, Place]:
+def _block(variants: Sequence[Experiment]) -> dict[str, Place]:
     """Place one family: a child right of what it starts from, the first child on the same lane, the others below."""
     names = {variant.name for variant in variants}
     origin = {v.name: v.init_from or v.parent for v in variants}
@@ -143,7 +143,7 @@ def _colour(family: str) -> str:
     return FAMILY_COLOURS.get(family, style.INK)
 
 
-def _node(axis: Axes, place: Place, variant: Variant, text: str, *, scored: bool) -> None:
+def _node(axis: Axes, place: Place, variant: Experiment, text: str, *, scored: bool) -> None:
     x, y = place
     axis.add_patch(
         FancyBboxPatch(
@@ -157,7 +157,8 @@ def _node(axis: Axes, place: Place, variant: Variant, text: str, *, scored: bool
             zorder=3,
         )
     )
-    axis.text(x, y - 0.13, variant.name, ha="center", va="center", fontsize=7, weight="bold", zorder=4)
+    size = min(7.0, 112 / len(variant.name))  # long names of a user's experiments fit too
+    axis.text(x, y - 0.13, variant.name, ha="center", va="center", fontsize=size, weight="bold", zorder=4)
     axis.text(
         x, y + 0.16, text, ha="center", va="center", fontsize=6 if len(text) < 24 else 4.6, color="#444444", zorder=4
     )

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
+from mrict_core.experiments import Experiment, lineage, tables
+from mrict_core.experiments.profiles import Profile
+from mrict_core.experiments.schema import Optimizer, Part
 from mrict_core.networks import count_parameters
 from mrict_core.reporting import style
 from mrict_core.reporting.figures import curves_figure, sample_figure
-from mrict_core.variant import Variant
-from mrict_core.variant_tables import losses, schedule, score, value_text
-from mrict_core.variants import diff, lineage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,12 +51,12 @@ def network_sizes(networks: Mapping[str, nn.Module]) -> str:
 
 def step_source(method: type[Method]) -> Markdown:
     """Return the source of a method's training step, as it is run."""
-    return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(method.step))}```")
+    return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(method.train_step))}```")
 
 
-def changes(variant: Variant) -> Markdown:
-    """Return what a variant asks, starts from and changes from its parent, straight from `variants.py`."""
-    chain = " → ".join(f"`{v.name}`" for v in lineage(variant.name))
+def changes(variant: Experiment) -> Markdown:
+    """Return what a variant asks, starts from and changes from its parent."""
+    chain = " → ".join(f"`{v.name}`" for v in lineage(variant))
     lines = [
         f"**{variant.name}** — {variant.why}",
         "",
@@ -65,23 +65,37 @@ def changes(variant: Variant) -> Markdown:
     ]
     if variant.parent:
         lines += [f"| changed from `{variant.parent}` | before | here |", "|---|---|---|"]
-        lines += [f"| {f} | {value_text(a)} | {value_text(b)} |" for f, (a, b) in diff(variant.name).items()]
+        lines += [f"| {path} | {old} | {new} |" for path, old, new in tables.changes(variant)]
     return Markdown("\n".join(lines))
 
 
-def recipe(variant: Variant, profile: Any) -> str:
-    """Return the losses, optimisation and duration of a variant in a profile, as lines of text."""
+def recipe(variant: Experiment, profile: Profile) -> str:
+    """Return networks, losses, optimisation and duration of a variant in a profile, as lines of text."""
     v = variant
     facts = {
-        "generator": f"{v.generator}, width {profile.width}, dropout {v.generator_dropout:g}",
-        "discriminator": f"{v.discriminator}, dropout {v.discriminator_dropout:g}",
-        "L_G": losses(v),
-        "L_D": f"GAN (real label {v.real_label:g}) + {v.lambda_gp:g} GP",
-        "perceptual network": profile.feature_network or v.perceptual,
-        "learning rates": f"G {v.lr_generator:g}, D {v.lr_discriminator:g}, Adam betas ({v.beta1:g}, {v.beta2:g})",
-        "steps per batch": f"1 D, {v.generator_steps} G, batches of {profile.batch(v)}",
-        "schedule": f"{schedule(v.schedule)}, watching {score(v.score)}",
-        "epochs": f"{profile.epochs(v)} here ({profile.label}), {v.epochs} in the predecessor",
+        **{f"network {role}": f"{_part(part)}; width {profile.width}" for role, part in v.network.items()},
+        "L_G": tables.losses(v),
+        "method": _part(v.method),
+        "features": profile.feature_network or ", ".join(_features(v)) or "none",
+        **{f"optimiser {role}": _optimizer(optimizer) for role, optimizer in v.optimizer.items()},
+        "score": tables.score(v.score) or "none",
+        "batch": f"{profile.batch(v)}",
+        "epochs": f"{profile.epochs(v)} here ({profile.label}), {v.epochs} declared",
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+
+
+def _part(part: Part) -> str:
+    return ", ".join([part.name, *(f"{name} {tables.value_text(value)}" for name, value in part.options.items())])
+
+
+def _features(variant: Experiment) -> list[str]:
+    return [term.options["features"] for term in variant.loss.values() if "features" in term.options]
+
+
+def _optimizer(optimizer: Optimizer) -> str:
+    plan = optimizer.schedule
+    watching = f", watching {plan.watch}" if plan.kind == "plateau" else ""
+    named = _part(Part(optimizer.name, optimizer.options))
+    return f"{named}; rate {tables.number(optimizer.lr)}, {tables.schedule(plan)}{watching}"

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mrict_core.errors import MrictError
+from mrict_core.experiments import Experiment, is_declared, with_ancestors
+from mrict_core.experiments.profiles import Profile, get_profile
+from mrict_core.experiments.user import chosen as asked_for
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
-from mrict_core.profiles import Profile, get_profile
 from mrict_core.runtime import check_open_files, cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.suite.execute import execute, run_in_order
 from mrict_core.suite.plan import (
@@ -29,7 +32,6 @@ from mrict_core.suite.plan import (
     wanted_steps,
 )
 from mrict_core.suite.workers import Say, Training, Workers
-from mrict_core.variants import select
 
 __all__ = ["left_out", "run_suite"]
 
@@ -42,8 +44,10 @@ def run_suite(
     profile: str = "demo",
     data_dir: str = "",
     region: str = "brain",
-    variants: str = "readme",
+    variants: str | None = None,
     *,
+    sets: Sequence[str] = (),
+    files: Sequence[str] = (),
     protocol: str = "patient",
     only: str = "",
     jobs: int = 0,
@@ -53,13 +57,15 @@ def run_suite(
 ) -> Workspace:
     """Run the suite; return its workspace.
 
+    variants, sets, files: the experiments, see `experiments.user.chosen`; variants None: those of the files, or readme.
     only: these notebooks, and the trainings they tell of with what those start from. jobs: trainings and notebooks at a
     time; 0: the profile's, at most one per CPU core. A failure raises MrictError with the variant, or the notebook and
     its cell, and the error.
     """
     check_open_files(OPEN_FILES)
     pin_roots()  # kernels start in the repository's root
-    chosen, scale = select(variants), get_profile(profile)
+    named = variants if variants is not None else "" if files else "readme"
+    chosen, scale = with_ancestors(asked_for(named, sets, files, check=_check)), get_profile(profile)
     space = workspace(profile, data_dir, region, protocol)
     data_dir = "" if space.embedded else str(space.data_dir)
     parameters = load_parameters(profile) | {"data_dir": data_dir, "region": region, "protocol": protocol}
@@ -88,6 +94,14 @@ def run_suite(
         run_in_order(rest, run, jobs)
     say(f"done in {_clock(time.perf_counter() - started)}")
     return space
+
+
+def _check(experiment: Experiment) -> None:
+    """See that a user's experiment can be built; the declared ones are tested, and need no import of torch here."""
+    if not is_declared(experiment.name):
+        from mrict_core.methods import check
+
+        check(experiment)
 
 
 def left_out(space: Workspace) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments import Experiment
 from mrict_core.paths import ROOT, Workspace, shown
 from mrict_core.runtime import code_hash, hash_file, hash_of, read_json
 from mrict_core.training.runs import of_record
-from mrict_core.variant import Variant
 
 NOTEBOOKS = ROOT / "notebooks"
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
@@ -51,20 +51,20 @@ class Step:
 class TrainingStep(Step):
     """One training with its evaluation; `notebook` tells of it."""
 
-    chain: tuple[Variant, ...]  # from the first ancestor to the variant itself
+    chain: tuple[Experiment, ...]  # from the first ancestor to the variant itself
 
     @property
     def source(self) -> Any:
         return self.chain
 
 
-def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:
+def plan(variants: list[Experiment], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:
     """Return the steps, each after those it needs: the data, trainings, their stories, evaluation over all, the report.
 
-    variants: parents before children, as `variants.select` returns them.
+    variants: parents before children, as `experiments.with_ancestors` returns them.
     """
     own = parameters | {"group_by": group_by}
-    chains: dict[str, tuple[Variant, ...]] = {"": ()}
+    chains: dict[str, tuple[Experiment, ...]] = {"": ()}
     for variant in variants:
         chains[variant.name] = (*chains[variant.init_from or ""], variant)
     trainings = [_training(chains[variant.name], space, parameters) for variant in variants]
@@ -81,7 +81,7 @@ def plan(variants: list[Variant], space: Workspace, parameters: dict[str, Any], 
     return _all_needs(steps)
 
 
-def _training(chain: tuple[Variant, ...], space: Workspace, parameters: dict[str, Any]) -> TrainingStep:
+def _training(chain: tuple[Experiment, ...], space: Workspace, parameters: dict[str, Any]) -> TrainingStep:
     *ancestors, variant = chain
     notebook, needs = NOTEBOOK_OF.get(variant.family, NO_STORY), (PREPROCESS, *(one.name for one in ancestors))
     return TrainingStep(variant.name, notebook, parameters, needs, _results(space, variant.name), chain)

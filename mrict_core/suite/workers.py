@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mrict_core.errors import MrictError, starved
+from mrict_core.experiments import Experiment
+from mrict_core.experiments.profiles import Profile
 from mrict_core.paths import Workspace, shown
-from mrict_core.profiles import Profile
 from mrict_core.runtime import end_with_parent
-from mrict_core.variant import Variant
 
 Say = Callable[[str], None]
 
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 class Training:
     """What a worker is asked to do. The variants travel themselves: a worker may not know a user's own by name."""
 
-    chain: tuple[Variant, ...]  # from the first ancestor to the variant itself
+    chain: tuple[Experiment, ...]  # from the first ancestor to the variant itself
     profile: Profile
     space: Workspace
     settings: dict[str, Any]  # of TrainSettings, which is torch's side of the module

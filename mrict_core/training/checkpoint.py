@@ -22,10 +22,6 @@ from mrict_core.training.runs import RESUME, TENSORS
 
 FORMAT = 1
 REQUIRED = ("format", "key", "variant", "fields", "profile", "networks", "size", "protocol", "window_hu", "epoch")
-ABSENT: dict[str, Any] = {  # what it means that a file does not have one of these
-    **{"epochs": 0, "complete": False, "stopped": "", "history": [], "seed": None, "training_pairs": 0},
-    **{"store_key": "", "split_hash": "", "parent": None, "parent_hash": None, "features": None, "versions": {}},
-}
 UNREADABLE = "not a readable checkpoint (truncated, damaged or unsafe: {}); delete it and train the variant again"
 
 
@@ -40,7 +36,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU. What an earlier version did not write has the value of `ABSENT`.
+    """Read a checkpoint onto the CPU.
 
     Raises MrictError when the file is absent, truncated, not a checkpoint of this suite, unsafe, or of another
     variant than expected; the message names both sides.
@@ -96,7 +92,7 @@ def _checked(payload: Any, path: Path, expect_variant: str | None = None) -> dic
             f"{shown(path)}: checkpoint of variant '{payload['variant']}', expected '{expect_variant}'; "
             "give the file of that variant or name the other variant"
         )
-    return ABSENT | payload
+    return dict(payload)
 
 
 def check_key(payload: Mapping[str, Any], key: str, path: Path) -> None:

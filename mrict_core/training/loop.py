@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,19 +13,19 @@ from typing import Any
 import pandas as pd
 import torch
 
+from mrict_core.data.batches import Batch
 from mrict_core.errors import MrictError
-from mrict_core.methods import Method, build_method
+from mrict_core.experiments import Experiment, as_plain
+from mrict_core.experiments.profiles import Profile
+from mrict_core.methods import Method
 from mrict_core.paths import Workspace, shown
-from mrict_core.profiles import Profile
 from mrict_core.runtime import (
     code_hash,
     pick_device,
-    pick_precision,
     read_json,
     seed_everything,
     set_threads,
     sole_writer,
-    tune_gpu,
     versions,
     write_csv,
     write_json,
@@ -41,26 +40,13 @@ from mrict_core.training.checkpoint import (
     rng_state,
     save_checkpoint,
 )
+from mrict_core.training.duration import SLOW_WIDTH, duration_line
+from mrict_core.training.facts import ModelFacts
 from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_parent
-from mrict_core.training.runs import (
-    BEST,
-    CODE,
-    LAST,
-    RESUME,
-    RUN,
-    TENSORS,
-    Files,
-    Report,
-    TrainingRun,
-    new_folder,
-    read_run,
-)
-from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score
-from mrict_core.training.validation import Validator
-from mrict_core.variant import Variant, as_dict
+from mrict_core.training.runs import BEST, CODE, LAST, RESUME, RUN, Files, Report, TrainingRun, new_folder, read_run
+from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score, todays_columns
 
 RUN_FORMAT = 1  # of run.json
-SLOW_WIDTH = 32  # from here on an epoch on a CPU takes so long that it is said beforehand
 CONSTANT_SD_HU = 1.0  # an output that varies less than this over whole slices is a constant image
 Progress = Callable[[Iterable, int, str], Iterable]  # (batches, number of batches, description) => batches
 
@@ -97,30 +83,16 @@ class TrainResult:
         return self.run.stopped
 
 
-@dataclass
-class State:
-    """What changes from epoch to epoch and is saved with every checkpoint."""
-
-    method: Method
-    steppers: dict[str, ScheduleStepper]
-    generators: dict[str, torch.Generator]
-    epoch: int = 0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    stopped: str = ""
-    others: dict[str, Any] = dataclasses.field(default_factory=dict)  # facts that another version wrote
-
-
 @dataclass(frozen=True)
 class Target(Files):
     """The folder that a training writes into, and the id that all its files carry."""
 
     folder: Path
     id: str
-    record: dict[str, Any]  # of run.json as it was found; {} for a new training
 
 
 def train(
-    variant: Variant,
+    variant: Experiment,
     profile: Profile,
     workspace: Workspace,
     settings: TrainSettings = TrainSettings(),
@@ -144,28 +116,208 @@ def train(
     if found and found.complete and not found.whole and found.epoch:
         report(f"{variant.name}: {shown(found.folder)} lacks {BEST} or {LAST}; training again beside it")
         found = None
-    if found:
-        _say_code(found, report)
+    if found and not found.todays:
+        report(
+            f"{variant.name}: {shown(found.folder)} was made by another version of the code; "
+            "--retrain makes a new one beside it"
+        )
     if found and found.complete:
         return _unchanged(found, report)
     if found and not found.old:
-        folder, identity = found.folder, found.id
+        target = Target(found.folder, found.id)
     else:
-        folder, identity = new_folder(run.place, settings.seed, run.id)
-    with sole_writer(folder, f"trains {variant.name}"):
-        now = read_run(folder) if (folder / RUN).is_file() else None
+        target = Target(*new_folder(run.place, settings.seed, run.id))
+    with sole_writer(target.folder, f"trains {variant.name}"):
+        now = read_run(target.folder) if (target.folder / RUN).is_file() else None
         if now and now.complete:  # by another process, since it was looked for
             return _unchanged(now, report)
-        target = Target(folder, identity, read_json(folder / RUN) if now else {})
-        return _train(run, target, found if found and found.old else None, report, progress, stop_after)
+        if found and found.old:
+            _adopt(found, target)
+        if pick_device(settings.device).type == "cpu" and profile.width >= SLOW_WIDTH:
+            report(duration_line(run, now.epoch if now else 0))
+        training = Training(run, target, report)
+        training.start(_saved(run, target, report))
+        return training.go(min(run.epochs, stop_after or run.epochs), progress)
 
 
-def _say_code(found: TrainingRun, report: Report) -> None:
-    if not found.todays:
-        report(
-            f"{found.variant}: {shown(found.folder)} was made by another version of the code; "
-            "--retrain makes a new one beside it"
+class Training:
+    """One training: what changes from epoch to epoch, and how an epoch goes."""
+
+    def __init__(self, run: Run, target: Target, report: Report) -> None:
+        self.run, self.target, self.report = run, target, report
+        self.validator = run.validator(pick_device(run.settings.device))  # weights that are missing show here
+        self.record: dict[str, Any] = read_json(target.folder / RUN) if (target.folder / RUN).is_file() else {}
+        seed_everything(run.settings.seed)
+        self.method: Method = run.method()
+        optimizers = run.variant.optimizer
+        self.schedules = {r: ScheduleStepper(self.method.optimizers[r], optimizers[r].schedule) for r in optimizers}
+        streams = enumerate(("shuffle", "augment"))
+        self.generators = {name: torch.Generator().manual_seed(run.settings.seed + k) for k, name in streams}
+        self.history: list[dict[str, Any]] = []
+        self.stopped = ""  # why it ends before its last epoch
+        self.others: dict[str, Any] = {}  # facts that another version wrote
+
+    @property
+    def epoch(self) -> int:
+        """Done."""
+        return len(self.history)
+
+    @property
+    def complete(self) -> bool:
+        return self.epoch >= self.run.epochs or bool(self.stopped)
+
+    def start(self, saved: dict[str, Any] | None) -> None:
+        """Begin with fresh networks or the parent's, or go on with everything that was saved, bit for bit."""
+        if saved:
+            self._resume(saved)
+            self.report(f"{self.run.variant.name}: resuming after epoch {self.epoch} of {self.run.epochs}")
+        elif self.run.parent:
+            start_from_parent(self.method, self.run)
+        self._write_record()
+
+    def go(self, goal: int, progress: Progress | None) -> TrainResult:
+        """Train up to epoch `goal`, or to where it stops by itself."""
+        while self.epoch < goal and not self.stopped:
+            started = time.perf_counter()
+            row: dict[str, Any] = {"epoch": self.epoch + 1}
+            row |= {f"lr_{role}": o.param_groups[0]["lr"] for role, o in self.method.optimizers.items()}
+            row |= self._train_epoch(self._batches(progress))
+            collapse = _not_finite(row)
+            if not collapse:
+                row |= self.validator.scores(self.method)
+                collapse = _not_finite(row) or _constant(row)
+            if collapse:
+                return self._collapse(f"collapsed in epoch {self.epoch + 1}: {collapse}")
+            row["score"] = schedule_score(self.run.variant.score, row, self.epoch)
+            self.method.end_epoch(row)
+            for schedule in self.schedules.values():
+                schedule.step(row)
+            row["is_best"] = _is_best(self.run.variant.select_by, self.history, row)
+            row["seconds"] = time.perf_counter() - started
+            self.history.append(row)
+            self.stopped = _early_stop(self.run.variant.early_stop_patience, self.history)
+            self._save(row["is_best"])
+            self.report(self._line(row))
+        if self.stopped:
+            self.report(f"{self.run.variant.name}: {self.stopped}")
+        return _result(self.target.folder, self.history)
+
+    def _batches(self, progress: Progress | None) -> Iterable[Batch]:
+        batches: Iterator[Batch] = self.run.batches(self.generators, self.method.paired)
+        if not progress:
+            return batches
+        full, left = divmod(len(self.run.dataset), self.run.profile.batch(self.run.variant))
+        count = full + (left > 1)  # a last batch of one slice is dropped
+        return progress(batches, count, f"{self.run.variant.name} {self.epoch + 1}/{self.run.epochs}")
+
+    def _train_epoch(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Make one pass over the data; return the mean of everything logged over the batches."""
+        self.method.begin_epoch(self.epoch)
+        sums: dict[str, torch.Tensor] = {}
+        count = 0
+        for batch in batches:
+            for name, value in self.method.train_step(batch).items():
+                sums[name] = sums[name] + value if name in sums else value.clone()
+            count += 1
+        return {name: float(value) / count for name, value in sums.items()}
+
+    def _resume(self, saved: dict[str, Any]) -> None:
+        """Take back networks, optimisers, schedules and random states; a device without a saved state is seeded."""
+        path, method = self.target.last, self.method
+        self.others = ModelFacts.of_payload(saved, path).others
+        for name, network in method.networks.items():
+            load_weights(network, saved["networks"][name], name, path)
+        for role, optimizer in method.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][role])
+        for role, schedule in self.schedules.items():
+            schedule.load_state_dict(saved["schedulers"][role])
+        method.load_state(saved["method_state"])
+        self.history, self.stopped = [todays_columns(row) for row in saved["history"]], saved["stopped"]
+        restore_rng(saved["rng"], self.generators)
+
+    def _save(self, is_best: bool) -> None:
+        """Write history.csv, last.pt (all it takes to go on), best.pt if this epoch is the best (networks alone).
+
+        Then run.json. In this order: a killed process leaves the last epoch whole in last.pt, and what it did not come
+        to write is made from that.
+        """
+        method = self.method
+        payload = self._facts().as_plain()
+        payload["networks"] = {name: network.state_dict() for name, network in method.networks.items()}
+        resume = {
+            "optimizers": {role: optimizer.state_dict() for role, optimizer in method.optimizers.items()},
+            "schedulers": {role: schedule.state_dict() for role, schedule in self.schedules.items()},
+            "method_state": method.state(),
+            "rng": rng_state(self.generators),
+        }
+        write_csv(self.target.history, pd.DataFrame(self.history))
+        save_checkpoint(self.target.last, payload | resume)
+        if is_best:
+            save_checkpoint(self.target.best, payload)
+        self._write_record()
+
+    def _facts(self) -> ModelFacts:
+        """Return what a checkpoint of this epoch says of itself."""
+        features = self.method.features
+        return self.run.facts(
+            key=self.target.id,
+            precision=str(self.method.setup.precision).removeprefix("torch."),
+            features={"name": features.name, "hash": features.weights_hash} if features is not None else None,
+            epoch=self.epoch,
+            complete=self.complete,
+            stopped=self.stopped,
+            history=list(self.history),
+            code=code_hash(*CODE),
+            versions=versions(),
+            others=self.others,
         )
+
+    def _write_record(self) -> None:
+        """Write run.json. What another version wrote into it is kept."""
+        run, best = self.run, _best_epoch(self.history)
+        now, code = datetime.now(UTC).isoformat(timespec="microseconds"), code_hash(*CODE)
+        codes = self.record.get("code", [])
+        self.record |= {
+            "format": RUN_FORMAT,
+            "variant": run.variant.name,
+            "seed": run.settings.seed,
+            "id": self.target.id,
+            "experiment": run.experiment,
+            "trained": run.trained,
+            "fields": as_plain(run.variant),
+            "profile": run.profile.name,
+            "epoch": self.epoch,
+            "epochs": run.epochs,
+            "best_epoch": best,
+            "val_mae_hu": self.history[best - 1]["val_mae_hu"] if best else None,
+            "complete": self.complete,
+            "stopped": self.stopped,
+            "started": self.record.get("started") or now,
+            "finished": now if self.complete else "",
+            "seconds": round(sum(row["seconds"] for row in self.history), 3),
+            "code": codes if codes[-1:] == [code] else [*codes, code],
+            "versions": versions(),
+        }
+        write_json(self.target.folder / RUN, self.record)
+
+    def _collapse(self, reason: str) -> TrainResult:
+        """Stop; the checkpoints of the last good epoch stay, and run.json says that they are final and why."""
+        self.stopped = reason
+        self._write_record()
+        _refuse_collapsed(read_run(self.target.folder))
+        self.report(f"{self.run.variant.name}: {reason}; stopped, the checkpoint of epoch {self.epoch} is kept")
+        return _result(self.target.folder, self.history)
+
+    def _line(self, row: dict[str, Any]) -> str:
+        """Return one epoch as a line of text, without times, so that two equal runs print the same."""
+        losses = "  ".join(f"loss_{x.upper()} {row[f'loss_{x}']:.3f}" for x in "gd" if f"loss_{x}" in row)
+        return (
+            f"{self.run.variant.name} epoch {row['epoch']}/{self.run.epochs}: {losses}  "
+            f"validation MAE {row['val_mae_hu']:.1f} HU  SSIM {row['val_ssim']:.3f}{' *' if row['is_best'] else ''}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ what is there already
 
 
 def _unchanged(found: TrainingRun, report: Report) -> TrainResult:
@@ -182,26 +334,17 @@ def _refuse_collapsed(found: TrainingRun) -> None:
         )
 
 
-def _train(
-    run: Run,
-    target: Target,
-    old: TrainingRun | None,
-    report: Report,
-    progress: Progress | None,
-    stop_after: int | None,
-) -> TrainResult:
-    device = pick_device(run.settings.device)
-    validator = run.validator(device)  # missing weights must show before anything is written
-    if device.type == "cpu" and run.profile.width >= SLOW_WIDTH:
-        report(duration_line(run, target.record.get("epoch", 0)))
-    if old:
-        _adopt(run, target, old)
-    saved = _saved(run, target, report)
-    state = _resume(run, saved, target.last) if saved else _start(run)
-    if saved:
-        report(f"{run.variant.name}: resuming after epoch {state.epoch} of {run.epochs}")
-    target = dataclasses.replace(target, record=_write_record(run, target, state))
-    return _epochs(run, target, state, validator, min(run.epochs, stop_after or run.epochs), report, progress)
+def _result(folder: Path, history: list, reused: bool = False) -> TrainResult:
+    run = read_run(folder)
+    return TrainResult(run.variant, pd.DataFrame(history), run, reused)
+
+
+def _adopt(old: TrainingRun, target: Target) -> None:
+    """Copy the checkpoints of an unfinished training of an earlier version under the new id; the old ones stay."""
+    for source, path in ((old.best, target.best), (old.last, target.last)):
+        payload = load_checkpoint(source, expect_variant=old.variant)
+        payload.pop("format")
+        save_checkpoint(path, payload | {"key": target.id})
 
 
 def _saved(run: Run, target: Target, report: Report) -> dict[str, Any] | None:
@@ -225,283 +368,34 @@ def _saved(run: Run, target: Target, report: Report) -> dict[str, Any] | None:
     return None
 
 
+# ------------------------------------------------------------------------------------------------- judging an epoch
+
+
 def _best_epoch(history: list[dict[str, Any]]) -> int:
     return max((row["epoch"] for row in history if row["is_best"]), default=0)
 
 
-def _adopt(run: Run, target: Target, old: TrainingRun) -> None:
-    """Copy the checkpoints of an unfinished training of an earlier version under the new id; the old ones stay."""
-    for source, path in ((old.best, target.best), (old.last, target.last)):
-        payload = load_checkpoint(source, expect_variant=run.variant.name)
-        payload.pop("format")
-        save_checkpoint(path, payload | {"key": target.id})
-
-
-def _epochs(
-    run: Run,
-    target: Target,
-    state: State,
-    validator: Validator,
-    goal: int,
-    report: Report,
-    progress: Progress | None,
-) -> TrainResult:
-    full, left = divmod(len(run.dataset), run.profile.batch(run.variant))
-    batches = full + (left > 1)  # a last batch of one slice is dropped
-    while state.epoch < goal and not state.stopped:
-        started = time.perf_counter()
-        frozen_G = run.variant.generator_eval_after_first_validation and state.epoch > 0
-        state.method.train(generators=not frozen_G)
-        epoch_batches = run.batches(state.generators, state.method.paired)
-        if progress:
-            epoch_batches = progress(epoch_batches, batches, f"{run.variant.name} {state.epoch + 1}/{run.epochs}")
-        row: dict[str, Any] = {"epoch": state.epoch + 1, **_learning_rates(state.method)}
-        row |= _train_epoch(state.method, epoch_batches)
-        collapse = _not_finite(row)
-        if not collapse:
-            row |= validator.scores(state.method.generator)
-            collapse = _not_finite(row) or _constant(row)
-        if collapse:
-            return _collapse(run, target, state, f"collapsed in epoch {state.epoch + 1}: {collapse}", report)
-        row["score"] = schedule_score(run.variant.score, row, state.epoch)
-        state.method.end_epoch(row)
-        state.steppers["G"].step(row["score"])
-        state.steppers["D"].step(row["loss_d"])
-        row["is_best"] = _is_best(run, state.history, row)
-        row["seconds"] = time.perf_counter() - started
-        state.history.append(row)
-        state.epoch += 1
-        state.stopped = _early_stop(run, state)
-        _save(run, target, state, row["is_best"])
-        report(_line(run, row))
-    if state.stopped:
-        report(f"{run.variant.name}: {state.stopped}")
-    return _result(target.folder, state.history)
-
-
-def _start(run: Run) -> State:
-    """Fresh networks (or the parent's), fresh optimisers, seeded. Nothing is saved before an epoch is done."""
-    seed_everything(run.settings.seed)
-    method = _build(run)
-    if run.parent:
-        start_from_parent(method, run)
-    return State(method, _steppers(run.variant, method), _generators(run.settings.seed))
-
-
-def _resume(run: Run, saved: dict[str, Any], path: Path) -> State:
-    """The saved networks, optimisers, schedules and random states; a device without a saved state is seeded."""
-    seed_everything(run.settings.seed)
-    method = _build(run)
-    state = State(method, _steppers(run.variant, method), _generators(run.settings.seed))
-    state.others = {name: value for name, value in saved.items() if name not in (*TENSORS, "format")}
-    for name, network in method.networks.items():
-        load_weights(network, saved["networks"][name], name, path)
-    for name, optimizer in method.optimizers.items():
-        optimizer.load_state_dict(saved["optimizers"][name])
-    for name, stepper in state.steppers.items():
-        stepper.load_state_dict(saved["schedulers"][name])
-    method.load_state(saved["method_state"])
-    state.epoch, state.history, state.stopped = saved["epoch"], list(saved["history"]), saved["stopped"]
-    restore_rng(saved["rng"], state.generators)
-    return state
-
-
-def duration_line(run: Run, done: int = 0) -> str:
-    """Return what the epochs after `done` will take on this CPU, scaled from a step with two slices.
-
-    Validation is not counted. Networks and random states of the training itself are made afterwards.
-    """
-    method = _build(run)
-    method.train()
-    size, batch = run.store.size, run.profile.batch(run.variant)
-    images = torch.linspace(-1, 1, 2 * size * size).reshape(2, 1, size, size)
-    seconds = 0.0
-    for _ in range(2):  # the first one also fills memory, which matters little where it takes long
-        started = time.perf_counter()
-        if seconds < 1:
-            method.step(images, images)
-            seconds = (time.perf_counter() - started) * batch / 2
-    epochs, steps = run.epochs - done, len(run.dataset) // batch
-    hours = epochs * steps * seconds / 3600
-    took = (
-        f"{hours / 24:.0f} days" if hours > 72 else f"{hours:.0f} hours" if hours > 2 else f"{60 * hours:.0f} minutes"
-    )
-    return (
-        f"{run.variant.name}: about {took} on this CPU ({epochs} epochs of {steps} steps, {seconds:.1f} s a step by a "
-        "measurement with two slices, validation not counted); a GPU is far faster: --device cuda"
-    )
-
-
-def _build(run: Run) -> Method:
-    """The variant's networks and optimisers where, and in what precision, the settings say."""
-    device = pick_device(run.settings.device)
-    tune_gpu(device)
-    method = build_method(run.variant, run.profile, device, pick_precision(run.settings.precision, device))
-    if run.settings.compile:
-        method.compile()
-    return method
-
-
-def _steppers(variant: Variant, method: Method) -> dict[str, ScheduleStepper]:
-    schedules = {"G": variant.schedule, "D": variant.schedule_discriminator}
-    return {name: ScheduleStepper(method.optimizers[name], schedule) for name, schedule in schedules.items()}
-
-
-def _generators(seed: int) -> dict[str, torch.Generator]:
-    return {name: torch.Generator().manual_seed(seed + k) for k, name in enumerate(("shuffle", "augment"))}
-
-
-def _learning_rates(method: Method) -> dict[str, float]:
-    names = {"G": "lr_generator", "D": "lr_discriminator"}
-    return {names[name]: optimizer.param_groups[0]["lr"] for name, optimizer in method.optimizers.items()}
-
-
-def _train_epoch(method: Method, batches: Iterable) -> dict[str, float]:
-    """One pass over the data; return the mean of each loss term over the batches."""
-    sums: dict[str, torch.Tensor] = {}
-    count = 0
-    for real_A, real_B, _ in batches:
-        terms = method.step(real_A, real_B)
-        for name, value in terms.items():
-            sums[name] = sums[name] + value if name in sums else value.clone()
-        count += 1
-    return {name: float(value) / count for name, value in sums.items()}
-
-
-def _not_finite(row: dict[str, float]) -> str:
+def _not_finite(row: dict[str, Any]) -> str:
     bad = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
     return f"{', '.join(bad)} not finite" if bad else ""
 
 
-def _constant(row: dict[str, float]) -> str:
+def _constant(row: dict[str, Any]) -> str:
     sd = row["output_sd_hu"]
     return f"constant output (SD {sd:.2f} HU over the validation slices)" if sd < CONSTANT_SD_HU else ""
 
 
-def _is_best(run: Run, history: list[dict], row: dict) -> bool:
-    measure = fid_vgg if run.variant.select_by == "fid_vgg" else lambda r: r["val_mae_hu"]
+def _is_best(select_by: str, history: list[dict[str, Any]], row: dict[str, Any]) -> bool:
+    measure = fid_vgg if select_by == "fid_vgg" else lambda r: r["val_mae_hu"]
     return all(measure(row) < measure(earlier) for earlier in history)
 
 
-def _early_stop(run: Run, state: State) -> str:
-    patience = run.variant.early_stop_patience
+def _early_stop(patience: int | None, history: list[dict[str, Any]]) -> str:
+    """Return why training stops here, "" where it goes on."""
     if patience is None:
         return ""
-    scores = [fid_vgg(row) for row in state.history]
+    scores = [fid_vgg(row) for row in history]
     since = len(scores) - 1 - scores.index(min(scores))
-    return (
-        f"stopped early after epoch {state.epoch}: no better 0.5 FID + 0.5 VGG for {since} epochs"
-        if since >= patience
-        else ""
-    )
-
-
-def _complete(run: Run, state: State) -> bool:
-    return state.epoch >= run.epochs or bool(state.stopped)
-
-
-def _save(run: Run, target: Target, state: State, is_best: bool) -> None:
-    """Write history.csv, last.pt (all it takes to go on), best.pt if this epoch is the best (networks alone), run.json.
-
-    In this order: a killed process leaves the last epoch whole in last.pt, and what it did not come to write is made
-    from that.
-    """
-    payload = state.others | _facts(run, target, state)
-    payload["networks"] = {n: m.state_dict() for n, m in state.method.networks.items()}
-    resume = {
-        "optimizers": {n: o.state_dict() for n, o in state.method.optimizers.items()},
-        "schedulers": {n: s.state_dict() for n, s in state.steppers.items()},
-        "method_state": state.method.state(),
-        "rng": rng_state(state.generators),
-    }
-    write_csv(target.history, pd.DataFrame(state.history))
-    save_checkpoint(target.last, payload | resume)
-    if is_best:
-        save_checkpoint(target.best, payload)
-    _write_record(run, target, state)
-
-
-def _write_record(run: Run, target: Target, state: State) -> dict[str, Any]:
-    """Write run.json; return it. What another version wrote into it is kept."""
-    best = _best_epoch(state.history)
-    now, code = datetime.now(UTC).isoformat(timespec="microseconds"), code_hash(*CODE)
-    codes = target.record.get("code", [])
-    complete = _complete(run, state)
-    record = target.record | {
-        "format": RUN_FORMAT,
-        "variant": run.variant.name,
-        "seed": run.settings.seed,
-        "id": target.id,
-        "experiment": run.experiment,
-        "trained": run.trained,
-        "profile": run.profile.name,
-        "epoch": state.epoch,
-        "epochs": run.epochs,
-        "best_epoch": best,
-        "val_mae_hu": state.history[best - 1]["val_mae_hu"] if best else None,
-        "complete": complete,
-        "stopped": state.stopped,
-        "started": target.record.get("started") or now,
-        "finished": now if complete else "",
-        "seconds": round(sum(row["seconds"] for row in state.history), 3),
-        "code": codes if codes[-1:] == [code] else [*codes, code],
-        "versions": versions(),
-    }
-    write_json(target.folder / RUN, record)
-    return record
-
-
-def _facts(run: Run, target: Target, state: State) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
-    features = state.method.features
-    return {
-        "key": target.id,
-        "experiment": run.experiment,
-        "trained": run.trained,
-        "variant": run.variant.name,
-        "fields": as_dict(run.variant),
-        "profile": dataclasses.asdict(run.profile),
-        "seed": run.settings.seed,
-        "precision": str(state.method.precision).removeprefix("torch."),
-        "size": run.store.size,
-        "protocol": run.store.protocol,
-        "window_hu": [run.store.window.low, run.store.window.high],
-        "store_key": run.store.key,
-        "split_hash": run.split.hash,
-        "parent": run.variant.init_from,
-        "parent_hash": run.parent.id if run.parent else None,
-        "features": {"name": features.name, "hash": features.weights_hash} if features is not None else None,
-        "training_pairs": len(run.dataset),
-        "fingerprint": run.fingerprint,
-        "epoch": state.epoch,
-        "epochs": run.epochs,
-        "complete": _complete(run, state),
-        "stopped": state.stopped,
-        "history": state.history,
-        "code": code_hash(*CODE),
-        "versions": versions(),
-    }
-
-
-def _collapse(run: Run, target: Target, state: State, reason: str, report: Report) -> TrainResult:
-    """Stop; the checkpoints of the last good epoch stay, and run.json says that they are final and why."""
-    state.stopped = reason
-    _write_record(run, target, state)
-    _refuse_collapsed(read_run(target.folder))
-    report(f"{run.variant.name}: {reason}; stopped, the checkpoint of epoch {state.epoch} is kept")
-    return _result(target.folder, state.history)
-
-
-def _result(folder: Path, history: list, reused: bool = False) -> TrainResult:
-    run = read_run(folder)
-    return TrainResult(run.variant, pd.DataFrame(history), run, reused)
-
-
-def _line(run: Run, row: dict) -> str:
-    """One epoch as a line of text, without times, so that two equal runs print the same."""
-    mark = " *" if row["is_best"] else ""
-    return (
-        f"{run.variant.name} epoch {row['epoch']}/{run.epochs}: "
-        f"loss_G {row['loss_g']:.3f}  loss_D {row['loss_d']:.3f}  "
-        f"validation MAE {row['val_mae_hu']:.1f} HU  SSIM {row['val_ssim']:.3f}{mark}"
-    )
+    if since < patience:
+        return ""
+    return f"stopped early after epoch {len(history)}: no better 0.5 FID + 0.5 VGG for {since} epochs"

@@ -12,22 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from mrict_core.data.batches import Batch, PairedSlices, in_turns, make_view, paired_batches, unpaired_batches
 from mrict_core.data.fingerprint import fingerprint
-from mrict_core.data.pairs import Batch, PairedSlices, in_turns, paired_batches, unpaired_batches
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.data.store import SliceStore
 from mrict_core.data.transforms import NONE, AugmentSettings, JointTransform
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.methods.base import Method
+from mrict_core.experiments import Experiment, deciding
+from mrict_core.experiments.profiles import Profile
+from mrict_core.methods import Method, build_method, check, check_networks
 from mrict_core.metrics.predecessor import VGG_SIDE
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
-from mrict_core.profiles import Profile
-from mrict_core.runtime import PRECISIONS, hash_of, pick_device
+from mrict_core.runtime import PRECISIONS, hash_of, pick_device, pick_precision, tune_gpu
 from mrict_core.training.checkpoint import check_key, load_checkpoint, load_weights
-from mrict_core.training.runs import Report, TrainingRun, attempts, differences, find_parent, runs_of
+from mrict_core.training.facts import ModelFacts
+from mrict_core.training.runs import Report, TrainingRun, attempts, differences, find_parent, runs_of, without_seed
 from mrict_core.training.validation import Validator
-from mrict_core.variant import Variant, deciding
 
 SEED_MAX = 2**62  # torch takes 64 bits
 
@@ -40,7 +41,7 @@ class TrainSettings:
     device: str = "auto"
     precision: str = "auto"  # see `runtime.pick_precision`
     compile: bool = False  # torch.compile; takes a minute to start, so for long trainings
-    max_pairs: int | None = None  # training slices; None: the variant's `training_pairs`
+    max_pairs: int | None = None  # training slices; None: the variant's own `data.max_pairs`
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class TrainSettings:
 class Run:
     """Everything that one training needs, checked before the first step."""
 
-    variant: Variant
+    variant: Experiment
     profile: Profile
     workspace: Workspace
     settings: TrainSettings
@@ -80,11 +81,7 @@ class Run:
         settings["augment"] = {name: value for name, value in settings["augment"].items() if value != off[name]}
         return {
             "variant": deciding(self.variant),
-            "profile": {
-                "width": self.profile.width,
-                "feature_network": self.profile.feature_network,
-                "batch": self.profile.batch(self.variant),
-            },
+            "profile": self.profile.described(self.variant),
             "epochs": self.epochs,
             "settings": {name: value for name, value in settings.items() if value is not None},
             "store": self.store.key,
@@ -100,9 +97,7 @@ class Run:
     @property
     def experiment(self) -> str:
         """Hash of all but the seed, this run's and its parent's."""
-        settings = {name: value for name, value in self.trained["settings"].items() if name != "seed"}
-        parent = self.parent.experiment if self.parent else None
-        return hash_of(self.trained | {"settings": settings, "parent": parent})
+        return without_seed(self.trained, self.parent.experiment if self.parent else None)
 
     @property
     def epochs(self) -> int:
@@ -114,15 +109,17 @@ class Run:
         return self.workspace.checkpoints / self.variant.name
 
     def found(self) -> TrainingRun | None:
-        """Return the newest training of the same thing that is there already, in the layout of earlier versions too."""
+        """Return the newest training of the same thing that is there already, whichever version made it."""
         there = attempts(self.place, self.settings.seed, self.id)
         if there and there[-1].problem:
             raise MrictError(there[-1].problem)
-        return there[-1] if there else next(filter(self._is_old, runs_of(self.workspace, self.variant.name)), None)
+        others = [] if there else [run for run in runs_of(self.workspace, self.variant.name) if not run.problem]
+        equal = [run for run in others if not run.old and not differences(run.trained, self.trained)]
+        return next(reversed(there or equal), None) or next(filter(self._is_old, others), None)
 
     def _is_old(self, run: TrainingRun) -> bool:
         """Return whether a training in the layout of earlier versions is of the same thing, as far as it says."""
-        if not run.old or run.problem or not run.epoch or not run.whole:
+        if not run.old or not run.epoch or not run.whole:
             return False
         known = {key: self.trained[key] for key in ("variant", "profile", "epochs", "store", "split", "parent")}
         precision = run.trained["precision"] if self.settings.precision == "auto" else self.settings.precision
@@ -136,19 +133,41 @@ class Run:
 
         Of the predecessor's split by slices, whole patients in its order.
         """
-        cap = self.settings.max_pairs or self.variant.training_pairs
+        cap = self.settings.max_pairs or self.variant.data.max_pairs
         by_slice = self._predecessor_slices("train")
         if by_slice is not None:
             chosen = limit_pairs({p: len(positions) for p, positions in by_slice.items()}, list(by_slice), cap)
             keep = {p: by_slice[p][kept] for p, kept in chosen.items()}
         else:
             keep = limit_pairs(self.store.counts(), in_turns(self.split.train, self.store), cap)
-        return PairedSlices(self.store, sorted(keep), keep)
+        return PairedSlices(self.store, sorted(keep), keep, make_view(self.variant.data.view))
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What the training patients' MR looks like: kept in the checkpoint, compared with what the model is given."""
         return fingerprint(self.store, {patient for patient, _ in self.dataset.index})
+
+    def facts(self, **learned: Any) -> ModelFacts:
+        """Return what a checkpoint of this training says of itself; learned: what changes from epoch to epoch."""
+        return ModelFacts(
+            variant=self.variant.name,
+            experiment=self.variant,
+            experiment_hash=self.experiment,
+            trained=self.trained,
+            profile=self.profile,
+            seed=self.settings.seed,
+            size=self.store.size,
+            protocol=self.store.protocol,
+            window_hu=[self.store.window.low, self.store.window.high],
+            store_key=self.store.key,
+            split_hash=self.split.hash,
+            parent=self.variant.init_from,
+            parent_hash=self.parent.id if self.parent else None,
+            training_pairs=len(self.dataset),
+            fingerprint=self.fingerprint,
+            epochs=self.epochs,
+            **learned,
+        )
 
     def _predecessor_slices(self, which: str) -> dict[str, np.ndarray] | None:
         """The predecessor's split by slices ("train" or "val"), None where the split is by patient."""
@@ -158,10 +177,11 @@ class Run:
 
     def validation_sets(self) -> list[PairedSlices]:
         """One data set per validation patient."""
+        view = make_view(self.variant.data.view)
         by_slice = self._predecessor_slices("val")
         if by_slice is not None:
-            return [PairedSlices(self.store, [p], {p: positions}) for p, positions in by_slice.items()]
-        return [PairedSlices(self.store, [p]) for p in self.split.val]
+            return [PairedSlices(self.store, [p], {p: positions}, view) for p, positions in by_slice.items()]
+        return [PairedSlices(self.store, [p], view=view) for p in self.split.val]
 
     def batches(self, generators: dict[str, torch.Generator], paired: bool) -> Iterator[Batch]:
         """One epoch of augmented batches, on the training's device."""
@@ -169,6 +189,15 @@ class Run:
         make = paired_batches if paired else unpaired_batches
         device = pick_device(self.settings.device)
         return make(self.dataset, self.profile.batch(self.variant), transform, generators["shuffle"], device)
+
+    def method(self) -> Method:
+        """Return fresh networks and optimisers where, and in what precision, the settings say."""
+        device = pick_device(self.settings.device)
+        tune_gpu(device)
+        method = build_method(self.variant, self.profile, device, pick_precision(self.settings.precision, device))
+        if self.settings.compile:
+            method.compile()
+        return method
 
     def validator(self, device: torch.device, precision: torch.dtype = torch.float32) -> Validator:
         """Validation on the split's validation patients, with the feature metrics the variant's score asks for."""
@@ -182,7 +211,6 @@ class Run:
         return Validator(
             self.store.window,
             self.validation_sets(),
-            channels=self.variant.channels,
             batch_size=self.profile.batch(self.variant),
             device=device,
             fid_features=fid_features(fid) if fid is not None else None,
@@ -200,7 +228,7 @@ def fid_features(network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Ten
 
 
 def prepare_run(
-    variant: Variant,
+    variant: Experiment,
     profile: Profile,
     workspace: Workspace,
     settings: TrainSettings,
@@ -212,7 +240,9 @@ def prepare_run(
 
     parent: the training to start from; None: the newest finished one of the same seed, see `find_parent`.
     """
+    check(variant)
     store = SliceStore(workspace.store)
+    check_networks(variant, profile, store.size)
     split = load_split(workspace.split_file)
     for name, patients in (("training", split.train), ("validation", split.val), ("test", split.test)):
         if not patients and not (name == "validation" and split.kind.startswith(PREDECESSOR_KIND)):

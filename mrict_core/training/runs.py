@@ -12,6 +12,7 @@ into the variant's folder: such a training is read where it is and never written
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from mrict_core.data.splits import LEAVE_OUT
 from mrict_core.errors import MrictError
+from mrict_core.experiments import as_plain, deciding, from_plain, is_declared, read
+from mrict_core.legacy.flat_variant import is_flat
 from mrict_core.paths import Workspace, checkpoints_root, data_root, shown
-from mrict_core.runtime import code_hash, held, read_json
-from mrict_core.variant import Variant, deciding, from_dict
+from mrict_core.runtime import code_hash, hash_of, held, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,7 @@ RESUME = ("optimizers", "schedulers", "method_state", "rng")  # of a checkpoint,
 TENSORS = ("networks", *RESUME)  # of a checkpoint; the rest are facts
 # Rooms whose code decides the weights that a training run ends with: written down, never part of the id.
 CODE = (
-    *("variant", "profiles", "data/pairs", "data/splits", "data/transforms", "networks", "losses"),
+    *("experiments", "parts", "data/batches", "data/splits", "data/transforms", "networks", "losses"),
     *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
 )
 Report = Callable[[str], None]
@@ -50,6 +52,7 @@ class RunFacts:
     id: str
     experiment: str = ""  # hash of all that is trained but the seed
     trained: dict[str, Any]  # what the id is a hash of
+    fields: dict[str, Any] = field(default_factory=dict)  # the whole experiment, as plain values
     profile: str = ""
     epoch: int  # done
     epochs: int  # planned
@@ -128,7 +131,7 @@ def read_run(folder: Path) -> TrainingRun:
     try:
         path = folder / RUN
         values = read_json(path) if path.is_file() else _facts_of_checkpoints(folder)
-        return TrainingRun(folder=folder, **vars(_facts(values, path)))
+        return _todays(TrainingRun(folder=folder, **vars(_facts(values, path))))
     except MrictError as error:
         name = _variant_folder(folder).name
         return TrainingRun(
@@ -138,48 +141,77 @@ def read_run(folder: Path) -> TrainingRun:
 
 def _facts(values: Any, path: Path) -> RunFacts:
     try:
-        return from_dict(RunFacts, values, shown(path))
+        return from_plain(RunFacts, values, shown(path))
     except MrictError as error:
         raise MrictError(f"{error}; delete the file: the checkpoints beside it say the same") from None
+
+
+def _todays(run: TrainingRun) -> TrainingRun:
+    """Return a training that an earlier version described by flat values as today's would describe it.
+
+    Its id, which is a hash of those values, stays.
+    """
+    flat = run.trained.get("variant")
+    if not is_flat(flat):
+        return run
+    trained = run.trained | {"variant": deciding(read(flat, f"{shown(run.folder)}: trained.variant"))}
+    if run.old:
+        return dataclasses.replace(run, trained=trained)
+    parent = _parent_of(run)
+    return dataclasses.replace(
+        run, trained=trained, experiment=without_seed(trained, parent.experiment if parent else trained.get("parent"))
+    )
+
+
+def without_seed(trained: Mapping[str, Any], parent: str | None) -> str:
+    """Return the hash of what is trained but the seed; parent: the same hash of the training it starts from."""
+    settings = {name: value for name, value in trained.get("settings", {}).items() if name != "seed"}
+    return hash_of({**trained, "settings": settings, "parent": parent})
+
+
+def _parent_of(run: TrainingRun) -> TrainingRun | None:
+    """Return the training whose weights a training started from, None where it is not beside it any more."""
+    name, identity = run.trained["variant"].get("init_from"), run.trained.get("parent")
+    beside = _runs_in(_variant_folder(run.folder).parent / name) if name and identity else []
+    return next((parent for parent in beside if parent.id == identity), None)
 
 
 def _facts_of_checkpoints(folder: Path) -> dict[str, Any]:
     """Return what run.json would say, from the checkpoints of a folder that has none."""
     from mrict_core.training.checkpoint import checkpoint_facts
+    from mrict_core.training.facts import ModelFacts
 
-    found = {path.name: checkpoint_facts(path) for path in (folder / BEST, folder / LAST) if path.is_file()}
+    paths = [path for path in (folder / BEST, folder / LAST) if path.is_file()]
+    found = {path.name: ModelFacts.of_payload(checkpoint_facts(path), path) for path in paths}
     if not found:
         raise MrictError(f"{shown(folder)}: holds no training; train {_variant_folder(folder).name} again")
-    if len({facts["key"] for facts in found.values()}) > 1:
+    if len({facts.key for facts in found.values()}) > 1:
         raise MrictError(
             f"{shown(folder)}: {BEST} and {LAST} are of different trainings; train the variant again: that makes a new "
             "one beside it"
         )
     facts = found.get(LAST) or found[BEST]
-    profile, scores = facts["profile"], [row.get("val_mae_hu") for row in facts["history"]]
-    best = found.get(BEST, {}).get("epoch", 0)
-    return {
-        **{key: facts.get(key) for key in ("variant", "seed", "epoch", "epochs", "complete", "stopped", "versions")},
-        "id": facts["key"],
-        "experiment": facts.get("experiment", facts["key"]),
+    scores = [row.get("val_mae_hu") for row in facts.history]
+    best = found[BEST].epoch or 0 if BEST in found else 0
+    same = ("variant", "seed", "epoch", "epochs", "complete", "stopped", "versions")
+    return {name: getattr(facts, name) for name in same} | {
+        "id": facts.key,
+        "experiment": facts.experiment_hash or facts.key,
         "best_epoch": best,
         "val_mae_hu": scores[best - 1] if 0 < best <= len(scores) else None,
-        "profile": profile.get("name", ""),
-        "code": [facts["code"]] if facts.get("code") else [],
-        "trained": facts.get("trained")
+        "profile": facts.profile.name,
+        "code": [facts.code] if facts.code else [],
+        "fields": as_plain(facts.experiment),
+        "trained": facts.trained
         or {
-            "variant": deciding(from_dict(Variant, facts["fields"], f"{shown(folder)}: fields")),
-            "profile": {
-                "width": profile.get("width"),
-                "feature_network": profile.get("feature_network"),
-                "batch": profile.get("batch_size") or facts["fields"].get("batch_size"),
-            },
-            "epochs": facts["epochs"],
-            "store": facts["store_key"],
-            "split": facts["split_hash"],
-            "parent": facts.get("parent_hash"),
-            "training_pairs": facts["training_pairs"],
-            "precision": facts.get("precision", "float32"),
+            "variant": deciding(facts.experiment),
+            "profile": facts.profile.described(facts.experiment),
+            "epochs": facts.epochs,
+            "store": facts.store_key,
+            "split": facts.split_hash,
+            "parent": facts.parent_hash,
+            "training_pairs": facts.training_pairs,
+            "precision": facts.precision,
         },
     }
 
@@ -342,7 +374,7 @@ def _nothing_fits(space: Workspace, variant: str, data: tuple[str, str], found: 
         damaged = f" ({found[-1].problem})" if found else ""
         return MrictError(
             f"{shown(space.checkpoints / variant)}: {variant} is not trained on these data{damaged}; train it: "
-            f"python -m mrict_core train {variant}"
+            f"python -m mrict_core train {variant}{'' if is_declared(variant) else ', as --set or its file defines it'}"
         )
     run = max(sound, key=lambda one: (one.data == data, one.data[1] == data[1]))
     where = shown(run.folder)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch.optim import lr_scheduler
 
 from mrict_core.errors import unknown_name
-from mrict_core.variant import Schedule, Score
+from mrict_core.experiments.schema import Schedule, Score
+from mrict_core.methods.checks import SCHEDULES
 
-KINDS = ("plateau", "cosine", "constant")
+FORMER = {"lr_generator": "lr_G", "lr_discriminator": "lr_D"}  # columns of histories that earlier versions wrote
 
 
 class ScheduleStepper:
     """One optimiser's schedule, stepped once per epoch.
 
-    A plateau watches the value it is given; cosine and constant ignore it. (The predecessor handed the score to a
+    A plateau watches a column of the history; cosine and constant ignore it. (The predecessor handed the score to a
     cosine schedule as if it were an epoch number; a cosine is stepped per epoch here.)
     """
 
@@ -32,12 +36,12 @@ class ScheduleStepper:
         elif schedule.kind == "constant":
             self.scheduler = None
         else:
-            raise unknown_name("schedule", schedule.kind, KINDS)
+            raise unknown_name("schedule", schedule.kind, SCHEDULES)
 
-    def step(self, watched: float) -> None:
-        """Close an epoch."""
+    def step(self, row: Mapping[str, float]) -> None:
+        """Close an epoch, of which `row` is the row of the history."""
         if self.schedule.kind == "plateau":
-            self.scheduler.step(watched)
+            self.scheduler.step(row[self.schedule.watch])
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -66,3 +70,8 @@ def schedule_score(score: Score, row: dict[str, float], epoch: int) -> float:
 def fid_vgg(row: dict[str, float]) -> float:
     """The predecessor's score for early stopping and its best checkpoint: 0.5 FID + 0.5 VGG."""
     return 0.5 * row["val_fid"] + 0.5 * row["val_vgg"]
+
+
+def todays_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a history, whichever version wrote it, under today's names."""
+    return {FORMER.get(name, name): value for name, value in row.items()}

@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mrict_core.data.batches import PairedSlices, ahead, loader
 from mrict_core.data.intensity import HuWindow
-from mrict_core.data.pairs import PairedSlices, ahead, loader
-from mrict_core.methods.base import translate
+from mrict_core.methods import Method
 from mrict_core.metrics.predecessor import HU_HIGH, HU_LOW, VGG_SIDE, Features, slice_scores, to_unit
 from mrict_core.networks.layers import autocast
 from mrict_core.training.real_side import KEEP_MIB, RealSide
 
 
 class Validator:
-    """Scores a generator on the validation patients, one batch in memory at a time.
+    """Scores what a method predicts on the validation patients, one batch in memory at a time.
 
     datasets: the slices of one patient each. fid_features, vgg_features: what the predecessor's two feature metrics
     look through; None leaves them out. vgg_side: pixels the slices are resized to for VGG, None for their own size.
-    precision: of the generator's pass, float32 or bfloat16; scores are float64 in either. keep_mib: see `RealSide`.
+    precision: of the network's pass, float32 or bfloat16; scores are float64 in either. keep_mib: see `RealSide`.
     """
 
     def __init__(
@@ -30,7 +30,6 @@ class Validator:
         window: HuWindow,
         datasets: Sequence[PairedSlices],
         *,
-        channels: int,
         batch_size: int,
         device: torch.device,
         fid_features: Features | None = None,
@@ -40,24 +39,24 @@ class Validator:
         keep_mib: int = KEEP_MIB,
     ) -> None:
         self.window, self.datasets = window, list(datasets)
-        self.channels, self.batch_size, self.device, self.precision = channels, batch_size, device, precision
+        self.batch_size, self.device, self.precision = batch_size, device, precision
         self.fid, self.vgg = fid_features is not None, vgg_features is not None
         self.real_side = RealSide(fid_features, vgg_features, vgg_side, device, keep_mib)
 
-    def scores(self, generator: nn.Module) -> dict[str, float]:
+    def scores(self, method: Method) -> dict[str, float]:
         """Return val_mae_hu (masked; mean over patients), val_mse and val_ssim (the predecessor's, mean over slices),
         val_fid and val_vgg where asked for, and output_sd_hu, the spread of the whole output. An output with NaN gives
         val_mae_hu = NaN alone."""
-        generator.eval()
+        method.generator.eval()
         patients, slices, vectors = [], {"val_mse": [], "val_ssim": [], "val_vgg": []}, []
         for dataset in self.datasets:
             patients.append(PatientSums((self.window.high - self.window.low) / 2))
-            for real_A, real_B, mask in ahead(loader(dataset, self.batch_size)):
+            for batch in ahead(loader(dataset, self.batch_size)):
                 place = (len(patients), patients[-1].slices)
-                real_B, fake_B = real_B[:, 0].numpy(), self.predict(generator, real_A)
+                real_B, fake_B = batch.real_B[:, 0].numpy(), self.predict(method, batch.real_A)
                 if not np.isfinite(fake_B).all():
                     return {"val_mae_hu": float("nan")}
-                patients[-1].add(real_B, fake_B, mask[:, 0].numpy() > 0)
+                patients[-1].add(real_B, fake_B, batch.mask[:, 0].numpy() > 0)
                 real, fake = self._unit(real_B), self._unit(fake_B)
                 for name, values in zip(("val_mse", "val_ssim"), slice_scores(real, fake), strict=True):
                     slices[name].extend(values)
@@ -74,11 +73,10 @@ class Validator:
         return row | {"output_sd_hu": float(np.mean([patient.sd_hu for patient in patients]))}
 
     @torch.inference_mode()
-    def predict(self, generator: nn.Module, real_A: Tensor) -> np.ndarray:
-        """Return a batch's synthetic CT in the window's unit.  # (B, 1, S, S) in [-1, 1] => (B, S, S) float32"""
+    def predict(self, method: Method, real_A: Tensor) -> np.ndarray:
+        """Return a batch's synthetic CT in the window's unit.  # (B, C, S, S) in [-1, 1] => (B, S, S) float32"""
         with autocast(self.device, self.precision):
-            fake_B = translate(generator, real_A.to(self.device), self.channels)
-        return fake_B[:, 0].float().cpu().numpy()
+            return method.predict(real_A.to(self.device))[:, 0].cpu().numpy()
 
     def _unit(self, values: np.ndarray) -> np.ndarray:
         """Return values of the window's unit in the predecessor's, bit for bit where the windows are the same."""

@@ -1,9 +1,11 @@
-"""Paired and unpaired slices for training, read from the memory-mapped store in whole batches."""
+"""What training sees: views of the dataset cache, and batches of paired or unpaired slices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,23 +15,107 @@ from torch.utils.data import DataLoader, Dataset
 from mrict_core.data.store import SliceStore
 from mrict_core.data.transforms import JointTransform
 from mrict_core.errors import MrictError
+from mrict_core.experiments.schema import Part
+from mrict_core.parts import Parts
 
-Batch = tuple[Tensor, Tensor, Tensor]  # real_A, real_B, mask: each (B, 1, S, S)
 CPU = torch.device("cpu")
+VIEWS = Parts("view")
+
+
+class View:
+    """Which slices of a patient a network sees at once, in training, validation and inference alike.
+
+    Here it is the slice whose CT is asked for, alone.
+    """
+
+    in_channels: int = 1  # of the network
+
+    def gather(self, stack: np.ndarray, position: int) -> np.ndarray:
+        """Return what belongs to one slice of a stack of MR slices.  # (N, H, W) => (C, H, W)"""
+        return stack[position][None]
+
+    def widened(self, real_A: Tensor) -> Tensor:
+        """Return the network's input of channels that were gathered, and augmented.
+
+        # (B, C, H, W) => (B, in_channels, H, W); what has all channels stays as it is
+        """
+        return real_A
+
+
+@VIEWS.register("slice")
+@dataclass(frozen=True)
+class Slice(View):
+    """One slice; `copies` of it are the channels of the network."""
+
+    copies: int = 1
+
+    @property
+    def in_channels(self) -> int:
+        return self.copies
+
+    def widened(self, real_A: Tensor) -> Tensor:
+        """Repeat the slice (a view, no copy)."""
+        return real_A.expand(-1, self.copies, -1, -1)
+
+
+def make_view(view: Part) -> View:
+    """Return the view that an experiment names."""
+    return VIEWS.build(view.name, view.options)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Slices that belong together, float32: images in [-1, 1], the mask of the scored voxels 0 or 1."""
+
+    real_A: Tensor  # (B, C, H, W): MR, what the view makes of it
+    real_B: Tensor  # (B, 1, H, W): CT
+    mask: Tensor  # (B, 1, H, W): of real_B
+    shared: dict[Any, Any] = field(default_factory=dict, repr=False)  # see `once`
+
+    def __len__(self) -> int:
+        return len(self.real_A)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on `device`; copies out of pinned memory go on beside the caller's work."""
+        return Batch(*(part.to(device, non_blocking=True) for part in self.parts))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in memory that a GPU copies from while it works (the loader calls this)."""
+        return Batch(*(part.pin_memory() for part in self.parts))
+
+    def with_ct(self, real_B: Tensor) -> Batch:
+        """Return the batch with another form of its CT."""
+        return Batch(self.real_A, real_B, self.mask)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return `make()`, computed once for this batch, however many steps are taken on it."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.real_A, self.real_B, self.mask
 
 
 class PairedSlices(Dataset):
-    """Slices of the given patients as (real_A, real_B, mask), float32 in [-1, 1] and a 0/1 mask.
+    """Slices of the given patients with their CT and mask, as a view shows them.
 
     `keep` limits a patient to some of its slices ({patient: positions}); patients without an entry keep all.
     """
 
-    def __init__(self, store: SliceStore, patients: Sequence[str], keep: dict[str, np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        store: SliceStore,
+        patients: Sequence[str],
+        keep: dict[str, np.ndarray] | None = None,
+        view: View = Slice(),
+    ) -> None:
         unknown = sorted(set(patients) - set(store.patients))
         if unknown:
-            raise MrictError(f"patients {', '.join(unknown)} are not in the slice store; run preprocess again")
+            raise MrictError(f"patients {', '.join(unknown)} are not in the dataset cache; run preprocess again")
         counts, keep = store.counts(), keep or {}
-        self.store = store
+        self.store, self.view = store, view
         self.index = [(p, int(k)) for p in patients for k in keep.get(p, range(counts[p]))]
         if not self.index:
             raise MrictError(f"no slice to train on in patients {', '.join(patients) or '(none)'}")
@@ -37,21 +123,20 @@ class PairedSlices(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor, Tensor]:
-        real_A, real_B, mask = self.__getitems__([item])
-        return real_A[0], real_B[0], mask[0]
+    def __getitem__(self, item: int) -> Batch:
+        return self.__getitems__([item])
 
     def __getitems__(self, items: Sequence[int]) -> Batch:
-        """Return a whole batch (DataLoader calls this one): real_A, real_B, mask, each (B, 1, S, S)."""
+        """Return a whole batch (the loader calls this one)."""
         rows = [self._row(*self.index[i]) for i in items]
         mr, ct, mask = (np.stack(column) for column in zip(*rows, strict=True))
-        real_A = torch.from_numpy(mr.astype(np.float32))[:, None]
+        real_A = torch.from_numpy(mr.astype(np.float32))
         real_B = torch.from_numpy(self.store.window.to_unit(ct).astype(np.float32))[:, None]
-        return real_A, real_B, torch.from_numpy(mask.astype(np.float32))[:, None]
+        return Batch(real_A, real_B, torch.from_numpy(mask.astype(np.float32))[:, None])
 
     def _row(self, patient: str, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         slices = self.store.slices(patient)
-        return slices.mr[position], slices.ct[position], slices.mask[position]
+        return self.view.gather(slices.mr, position), slices.ct[position], slices.mask[position]
 
 
 def in_turns(patients: Sequence[str], store: SliceStore) -> list[str]:
@@ -104,7 +189,7 @@ def _epoch(dataset: PairedSlices, batch_size: int, generator: torch.Generator, d
     if device.type == "cpu":
         return iter(loader(dataset, batch_size, generator))
     batches = ahead(loader(dataset, batch_size, generator, pinned=device.type == "cuda"))
-    return (tuple(part.to(device, non_blocking=True) for part in batch) for batch in batches)
+    return (batch.to(device) for batch in batches)
 
 
 def _beside(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -119,11 +204,12 @@ def paired_batches(
     generator: torch.Generator,
     device: torch.device = CPU,
 ) -> Iterator[Batch]:
-    """Yield one epoch of shuffled pairs, augmented on `device`."""
+    """Yield one epoch of shuffled pairs, augmented on `device`, as the network takes them."""
 
     def augmented() -> Iterator[Batch]:
         for batch in _epoch(dataset, batch_size, generator, device):
-            yield transform(*batch) if transform else batch
+            real_A, real_B, mask = transform(*batch.parts) if transform else batch.parts
+            yield Batch(dataset.view.widened(real_A), real_B, mask)
 
     return _beside(augmented(), device)
 
@@ -137,17 +223,15 @@ def unpaired_batches(
 ) -> Iterator[Batch]:
     """Yield one epoch of MR and CT slices shuffled and augmented independently of each other.
 
-    The mask belongs to real_B. Both halves come from the same patients, as in the predecessor's CycleGAN.
+    Both halves come from the same patients, as in the predecessor's CycleGAN.
     """
     # Two generators: for a GPU the halves are read in two threads, and each must draw the same numbers every time.
     seeds = torch.randint(2**62, (2,), generator=generator).tolist()
     halves = (_epoch(dataset, batch_size, torch.Generator().manual_seed(seed), device) for seed in seeds)
 
     def augmented() -> Iterator[Batch]:
-        for (real_A, other_B, mask_A), (other_A, real_B, mask_B) in zip(*halves, strict=True):
-            if transform:
-                real_A, _, _ = transform(real_A, other_B, mask_A)
-                _, real_B, mask_B = transform(other_A, real_B, mask_B)
-            yield real_A, real_B, mask_B
+        for of_mr, of_ct in zip(*halves, strict=True):
+            moved = [transform(*half.parts) if transform else half.parts for half in (of_mr, of_ct)]
+            yield Batch(dataset.view.widened(moved[0][0]), *moved[1][1:])
 
     return _beside(augmented(), device)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrict_core.data.pairs import PairedSlices, loader, paired_batches, unpaired_batches
+from mrict_core.data.batches import PairedSlices, loader, paired_batches, unpaired_batches
 from mrict_core.data.store import SliceStore
 from mrict_core.data.transforms import AugmentSettings, JointTransform
 from mrict_core.errors import MrictError
@@ -28,7 +28,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_a_batch_holds_the_slices_of_the_store(dataset, store):
     patient, position = dataset.index[7]
-    real_A, real_B, mask = dataset[7]
+    real_A, real_B, mask = (part[0] for part in dataset[7].parts)
     slices = store.slices(patient)
     assert real_A.shape == real_B.shape == mask.shape == (1, store.size, store.size)
     assert real_A.dtype == real_B.dtype == mask.dtype == torch.float32
@@ -38,9 +38,9 @@ def test_a_batch_holds_the_slices_of_the_store(dataset, store):
 
 
 def test_every_slice_once_an_epoch(dataset, store):
-    in_order = torch.cat([batch[0] for batch in loader(dataset, 4)])
+    in_order = torch.cat([batch.real_A for batch in loader(dataset, 4)])
     assert len(in_order) == len(dataset) == sum(store.counts()[p] for p in store.patients[:3])
-    shuffled = torch.cat([batch[0] for batch in loader(dataset, 4, generator())])
+    shuffled = torch.cat([batch.real_A for batch in loader(dataset, 4, generator())])
     assert not torch.equal(in_order[: len(shuffled)], shuffled)
     sums = in_order.flatten(1).sum(1)
     assert set(shuffled.flatten(1).sum(1).tolist()) <= set(sums.tolist())
@@ -50,8 +50,8 @@ def test_every_slice_once_an_epoch(dataset, store):
 def test_a_last_batch_of_one_is_dropped_in_training_only(store, size, batches):
     dataset = PairedSlices(store, store.patients[:2] + store.patients[2:3], {store.patients[2]: np.array([0])})
     dataset.index = dataset.index[: sum(batches) + (1 if sum(batches) % size == 0 and size < 19 else 0)]
-    assert [len(b[0]) for b in loader(dataset, size, generator())] == batches
-    assert sum(len(b[0]) for b in loader(dataset, size)) == len(dataset)
+    assert [len(b) for b in loader(dataset, size, generator())] == batches
+    assert sum(len(b) for b in loader(dataset, size)) == len(dataset)
 
 
 def test_keep_limits_a_patient(store):
@@ -62,12 +62,11 @@ def test_keep_limits_a_patient(store):
 
 def test_paired_batches_are_pairs_and_unpaired_are_not(dataset):
     """Each real_B of a paired batch is the CT of its real_A; the unpaired halves come in different orders."""
-    truth = {
-        round(float(a.sum()), 2): round(float(b.sum()), 2) for a, b, _ in (dataset[i] for i in range(len(dataset)))
-    }
+    every = [dataset[i] for i in range(len(dataset))]
+    truth = {round(float(one.real_A.sum()), 2): round(float(one.real_B.sum()), 2) for one in every}
 
     def matches(batches):
-        rows = [(a, b) for real_A, real_B, _ in batches for a, b in zip(real_A, real_B, strict=True)]
+        rows = [(a, b) for batch in batches for a, b in zip(batch.real_A, batch.real_B, strict=True)]
         return sum(truth[round(float(a.sum()), 2)] == round(float(b.sum()), 2) for a, b in rows), len(rows)
 
     paired, total = matches(paired_batches(dataset, 5, None, generator()))
@@ -82,7 +81,8 @@ def test_unpaired_halves_are_augmented_independently(dataset):
     plain = next(unpaired_batches(dataset, 30, None, generator(2)))
     moved = next(unpaired_batches(dataset, 30, transform, generator(2)))
     changed_A, changed_B = (
-        [not torch.allclose(a, b, atol=1e-4) for a, b in zip(plain[k], moved[k], strict=True)] for k in (0, 1)
+        [not torch.allclose(a, b, atol=1e-4) for a, b in zip(plain.parts[k], moved.parts[k], strict=True)]
+        for k in (0, 1)
     )
     assert changed_A != changed_B
 

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from mrict_core.variant import FIELDS, Schedule, Score, Variant, as_dict
-from mrict_core.variants import README_VARIANTS, REGISTRY, all_variants, diff, get, lineage
+from mrict_core.experiments import README_VARIANTS, REGISTRY, all_variants, diff, get, lineage, parent_of
+from mrict_core.experiments.schema import Experiment, Part, Schedule, Score, Term, as_plain, flattened
 
-BEGIN_MARK = "<!-- begin: printed by python -m mrict_core.variant_tables --markdown -->"
+BEGIN_MARK = "<!-- begin: printed by python -m mrict_core.experiments.tables --markdown -->"
 END_MARK = "<!-- end -->"
 
-_PERCEPTUAL_SYMBOL = {"vgg19_pool5_mse": "P", "vgg19_relu3_3_l1": "P3"}
+_SYMBOL = {"gan": "GAN", "perceptual": "P", "l1": "L1", "cycle": "cyc", "identity": "idt"}
 _HEAD = (
     *("name", "family", "init_from", "G", "D", "losses of G", "label", "gp"),
     *("lr G/D", "k", "schedule", "epochs", "data"),
@@ -34,19 +34,18 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
-def losses(variant: Variant) -> str:
-    """Return the generator's loss, terms of weight zero left out: 'GAN + 5 P + 5 L1'."""
-    perceptual = number(variant.lambda_perceptual)
-    if variant.lambda_perceptual_step:
-        perceptual += f"±{number(variant.lambda_perceptual_step)}"
-    terms = (
-        (variant.lambda_gan, number(variant.lambda_gan), "GAN"),
-        (variant.lambda_perceptual, perceptual, _PERCEPTUAL_SYMBOL.get(variant.perceptual, variant.perceptual)),
-        (variant.lambda_l1, number(variant.lambda_l1), "L1"),
-        (variant.lambda_cycle, number(variant.lambda_cycle), "cyc"),
-        (variant.lambda_identity, number(variant.lambda_identity), "idt"),
-    )
-    return " + ".join(symbol if text == "1" else f"{text} {symbol}" for weight, text, symbol in terms if weight)
+def losses(variant: Experiment) -> str:
+    """Return the generator's loss, a term of weight zero left out: 'GAN + 5 P + 5 L1'."""
+    return " + ".join(_term(name, term) for name, term in variant.loss.items() if term.weight)
+
+
+def _term(name: str, term: Term) -> str:
+    symbol = _SYMBOL.get(name, name)
+    if name == "perceptual" and term.options.get("features") == "vgg19_relu3_3":
+        symbol = "P3"
+    step = term.options.get("weight_step")
+    weight = number(term.weight) + (f"±{number(step)}" if step else "")
+    return symbol if weight == "1" else f"{weight} {symbol}"
 
 
 def schedule(value: Schedule, *, short: bool = False) -> str:
@@ -67,38 +66,34 @@ def score(value: Score) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a field's value as a reader would write it."""
-    if isinstance(value, Schedule):
-        return schedule(value)
-    if isinstance(value, Score):
-        return score(value)
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    """Return a value as a reader would write it."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     return number(value) if isinstance(value, int | float) else str(value)
 
 
-def table(variants: Iterable[Variant] | None = None) -> str:
+def changes(variant: Experiment) -> list[tuple[str, str, str]]:
+    """Return (path, parent's value, own value) of what a variant changes, as text; a schedule or score is one value."""
+    rows: dict[str, tuple[str, str]] = {}
+    parent = parent_of(variant)
+    for path, (old, new) in diff(variant).items():
+        head, found, _ = path.partition(".schedule.")
+        if path.startswith("score."):
+            rows["score"] = score(parent.score), score(variant.score)
+        elif found:
+            rows[f"{head}.schedule"] = tuple(_schedule(one, head.partition(".")[2]) for one in (parent, variant))
+        elif old or new:  # the name of a term's function is empty where it is the term's own
+            rows[path] = value_text(old), value_text(new)
+    return [(path, old, new) for path, (old, new) in rows.items()]
+
+
+def _schedule(variant: Experiment, role: str) -> str:
+    return schedule(variant.optimizer[role].schedule) if role in variant.optimizer else "none"
+
+
+def table(variants: Iterable[Experiment] | None = None) -> str:
     """Return a text table, one line per variant (all of them by default), at most 160 columns wide."""
-    rows = [
-        (
-            v.name,
-            v.family,
-            v.init_from or "-",
-            v.generator,
-            v.discriminator,
-            losses(v),
-            number(v.real_label),
-            number(v.lambda_gp),
-            f"{number(v.lr_generator)}/{number(v.lr_discriminator)}",
-            str(v.generator_steps),
-            schedule(v.schedule, short=True),
-            f"{v.epochs}/{v.epochs_planned}",
-            v.dataset,
-        )
-        for v in (all_variants() if variants is None else variants)
-    ]
+    rows = [_row(variant) for variant in (all_variants() if variants is None else variants)]
     widths = [max(len(row[column]) for row in (_HEAD, *rows)) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (_HEAD, *rows)]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -106,10 +101,28 @@ def table(variants: Iterable[Variant] | None = None) -> str:
     return "\n".join(line.rstrip() for line in (*lines, "", _LEGEND, f"Other names: {aliases}."))
 
 
-def as_json() -> str:
-    """Return every variant with all its fields, the aliases and the readme set, as json text."""
+def _row(v: Experiment) -> tuple[str, ...]:
+    none, option = Part("-"), v.method.options.get
+    first = next(iter(v.optimizer.values()))
+    return (
+        v.name,
+        v.family,
+        v.init_from or "-",
+        *(v.network.get(role, none).name for role in ("G", "D")),
+        losses(v),
+        *(value_text(option(name, default)) for name, default in (("real_label", 1.0), ("gradient_penalty", 0.0))),
+        "/".join(number(optimizer.lr) for optimizer in v.optimizer.values()),
+        value_text(option("generator_steps", 1)),
+        schedule(first.schedule, short=True),
+        f"{v.epochs}/{v.history.epochs_planned or v.epochs}",
+        v.history.dataset,
+    )
+
+
+def as_json(variants: Iterable[Experiment] | None = None) -> str:
+    """Return variants (all of them by default) with all their values, the aliases and the readme set, as json text."""
     content = {
-        "variants": [as_dict(v) for v in all_variants()],
+        "variants": [as_plain(v) for v in (all_variants() if variants is None else variants)],
         "aliases": REGISTRY.aliases(),
         "readme": list(README_VARIANTS),
     }
@@ -117,17 +130,17 @@ def as_json() -> str:
 
 
 def diff_text(name: str) -> str:
-    """Return what a variant changes from its parent and why, one field per line. Unknown name: MrictError."""
+    """Return what a variant changes from its parent and why, one value per line. Unknown name: MrictError."""
     variant = get(name)
     shown = variant.name if variant.name == name else f"{variant.name} (asked for as {name})"
-    chain = " -> ".join(v.name for v in lineage(name))
+    chain = " -> ".join(v.name for v in lineage(variant))
     lines = [f"{shown}: {variant.why}", f"weights: {chain if variant.init_from else 'from scratch'}"]
     if variant.parent is None:
         return "\n".join([*lines, "no parent: it is the root, every value is its own"])
-    changes = diff(name)
-    width = max(map(len, changes), default=0)
+    rows = changes(variant)
+    width = max((len(path) for path, *_ in rows), default=0)
     lines.append(f"changes from {variant.parent}:")
-    lines += [f"  {field:<{width}}  {value_text(old)} -> {value_text(new)}" for field, (old, new) in changes.items()]
+    lines += [f"  {path:<{width}}  {old} -> {new}" for path, old, new in rows]
     return "\n".join(lines)
 
 
@@ -153,11 +166,11 @@ def tree(role: str) -> str:
     return "\n".join(line for root in roots for line in (root, *branch(root, "")))
 
 
-def _family_markdown(family: str, variants: list[Variant]) -> list[str]:
+def _family_markdown(family: str, variants: list[Experiment]) -> list[str]:
     lines = [f"### Family {family}", "", "| variant | from | weights of | changes | why |", "|---|---|---|---|---|"]
     for variant in variants:
-        changes = {f: pair for f, pair in diff(variant.name).items() if f not in ("family", "init_from")}
-        text = "; ".join(f"`{f}` {value_text(old)} → {value_text(new)}" for f, (old, new) in changes.items())
+        rows = changes(variant) if variant.parent else []
+        text = "; ".join(f"`{p}` {old} → {new}" for p, old, new in rows if p not in ("family", "init_from"))
         if variant.parent is None:
             text = "root: values below"
         cells = (f"`{variant.name}`", variant.parent or "–", variant.init_from or "–", text or "–", variant.why)
@@ -176,14 +189,15 @@ def markdown() -> str:
         lines += _family_markdown(family, [v for v in all_variants() if v.family == family])
     lines += [f"### All values of the root, `{root.name}`", "", "| field | value |", "|---|---|"]
     skip = ("name", "why", "parent", "init_from")
-    lines += [f"| `{field}` | {value_text(getattr(root, field))} |" for field in FIELDS if field not in skip]
+    values = {path: value for path, value in flattened(as_plain(root)) if path not in skip and value != ""}
+    lines += [f"| `{path}` | {value_text(value)} |" for path, value in values.items()]
     return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
     """Print the markdown section. Returns the exit status."""
     if arguments != ["--markdown"]:
-        print("usage: python -m mrict_core.variant_tables --markdown", file=sys.stderr)
+        print("usage: python -m mrict_core.experiments.tables --markdown", file=sys.stderr)
         return 2
     print(markdown())
     return 0

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.variant import Variant
+from mrict_core.experiments.schema import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +38,18 @@ class Profile:
     phantom_slice_mm: float = 1.0
     phantom_supersample: int = 1  # partial volume: sub-voxels along each axis
 
-    def epochs(self, variant: Variant) -> int:
+    def epochs(self, variant: Experiment) -> int:
         """Return the number of epochs `variant` trains in this profile."""
         count = max(self.epochs_min, math.ceil(variant.epochs * self.epoch_fraction))
         return min(count, self.epochs_max) if self.epochs_max else count
 
-    def batch(self, variant: Variant) -> int:
+    def batch(self, variant: Experiment) -> int:
         """Return the batch size of `variant` in this profile."""
-        return self.batch_size or variant.batch_size
+        return self.batch_size or variant.data.batch_size
+
+    def described(self, experiment: Experiment) -> dict[str, Any]:
+        """Return what of this profile decides the weights of `experiment`, as plain values."""
+        return {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
 
     def canvas(self, shapes: list[tuple[int, int]]) -> int:
         """Return the canvas side in pixels for volumes of the given in-plane shapes."""

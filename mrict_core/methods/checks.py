@@ -1,0 +1,101 @@
+"""Is an experiment one that can be trained? Every name and keyword of it, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mrict_core.data.batches import VIEWS
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments.profiles import Profile
+from mrict_core.experiments.schema import Experiment, Schedule
+from mrict_core.losses import check_terms
+from mrict_core.methods.base import METHODS, OPTIMIZERS, Method, Setup
+from mrict_core.networks import NETWORKS
+
+SCHEDULES = {"constant": (), "plateau": ("factor", "patience"), "cosine": ("t_0",)}  # and what each must say
+VALIDATION = ("val_mae_hu", "val_mse", "val_ssim", "val_fid", "val_vgg", "output_sd_hu")  # columns of a history
+SELECT_BY = ("mae_hu", "fid_vgg")
+
+
+def check(experiment: Experiment, *, training: bool = True) -> None:
+    """Raise MrictError, one line with the nearest name, for what no registry knows and no constructor takes.
+
+    training: False for what predicts alone, which is all that a published model needs.
+    """
+    try:
+        _check(experiment, training)
+    except MrictError as error:
+        raise MrictError(f"{experiment.name}: {error}") from None
+
+
+def _check(experiment: Experiment, training: bool) -> None:
+    named = experiment.method
+    METHODS.check(named.name, named.options, "method")
+    VIEWS.check(experiment.data.view.name, experiment.data.view.options, "data.view")
+    method: type[Method] = METHODS[named.name]
+    roles = list(dict.fromkeys(method.NETWORKS.values())) if training else [method.NETWORKS[method.mr_to_ct]]
+    _check_roles(experiment.network, roles, "network", named.name, strict=training)
+    for role in roles:
+        part = experiment.network[role]
+        NETWORKS.check(part.name, part.options, f"network.{role}")
+    if not training:
+        return
+    _check_roles(experiment.optimizer, roles, "optimizer", named.name)
+    for role, optimizer in experiment.optimizer.items():
+        OPTIMIZERS.check(optimizer.name, optimizer.options, f"optimizer.{role}")
+        _check_schedule(optimizer.schedule, experiment, method, f"optimizer.{role}.schedule")
+    check_terms(experiment.loss, method.gives)
+    if experiment.select_by not in SELECT_BY:
+        raise MrictError(f"select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
+
+
+def check_networks(experiment: Experiment, profile: Profile, size: int, *, training: bool = True) -> None:
+    """Raise MrictError unless the networks can be made, and make a CT of slices of `size` pixels.
+
+    It happens on torch's meta device: no memory is asked for and nothing is drawn.
+    """
+    device, name = torch.device("meta"), ""
+
+    def where() -> str:
+        return f"{experiment.name}: network {experiment.network[METHODS[experiment.method.name].NETWORKS[name]].name}"
+
+    setup = Setup(experiment, profile, device, training=False)
+    kind: type[Method] = METHODS[experiment.method.name]
+    try:
+        with device:
+            name = kind.mr_to_ct
+            method: Method = METHODS.build(experiment.method.name, experiment.method.options, setup=setup)
+            if size % (multiple := getattr(method.generator, "multiple", 1)):
+                raise MrictError(f"{where()}: needs slices of a multiple of {multiple} px, these have {size}")
+            made = method.generator.eval()(torch.empty(1, method.view.in_channels, size, size))
+            expected, came = (1, method.out_channels, size, size), tuple(getattr(made, "shape", ()))
+            if came != expected:
+                raise MrictError(f"{where()}: makes {came or type(made).__name__} of a slice, expected {expected}")
+            for name in kind.NETWORKS if training else ():
+                method.fresh(name)
+    except MrictError:
+        raise
+    except Exception as error:  # of a constructor or a layer that is not ours
+        reason = " ".join(str(error).split())[:200]
+        raise MrictError(f"{where()} does not work on slices of {size} px: {reason}; change its options") from None
+
+
+def _check_roles(given: Mapping[str, Any], roles: list[str], where: str, method: str, *, strict: bool = True) -> None:
+    if missing := [role for role in roles if role not in given]:
+        raise MrictError(f"{where}.{missing[0]}: is missing, {method} needs {', '.join(roles)}; add it")
+    if strict and (unknown := [role for role in given if role not in roles]):
+        raise MrictError(f"{where}: {unknown_name(f'role of {method}', unknown[0], roles)}; leave it out (None)")
+
+
+def _check_schedule(schedule: Schedule, experiment: Experiment, method: type[Method], where: str) -> None:
+    if schedule.kind not in SCHEDULES:
+        raise MrictError(f"{where}: {unknown_name('schedule', schedule.kind, SCHEDULES)}")
+    for needed in SCHEDULES[schedule.kind]:
+        if getattr(schedule, needed) is None:
+            raise MrictError(f"{where}: {schedule.kind} needs '{needed}'; add {where}.{needed}")
+    columns = ("score", "loss_g", *(f"loss_g_{term}" for term in experiment.loss), *method.logs, *VALIDATION)
+    if schedule.kind == "plateau" and schedule.watch not in columns:
+        raise MrictError(f"{where}.watch: {unknown_name('column', schedule.watch, columns)}")

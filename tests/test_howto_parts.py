@@ -1,0 +1,122 @@
+"""docs/howto: loss, network, method and view, followed to the letter: the code goes where the text says, and trains."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import run_of, write_head
+from typer.testing import CliRunner
+
+from mrict_core import cli
+from mrict_core.data.batches import VIEWS, Batch
+from mrict_core.evaluation.records import read_record
+from mrict_core.inference import load_synthesizer
+from mrict_core.losses import LOSSES
+from mrict_core.methods import METHODS
+from mrict_core.networks import NETWORKS
+from mrict_core.paths import ROOT, Workspace
+from mrict_core.training.checkpoint import load_checkpoint
+
+BLOCK = re.compile(r"```(\w+)\n(?:# (\S+\.\w+)\n)?(.*?)```", re.DOTALL)
+REGISTRIES = (VIEWS, LOSSES, NETWORKS, METHODS)
+
+
+@pytest.fixture(autouse=True)
+def _registries() -> Iterator[None]:
+    """Leave no part of an example behind."""
+    before = [dict(registry) for registry in REGISTRIES]
+    yield
+    for registry, known in zip(REGISTRIES, before, strict=True):
+        for name in registry.keys() - known.keys():
+            del registry[name]
+
+
+def follow(name: str, folder: Path) -> list[list[str]]:
+    """Put every piece of code of a how-to where it says, in memory; return the commands, split."""
+    commands = []
+    for language, path, code in BLOCK.findall((ROOT / "docs" / "howto" / f"{name}.md").read_text(encoding="utf-8")):
+        if language == "bash":
+            commands += [shlex.split(line)[3:] for line in code.splitlines()]
+        elif language == "python":
+            append(path, code)
+        else:
+            (folder / path).write_text(code, encoding="utf-8")
+    return commands
+
+
+def append(path: str, code: str) -> None:
+    """Run code as if it stood at the end of that file, or in a new one."""
+    name = ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__")
+    if (ROOT / path).is_file():
+        module = importlib.import_module(name)
+    else:
+        module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(code, path, "exec", dont_inherit=True, flags=annotations.compiler_flag), vars(module))
+
+
+def run(command: list[str], space: Workspace) -> str:
+    result = CliRunner().invoke(cli.app, [*command, "--data", str(space.data_dir)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("howto", "variant", "part"),
+    [
+        ("loss", "mk1+gradient_l1.weight=5", ("loss", "gradient_l1")),
+        ("network", "mk1+", ("network", "G")),
+        ("view", "mk1+", ("data", "view")),
+    ],
+)
+def test_the_text_leads_to_a_trained_variant(howto, variant, part, fresh_space, tmp_path):
+    for command in follow(howto, tmp_path):
+        run(command, fresh_space)
+        trained = next(p.name for p in sorted(fresh_space.checkpoints.iterdir()) if p.name.startswith(variant))
+        payload = load_checkpoint(run_of(fresh_space, trained).best)
+        assert part[1] in payload["fields"][part[0]]
+        assert np.isfinite(payload["history"][0]["val_mae_hu"])
+
+
+def test_a_new_loss_is_a_column_of_its_own_and_reads_the_mask(fresh_space, tmp_path):
+    follow("loss", tmp_path)
+    fake, real, mask = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    real[..., 2], mask[..., :2] = 1.0, 1.0
+    out = types.SimpleNamespace(fake_B=fake)
+    assert LOSSES["gradient_l1"](out, Batch(fake, real, mask)) == 0, "the edge is outside the mask"
+    assert LOSSES["gradient_l1"](out, Batch(fake, real, torch.ones_like(mask))) == 2 * 4 / 16
+
+
+def test_a_view_gathers_neighbours_and_repeats_the_ends(tmp_path):
+    follow("view", tmp_path)
+    view, stack = VIEWS.build("slab", {"radius": 1}), np.arange(5.0)[:, None, None] * np.ones((5, 2, 2))
+    assert view.in_channels == 3
+    for position, expected in ((0, [0, 0, 1]), (2, [1, 2, 3]), (4, [3, 4, 4])):
+        assert view.gather(stack, position)[:, 0, 0].tolist() == expected
+
+
+def test_a_method_without_a_discriminator_goes_all_the_way(fresh_space, tmp_path, monkeypatch):
+    """Trained, resumed, scored, published, and a CT synthesised: nothing but the method's file knows of it."""
+    monkeypatch.chdir(tmp_path)
+    train, evaluate = follow("method", tmp_path)
+    assert "loss_D" not in run(train, fresh_space)
+    found = run_of(fresh_space, "plain_l1")
+    history = load_checkpoint(found.last)["history"]
+    assert {"lr_G", "loss_g", "loss_g_l1", "val_mae_hu"} <= set(history[0])
+    assert not {"lr_D", "loss_d"} & set(history[0])
+    assert "unchanged" in run(train, fresh_space)
+    run(evaluate, fresh_space)
+    assert read_record(fresh_space.metrics, "plain_l1")["summary"]["all"]["mae_hu"]["mean"] > 0
+    mr = write_head(tmp_path / "mr.nii.gz")
+    command = ["synthesize", str(mr), "-o", str(tmp_path / "ct.nii.gz"), "--model", "plain_l1"]
+    result = CliRunner().invoke(cli.app, command)
+    assert (tmp_path / "ct.nii.gz").is_file(), result.output
+    assert list(load_synthesizer(found.best, device="cpu").method.networks) == ["G"]

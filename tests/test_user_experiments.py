@@ -1,0 +1,255 @@
+"""A user's own experiments: by --set, by a file, by name afterwards; and the how-to that tells of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from howto import Howto, run
+from typer.testing import CliRunner
+
+from mrict_core import cli, experiments
+from mrict_core.errors import MrictError
+from mrict_core.evaluation.records import read_metrics
+from mrict_core.experiments import Experiment, get, user
+from mrict_core.experiments.registry import Registry
+from mrict_core.models.registry import find
+from mrict_core.paths import workspace
+from mrict_core.training.runs import runs_of
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch, tmp_path):
+    """Each test begins as another process would, with nothing trained."""
+    monkeypatch.setattr(experiments, "OF_USER", {})
+    monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path / "checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("optimizer.G.lr=1e-4", "optimizer.G.lr", 1e-4),
+        ("epochs=3", "epochs", 3),
+        ("loss.perceptual=null", "loss.perceptual", None),
+        ("optimizer.G.betas=[0, 9e-1]", "optimizer.G.betas", [0, 0.9]),
+        ("method.conditional=true", "method.conditional", True),
+        ("network.G=unet_b", "network.G", "unet_b"),
+        ("data.view={name: slab, neighbours: 2}", "data.view", {"name": "slab", "neighbours": 2}),
+        ("family=-odd", "family", "-odd"),
+        ("why=a=b", "why", "a=b"),
+    ],
+)
+def test_a_value_is_read_as_yaml_and_a_short_number_as_a_number(text, path, value):
+    assert user.parse([text]) == {path: value}
+    assert type(user.parse([text])[path]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("sets", "name"),
+    [
+        (["loss.l1.weight=20"], "mk1+l1.weight=20"),
+        (["loss.l1.weight=20.0", "epochs=3"], "mk1+epochs=3+l1.weight=20"),
+        (["epochs=3", "loss.l1.weight=20"], "mk1+epochs=3+l1.weight=20"),
+        (["optimizer.G.betas=[0.0, 0.9]"], "mk1+G.betas=0.0--0.9"),
+        (["optimizer.G.lr=1e-4", "network.G=unet_b"], "mk1+G=unet_b+G.lr=1e-4"),
+        (["loss.perceptual=null", "loss.l1.weight=1"], "mk1+l1.weight=1+perceptual=None"),
+    ],
+)
+def test_a_changed_variant_is_another_one_with_a_name_for_folders(sets, name):
+    (changed,) = user.chosen("mk1", sets)
+    assert (changed.name, changed.parent, changed.init_from) == (name, "mk1", get("mk1").init_from)
+    assert changed.why.startswith("mk1 with ")
+    assert get(name) is changed
+    assert pickle.loads(pickle.dumps(changed)) == changed
+    assert get("mk1") == experiments.REGISTRY.get("mk1")
+
+
+def test_a_long_name_becomes_a_hash_and_a_chosen_one_is_taken():
+    many = [f"optimizer.{role}.schedule.{name}" for role in "GD" for name in ("patience", "t_0", "t_mult")]
+    (long,) = user.chosen("mk1", [f"{path}=17" for path in many])
+    assert re.fullmatch(r"mk1\+[0-9a-f]{8}", long.name)
+    assert user.chosen("mk1", ["epochs=3"], name="mine")[0].name == "mine"
+
+
+def test_a_change_starts_from_the_same_weights_and_applies_to_each_named_variant():
+    found = user.chosen("mk6_1_0,mk2", ["epochs=3"])
+    assert [one.name for one in found] == ["mk6_1_0+epochs=3", "mk2+epochs=3"]
+    chain = experiments.with_ancestors(found)
+    assert [one.name for one in chain] == ["mk3_1_2_v4_50", "mk6_1_0+epochs=3", "mk2+epochs=3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "name", "message"),
+    [
+        ("mk1", ["los.l1.weight=2"], "", "unknown value 'los.l1.weight': did you mean 'loss."),
+        ("mk1", ["epochs=15"], "", "epochs: 15 is the value of mk1 already; leave it out"),
+        ("mk1", ["epochs=many"], "", "--set: epochs is 'many', expected int"),
+        ("mk1", ["epochs"], "", "--set epochs: expected PATH=VALUE"),
+        ("mk1", ["=3"], "", "--set =3: expected PATH=VALUE"),
+        ("mk1", ["epochs=["], "", "--set epochs=[: the value is not yaml"),
+        ("mk1", ["name=x"], "", "--set name: says what an experiment is called"),
+        ("mk1", [], "x", "--name x: names what --set makes of one variant"),
+        ("mk1,mk2", ["epochs=3"], "x", "--name x: names what --set makes of one variant"),
+        ("mk1", ["epochs=3"], "mk2", "experiment 'mk2': a declared variant has that name"),
+        ("mk1", ["epochs=3"], "mk6_4_3", "experiment 'mk6_4_3': a declared variant has that name"),
+        ("mk1", ["epochs=3"], "../x", "experiment '../x': not a name for folders"),
+        ("mk1", ["epochs=3"], "baseline_x", "experiment 'baseline_x': not a name for folders"),
+        ("mk7_9", ["epochs=3"], "", "unknown variant 'mk7_9'"),
+        ("", [], "", "no variant in ''"),
+    ],
+)
+def test_what_cannot_be_is_refused(text, sets, name, message):
+    with pytest.raises(MrictError, match=re.escape(message)) as caught:
+        user.chosen(text, sets, name=name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", [["--set", "loss.l2.weight=1"], ["--set", "network.G=unet_z"]])
+def test_a_name_that_no_registry_knows_is_refused_before_anything_is_written(option, tmp_path):
+    result = CliRunner().invoke(cli.app, ["train", "mk1", "--profile", "smoke", *option])
+    assert isinstance(result.exception, MrictError)
+    assert "did you mean" in str(result.exception)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+YAML = """
+parent: mk1
+name: mine
+why: Why not?
+loss.l1.weight: 20
+optimizer: {G: {lr: 1e-4, schedule: {patience: 9}}}
+network: {G: {name: unet_b, slope: 0.2}}
+"""
+
+
+def written(folder: Path, content: str, name: str = "my.yaml") -> Path:
+    path = folder / name
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_a_yaml_file_states_what_it_changes_by_path_or_nested(tmp_path):
+    (mine,) = user.load(written(tmp_path, YAML))
+    assert (mine.name, mine.parent, mine.why, mine.init_from) == ("mine", "mk1", "Why not?", None)
+    assert (mine.loss["l1"].weight, mine.optimizer["G"].lr) == (20.0, 1e-4)
+    assert mine.optimizer["G"].schedule == dataclasses.replace(get("mk1").optimizer["G"].schedule, patience=9)
+    assert mine.network["G"].options == {"slope": 0.2}, "a part with a name replaces what was there"
+    assert mine.network["D"] == get("mk1").network["D"]
+
+
+def test_an_experiment_without_a_parent_states_everything(tmp_path):
+    whole = "{name: own, method: pix2pix, network: {G: unet_a, D: patch4}, optimizer: {G: {lr: 1e-3}}, epochs: 2}"
+    (own,) = user.load(written(tmp_path, whole))
+    assert (own.parent, own.network["G"].name, own.optimizer["G"].lr) == (None, "unet_a", 1e-3)
+
+
+def test_a_python_file_defines_or_derives(tmp_path):
+    code = """
+        from mrict_core.experiments import get, with_values
+        from mrict_core.experiments.user import derive
+        base = get("mk2")
+        for k in (1, 2):
+            derive("mk1", f"steps_{k}x", {"epochs": k}, why="-")
+        derive("steps_1x", "child", {"epochs": 9})
+        both = [with_values(base, {"epochs": 7}, name="listed", parent="mk2")]
+    """
+    found = user.load(written(tmp_path, code.replace("\n        ", "\n"), "my.py"))
+    assert [one.name for one in found] == ["steps_1x", "steps_2x", "child", "listed"]
+    assert experiments.diff("child") == {"epochs": (1, 9)}
+    assert [one.name for one in user.chosen("child", files=[tmp_path / "my.py"])] == ["child"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("my.json", "{}", "expected a file of experiments, .py, .yaml, .yml"),
+        ("my.yaml", "", "defines no experiment"),
+        ("my.yaml", "[a", "not yaml"),
+        ("my.yaml", "hello", "expected named values"),
+        ("my.yaml", "parent: mk1", "'name' is missing"),
+        ("my.yaml", "{name: x, parent: mk9}", "unknown variant 'mk9'"),
+        ("my.yaml", "{name: x, parent: mk1, epoch: 3}", "unknown field 'epoch': did you mean 'epochs'"),
+        (
+            "my.yaml",
+            "{name: x, parent: mk1, network: {G: {dropou: 1, name: 3}}}",
+            "network.G.name is '3', expected str",
+        ),
+        ("my.yaml", "{name: x, parent: mk1, init_from: y}", "unknown variant 'y'"),
+        ("my.yaml", "{name: x, method: pix2pix}", "'network' is missing and cannot be guessed"),
+        ("my.yaml", "{name: x, epochz: 3}", "unknown field 'epochz': did you mean 'epochs'"),
+        ("my.py", "x = 1", "defines no experiment"),
+        ("my.py", "x = 1\n1 / 0", "line 2: ZeroDivisionError: division by zero"),
+        ("my.py", "def (", "SyntaxError"),
+        ("my.py", "import sys\nsys.exit(3)", "line 2: SystemExit"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_with_its_name(name, content, message, tmp_path):
+    path = written(tmp_path, content, name)
+    with pytest.raises(MrictError, match=re.escape(message)) as caught:
+        user.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named_once(tmp_path):
+    with pytest.raises(MrictError, match=r"nope\.yaml: ") as caught:
+        user.load(tmp_path / "nope.yaml")
+    assert str(caught.value).count("nope.yaml") == 1
+
+
+# ------------------------------------------------------------------------------------------------------- the how-to
+
+
+@pytest.fixture
+def followed(tmp_path, monkeypatch) -> list[str]:
+    """Everything that docs/howto/variant.md says, done in profile smoke; returns what the commands printed."""
+    for name in ("DATA", "REPORTS"):
+        monkeypatch.setenv(f"MRICT_{name}", str(tmp_path / name.lower()))
+    monkeypatch.chdir(tmp_path)
+    howto = Howto("variant")
+    howto.write(tmp_path)
+    printed = []
+    for command in howto.commands():
+        monkeypatch.setattr(experiments, "OF_USER", {})  # each is a process of its own
+        more = [] if command[3] == "variants" else ["--profile", "smoke"]
+        printed.append(run(command, *more).stdout)
+    monkeypatch.setattr(experiments, "OF_USER", {})
+    return printed
+
+
+def test_the_how_to_is_followed_to_its_end(followed, tmp_path):
+    space = workspace("smoke")
+    changed = "mk1+l1.weight=20+G.lr=1e-4"
+    names = {changed, "my_l1", "my_l1_polished", "my_l1_5"}
+    assert {path.name for path in space.checkpoints.iterdir()} == names
+    assert {record["name"] for record in read_metrics(space.metrics) if record["kind"] == "variant"} == {
+        *(changed, "my_l1_polished"),
+    }
+    assert any("loss.l1.weight" in text and "-> 20" in text for text in followed)
+    page = (space.reports / "index.html").read_text(encoding="utf-8")
+    assert changed in page
+    assert "Does a second round without a perceptual term help?" in page
+    for name in names:  # without the files, from what was trained
+        (trained,) = runs_of(space, name)
+        assert experiments.from_plain(Experiment, trained.fields, name) == get(name)
+    assert find("my_l1_polished").parent.name == "my_l1_polished"
+    shutil.rmtree(space.checkpoints)
+    assert get("my_l1_polished").init_from == "my_l1", "a published model holds the whole experiment"
+    with pytest.raises(MrictError, match="unknown variant 'my_l1'"):
+        get("my_l1")
+    assert experiments.diff("my_l1_polished") == {}
+
+
+def test_the_entry_of_the_how_to_is_an_entry():
+    registry = Registry()
+    for variant in experiments.all_variants():
+        registry.add(variant)
+    exec(Howto("variant").file("mrict_core/experiments/mk.py"), {"_derive": registry.derive})
+    new = registry.all()[-1]
+    assert experiments.differing(get("mk6_3_4"), new) == {
+        "method.generator_eval_after_first_validation": (None, True),
+    }
