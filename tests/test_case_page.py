@@ -95,8 +95,7 @@ def test_an_ensemble_says_nothing_three_times(tmp_path):
 )
 def test_the_page_says_whether_there_is_the_trainings_bone(known, said, tmp_path, models):
     bone = {"patients": 9, "above_300_hu": known, "above_700_hu": known} if known else {}
-    fingerprint = {"protocol": "x", "bone": bone}
-    facts = dataclasses.replace(models[0].synthesizer.facts, fingerprint=fingerprint)
+    facts = dataclasses.replace(models[0].synthesizer.facts, fingerprint={"protocol": "x", "bone": bone})
     model = dataclasses.replace(models[0], synthesizer=dataclasses.replace(models[0].synthesizer, facts=facts))
     synthesize_case(write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", [model], qa=tmp_path / "p.html")
     assert said in text_of(tmp_path / "p.html")
