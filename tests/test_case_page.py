@@ -62,8 +62,9 @@ FINDINGS = {
 @pytest.mark.parametrize("name", FINDINGS)
 def test_the_verdict_is_on_top_and_every_finding_is_said_once(name, tmp_path, models):
     findings, verdict = FINDINGS[name]
-    full = models[0].synthesizer.facts["profile"] | {"name": "full"}
-    synthesizer = dataclasses.replace(models[0].synthesizer, facts=models[0].synthesizer.facts | {"profile": full})
+    facts = models[0].synthesizer.facts
+    facts = dataclasses.replace(facts, profile=dataclasses.replace(facts.profile, name="full"))
+    synthesizer = dataclasses.replace(models[0].synthesizer, facts=facts)
     model = dataclasses.replace(models[0], synthesizer=synthesizer)
     checks = {"check": lambda volume, facts: findings, "check_output": None, "qa": tmp_path / "p.html"}
     facts = synthesize_case(write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", [model], **checks)
@@ -94,7 +95,7 @@ def test_an_ensemble_says_nothing_three_times(tmp_path):
 )
 def test_the_page_says_whether_there_is_the_trainings_bone(known, said, tmp_path, models):
     bone = {"patients": 9, "above_300_hu": known, "above_700_hu": known} if known else {}
-    facts = models[0].synthesizer.facts | {"fingerprint": {"protocol": "x", "bone": bone}}
+    facts = dataclasses.replace(models[0].synthesizer.facts, fingerprint={"protocol": "x", "bone": bone})
     model = dataclasses.replace(models[0], synthesizer=dataclasses.replace(models[0].synthesizer, facts=facts))
     synthesize_case(write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", [model], qa=tmp_path / "p.html")
     assert said in text_of(tmp_path / "p.html")

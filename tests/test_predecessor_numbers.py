@@ -16,7 +16,7 @@ from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import Predictions, metrics_record, score_patients
 from mrict_core.evaluation.controls import CONTROLS, blindness, control_predictions, control_translation
-from mrict_core.evaluation.predecessor import UNIT, augment, predecessor_table, predecessor_validation
+from mrict_core.evaluation.predecessor import UNIT, Translation, augment, predecessor_table, predecessor_validation
 from mrict_core.experiments import get
 from mrict_core.paths import ROOT
 from mrict_core.published import BLACK, PRINTED
@@ -65,16 +65,16 @@ def test_it_is_the_mean_of_batch_means_of_augmented_slices():
         fake = translation(real_A, real_B)
         mse.append(float(((fake - real_B) ** 2).mean()))
         ssim.append(slice_ssim(real_B[:, 0].double().numpy(), fake[:, 0].double().numpy()))
-    found = predecessor_validation(store, store.patients, translation, seed=7, fid=ABSENT, vgg=ABSENT)
+    found = predecessor_validation(store, store.patients, Translation(translation), seed=7, fid=ABSENT, vgg=ABSENT)
     assert found["mse"] == pytest.approx(np.mean(mse), rel=1e-5)  # the batch of 5 weighs as much as that of 32
     assert found["ssim"] == pytest.approx(np.mean(ssim), rel=1e-5)
     assert found["n_slices"] == 37
     assert (found["fid"], found["vgg"]) == (None, None)
     assert found["reasons"] == {"fid": str(ABSENT), "vgg": str(ABSENT)}
-    again = predecessor_validation(store, store.patients, translation, seed=7, fid=ABSENT, vgg=ABSENT)
+    again = predecessor_validation(store, store.patients, Translation(translation), seed=7, fid=ABSENT, vgg=ABSENT)
     assert again == found
     assert (
-        predecessor_validation(store, store.patients, translation, seed=8, fid=ABSENT, vgg=ABSENT)["mse"]
+        predecessor_validation(store, store.patients, Translation(translation), seed=8, fid=ABSENT, vgg=ABSENT)["mse"]
         != found["mse"]
     )
 
@@ -102,7 +102,7 @@ def test_feature_numbers_pool_all_slices_and_name_their_network():
             return images.float().flatten(2).mean(dim=2) + torch.arange(3) * images.float().flatten(1).std(1)[:, None]
 
     found = predecessor_validation(
-        store, store.patients, translation, seed=0, fid=("pool", Pool()), vgg=("demo_features", Pool())
+        store, store.patients, Translation(translation), seed=0, fid=("pool", Pool()), vgg=("demo_features", Pool())
     )
     assert found["networks"] == {"fid": "pool", "vgg": "demo_features"}
     assert found["reasons"] == {}
@@ -164,7 +164,7 @@ def test_controls_are_what_their_names_say():
     real_A = torch.from_numpy(slices.mr.astype(np.float32))[:, None]
     real_B = torch.from_numpy(UNIT.to_unit(slices.ct))[:, None]
     for name, image in images.items():
-        found = UNIT.to_hu(control_translation(name, WINDOW)(real_A, real_B))[:, 0].numpy()
+        found = UNIT.to_hu(control_translation(name, WINDOW).run(real_A, real_B))[:, 0].numpy()
         known = np.abs(slices.ct) < 1000 if "copy" not in name else np.ones(slices.ct.shape, bool)
         if name == "control_shift_1":
             known[..., 1:] = known[..., :-1].copy()

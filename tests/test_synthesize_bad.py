@@ -170,7 +170,7 @@ def test_checks_warn_and_strict_refuses(tmp_path, models):
     seen = []
 
     def check(volume, facts):
-        seen.append((volume.shape, facts["size"]))
+        seen.append((volume.shape, facts.size))
         return [Finding("small", "the body is small")]
 
     facts = synthesize_case(mr, tmp_path / "ct.nii", models, check=check)

@@ -253,7 +253,7 @@ def test_a_model_with_one_broken_weight_is_refused_wherever_it_is(value, tmp_pat
     check_weights(generator, tmp_path / "m.pt")
     for name in names:
         kept = generator.state_dict()[name].clone()
-        generator.state_dict()[name].view(-1)[-1] = value
+        generator.state_dict()[name][(-1,) * kept.ndim] = value
         with pytest.raises(MrictError, match=rf"m\.pt: {name} holds weights"):
             check_weights(generator, tmp_path / "m.pt")
         generator.state_dict()[name].copy_(kept)
@@ -286,8 +286,8 @@ class Broken(torch.nn.Module):
 )
 def test_output_of_no_working_network_is_refused_everywhere(network, message, tmp_path, models, space):
     store = SliceStore(space.store)
-    facts = models[0].synthesizer.facts | {"size": store.size, "path": "broken.pt"}
-    broken = dataclasses.replace(with_network(models[0].synthesizer, network), facts=facts)
+    facts = dataclasses.replace(models[0].synthesizer.facts, size=store.size)
+    broken = dataclasses.replace(with_network(models[0].synthesizer, network), facts=facts, path="broken.pt")
     volume = load_volume(write_head(tmp_path / "mr.nii", SHAPE))
     calls = [lambda: synthesize_volume(broken, volume), lambda: broken(store, store.patients[0])]
     for call in calls:

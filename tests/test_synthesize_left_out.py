@@ -139,7 +139,7 @@ def test_earlier_outputs_are_no_inputs(tmp_path, models):
     root = make(tmp_path / "in", "p1.nii")
     synthesize_case(root / "p1.nii", root / "ct of p1.nii.gz", models)
     synthesize_case(root / "p1.nii", root / "made" / "series", models)
-    ok("synthesize", str(root), "-o", str(root / "out"), "--model", str(models[0].synthesizer.facts["path"]))
+    ok("synthesize", str(root), "-o", str(root / "out"), "--model", models[0].synthesizer.path)
     found = survey(root, [root / "out"])
     assert sorted(found.sources) == ["p1"]
     assert not found.left_out

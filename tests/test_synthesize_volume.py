@@ -57,11 +57,11 @@ def copying(tiny) -> Synthesizer:
 
 
 def in_plane(model: Synthesizer, plane: str) -> Synthesizer:
-    return dataclasses.replace(model, facts=model.facts | {"plane": plane})
+    return dataclasses.replace(model, facts=dataclasses.replace(model.facts, plane=plane))
 
 
 def of_size(model: Synthesizer, size: int) -> Synthesizer:
-    return dataclasses.replace(model, facts=model.facts | {"size": size})
+    return dataclasses.replace(model, facts=dataclasses.replace(model.facts, size=size))
 
 
 def head(shape=(34, 40, 7), spacing=SPACING) -> Volume:
@@ -160,7 +160,7 @@ def test_tiles_blend_without_a_step_where_one_tile_begins(tiny, copying):
         def forward(self, x):
             return x * 0 + x.amax(dim=(2, 3), keepdim=True)
 
-    model = dataclasses.replace(copying, generator=ByPlace())
+    model = with_network(copying, ByPlace())
     row = np.full((1, 64, 112), -0.5, np.float32)
     row[..., 100:] = 0.5
     hu = slices_to_hu(model, row)
@@ -262,7 +262,8 @@ def test_another_pixel_for_the_network_and_back_onto_the_grid(copying):
 @pytest.mark.parametrize(("trained_mm", "resampled"), [(2.5, False), (3.0, False), (6.0, True), (1.0, True)])
 def test_the_pixel_is_changed_by_itself_only_far_from_training(trained_mm, resampled, copying):
     spacing = {f"spacing_{side}": {"centre": float(np.log(trained_mm))} for side in ("rows", "cols")}
-    model = dataclasses.replace(copying, facts=copying.facts | {"fingerprint": {"features": spacing}})
+    facts = dataclasses.replace(copying.facts, fingerprint={"features": spacing})
+    model = dataclasses.replace(copying, facts=facts)
     found = synthesize_volume(model, smooth_head(2.5, 70))
     assert (found.facts["network_spacing_mm"][1] == pytest.approx(trained_mm)) is (resampled or trained_mm == 2.5)
     assert any("the network learned on" in text for text in found.warnings) is resampled

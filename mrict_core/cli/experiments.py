@@ -138,7 +138,7 @@ def _chosen(name: str, sets: list[str] | None, files: list[str] | None, own_name
     from mrict_core.experiments.user import chosen
 
     if not name and not files:
-        raise MrictError("no variant; expected a name (see `variants`), or --experiment with a file of your own")
+        raise typer.BadParameter("no name of a variant (see `variants`), and no --experiment with a file of your own")
     found = chosen(name, sets or (), files or (), own_name)
     for one in found:
         if not is_declared(one.name):

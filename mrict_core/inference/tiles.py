@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from mrict_core.inference.synthesizer import Synthesizer
 
 
+@torch.inference_mode()
 def slices_to_hu(synthesizer: Synthesizer, mr: np.ndarray, overlap: float = 0.5) -> np.ndarray:
     """Return HU of prepared slices of any canvas not smaller than the network's.  # (N, H, W) => (N, H, W) float32
 

@@ -13,7 +13,7 @@ from mrict_core.data.orders import PLANES, SliceOrder
 from mrict_core.data.prepare import PreparedMr, body_of, otsu_body_of, prepare_mr, prepare_mr_predecessor, unpadded
 from mrict_core.data.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.volumes import Volume
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.inference.synthesizer import Synthesizer
 from mrict_core.inference.tiles import slices_to_hu
 
@@ -72,7 +72,10 @@ class _Moments:
 
 def plane_of(synthesizer: Synthesizer) -> str:
     """Return the plane whose slices a model was trained on; axial unless its facts say otherwise."""
-    return synthesizer.facts.plane
+    plane = synthesizer.facts.plane
+    if plane not in PLANES:
+        raise unknown_name("plane", plane, PLANES)
+    return plane
 
 
 def synthesize_volume(
