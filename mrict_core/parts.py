@@ -33,9 +33,12 @@ class Parts(dict[str, Callable[..., Any]]):
         self.kind, self.supplied, self.offered = kind, frozenset(supplied), frozenset(offered)
 
     def register(self, name: str) -> Callable[[C], C]:
-        """Return a decorator that makes what it decorates known as `name`."""
+        """Return a decorator that makes what it decorates known as `name`; a name of another file's is refused."""
 
         def known(part: C) -> C:
+            before = self[name].__module__ if name in self else part.__module__
+            if before != part.__module__:
+                raise MrictError(f"{self.kind} '{name}' is there already, in {before}; choose another name")
             self[name] = part
             return part
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny_models import run_of, write_head
@@ -18,12 +19,17 @@ from typer.testing import CliRunner
 
 from mrict_core import cli
 from mrict_core.data.batches import VIEWS, Batch
+from mrict_core.data.store import SliceStore
+from mrict_core.errors import MrictError
+from mrict_core.evaluation.predecessor import predecessor_validation, synthesizer_translation
 from mrict_core.evaluation.records import read_record
 from mrict_core.inference import load_synthesizer
+from mrict_core.inference.tiles import slices_to_hu
 from mrict_core.losses import LOSSES
 from mrict_core.methods import METHODS
 from mrict_core.networks import NETWORKS
 from mrict_core.paths import ROOT, Workspace
+from mrict_core.reporting.figures import curves_figure
 from mrict_core.training.checkpoint import load_checkpoint
 
 BLOCK = re.compile(r"```(\w+)\n(?:# (\S+\.\w+)\n)?(.*?)```", re.DOTALL)
@@ -95,12 +101,37 @@ def test_a_new_loss_is_a_column_of_its_own_and_reads_the_mask(fresh_space, tmp_p
     assert LOSSES["gradient_l1"](out, Batch(fake, real, torch.ones_like(mask))) == 2 * 4 / 16
 
 
+def test_the_curves_show_terms_and_rates_that_nobody_listed():
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "loss_g": [2.0, 1.0], "loss_g_gradient_l1": [0.3, 0.2], "lr_E": [1.0, 0.5]}
+    )
+    figure = curves_figure(history, "mk1", label="smoke")
+    assert {"gradient_l1", "E"} <= {line.get_label() for axis in figure.axes for line in axis.lines}
+
+
 def test_a_view_gathers_neighbours_and_repeats_the_ends(tmp_path):
     follow("view", tmp_path)
     view, stack = VIEWS.build("slab", {"radius": 1}), np.arange(5.0)[:, None, None] * np.ones((5, 2, 2))
     assert view.in_channels == 3
     for position, expected in ((0, [0, 0, 1]), (2, [1, 2, 3]), (4, [3, 4, 4])):
         assert view.gather(stack, position)[:, 0, 0].tolist() == expected
+
+
+def test_a_slab_is_seen_alike_in_training_scores_and_synthesis(fresh_space, tmp_path):
+    (command,) = follow("view", tmp_path)
+    run(command, fresh_space)
+    (folder,) = fresh_space.checkpoints.iterdir()
+    model, store = load_synthesizer(run_of(fresh_space, folder.name).best, device="cpu"), SliceStore(fresh_space.store)
+    slices = store.slices(store.patients[0])
+    before, moved = model(store, store.patients[0]), np.array(slices.mr)
+    moved[3] = 0.5
+    changed = (model.slices_to_hu(moved) != before).any(axis=(1, 2))
+    assert changed.tolist() == [abs(k - 3) <= 2 for k in range(len(moved))]
+    large = np.pad(np.float32(slices.mr[:3]), ((0, 0), (0, 16), (0, 16)), constant_values=-1)
+    assert slices_to_hu(model, large).shape == large.shape
+    absent = MrictError("left out")
+    translation = synthesizer_translation(model, store.window)
+    assert predecessor_validation(store, store.patients[:1], translation, seed=0, fid=absent, vgg=absent)["mse"] > 0
 
 
 def test_a_method_without_a_discriminator_goes_all_the_way(fresh_space, tmp_path, monkeypatch):

@@ -108,6 +108,9 @@ def test_the_arguments_of_a_part_are_its_options():
         return given, shade, size, dark
 
     parts.check("red", {"shade": 1}, "colour")
+    assert parts.register("red")(red) is red, "a cell that runs again"
+    with pytest.raises(MrictError, match="colour 'red' is there already, in test_parts"):
+        parts.register("red")(torch.zeros)
     assert parts.build("red", {"shade": 0.5, "dark": True}, given=1, size=2, unused=3) == (1, 0.5, 2, True)
     for options, message in (
         ({}, "colour: red needs 'shade'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from mrict_core.experiments.schema import Experiment, Optimizer
 from mrict_core.legacy.flat_variant import upgraded_state
 from mrict_core.losses import Logs, Loss, discriminator_loss
 from mrict_core.networks import build_network
-from mrict_core.networks.layers import autocast
+from mrict_core.networks.layers import autocast, in_full
 from mrict_core.parts import Parts
 
 METHODS = Parts("method", supplied=("setup",))
@@ -149,12 +149,17 @@ class Method(ABC):
         loss.backward()
         self.optimizers[role].step()
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager:
         """Return a context for forward passes in the method's precision.
 
         One context per set of weights: autocast keeps the copies it makes of them until the context ends.
         """
         return autocast(self.setup.device, self.setup.precision)
+
+    def made_by(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Return what a network makes of an image in the method's precision, as float32."""
+        with self.autocast():
+            return in_full(network(image))
 
     def in_made_channels(self, batch: Batch) -> Batch:
         """Return the batch with its grey CT in as many channels as the network makes (a view, no copy)."""

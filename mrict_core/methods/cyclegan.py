@@ -56,8 +56,7 @@ class CycleGAN(Adversarial):
 
     def forward(self, image_A: Tensor, image_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return the CT made of an MR and the MR made of a CT."""
-        with self.autocast():
-            return self.G_MRI2CT(image_A), self.G_CT2MRI(image_B)
+        return self.made_by(self.G_MRI2CT, image_A), self.made_by(self.G_CT2MRI, image_B)
 
     def step_D(self, batch: Batch, fake_B: Tensor, fake_A: Tensor) -> Logs:
         fake_B, fake_A = self.pools["D_CT"].query(fake_B), self.pools["D_MRI"].query(fake_A)

@@ -37,18 +37,14 @@ class Pix2Pix(Adversarial):
     def train_step(self, batch: Batch) -> Logs:
         """Take one step of D, then k of G; the first fake serves both."""
         batch = self.in_made_channels(batch)
-        fake_B = self.forward(batch.real_A)
+        fake_B = self.made_by(self.G, batch.real_A)
         logs = self.step_D(batch, fake_B.detach())
         with frozen(self.D):
             for k in range(self.generator_steps):
                 if k > 0:
-                    fake_B = self.forward(batch.real_A)
+                    fake_B = self.made_by(self.G, batch.real_A)
                 logs |= self.step_G(batch, fake_B)
         return logs
-
-    def forward(self, real_A: Tensor) -> Tensor:
-        with self.autocast():
-            return self.G(real_A)
 
     def seen_by_D(self, real_A: Tensor, image: Tensor) -> Tensor:
         return torch.cat([real_A, image], dim=1) if self.conditional else image
