@@ -13,10 +13,10 @@ import typer
 
 from benchmarks import measure
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.files import write_json, write_text
 from mrict_core.paths import reports_root, shown
 from mrict_core.reporting import style
-from mrict_core.reporting.tables import markdown_table, text_table
-from mrict_core.runtime import write_json, write_text
+from mrict_core.reporting.text_tables import markdown_table, text_table
 
 BENCHMARKS = (
     *("scores", "preprocessing", "training", "precision", "validation", "pipeline", "inference", "startup"),

@@ -11,10 +11,10 @@ import numpy as np
 from samples import HOW_TO_GET, SAMPLES
 
 from benchmarks.check_kinds import GOOD, POSES, SCALED, SLICES, bad_models
-from mrict_core.data.pairing import check_pair
+from mrict_core.data.checks.hu_values import check_hu, check_sct
+from mrict_core.data.checks.pairing import check_pair
+from mrict_core.data.checks.slice_levels import check_slices
 from mrict_core.data.phantom import PhantomSpec, make_patient, phantom_ids
-from mrict_core.data.plausible import check_hu, check_sct
-from mrict_core.data.slice_levels import check_slices
 from mrict_core.errors import MrictError
 
 TITLE = "Checks of CT: what is refused, what is warned of, and false alarms"

@@ -35,10 +35,11 @@ import pandas as pd
 import psutil
 
 from benchmarks import mutations
+from mrict_core.data.images.volumes import NIFTI, load_volume
 from mrict_core.data.phantom import PhantomSpec, write_cohort
-from mrict_core.data.volumes import NIFTI, load_volume
+from mrict_core.files import read_json
+from mrict_core.machine import cpu_count
 from mrict_core.paths import ROOT
-from mrict_core.runtime import cpu_count, read_json
 
 TITLE = "Faults: what the next run makes of them"
 HOW = "a try is sound when nothing of what the columns count went wrong"

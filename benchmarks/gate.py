@@ -10,10 +10,10 @@ import numpy as np
 from samples import HOW_TO_GET, SAMPLES
 
 from benchmarks.gate_kinds import KINDS, SINGLE_SLICE
-from mrict_core.data.fingerprint import bone_range, bone_shares, summarise, volume_features
+from mrict_core.data.cache.fingerprint import bone_range, bone_shares, summarise, volume_features
+from mrict_core.data.cache.patient import body_of
+from mrict_core.data.images.volumes import Volume, load_volume
 from mrict_core.data.phantom import PhantomSpec, make_patient, phantom_ids
-from mrict_core.data.prepare import body_of
-from mrict_core.data.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference.gate import check_bone, check_input, compare
 

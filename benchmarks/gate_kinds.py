@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mrict_core.data.volumes import SliceOrder, Volume
+from mrict_core.data.images.volumes import SliceOrder, Volume
 
 Kind = Callable[[Volume, np.random.Generator], Volume]
 

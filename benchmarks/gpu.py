@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.inference import random_model
 from benchmarks.training import VARIANT, lean_call, plain_call, random_vgg19
-from mrict_core.data.transforms import JointTransform
+from mrict_core.data.augment import JointTransform
 from mrict_core.experiments import Experiment, get, with_values
 from mrict_core.experiments.profiles import Profile, get_profile
+from mrict_core.machine import pick_device, tune_gpu
 from mrict_core.methods import build_method
-from mrict_core.runtime import pick_device, tune_gpu
 
 TITLE = "The full-width MK6 step on a GPU"
 HOW = "medians; MFU: the step's operations a second over those of a large matrix product in the same precision"

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks import measure
-from mrict_core.data.volumes import load_volume, save_nifti
+from mrict_core.data.images.volumes import load_volume, save_nifti
 from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.inference import Synthesizer

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mrict_core.runtime import cpu_count, end_with_parent, versions
+from mrict_core.machine import cpu_count, end_with_parent, versions
 
 
 def in_turns(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

@@ -27,15 +27,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from mrict_core.data.preprocess import preprocess
-from mrict_core.data.resample import itk_image
-from mrict_core.data.volumes import Volume, load_volume, save_nifti
+from mrict_core.data.cache.preprocess import preprocess
+from mrict_core.data.images.resample import itk_image
+from mrict_core.data.images.volumes import Volume, load_volume, save_nifti
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.files import CaseFiles, ScoreOptions, score_files
-from mrict_core.inference.reading import read_input
+from mrict_core.evaluation.image_scores import CaseFiles, ScoreOptions, score_files
+from mrict_core.inference.input_files import read_input
 from mrict_core.inference.volume import SynthesisOptions
+from mrict_core.machine import cpu_count, end_with_parent
 from mrict_core.paths import ROOT
-from mrict_core.runtime import cpu_count, end_with_parent
 
 FORMATS = ("nii", "nii.gz", "mha", "mha, compressed", "mhd + raw", "nrrd", "nrrd, gzip", "dicom")
 KINDS = ("bit", "bit", "cut", "header")
@@ -144,7 +144,7 @@ class Bench:
     """One process with the sound files of a format, a model, and what every command makes of the sound files."""
 
     def __init__(self, kind: str, folder: Path, patient: Path, checkpoints: Path) -> None:
-        from mrict_core.pipeline.synthesize import load_models
+        from mrict_core.pipeline.synthesis import load_models
 
         os.environ["MRICT_CHECKPOINTS"] = str(checkpoints)
         end_with_parent()
@@ -166,7 +166,7 @@ class Bench:
 
     def calls(self, place: Path, files: dict[str, tuple[Path, Path]]) -> dict[str, Callable[[], Any]]:
         """Return {reader or command: call that returns what it computes}."""
-        from mrict_core.pipeline.synthesize import synthesize_case
+        from mrict_core.pipeline.synthesis import synthesize_case
 
         mr, ct, mask = (files[role][0] for role in ("mr", "ct", "mask"))
 

@@ -15,10 +15,10 @@ import torch
 
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.machine import seed_everything, set_threads
 from mrict_core.methods import build_method
 from mrict_core.paths import Workspace
 from mrict_core.pipeline import prepare_data
-from mrict_core.runtime import seed_everything, set_threads
 from mrict_core.training.run import TrainSettings, prepare_run
 
 TITLE = "Waiting for data in training"

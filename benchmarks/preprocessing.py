@@ -24,20 +24,21 @@ from reference import preprocess as plain
 
 from benchmarks import measure
 from mrict_core.data import masks
+from mrict_core.data.cache.patient import PROTOCOLS, body_slices, compact
+from mrict_core.data.cache.preprocess import preprocess
+from mrict_core.data.cache.store import write_patient
+from mrict_core.data.images.volumes import SliceOrder, load_volume, save_nifti
 from mrict_core.data.phantom import PhantomSpec, make_patient
-from mrict_core.data.prepare import PROTOCOLS, body_slices, compact
-from mrict_core.data.preprocess import preprocess
-from mrict_core.data.store import write_patient
-from mrict_core.data.volumes import SliceOrder, load_volume, save_nifti
+from mrict_core.files import hash_file
+from mrict_core.machine import cpu_count
 from mrict_core.paths import ROOT
-from mrict_core.runtime import cpu_count, hash_file
 
 TITLE = "Preprocessing of a patient"
 SHAPES = {"full": ((256, 256, 220), 0.86, 0.885), "quick": ((96, 96, 56), 2.4, 3.5)}  # voxels, mm in plane, mm apart
 ROLES = ("mr", "ct", "mask")
 COHORTS = {"full": {"lean": (5, 50), "plain": (2, 5)}, "quick": {"lean": (2, 6), "plain": (2, 4)}}
 CODE = {
-    "lean": "from mrict_core.data.preprocess import preprocess\n"
+    "lean": "from mrict_core.data.cache.preprocess import preprocess\n"
     "preprocess(source, folder, region='brain', size=size, protocol=sys.argv[4])",
     "plain": "import benchmarks\nfrom reference.preprocess import notebooks\n"
     "notebooks(sorted((source / 'Task1' / 'brain').iterdir()), folder, size)",

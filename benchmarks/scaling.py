@@ -16,8 +16,8 @@ from matplotlib.ticker import LogLocator
 
 from benchmarks import measure
 from benchmarks.training import VARIANT, lean_call, random_vgg19
+from mrict_core.data.cache.preprocess import preprocess
 from mrict_core.data.phantom import PhantomSpec, write_cohort
-from mrict_core.data.preprocess import preprocess
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import build_method

@@ -19,7 +19,7 @@ from urllib3.util import Retry
 
 from mrict_core import __version__
 from mrict_core.errors import MrictError
-from mrict_core.runtime import unwritable
+from mrict_core.files import unwritable
 
 AGENT = f"mrict_core/{__version__} (research software: CT from MRI; python-requests/{requests.__version__})"
 CONNECT_S, READ_S = 10.0, 60.0

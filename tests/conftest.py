@@ -106,6 +106,6 @@ def checkpoints(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def models(checkpoints) -> list:
     """The first of them, loaded."""
-    from mrict_core.pipeline.synthesize import load_models
+    from mrict_core.pipeline.synthesis import load_models
 
     return load_models([str(checkpoints / "a.pt")], device="cpu")

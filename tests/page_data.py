@@ -7,7 +7,7 @@ import pandas as pd
 
 from mrict_core import evaluation, metrics
 from mrict_core.evaluation.controls import blindness
-from mrict_core.metrics.features import FeatureScore
+from mrict_core.metrics.feature_distances import FeatureScore
 from mrict_core.reporting.page import BrowserPatient, PageData
 
 PATIENTS = ("1BA004", "1BB005", "1BC003")

@@ -19,19 +19,19 @@ import torch
 from conftest import write_patient
 
 from mrict_core import runtime, suite
-from mrict_core.data import preprocess as preprocessing
+from mrict_core.data.cache import preprocess as preprocessing
+from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.checks.hu_values import check_hu
+from mrict_core.data.discovery import discover
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.data.masks import check_mask_fits
-from mrict_core.data.plausible import check_hu
-from mrict_core.data.store import SliceStore
-from mrict_core.data.synthrad import discover
-from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.files import read_json, write_json
 from mrict_core.inference import load_synthesizer
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.pipeline import evaluate_variant, open_data, prepare_data
-from mrict_core.runtime import read_json, write_json
 from mrict_core.suite import run_suite
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train

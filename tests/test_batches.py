@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from mrict_core.data.augment import AugmentSettings, JointTransform
 from mrict_core.data.batches import PairedSlices, loader, paired_batches, unpaired_batches
-from mrict_core.data.store import SliceStore
-from mrict_core.data.transforms import AugmentSettings, JointTransform
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.errors import MrictError
 
 

@@ -14,13 +14,13 @@ from dicom_files import IDENTIFIERS, write_mr_series
 from test_dicom_privacy import found_in
 from tiny_models import head_array, untrained_checkpoint, write_head
 
-from mrict_core.data.volumes import load_volume
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference.gate import Finding
 from mrict_core.inference.volume import SynthesisOptions
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
-from mrict_core.pipeline.synthesize import load_models, synthesize_case
-from mrict_core.reporting.case import case_figure
+from mrict_core.pipeline.synthesis import load_models, synthesize_case
+from mrict_core.reporting.case_page import case_figure
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tiny_models import head_array
 
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT
-from mrict_core.pipeline.challenge import models_for, region_of_input
+from mrict_core.pipeline.submission import models_for, region_of_input
 
 DOCKERFILE = ROOT / "docs" / "docker" / "Dockerfile"
 

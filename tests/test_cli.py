@@ -16,8 +16,8 @@ from mrict_core import __version__, cli
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, all_variants
 from mrict_core.experiments.profiles import PROFILES
+from mrict_core.files import read_json
 from mrict_core.paths import ROOT, workspace
-from mrict_core.runtime import read_json
 
 NAMES = [v.name for v in all_variants()]
 COMMANDS = (

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from mrict_core import evaluation, metrics
 from mrict_core.cli import app
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.runs import _verdict, compare_runs, read_run
+from mrict_core.evaluation.compare import _verdict, compare_runs, read_run
 from mrict_core.metrics import statistics
-from mrict_core.reporting.tables import comparison_text
+from mrict_core.reporting.text_tables import comparison_text
 
 CONTEXT = {
     "data": "here",

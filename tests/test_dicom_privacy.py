@@ -14,9 +14,9 @@ from dicom_files import IDENTIFIERS, PLANTED, retag, write_enhanced, write_mr_se
 from test_dicom_read import BAD, grid, stored
 
 from mrict_core.data.dicom import list_series, read_series, write_ct_series
-from mrict_core.data.dicom.reading import IDENTITY
+from mrict_core.data.dicom.read import IDENTITY
 from mrict_core.data.dicom.values import hushed
-from mrict_core.data.volumes import save_nifti
+from mrict_core.data.images.volumes import save_nifti
 from mrict_core.errors import MrictError
 
 BY = {"model": "mk3@0123abcd", "version": "0.1.0"}

@@ -27,8 +27,8 @@ from typer.testing import CliRunner
 from zenodo_server import Fault, Shop
 
 from mrict_core import __version__, cli, web
-from mrict_core.data.download import RECEIPT, download
-from mrict_core.data.zenodo import MIRROR, RemoteFile, Zenodo
+from mrict_core.data.fetch.synthrad2023 import RECEIPT, download
+from mrict_core.data.fetch.zenodo import MIRROR, RemoteFile, Zenodo
 from mrict_core.errors import MrictError
 from mrict_core.paths import ROOT
 from mrict_core.web import BLOCK, TRIES
@@ -594,7 +594,7 @@ def test_another_archive_of_that_name_is_not_replaced(shop, client, archive, tmp
 
 
 def test_two_at_once(shop, client, tmp_path, monkeypatch):
-    monkeypatch.setattr("mrict_core.data.download.LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr("mrict_core.data.fetch.synthrad2023.LOCK_WAIT_S", 0.05)
     with filelock.FileLock(tmp_path / ".lock"):
         assert "another process downloads to it" in error_of(tmp_path, client)
     assert shop.ranges() == []
@@ -609,7 +609,7 @@ def test_another_process_was_faster(shop, client, patients, tmp_path):
 
 
 def test_a_complete_data_set_needs_no_lock(client, tmp_path, monkeypatch):
-    monkeypatch.setattr("mrict_core.data.download.LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr("mrict_core.data.fetch.synthrad2023.LOCK_WAIT_S", 0.05)
     download(NAME, tmp_path, client)
     with filelock.FileLock(tmp_path / ".lock"):
         assert not download(NAME, tmp_path, client).fresh

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from mrict_core import evaluation, metrics
+from mrict_core.data.cache.preprocess import preprocess
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.intensity import AIR_HU
-from mrict_core.data.preprocess import preprocess
-from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import Predictions
 
@@ -269,7 +269,7 @@ def test_a_single_patient_has_no_sd_and_other_patients_no_comparison():
 
 def test_the_cohort_table_lists_every_patient_once(space):
     from mrict_core.data.splits import load_split
-    from mrict_core.evaluation.cohort import cohort_table
+    from mrict_core.evaluation.cohort_table import cohort_table
 
     store, split = SliceStore(space.store), load_split(space.split_file)
     table = cohort_table(store, split).set_index("patient")

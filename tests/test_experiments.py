@@ -13,10 +13,10 @@ import pytest
 
 from mrict_core import experiments, paths
 from mrict_core.errors import MrictError
-from mrict_core.experiments import README_VARIANTS, all_variants, diff, get, lineage, select, tables
+from mrict_core.experiments import README_VARIANTS, all_variants, diff, get, lineage, listing, select
+from mrict_core.experiments.flat import is_flat, upgraded
 from mrict_core.experiments.registry import Registry
 from mrict_core.experiments.schema import Experiment, Schedule, as_plain, from_plain, with_values
-from mrict_core.legacy.flat_variant import is_flat, upgraded
 
 NAMES = [v.name for v in all_variants()]
 FROZEN = json.loads((Path(__file__).parent / "data" / "variants.json").read_text())  # `variants --json` of 2026-11
@@ -148,7 +148,7 @@ def test_alias_stands_for_the_variant():
 @pytest.mark.parametrize(
     ("wrong", "near"), [("mk6_3_5", "mk6_3_"), ("mk3_1_2_v4-50", "mk3_1_2_v4_50"), ("cyclgan_mk1", "cyclegan_mk1")]
 )
-@pytest.mark.parametrize("call", [get, diff, lineage, select, tables.diff_text])
+@pytest.mark.parametrize("call", [get, diff, lineage, select, listing.diff_text])
 def test_a_misspelt_name_is_an_error_with_the_nearest(call, wrong, near):
     with pytest.raises(MrictError, match=f"unknown variant '{wrong}': did you mean '{near}"):
         call(wrong)
@@ -234,7 +234,7 @@ def test_an_experiment_cannot_be_changed():
 
 
 def test_table_has_a_line_per_variant_and_fits_the_terminal():
-    lines = tables.table().splitlines()
+    lines = listing.table().splitlines()
     assert max(map(len, lines)) <= 160
     assert [line.split()[0] for line in lines[2 : 2 + len(NAMES)]] == NAMES
     row = next(line for line in lines if line.startswith("mk6_3_0 "))
@@ -245,7 +245,7 @@ def test_table_has_a_line_per_variant_and_fits_the_terminal():
 
 
 def test_table_of_a_selection():
-    assert [line.split()[0] for line in tables.table(select("mk6_2_0")).splitlines()[2:5]] == [
+    assert [line.split()[0] for line in listing.table(select("mk6_2_0")).splitlines()[2:5]] == [
         "mk3_1_2_v4_50", "mk6_1_1", "mk6_2_0",
     ]  # fmt: skip
 
@@ -263,7 +263,7 @@ def test_table_of_a_selection():
     ],
 )
 def test_losses_leave_out_terms_of_weight_zero(name, changes, text):
-    assert tables.losses(with_values(get(name), changes)) == text
+    assert listing.losses(with_values(get(name), changes)) == text
 
 
 @pytest.mark.parametrize(
@@ -271,19 +271,19 @@ def test_losses_leave_out_terms_of_weight_zero(name, changes, text):
     [(3.1e-4, "3.1e-4"), (4.55e-4, "4.55e-4"), (1e-6, "1e-6"), (0.0, "0"), (0.05, "0.05"), (30.0, "30")],
 )
 def test_numbers_are_written_short(value, text):
-    assert tables.number(value) == text
+    assert listing.number(value) == text
     assert float(text) == value
 
 
 def test_json_holds_every_value():
-    content = json.loads(tables.as_json())
+    content = json.loads(listing.as_json())
     assert [from_plain(Experiment, v, "json", strict=True) for v in content["variants"]] == all_variants()
     assert content["aliases"] == {"mk6_4_3": "mk6_3_4"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_diff_text_names_every_change(name):
-    lines = tables.diff_text(name).splitlines()
+    lines = listing.diff_text(name).splitlines()
     assert lines[0] == f"{name}: {get(name).why}"
     shown = [line.split()[0] for line in lines if " -> " in line and line.startswith("  ")]
     paths = [path for path in diff(name) if not path.endswith(".function")]
@@ -292,17 +292,17 @@ def test_diff_text_names_every_change(name):
 
 
 def test_a_schedule_is_one_change():
-    (line,) = [line for line in tables.diff_text("mk4_1").splitlines() if "G.schedule" in line]
+    (line,) = [line for line in listing.diff_text("mk4_1").splitlines() if "G.schedule" in line]
     assert line.split(maxsplit=1)[1] == "plateau 0.5/5 -> plateau 0.4/4"
     assert with_values(get("mk1"), {"optimizer.G.schedule": Schedule()}).optimizer["G"].schedule == Schedule()
 
 
 def test_diff_text_of_an_alias_says_so():
-    assert tables.diff_text("mk6_4_3").startswith("mk6_3_4 (asked for as mk6_4_3): ")
+    assert listing.diff_text("mk6_4_3").startswith("mk6_3_4 (asked for as mk6_4_3): ")
 
 
 def test_listing_variants_needs_no_heavy_import():
-    code = "import sys, mrict_core.experiments.tables as t; print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
+    code = "import sys, mrict_core.experiments.listing as t; print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
@@ -313,8 +313,8 @@ def lineage_page() -> str:
 
 def test_docs_are_in_step_with_the_code():
     page = lineage_page()
-    committed = page.split(tables.BEGIN_MARK)[1].split(tables.END_MARK)[0].strip()
-    assert committed == tables.markdown(), "paste: python -m mrict_core.experiments.tables --markdown"
+    committed = page.split(listing.BEGIN_MARK)[1].split(listing.END_MARK)[0].strip()
+    assert committed == listing.markdown(), "paste: python -m mrict_core.experiments.listing --markdown"
 
 
 def test_docs_give_the_reported_values_of_every_variant_of_the_predecessor_once():
@@ -335,7 +335,7 @@ def test_docs_name_only_paths_and_variants_that_exist():
 
 
 def test_markdown_module_prints_the_section(capsys):
-    assert tables.main(["--markdown"]) == 0
-    assert capsys.readouterr().out.strip() == tables.markdown()
-    assert tables.main([]) == 2
+    assert listing.main(["--markdown"]) == 0
+    assert capsys.readouterr().out.strip() == listing.markdown()
+    assert listing.main([]) == 2
     assert "usage" in capsys.readouterr().err

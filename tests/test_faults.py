@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import faults, mutations
 from benchmarks.faults import Command
-from mrict_core.data.volumes import Volume, load_volume
+from mrict_core.data.images.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
 
 BEGIN = """

@@ -10,7 +10,7 @@ from samples import pretrained
 
 from mrict_core import metrics
 from mrict_core.errors import MrictError
-from mrict_core.metrics import features as fm
+from mrict_core.metrics import feature_distances as fm
 from mrict_core.networks import build_features, weights
 
 

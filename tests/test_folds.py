@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mrict_core.cli import app
-from mrict_core.data.store import SliceStore
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 import torch
 
+from mrict_core.data.cache.store import ARRAYS, INDEX, META, SliceStore
 from mrict_core.data.splits import load_split
-from mrict_core.data.store import ARRAYS, INDEX, META, SliceStore
 from mrict_core.evaluation.records import read_record
 from mrict_core.experiments import get
+from mrict_core.experiments.flat import is_flat
+from mrict_core.files import read_json, write_json
 from mrict_core.inference import load_synthesizer
-from mrict_core.legacy.flat_variant import is_flat
 from mrict_core.models.card import card_text
 from mrict_core.models.folder import check_weights, load_facts_and_weights, read_model, read_scores, write_model
-from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import check_resumable, load_checkpoint
 
 FORMATS = sorted((Path(__file__).parent / "data" / "formats").iterdir())

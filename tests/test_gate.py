@@ -11,10 +11,10 @@ from tiny_models import run_of
 
 from benchmarks.gate import phantom
 from benchmarks.gate_kinds import KINDS
-from mrict_core.data.fingerprint import fingerprint, patient_features, summarise, volume_features
+from mrict_core.data.cache.fingerprint import fingerprint, patient_features, summarise, volume_features
+from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.data.phantom import PhantomSpec, phantom_ids
-from mrict_core.data.store import SliceStore
-from mrict_core.data.volumes import load_volume
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference.gate import Finding, check_bone, check_input, check_output, distinct, in_words, verdict

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from benchmarks.inference import random_model
+from mrict_core.data.augment import JointTransform
 from mrict_core.data.batches import Batch
-from mrict_core.data.transforms import JointTransform
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.machine import pick_precision, tune_gpu
 from mrict_core.methods import build_method
-from mrict_core.runtime import pick_precision, tune_gpu
 
 pytestmark = [
     pytest.mark.gpu,

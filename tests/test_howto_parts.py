@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from mrict_core import cli
 from mrict_core.data.batches import VIEWS, Batch
-from mrict_core.data.store import SliceStore
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.predecessor import predecessor_validation, synthesizer_translation
 from mrict_core.evaluation.records import read_record
 from mrict_core.inference import load_synthesizer
 from mrict_core.inference.tiles import slices_to_hu
+from mrict_core.legacy.protocol import predecessor_validation, synthesizer_translation
 from mrict_core.losses import LOSSES
 from mrict_core.methods import METHODS
 from mrict_core.networks import NETWORKS

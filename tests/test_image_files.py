@@ -27,13 +27,13 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner, Result
 
 from mrict_core import cli
-from mrict_core.data import grids, streams
-from mrict_core.data.resample import is_sheared, itk_image, resample_to
-from mrict_core.data.store import SliceStore
-from mrict_core.data.volumes import Volume, hash_image, load_volume, read_geometry, save_nifti
+from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images import grids, streams
+from mrict_core.data.images.resample import is_sheared, itk_image, resample_to
+from mrict_core.data.images.volumes import Volume, hash_image, load_volume, read_geometry, save_nifti
 from mrict_core.errors import MrictError, UnavailableError
-from mrict_core.evaluation.cohort import cohort_table
-from mrict_core.inference.output import write_ct
+from mrict_core.evaluation.cohort_table import cohort_table
+from mrict_core.inference.output_files import write_ct
 from mrict_core.paths import workspace
 
 ARRAY = np.random.RandomState(0).randint(-1000, 2000, (24, 20, 12)).astype(np.int16)

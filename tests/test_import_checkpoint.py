@@ -22,10 +22,10 @@ from mrict_core.experiments import all_variants, get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.experiments.schema import Part
 from mrict_core.inference import load_synthesizer
-from mrict_core.models import importing
+from mrict_core.legacy import importing
+from mrict_core.legacy.importing import NETWORKS, import_checkpoint
+from mrict_core.models.catalogue import entries, find
 from mrict_core.models.folder import CARD, load_facts_and_weights, read_model
-from mrict_core.models.importing import NETWORKS, import_checkpoint
-from mrict_core.models.registry import entries, find
 from mrict_core.networks import build_network
 
 TINY = dataclasses.replace(get_profile("full"), width=4)  # the predecessor's networks, a sixteenth as wide

@@ -1,4 +1,4 @@
-"""The direction of imports between the rooms of mrict_core, in the order of the README's tree."""
+"""The direction of imports between the rooms of mrict_core, in the order of docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from readme_tree import rooms
+from architecture_tree import rooms
 
 import mrict_core
 

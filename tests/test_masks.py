@@ -10,8 +10,8 @@ from scipy import ndimage
 from skimage import morphology
 
 from mrict_core.data import masks
-from mrict_core.data.synthrad import discover
-from mrict_core.data.volumes import load_volume
+from mrict_core.data.discovery import discover
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.errors import MrictError
 
 

@@ -14,16 +14,16 @@ from page_data import record as made_record
 
 from mrict_core import evaluation, metrics
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.files import ScoreOptions, cards_of
+from mrict_core.evaluation.compare import compare_runs
+from mrict_core.evaluation.image_scores import ScoreOptions, cards_of
 from mrict_core.evaluation.records import read_record, write_metrics
-from mrict_core.evaluation.runs import compare_runs
 from mrict_core.metrics import synthrad
 from mrict_core.metrics.table import markdown
 from mrict_core.paths import ROOT
 from mrict_core.reporting import figures
 from mrict_core.reporting.page import render
 from mrict_core.reporting.summary import panel_table, summary_table
-from mrict_core.reporting.tables import comparison_text, remarks, text_table, write_leaderboard
+from mrict_core.reporting.text_tables import comparison_text, remarks, text_table, write_leaderboard
 
 BEGIN, END = "<!-- begin: printed by python -m mrict_core.metrics --markdown -->", "<!-- end -->"
 ROWS = list(metrics.TABLE.values())

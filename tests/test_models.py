@@ -20,14 +20,16 @@ from tiny_models import run_of
 from typer.testing import CliRunner
 
 from mrict_core import cli, runtime
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import load_split, make_split, save_split
-from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.files import read_json, write_json
 from mrict_core.inference import load_synthesizer
 from mrict_core.models import folder as folders
 from mrict_core.models.card import card_text
+from mrict_core.models.catalogue import entries, find, read_card
 from mrict_core.models.folder import (
     CARD,
     FACTS,
@@ -38,10 +40,8 @@ from mrict_core.models.folder import (
     read_model,
     write_model,
 )
-from mrict_core.models.registry import entries, find, read_card
 from mrict_core.paths import Workspace, checkpoints_root
 from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data, train_variant
-from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import load_checkpoint
 from mrict_core.training.facts import ModelFacts
 from mrict_core.training.loop import train

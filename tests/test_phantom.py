@@ -22,13 +22,13 @@ from mrict_core.data.phantom import (
     phantom_ids,
     write_cohort,
 )
-from mrict_core.data.phantom import cohort as cohort_module
+from mrict_core.data.phantom import patients as cohort_module
 from mrict_core.data.phantom.fields import Grid, WaveField
 from mrict_core.data.phantom.scanner import acquisition_grid, spgr
 from mrict_core.data.phantom.shapes import capsule, ellipsoid
 from mrict_core.data.phantom.tissues import column
 from mrict_core.errors import MrictError
-from mrict_core.runtime import read_json
+from mrict_core.files import read_json
 
 TINY = {
     "brain": PhantomSpec("brain", in_plane_mm=4.5, slice_mm=8.0),

@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from benchmarks.check_kinds import GOOD, SCALED, bad_models
-from mrict_core.data.plausible import check_hu, check_sct
+from mrict_core.data.checks.hu_values import check_hu, check_sct
 from mrict_core.errors import MrictError
 
 SHAPE = (48, 52, 24)

@@ -15,11 +15,18 @@ from mrict_core import metrics
 from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import Predictions, metrics_record, score_patients
-from mrict_core.evaluation.controls import CONTROLS, blindness, control_predictions, control_translation
-from mrict_core.evaluation.predecessor import UNIT, Translation, augment, predecessor_table, predecessor_validation
+from mrict_core.evaluation.controls import CONTROLS, blindness, control_predictions
 from mrict_core.experiments import get
+from mrict_core.legacy.protocol import (
+    UNIT,
+    Translation,
+    augment,
+    control_translation,
+    predecessor_table,
+    predecessor_validation,
+)
+from mrict_core.legacy.published import BLACK, PRINTED
 from mrict_core.paths import ROOT
-from mrict_core.published import BLACK, PRINTED
 
 WINDOW = WINDOWS["patient"]
 ABSENT = MrictError("weights 'x': not here; put the file into a folder")
@@ -174,7 +181,7 @@ def test_controls_are_what_their_names_say():
 
 @pytest.fixture(scope="module")
 def records(space):
-    from mrict_core.data.store import SliceStore
+    from mrict_core.data.cache.store import SliceStore
 
     store = SliceStore(space.store)
     patients = store.patients[:3]

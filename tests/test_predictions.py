@@ -17,14 +17,14 @@ from tiny_models import run_of
 from typer.testing import CliRunner
 
 from mrict_core import cli
-from mrict_core.data.store import SliceStore
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.evaluation import Predictions, StoredPredictions, read_record
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import load_synthesizer
-from mrict_core.inference.output import write_ct
+from mrict_core.inference.output_files import write_ct
 from mrict_core.paths import Workspace, workspace
 from mrict_core.pipeline import compare_on_samples, evaluate_variant, open_data, predictions_of
 from mrict_core.pipeline.report import write_report

@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 from samples import sample
 
-from mrict_core.data import plan, store
-from mrict_core.data import preprocess as preprocessing
+from mrict_core.data.cache import keys, store
+from mrict_core.data.cache import preprocess as preprocessing
+from mrict_core.data.cache.patient import prepare_mr
+from mrict_core.data.cache.preprocess import in_plane_shapes, preprocess
+from mrict_core.data.cache.store import SliceStore, StoreWriteError
+from mrict_core.data.discovery import discover
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.data.masks import union_otsu_mask
-from mrict_core.data.prepare import prepare_mr
-from mrict_core.data.preprocess import in_plane_shapes, preprocess
-from mrict_core.data.store import SliceStore, StoreWriteError
-from mrict_core.data.synthrad import discover
-from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError
-from mrict_core.runtime import hash_of, read_json, write_json
+from mrict_core.files import hash_of, read_json, write_json
 
 SHAPE = (44, 50, 7)  # columns, rows, slices of the patient lying as RAS
 SIZE = 40
@@ -174,7 +174,7 @@ def test_second_call_touches_nothing(source: Path, tmp_path: Path, monkeypatch: 
     key = prepare(source, tmp_path / "store").key
     before = state(tmp_path / "store")
     monkeypatch.setattr(preprocessing, "_prepare", lambda job: pytest.fail("prepared again"))
-    monkeypatch.setattr(plan, "hash_image", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(keys, "hash_image", lambda path: pytest.fail("hashed again"))
     assert prepare(source, tmp_path / "store").key == key
     assert state(tmp_path / "store") == before
 
@@ -209,7 +209,7 @@ def test_only_what_changed_is_prepared_again(source: Path, tmp_path: Path, monke
     assert redone(source, folder, size=32) == ["1BA001"]
     (folder / "index.json").write_text("{ damaged")
     assert redone(source, folder, size=32) == []
-    monkeypatch.setattr(plan, "code_hash", lambda *modules: "other code")
+    monkeypatch.setattr(keys, "code_hash", lambda *modules: "other code")
     assert redone(source, folder, size=32) == everyone
     assert (folder / "split.json").read_text() == "{}"
 
@@ -498,7 +498,7 @@ def test_a_passing_fault_is_an_error_and_is_forgotten(
         prepare(source, folder, size=32)
     before = content(folder) if prepared_before else {}
 
-    def faulty(job: plan.Job) -> None:
+    def faulty(job: keys.Job) -> None:
         if job.files.patient == "1BA002":
             raise FAULTS[case]()
         real(job)
@@ -553,7 +553,7 @@ def test_files_that_vanish_or_change_while_they_are_read(
     shutil.copytree(source, tmp_path / "sound")
     folder, real = tmp_path / "store", preprocessing._prepare
 
-    def disturbed(job: plan.Job) -> None:
+    def disturbed(job: keys.Job) -> None:
         if job.files.patient == "1BA002":
             fault(source)
         real(job)
@@ -615,7 +615,7 @@ def test_a_patient_unusable_for_a_while_keeps_what_was_prepared(
 def test_what_no_check_foresaw_is_tried_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = preprocessing._prepare
 
-    def odd(job: plan.Job) -> None:
+    def odd(job: keys.Job) -> None:
         if job.files.patient == "1BA002":
             raise ZeroDivisionError("odd")
         real(job)
@@ -658,7 +658,7 @@ def test_the_key_is_of_the_content(source: Path, tmp_path: Path, monkeypatch: py
     folder, everyone = tmp_path / "store", ["1BA001", "1BA002", "1BB001"]
     key = prepare(source, folder).key
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "code_hash", lambda *modules: "a comment was edited")
+        patch.setattr(keys, "code_hash", lambda *modules: "a comment was edited")
         assert redone(source, folder) == everyone
         assert SliceStore(folder).key == key
     seen: list[str] = []
@@ -675,13 +675,13 @@ def test_the_key_is_of_the_content(source: Path, tmp_path: Path, monkeypatch: py
     array[0, 0, 0] += 1  # outside mask and canvas: no array changes, but scores on the files' grid may
     nib.save(nib.Nifti1Image(array, image.affine), patient / "ct.nii")
     assert redone(source, folder) == ["1BB001"]
-    keys = {key, SliceStore(folder).key}
+    different = {key, SliceStore(folder).key}
     for change in ({"size": 32}, {"protocol": "predecessor"}):
-        keys.add(prepare(source, folder, **change).key)
+        different.add(prepare(source, folder, **change).key)
     nib.save(nib.Nifti1Image(array, image.affine @ np.diag([1, 1, 1.01, 1])), patient / "ct.nii")
     assert prepare(source, folder).patients == everyone[:2]  # no longer on one grid
-    keys.add(SliceStore(folder).key)
-    assert len(keys) == 5
+    different.add(SliceStore(folder).key)
+    assert len(different) == 5
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from samples import sample
 from scipy import ndimage
 
 from mrict_core.data import masks
+from mrict_core.data.cache.canvas import CropPad
+from mrict_core.data.cache.preprocess import preprocess
 from mrict_core.data.phantom import PhantomSpec, write_cohort
-from mrict_core.data.preprocess import preprocess
-from mrict_core.data.slicing import CropPad
 from mrict_core.paths import ROOT
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -58,7 +58,7 @@ def test_protocol_predecessor_is_the_notebooks(patients: list[Path], tmp_path: P
 
 
 def test_worker_processes_start_without_torch() -> None:
-    code = "import sys, mrict_core.data.preprocess; sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
+    code = "import sys, mrict_core.data.cache.preprocess; sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

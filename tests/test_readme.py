@@ -1,23 +1,33 @@
-"""The README names what is there, and nothing that is not."""
+"""README.md and docs/architecture.md name what is there, and nothing that is not."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
-from readme_tree import PACKAGE, README, TREE, modules
+from architecture_tree import PACKAGE, modules
 
 from mrict_core.experiments import all_variants
 from mrict_core.experiments.profiles import PROFILES
 from mrict_core.paths import ROOT
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TREE = README.split("## What is where")[1].split("```")[1]
+
 
 def test_the_tree_lists_every_module_where_it_is():
     there = {p.relative_to(ROOT) for p in (ROOT / PACKAGE).rglob("*.py") if not p.name.startswith("__")}
     listed = modules()
-    assert set(listed) - there == set(), "in README.md, not in the package"
-    assert there - set(listed) == set(), "in the package, not in README.md"
-    assert len(listed) == len(set(listed)), "twice in README.md"
+    assert set(listed) - there == set(), "in docs/architecture.md, not in the package"
+    assert there - set(listed) == set(), "in the package, not in docs/architecture.md"
+    assert len(listed) == len(set(listed)), "twice in docs/architecture.md"
+
+
+def test_rooms_do_not_share_names():
+    """A name says one thing: `unet.py`, not five `utils.py`; commands are named like what they call."""
+    names = Counter(path.name for path in modules() if path.parts[1] not in ("cli",))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_file_in_the_tree_exists():
@@ -40,7 +50,8 @@ def test_profiles_are_explained(name):
 
 
 def test_links_lead_to_files():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert link.startswith("http") or (ROOT / link).exists(), link
+    for page in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
+        links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        assert links
+        for link in links:
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"

@@ -18,7 +18,7 @@ from PIL import Image
 from mrict_core import evaluation, metrics
 from mrict_core.errors import MrictError
 from mrict_core.experiments import REGISTRY
-from mrict_core.reporting import figures, style, tables
+from mrict_core.reporting import figures, style, text_tables
 from mrict_core.reporting.lineage_figure import layout
 
 SCORED = {"name": "mk1", "summary": {"all": {"mae_hu": {"mean": 190.24}}}, "context": {"seed": 1}}
@@ -235,31 +235,31 @@ def test_nothing_to_draw_is_a_one_line_error(make, message):
 
 def test_tables_round_every_metric_in_its_own_way():
     board = evaluation.leaderboard(make_records())
-    lines = tables.text_table(board).splitlines()
+    lines = text_tables.text_table(board).splitlines()
     assert "MAE (HU)" in lines[0]
     assert "mae_hu_sd" not in lines[0]
     assert "75.0 ± 12.9 [65.0, 85.0]" in lines[2]
     assert "0.51 ± 0.00" in lines[2]
     assert "0.5124 ± 0.0000" in lines[2]
     assert [line.split()[1] for line in lines[2:]] == ["mk6_3_4", "baseline_water_body", "mk1", "mk2"]
-    assert lines[5].split()[0] == tables.NOTHING
+    assert lines[5].split()[0] == text_tables.NOTHING
     assert lines[2].index("mk6_3_4") == lines[0].index("name")
 
 
 def test_tables_of_anything_else():
     frame = pd.DataFrame({"name": ["a|b", None], "ok": [True, False], "value": [0.00012345, 3.0], "count": [1, 20]})
-    assert tables.markdown_table(frame).splitlines() == [
+    assert text_tables.markdown_table(frame).splitlines() == [
         "| name | ok | value | count |",
         "| --- | --- | ---: | ---: |",
         "| a\\|b | yes | 0.0001234 | 1 |",
         "| – | no | 3 | 20 |",
     ]
-    assert tables.text_table(frame.head(0)).splitlines()[0].split() == ["name", "ok", "value", "count"]
+    assert text_tables.text_table(frame.head(0)).splitlines()[0].split() == ["name", "ok", "value", "count"]
 
 
 def test_the_written_leaderboard_holds_numbers_and_their_definitions(tmp_path):
     board = evaluation.leaderboard(make_records())
-    csv, markdown = tables.write_leaderboard(tmp_path / "reports", board, "demo")
+    csv, markdown = text_tables.write_leaderboard(tmp_path / "reports", board, "demo")
     assert (csv.name, markdown.name) == ("leaderboard.csv", "leaderboard.md")
     assert pd.read_csv(csv)["mae_hu"].tolist()[:3] == [75.0, 175.0, 275.0]
     text = Path(markdown).read_text()

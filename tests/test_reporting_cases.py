@@ -15,7 +15,7 @@ from test_seeds import seeded
 from mrict_core import evaluation, metrics
 from mrict_core.evaluation.records import plain
 from mrict_core.experiments import all_variants
-from mrict_core.reporting import figures, tables
+from mrict_core.reporting import figures, text_tables
 from mrict_core.reporting.page import render
 from mrict_core.reporting.summary import panel_table, summary_table, write_summary
 
@@ -117,9 +117,9 @@ def test_small_and_odd_data_are_reported(count, change, said, tmp_path):
     assert not re.search(r">\s*(nan|None|NaN|inf|<NA>)\b", page)
     for part in said:
         assert part.replace("'", "&#39;") in page
-        assert any(part in remark for remark in tables.remarks(data.records, metrics.recorded()))
+        assert any(part in remark for remark in text_tables.remarks(data.records, metrics.recorded()))
     if not said:
-        assert not any("Absent" in remark for remark in tables.remarks(data.records, metrics.recorded()))
+        assert not any("Absent" in remark for remark in text_tables.remarks(data.records, metrics.recorded()))
     for make in ("leaderboard_figure", "clinical_figure", "calibration_figure", "centres_figure"):
         getattr(figures, make)(data.records, label="demo").draw_without_rendering()
     markdown, _ = write_summary(tmp_path, "x", "demo", {"Leaderboard": ("s", data.board)}, data.records)
@@ -144,7 +144,7 @@ def test_an_absent_number_is_never_zero():
 def test_who_lacks_a_number_is_said():
     one = page_data(count=1, slices=2, side=24).records[0]
     one["patients"][1]["mae_bone_hu"] = None
-    (remark,) = tables.absent_remarks([one], ("mae_hu", "mae_bone_hu"))
+    (remark,) = text_tables.absent_remarks([one], ("mae_hu", "mae_bone_hu"))
     assert remark == f"Absent: bone MAE (HU) of {PATIENTS[1]}: nowhere inside the mask the CT is above 250 HU."
     assert plain({"x": float("nan")}) == {"x": None}
 

@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 from mrict_core import cli
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, get, lineage, with_values
+from mrict_core.experiments.flat import is_flat
 from mrict_core.experiments.profiles import get_profile
-from mrict_core.legacy.flat_variant import is_flat
+from mrict_core.files import read_json, write_json
 from mrict_core.methods.pix2pix import Pix2Pix
+from mrict_core.models.catalogue import entries, find
 from mrict_core.models.folder import load_facts_and_weights
-from mrict_core.models.registry import entries, find
 from mrict_core.paths import Workspace, workspace
 from mrict_core.pipeline import evaluate_variant, train_variant
-from mrict_core.runtime import read_json, write_json
 from mrict_core.training import loop
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from mrict_core import runtime
+from mrict_core.files import NEW, atomic_folder, atomic_path, read_csv, sole_writer, write_csv, write_text
 from mrict_core.paths import ROOT, printable, shown
-from mrict_core.runtime import NEW, atomic_folder, atomic_path, read_csv, sole_writer, write_csv, write_text
 
 # ------------------------------------------------------------------------------------------------------- names in text
 

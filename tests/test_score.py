@@ -16,11 +16,18 @@ from typer.testing import CliRunner
 
 from mrict_core import metrics
 from mrict_core.cli import app
-from mrict_core.data.plausible import check_sct, sct_remarks
-from mrict_core.data.resample import grid_text, resample_to, same_grid
-from mrict_core.data.volumes import Volume, load_volume, save_nifti
+from mrict_core.data.checks.hu_values import check_sct, sct_remarks
+from mrict_core.data.images.resample import grid_text, resample_to, same_grid
+from mrict_core.data.images.volumes import Volume, load_volume, save_nifti
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.files import CaseFiles, ScoreOptions, find_cases, score_cases, score_files, summary_of
+from mrict_core.evaluation.image_scores import (
+    CaseFiles,
+    ScoreOptions,
+    find_cases,
+    score_cases,
+    score_files,
+    summary_of,
+)
 from mrict_core.paths import ROOT
 
 SHAPE = (24, 26, 14)

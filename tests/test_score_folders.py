@@ -13,10 +13,10 @@ from test_score import AFFINE, head, write
 from typer.testing import CliRunner
 
 from mrict_core.cli import app
-from mrict_core.data.volumes import save_nifti
+from mrict_core.data.images.volumes import save_nifti
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.files import CaseFiles, ScoreOptions, find_cases, score_files
-from mrict_core.reporting.scores import score_folders
+from mrict_core.evaluation.image_scores import CaseFiles, ScoreOptions, find_cases, score_files
+from mrict_core.reporting.score_report import score_folders
 
 
 def flat(root: Path, names: dict[str, str], cases: tuple[str, ...] = ("p1", "p2")) -> dict[str, Path]:

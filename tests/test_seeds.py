@@ -15,12 +15,12 @@ from page_data import page_data, record
 
 from mrict_core import evaluation, metrics
 from mrict_core.errors import MrictError
+from mrict_core.evaluation.compare import compare_runs
 from mrict_core.evaluation.records import seeds_of, slices_remark
-from mrict_core.evaluation.runs import compare_runs
 from mrict_core.reporting.figures import calibration_figure, centres_figure, clinical_figure, leaderboard_figure
 from mrict_core.reporting.page import render
 from mrict_core.reporting.summary import summary_table
-from mrict_core.reporting.tables import comparison_text, remarks, write_leaderboard
+from mrict_core.reporting.text_tables import comparison_text, remarks, write_leaderboard
 
 SHIFTS = {3: 6.0, 1: -6.0, 2: 0.0}  # HU by which a seed's MAE lies beside the record of page_data
 

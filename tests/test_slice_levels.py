@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from benchmarks.check_kinds import POSES, SLICES
 from mrict_core.data import intensity
-from mrict_core.data.pairing import check_pair, overlap
+from mrict_core.data.checks.hu_values import check_hu
+from mrict_core.data.checks.pairing import check_pair, overlap
+from mrict_core.data.checks.slice_levels import check_slices
 from mrict_core.data.phantom import PhantomSpec, make_patient
-from mrict_core.data.plausible import check_hu
-from mrict_core.data.slice_levels import check_slices
 from mrict_core.errors import MrictError
 
 PHANTOM = make_patient("1BA001", 3, PhantomSpec("brain", 3.6, 5.0, 1))
@@ -130,8 +130,8 @@ def test_an_mr_without_padding_stays_as_it_is_and_a_ct_is_named() -> None:
 @pytest.mark.parametrize("value", [-1000, -32768])
 def test_a_padded_mr_gives_the_same_network_input(tmp_path: Path, value: float) -> None:
     """Padding four voxels from the body, where there is only the noise of air."""
-    from mrict_core.data.prepare import prepare_mr
-    from mrict_core.data.volumes import Volume
+    from mrict_core.data.cache.patient import prepare_mr
+    from mrict_core.data.images.volumes import Volume
 
     around = ndimage.binary_dilation(BODY, iterations=4)
     plain, padded = (

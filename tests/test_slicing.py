@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrict_core.data.slicing import CropPad, centred_crop, predecessor_crop, restore_volume
-from mrict_core.data.volumes import SliceOrder
+from mrict_core.data.cache.canvas import CropPad, centred_crop, predecessor_crop, restore_volume
+from mrict_core.data.images.volumes import SliceOrder
 from mrict_core.errors import MrictError
 
 SIDES = st.integers(1, 40)

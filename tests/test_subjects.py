@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from mrict_core.cli import app
-from mrict_core.data.preprocess import preprocess
+from mrict_core.data.cache.preprocess import preprocess
+from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.data.splits import SETS, Split, check_leak, load_split, make_split, save_split
-from mrict_core.data.store import SliceStore
 from mrict_core.data.subjects import likely_visits, merged, subjects_of
-from mrict_core.data.volumes import load_volume
 from mrict_core.errors import MrictError
-from mrict_core.evaluation.cohort import cohort_table
+from mrict_core.evaluation.cohort_table import cohort_table
 from mrict_core.paths import workspace
 from mrict_core.pipeline import open_data, prepare_data
 

@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 from mrict_core import cli, suite
 from mrict_core.errors import MrictError
 from mrict_core.experiments import all_variants, get, lineage, select
+from mrict_core.files import read_json, write_csv, write_json
 from mrict_core.paths import ROOT, Workspace, workspace
-from mrict_core.runtime import read_json, write_csv, write_json
 from mrict_core.suite.plan import EVALUATION, PREPROCESS, REPORT, SYNTHESIS, Step, TrainingStep
 
 # The package also exports functions of these names.

@@ -21,15 +21,15 @@ from test_volumes import CODES, affine_of
 from tiny_models import files_in, head_array, untrained_checkpoint, write_head
 
 from mrict_core import cli
-from mrict_core.data.resample import itk_image
-from mrict_core.data.store import SliceStore
-from mrict_core.data.volumes import ITK, NOTE, Volume, corner_gap_mm, load_volume
+from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.resample import itk_image
+from mrict_core.data.images.volumes import ITK, NOTE, Volume, corner_gap_mm, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
-from mrict_core.inference.output import format_of, sidecar_path, write_ct
-from mrict_core.inference.reading import read_input
-from mrict_core.models.registry import find
-from mrict_core.pipeline.synthesize import load_models, synthesize_case
+from mrict_core.inference.input_files import read_input
+from mrict_core.inference.output_files import format_of, sidecar_path, write_ct
+from mrict_core.models.catalogue import find
+from mrict_core.pipeline.synthesis import load_models, synthesize_case
 
 SECRET = "DOE^JOHN"
 

@@ -15,10 +15,10 @@ import pytest
 from test_cli import error_of, ok
 from tiny_models import files_in, head_array, write_head
 
-from mrict_core.data.volumes import load_volume
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference.gate import Finding
-from mrict_core.pipeline.synthesize import synthesize_case
+from mrict_core.pipeline.synthesis import synthesize_case
 
 
 def ct_array(shape: tuple[int, int, int]) -> np.ndarray:

@@ -18,8 +18,8 @@ from test_challenge import write_input
 from test_cli import error_of
 from tiny_models import files_in, head_array, untrained_checkpoint, with_network, write_head
 
-from mrict_core.data.store import SliceStore
-from mrict_core.data.volumes import load_volume
+from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
@@ -27,8 +27,8 @@ from mrict_core.inference.synthesizer import check_weights
 from mrict_core.inference.volume import SynthesisOptions, synthesize_volume
 from mrict_core.methods import build_method
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
-from mrict_core.pipeline.challenge import run_challenge
-from mrict_core.pipeline.synthesize import is_current, load_models, source_hash, synthesize_case
+from mrict_core.pipeline.submission import run_challenge
+from mrict_core.pipeline.synthesis import is_current, load_models, source_hash, synthesize_case
 
 SHAPE = (24, 28, 4)
 RENAMES = ("replace", "rename")

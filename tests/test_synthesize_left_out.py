@@ -18,7 +18,7 @@ from tiny_models import files_in, head_array, write_head
 from mrict_core.errors import MrictError
 from mrict_core.pipeline.cases import find_cases
 from mrict_core.pipeline.survey import survey
-from mrict_core.pipeline.synthesize import synthesize_case
+from mrict_core.pipeline.synthesis import synthesize_case
 
 SHAPE = (24, 28, 4)
 NAMES = {

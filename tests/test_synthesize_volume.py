@@ -18,10 +18,10 @@ from test_volumes import CODES, affine_of
 from tiny_models import head_array, untrained_checkpoint, with_network
 from torch import nn
 
+from mrict_core.data.cache.patient import body_of, prepare_mr, prepare_mr_predecessor, prepare_predecessor
+from mrict_core.data.images.orders import PLANES, SliceOrder
+from mrict_core.data.images.volumes import Volume, load_volume
 from mrict_core.data.intensity import MR_PERCENTILES
-from mrict_core.data.orders import PLANES, SliceOrder
-from mrict_core.data.prepare import body_of, prepare_mr, prepare_mr_predecessor, prepare_predecessor
-from mrict_core.data.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.inference.tiles import slices_to_hu

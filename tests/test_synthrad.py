@@ -12,9 +12,9 @@ import pytest
 import SimpleITK as sitk
 from samples import sample
 
-from mrict_core.data import synthrad
-from mrict_core.data.synthrad import discover
-from mrict_core.data.volumes import NOTE
+from mrict_core.data import discovery
+from mrict_core.data.discovery import discover
+from mrict_core.data.images.volumes import NOTE
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.pipeline import prepare_data
 
@@ -24,7 +24,7 @@ SHAPE = (5, 6, 4)
 def write_patient(folder: Path, shape: tuple[int, ...] = SHAPE, suffix: str = ".nii.gz") -> Path:
     """Write three small files on one grid; discovery reads headers only."""
     folder.mkdir(parents=True, exist_ok=True)
-    for role in synthrad.ROLES:
+    for role in discovery.ROLES:
         array = np.random.RandomState(0).randint(0, 2, shape).astype(np.int16)
         path = folder / f"{role}{suffix}"
         if suffix == ".mha":
@@ -79,8 +79,8 @@ def test_regions_are_kept_apart(tmp_path: Path) -> None:
     ],
 )
 def test_ids_name_centre_and_region(patient: str, centre: str, region: str | None) -> None:
-    assert synthrad.centre_of(patient) == centre
-    assert synthrad.region_of(patient) == region
+    assert discovery.centre_of(patient) == centre
+    assert discovery.region_of(patient) == region
 
 
 def rewrite(path: Path, shape: tuple[int, ...] = SHAPE, shift_mm: float = 0.0) -> None:
@@ -343,7 +343,7 @@ def test_a_disk_that_goes_away_while_it_is_searched_skips_nobody(
 ) -> None:
     for patient in ("1BA001", "1BA002", "own"):
         write_patient(tmp_path / "in" / patient)
-    real, calls = synthrad._role_files, []
+    real, calls = discovery._role_files, []
 
     def unmounting(folder: Path) -> dict[str, list[Path]]:
         calls.append(folder)
@@ -352,6 +352,6 @@ def test_a_disk_that_goes_away_while_it_is_searched_skips_nobody(
             (tmp_path / "in").mkdir()
         return real(folder)
 
-    monkeypatch.setattr(synthrad, "_role_files", unmounting)
+    monkeypatch.setattr(discovery, "_role_files", unmounting)
     with pytest.raises(UnavailableError, match=r"cannot be read|was listed and is gone"):
         discover(tmp_path / "in", "brain")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mrict_core.data.tables import read_rows
+from mrict_core.data.case_csv import read_rows
 from mrict_core.errors import MrictError
 
 ROWS = [(2, {"case": "p1", "input": "a b.nii.gz"}), (3, {"case": "p2", "input": "c.nii.gz"})]

@@ -11,15 +11,15 @@ import pytest
 import torch
 from tiny_models import run_of
 
-from mrict_core.data.transforms import NONE
+from mrict_core.data.augment import NONE
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get, lineage, with_values
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.experiments.schema import Schedule, Score
+from mrict_core.files import read_json, write_json
 from mrict_core.inference import load_synthesizer
 from mrict_core.methods.pix2pix import Pix2Pix
 from mrict_core.pipeline import evaluate_variant, prepare_data, train_variant
-from mrict_core.runtime import read_json, write_json
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings, prepare_run
@@ -348,8 +348,8 @@ def test_the_reloaded_generator_gives_the_validated_error(trained_space, space):
     """What is written to disk is what was validated: the best checkpoint repeats the history's masked MAE."""
     import numpy as np
 
+    from mrict_core.data.cache.store import SliceStore
     from mrict_core.data.splits import load_split
-    from mrict_core.data.store import SliceStore
 
     store = SliceStore(space.store)
     synthesizer = load_synthesizer(run_of(trained_space, "mk1").best, "mk1", "cpu")

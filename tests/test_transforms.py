@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrict_core.data.transforms import NONE, AugmentSettings, JointTransform
+from mrict_core.data.augment import NONE, AugmentSettings, JointTransform
 
 GEOMETRY = AugmentSettings(gamma=0, bias_field=0, noise=0)
 PHOTOMETRY = AugmentSettings(0, 0, 0, 0, 0)

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrict_core.data import unpack as module
-from mrict_core.data.unpack import readable, unpack
+from mrict_core.data.fetch import unpack as module
+from mrict_core.data.fetch.unpack import readable, unpack
 from mrict_core.errors import MrictError
-from mrict_core.runtime import atomic_folder
+from mrict_core.files import atomic_folder
 
 NOISE = os.urandom(300_000)
 GOOD = {"Task1/brain/1BA001/mr.nii.gz": NOISE, "Task1/overview.png": b"png", "Task1/empty": b""}

@@ -17,7 +17,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import read_metrics
 from mrict_core.experiments import Experiment, get, user
 from mrict_core.experiments.registry import Registry
-from mrict_core.models.registry import find
+from mrict_core.models.catalogue import find
 from mrict_core.paths import workspace
 from mrict_core.training.runs import runs_of
 

@@ -24,7 +24,7 @@ from mrict_core.errors import MrictError
 from mrict_core.methods import Method
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.metrics.plane_ssim import BAND, PlaneSsim
-from mrict_core.training.real_side import RealSide
+from mrict_core.training.feature_cache import RealSide
 from mrict_core.training.validation import Validator
 
 NAMES = {"mae_hu": "val_mae_hu", "mse": "val_mse", "ssim": "val_ssim", "fid": "val_fid", "vgg": "val_vgg"}

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from mrict_core.data import volumes
+from mrict_core.data.images import volumes
 from mrict_core.errors import MrictError
 
 CODES = [

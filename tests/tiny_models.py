@@ -15,9 +15,9 @@ from mrict_core.data.intensity import WINDOWS
 from mrict_core.experiments import as_plain, get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.inference import Synthesizer
+from mrict_core.machine import versions
 from mrict_core.methods import build_method
 from mrict_core.paths import Workspace
-from mrict_core.runtime import versions
 from mrict_core.training.checkpoint import save_checkpoint
 from mrict_core.training.runs import TrainingRun, runs_of
 

@@ -34,7 +34,7 @@ def challenge(
     if not model:
         raise MrictError("no --model given; expected a checkpoint file or a trained variant; add --model NAME")
     from mrict_core.inference.volume import SynthesisOptions
-    from mrict_core.pipeline.challenge import run_challenge
+    from mrict_core.pipeline.submission import run_challenge
 
     failed = run_challenge(
         Path(source).expanduser(),

@@ -23,9 +23,9 @@ def download(
     ] = "",
 ) -> None:
     """Download a public data set: verified, unpacked, resumed where an interrupted download stopped."""
-    from mrict_core.data import download as steps
-    from mrict_core.data.unpack import readable
-    from mrict_core.data.zenodo import Zenodo
+    from mrict_core.data.fetch import synthrad2023 as steps
+    from mrict_core.data.fetch.unpack import readable
+    from mrict_core.data.fetch.zenodo import Zenodo
     from mrict_core.paths import data_root, shown
 
     wanted = steps.data_set(name)

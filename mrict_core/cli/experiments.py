@@ -11,6 +11,7 @@ import typer
 from mrict_core.cli.options import Data, Device, Files, GroupBy, Name, Precision, Profile, Protocol, Region, Seed, Sets
 from mrict_core.cli.progress import Bar, batches, say
 from mrict_core.errors import MrictError
+from mrict_core.experiments import listing
 
 if TYPE_CHECKING:
     from mrict_core.experiments import Experiment
@@ -23,10 +24,10 @@ def variants(
     diff: Annotated[str, typer.Option("--diff", metavar="NAME", help="what NAME changes from its parent")] = "",
 ) -> None:
     """Print every experiment: the declared ones, then those of your own that were trained here."""
-    from mrict_core.experiments import all_variants, tables, users
+    from mrict_core.experiments import all_variants, users
 
     every = [*all_variants(), *users()]
-    print(tables.diff_text(diff) if diff else tables.as_json(every) if json else tables.table(every))
+    print(listing.diff_text(diff) if diff else listing.as_json(every) if json else listing.table(every))
 
 
 def phantom(profile: Profile = "demo", region: Region = "brain", seed: Seed = 42) -> None:
@@ -180,7 +181,7 @@ def evaluate(
     wanted = _seeds(seeds)
     from mrict_core.evaluation import leaderboard
     from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data
-    from mrict_core.reporting.tables import text_table
+    from mrict_core.reporting.text_tables import text_table
     from mrict_core.training.runs import choose
 
     store, split = open_data(space)
@@ -212,7 +213,7 @@ def runs(
         gone = remove_run(Path(remove))
         print(f"removed: {shown(gone.folder)} ({gone.variant}, seed {gone.seed}, {gone.progress})")
         return
-    from mrict_core.reporting.tables import text_table
+    from mrict_core.reporting.text_tables import text_table
 
     found = all_runs()
     sound = [run for run in found if not run.problem]
@@ -239,7 +240,7 @@ def leave_one_centre_out(
     variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
     from mrict_core import pipeline
     from mrict_core.pipeline.folds import FOLDS_FILE
-    from mrict_core.reporting.tables import text_table
+    from mrict_core.reporting.text_tables import text_table
     from mrict_core.training.run import TrainSettings
 
     settings = TrainSettings(seed=seed, device=device)

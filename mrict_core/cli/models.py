@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mrict_core.cli.progress import say
+from mrict_core.models import catalogue
 
 
 def models(
@@ -19,12 +20,11 @@ def models(
     ] = False,
 ) -> None:
     """List the published models, or print a model's card."""
-    from mrict_core.models import registry
 
     if card:
-        print(registry.read_card(card), end="")
+        print(catalogue.read_card(card), end="")
         return
-    found = registry.entries(verify=check)
+    found = catalogue.entries(verify=check)
     damaged = [entry for entry in found if entry.problem]
     if json:
         from json import dumps
@@ -37,9 +37,9 @@ def models(
 
 
 def _print(found: list) -> None:
-    from mrict_core.models.registry import table
+    from mrict_core.models.catalogue import table
     from mrict_core.paths import checkpoints_root, shown
-    from mrict_core.reporting.tables import text_table
+    from mrict_core.reporting.text_tables import text_table
 
     usable, damaged = ([e for e in found if bool(e.problem) is wanted] for wanted in (False, True))
     if usable:
@@ -67,7 +67,7 @@ def import_checkpoint(
     from mrict_core.paths import shown
 
     chosen = get(variant)
-    from mrict_core.models.importing import import_checkpoint as run
+    from mrict_core.legacy.importing import import_checkpoint as run
 
     result = run([Path(file) for file in files], chosen, role or [])
     for name, kind in result.networks.items():

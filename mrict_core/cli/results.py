@@ -36,8 +36,8 @@ def score(
     """Score a synthetic CT, or two folders of them, by the SynthRAD definitions."""
     from pathlib import Path
 
-    from mrict_core.evaluation.files import ScoreOptions
-    from mrict_core.reporting.scores import score_folders, score_one
+    from mrict_core.evaluation.image_scores import ScoreOptions
+    from mrict_core.reporting.score_report import score_folders, score_one
 
     for name, given in (("--ct", ct), ("--sct", sct)):
         if not given:
@@ -67,8 +67,8 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="everything, machine-readable")] = False,
 ) -> None:
     """Say what changed from run A to run B, with intervals and paired tests."""
-    from mrict_core.evaluation.runs import compare_runs
-    from mrict_core.reporting.tables import comparison_text
+    from mrict_core.evaluation.compare import compare_runs
+    from mrict_core.reporting.text_tables import comparison_text
 
     comparison = compare_runs(run_a, run_b, tuple(metric or ()))
     print(comparison.as_json() if json else comparison_text(comparison))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mrict_core.inference.volume import SynthesisOptions
-    from mrict_core.pipeline.synthesize import Model
+    from mrict_core.pipeline.synthesis import Model
 
 Models = Annotated[
     list[str] | None,
@@ -73,11 +73,11 @@ def synthesize(
     for name, given in (("INPUT", source), ("--output", output), ("--model", "".join(model or ()))):
         if not given:
             raise MrictError(f"{name} is empty; expected a name; see python -m mrict_core synthesize --help")
-    from mrict_core.inference.reading import holds_many
+    from mrict_core.inference.input_files import holds_many
     from mrict_core.inference.volume import SynthesisOptions
     from mrict_core.pipeline.cases import is_file_name, the_only_case
     from mrict_core.pipeline.survey import images_beside
-    from mrict_core.pipeline.synthesize import load_models
+    from mrict_core.pipeline.synthesis import load_models
 
     options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
     path = Path(source).expanduser()
@@ -96,8 +96,8 @@ def synthesize(
     if many:
         _many(path, target, spread, page, model, options, csv, image_format, strict, device, precision, overwrite)
         return
-    from mrict_core.inference.output import sidecar_path
-    from mrict_core.pipeline.synthesize import check_targets, synthesize_case, unfinished
+    from mrict_core.inference.output_files import sidecar_path
+    from mrict_core.pipeline.synthesis import check_targets, synthesize_case, unfinished
 
     replace = overwrite or bool(unfinished(sidecar_path(target)))
     check_targets(path, target, spread, replace, qa=page)  # before a model is loaded
@@ -144,7 +144,7 @@ def _many(
     from pathlib import Path
 
     from mrict_core.pipeline.cases import FORMAT_NAMES, check_summary, find_cases, synthesize_cases
-    from mrict_core.pipeline.synthesize import load_models
+    from mrict_core.pipeline.synthesis import load_models
 
     if image_format and image_format not in FORMAT_NAMES:
         raise unknown_name("format", image_format, FORMAT_NAMES)

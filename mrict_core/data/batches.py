@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mrict_core.data.store import SliceStore
-from mrict_core.data.transforms import JointTransform
+from mrict_core.data.augment import JointTransform
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.experiments.schema import Part
 from mrict_core.parts import Parts

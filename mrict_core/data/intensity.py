@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mrict_core.data.padding import background_beside
-from mrict_core.data.plausible import is_ct, spread_over
+from mrict_core.data.checks.hu_values import is_ct, spread_over
+from mrict_core.data.images.padding import background_beside
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 

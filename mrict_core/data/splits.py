@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.files import hash_of, read_json, write_json
 from mrict_core.paths import shown
-from mrict_core.runtime import hash_of, read_json, write_json
 
 SETS = ("train", "val", "test")
 LEAVE_OUT = "leave_out_"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mrict_core.data.tables import read_rows
+from mrict_core.data.case_csv import read_rows
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown, some
 

@@ -1,6 +1,7 @@
 """Evaluation: per-patient scores, trivial baselines, and the records that tables and figures are made from."""
 
 from mrict_core.evaluation.baselines import baseline_predictions
+from mrict_core.evaluation.leaderboards import centre_table, leaderboard, leave_out_table, pairwise_table, seeds_sd
 from mrict_core.evaluation.predictions import Predictions, StoredPredictions
 from mrict_core.evaluation.records import (
     combine_seeds,
@@ -16,7 +17,6 @@ from mrict_core.evaluation.records import (
     write_metrics,
 )
 from mrict_core.evaluation.scores import Scores, columns, score_patients
-from mrict_core.evaluation.tables import centre_table, leaderboard, leave_out_table, pairwise_table, seeds_sd
 
 __all__ = [
     "Predictions",

@@ -16,7 +16,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
-    from mrict_core.data.store import SliceStore
+    from mrict_core.data.cache.store import SliceStore
 
 WATER_HU = 0.0
 AXIAL_BINS = 16  # of the mean CT, from the lowest slice to the highest

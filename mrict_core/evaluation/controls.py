@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mrict_core import metrics
-from mrict_core.data.intensity import HuWindow
-from mrict_core.evaluation.predecessor import UNIT, Translation
 from mrict_core.evaluation.predictions import Predict, Predictions
 
 if TYPE_CHECKING:
-    from mrict_core.data.store import SliceStore
+    from mrict_core.data.cache.store import SliceStore
 
 BLACK_HU = -1000.0
 BIAS_HU = 150.0
@@ -50,16 +47,6 @@ def control_predictions(store: SliceStore) -> dict[str, Predictions]:
         return predict
 
     return {name: Predictions(store, predictor(make)) for name, make in CONTROLS.items()}
-
-
-def control_translation(name: str, window: HuWindow) -> Translation:
-    """Return a control as the predecessor's validation asks for it; `window` is what the store's [-1, 1] means."""
-
-    def run(real_A: torch.Tensor, real_B: torch.Tensor) -> torch.Tensor:
-        mr, ct = (part[:, 0].numpy() for part in (window.to_hu(real_A), UNIT.to_hu(real_B)))
-        return torch.from_numpy(UNIT.to_unit(CONTROLS[name](mr, ct)))[:, None]
-
-    return Translation(run)
 
 
 def blindness(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

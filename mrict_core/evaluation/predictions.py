@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrict_core.data.volumes import as_type
+from mrict_core.data.images.volumes import as_type
 from mrict_core.errors import MrictError, passing
+from mrict_core.files import atomic_path, code_hash, hash_of, unavailable
 from mrict_core.paths import shown
-from mrict_core.runtime import atomic_path, code_hash, hash_of, unavailable
 
 if TYPE_CHECKING:
-    from mrict_core.data.store import SliceStore
+    from mrict_core.data.cache.store import SliceStore
 
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
 CODE = ("networks", "methods", "inference", "data/intensity", "evaluation/predictions")  # it decides the volumes too

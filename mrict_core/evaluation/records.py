@@ -14,10 +14,10 @@ import pandas as pd
 from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.scores import Scores, columns
+from mrict_core.files import csv_text, hash_of, read_json, write_csv, write_json, write_text
 from mrict_core.metrics import statistics
 from mrict_core.metrics.predecessor import NUMBERS
 from mrict_core.paths import shown
-from mrict_core.runtime import csv_text, hash_of, read_json, write_csv, write_json, write_text
 
 KINDS = ("variant", "baseline", "control")
 REQUIRED = ("name", "kind", "label", "summary", "patients", "cards", "context")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mrict_core.data.augment import JointTransform
 from mrict_core.data.batches import in_turns
-from mrict_core.data.transforms import JointTransform
 from mrict_core.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
-    from mrict_core.data.store import SliceStore
+    from mrict_core.data.cache.store import SliceStore
 
 LEVELS = (0.45, 0.6, 0.75)  # of the slices from inferior to superior
 PATIENTS = 3

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.data.plausible import MIN_MASK_VOXELS, sct_remarks
+from mrict_core.data.checks.hu_values import MIN_MASK_VOXELS, sct_remarks
 from mrict_core.evaluation.predictions import Predictions
 from mrict_core.metrics.clinical import TISSUES
 
 if TYPE_CHECKING:
-    from mrict_core.data.store import SliceStore
-    from mrict_core.metrics.features import FeatureCollector
+    from mrict_core.data.cache.store import SliceStore
+    from mrict_core.metrics.feature_distances import FeatureCollector
 
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
 

@@ -17,11 +17,11 @@ import yaml
 
 from mrict_core import experiments
 from mrict_core.errors import MrictError
+from mrict_core.experiments.listing import number
 from mrict_core.experiments.saved import NAME
 from mrict_core.experiments.schema import Experiment, as_plain, flattened, from_plain, with_values
-from mrict_core.experiments.tables import number
+from mrict_core.files import available, hash_of
 from mrict_core.paths import shown
-from mrict_core.runtime import available, hash_of
 
 NAME_MAX = 80  # characters; a longer name of a changed experiment becomes a hash
 RESERVED = ("baseline_", "control_")  # names of what models are compared with

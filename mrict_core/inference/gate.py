@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from mrict_core.data.fingerprint import PROTOCOL, bone_shares, few_patients, volume_features
-from mrict_core.data.volumes import Volume
+from mrict_core.data.cache.fingerprint import PROTOCOL, bone_shares, few_patients, volume_features
+from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.training.facts import ModelFacts
 

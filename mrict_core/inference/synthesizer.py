@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.intensity import HuWindow
-from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
+from mrict_core.machine import pick_device, pick_precision
 from mrict_core.methods import METHODS, Method, build_method, check, check_networks
 from mrict_core.models.folder import Networks, load_facts_and_weights
 from mrict_core.networks.layers import autocast
 from mrict_core.paths import shown
-from mrict_core.runtime import pick_device, pick_precision
 from mrict_core.training.checkpoint import check_shapes, load_weights
 from mrict_core.training.facts import ModelFacts
 

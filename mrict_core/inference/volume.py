@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from mrict_core.data.cache.patient import (
+    PreparedMr,
+    body_of,
+    otsu_body_of,
+    prepare_mr,
+    prepare_mr_predecessor,
+    unpadded,
+)
+from mrict_core.data.images.orders import PLANES, SliceOrder
+from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
+from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import AIR_HU
-from mrict_core.data.orders import PLANES, SliceOrder
-from mrict_core.data.prepare import PreparedMr, body_of, otsu_body_of, prepare_mr, prepare_mr_predecessor, unpadded
-from mrict_core.data.resample import in_plane_grid, is_sheared, resample_to
-from mrict_core.data.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.inference.synthesizer import Synthesizer
 from mrict_core.inference.tiles import slices_to_hu

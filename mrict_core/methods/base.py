@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.data.batches import CPU, Batch, make_view
+from mrict_core.experiments.flat import upgraded_state
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment, Optimizer
-from mrict_core.legacy.flat_variant import upgraded_state
 from mrict_core.losses import Logs, Loss, discriminator_loss
 from mrict_core.networks import build_network
 from mrict_core.networks.layers import autocast, in_full

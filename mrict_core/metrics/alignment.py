@@ -10,8 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from mrict_core.errors import MrictError
+from mrict_core.machine import cpu_count
 from mrict_core.metrics.case import checked_volumes
-from mrict_core.runtime import cpu_count
 
 BONE_ABOVE_HU = 250.0
 REACH_VOXELS = 2

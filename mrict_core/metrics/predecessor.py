@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.machine import cpu_count
 from mrict_core.metrics.frechet import Cloud, frechet_distance, joined
 from mrict_core.metrics.metric import Metric
 from mrict_core.metrics.plane_ssim import PlaneSsim
-from mrict_core.runtime import cpu_count
 
 if TYPE_CHECKING:
     import torch

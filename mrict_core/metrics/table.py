@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from mrict_core.errors import unknown_name
-from mrict_core.metrics import clinical, features, predecessor, synthrad, twins
+from mrict_core.metrics import clinical, feature_distances, predecessor, synthrad, twins
 from mrict_core.metrics.case import Case, range_of
 from mrict_core.metrics.metric import BETTER, Metric
 
 TABLE: dict[str, Metric] = {
-    row.key: row for family in (synthrad, clinical, predecessor, twins, features) for row in family.METRICS
+    row.key: row for family in (synthrad, clinical, predecessor, twins, feature_distances) for row in family.METRICS
 }
 PANELS = {  # name => what it is; of the first group every metric stands in one at least
     "synthrad2023": "SynthRAD2023",

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mrict_core.runtime import cpu_count
+from mrict_core.machine import cpu_count
 
 WINDOW = 7
 PAD = WINDOW // 2

@@ -73,7 +73,7 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
         lines.append(f"The results stand on {n} patient{'s' * (n != 1)} of the same data set, not on an external one.")
         if scores.get("note"):
             lines.append(f"Training: {scores['note']}.")
-    from mrict_core.data.fingerprint import few_patients  # scipy: only where a card is written
+    from mrict_core.data.cache.fingerprint import few_patients
 
     fingerprint = facts.fingerprint or {}
     if fingerprint.get("features") and (few := few_patients(fingerprint["patients"])):

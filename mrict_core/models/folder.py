@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrict_core.errors import MrictError
+from mrict_core.files import NEW, atomic_folder, available, hash_of, held, read_json, write_json, write_text
 from mrict_core.models.card import card_text
 from mrict_core.paths import shown
-from mrict_core.runtime import NEW, atomic_folder, available, hash_of, held, read_json, write_json, write_text
 from mrict_core.training.facts import ModelFacts
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import PREDECESSOR_KIND, SETS, Split
-from mrict_core.data.store import SliceStore
 from mrict_core.methods import METHODS
 from mrict_core.models.folder import Networks, write_model
 from mrict_core.paths import Workspace, checkpoints_root

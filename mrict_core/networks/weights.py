@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.files import held
 from mrict_core.paths import shown
-from mrict_core.runtime import held
 from mrict_core.web import Web
 
 FOLDER = "MRICT_WEIGHTS"

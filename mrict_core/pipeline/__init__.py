@@ -10,7 +10,7 @@ from mrict_core.pipeline.evaluate import (
 )
 from mrict_core.pipeline.folds import leave_one_centre_out, read_folds
 from mrict_core.pipeline.outcome import Outcome, held_out_rows, train_and_evaluate
-from mrict_core.pipeline.prepare import (
+from mrict_core.pipeline.preparation import (
     PATIENTS_MIN,
     CountProgress,
     Prepared,

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from mrict_core.data.tables import read_rows
-from mrict_core.data.volumes import SUFFIXES, stem_of
+from mrict_core.data.case_csv import read_rows
+from mrict_core.data.images.volumes import SUFFIXES, stem_of
 from mrict_core.errors import MrictError
-from mrict_core.inference.output import FORMATS, format_of
+from mrict_core.files import write_csv
+from mrict_core.inference.output_files import FORMATS, format_of
 from mrict_core.inference.volume import SynthesisOptions, check_models
 from mrict_core.paths import printable, shown, some
 from mrict_core.pipeline.survey import EXPECTED, plain_name, survey
-from mrict_core.pipeline.synthesize import QA_SUFFIXES, Model, effective, explained, is_current, synthesize_case
-from mrict_core.runtime import write_csv
+from mrict_core.pipeline.synthesis import QA_SUFFIXES, Model, effective, explained, is_current, synthesize_case
 
 FIRST = ("case", "status", "reason", "warnings", "output")  # columns of a summary
 FACTS = ("verdict", "shape", "spacing_mm", "body_voxels", "slices", "tiled", "input_hash", "key")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import Split
-from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
     Predictions,
@@ -27,19 +27,20 @@ from mrict_core.evaluation import (
     score_patients,
     write_metrics,
 )
-from mrict_core.evaluation.controls import control_predictions, control_translation
-from mrict_core.evaluation.predecessor import Translation, predecessor_validation, synthesizer_translation
+from mrict_core.evaluation.controls import control_predictions
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import Profile
+from mrict_core.files import code_hash, hash_of
 from mrict_core.inference import Synthesizer, make_synthesizer
-from mrict_core.metrics.features import FeatureCollector
+from mrict_core.legacy.protocol import Translation, control_translation, predecessor_validation, synthesizer_translation
+from mrict_core.machine import pick_device, versions
+from mrict_core.metrics.feature_distances import FeatureCollector
 from mrict_core.models.folder import facts_and_weights
 from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
-from mrict_core.pipeline.prepare import CountProgress, open_data
-from mrict_core.runtime import code_hash, hash_of, pick_device, versions
+from mrict_core.pipeline.preparation import CountProgress, open_data
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
 from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record

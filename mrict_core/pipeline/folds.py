@@ -9,10 +9,10 @@ from mrict_core.data.splits import LEAVE_OUT, make_split
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, lineage
 from mrict_core.experiments.profiles import Profile
+from mrict_core.files import read_csv, write_csv
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
-from mrict_core.pipeline.prepare import open_data, train_variant, write_split
-from mrict_core.runtime import read_csv, write_csv
+from mrict_core.pipeline.preparation import open_data, train_variant, write_split
 from mrict_core.training.loop import Progress, Report
 from mrict_core.training.run import TrainSettings
 

@@ -11,7 +11,7 @@ from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile
 from mrict_core.paths import Workspace
 from mrict_core.pipeline.evaluate import evaluate_variant, predictions_of
-from mrict_core.pipeline.prepare import open_data, train_variant
+from mrict_core.pipeline.preparation import open_data, train_variant
 from mrict_core.training.loop import Progress, Report, TrainResult
 from mrict_core.training.run import TrainSettings
 

@@ -12,8 +12,8 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.data.batches import in_turns
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import Split
-from mrict_core.data.store import SliceStore
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
     centre_table,
@@ -23,21 +23,22 @@ from mrict_core.evaluation import (
     slices_remark,
 )
 from mrict_core.evaluation.controls import blindness
-from mrict_core.evaluation.predecessor import predecessor_table
 from mrict_core.evaluation.records import CARDS_FILE, cards_table
 from mrict_core.evaluation.samples import PATIENTS
 from mrict_core.experiments import Experiment, all_variants, users
+from mrict_core.experiments.listing import changes
 from mrict_core.experiments.profiles import Profile
-from mrict_core.experiments.tables import changes
+from mrict_core.files import read_csv, write_csv
+from mrict_core.legacy.corrections import CORRECTIONS
+from mrict_core.legacy.protocol import predecessor_table
+from mrict_core.machine import versions
 from mrict_core.paths import Workspace
 from mrict_core.pipeline.evaluate import current_records, evaluate_baselines, evaluate_controls, predictions_of
 from mrict_core.pipeline.folds import read_folds
-from mrict_core.pipeline.prepare import open_data
-from mrict_core.reporting.corrections import CORRECTIONS
+from mrict_core.pipeline.preparation import open_data
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
-from mrict_core.reporting.tables import remarks, with_provenance, write_leaderboard
-from mrict_core.runtime import read_csv, versions, write_csv
+from mrict_core.reporting.text_tables import remarks, with_provenance, write_leaderboard
 from mrict_core.training.runs import TrainingRun, all_of_record
 
 TITLE = "MRICT: synthetic CT from MRI"

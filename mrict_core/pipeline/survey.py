@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mrict_core.data.dicom import SeriesFound, series_below
 from mrict_core.data.dicom.series import NOT_DICOM
-from mrict_core.data.volumes import SUFFIXES, UNREAD, made_here, stem_of
-from mrict_core.evaluation.files import NAMES, ROLES
+from mrict_core.data.images.volumes import SUFFIXES, UNREAD, made_here, stem_of
+from mrict_core.evaluation.image_scores import NAMES, ROLES
 from mrict_core.paths import shown
 
 # More types that may hold an MR; a file of any other type is no image.

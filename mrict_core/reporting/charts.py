@@ -22,8 +22,8 @@ from mrict_core.reporting import style
 from mrict_core.training.schedules import FORMER
 
 if TYPE_CHECKING:
+    from mrict_core.data.cache.store import SliceStore
     from mrict_core.data.splits import Split
-    from mrict_core.data.store import SliceStore
 
 BLUE, RED, GREEN, ORANGE, PURPLE, SKY = (
     style.PALETTE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from mrict_core.experiments import Experiment, lineage, tables
+from mrict_core.experiments import Experiment, lineage, listing
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Optimizer, Part
 from mrict_core.networks import count_parameters
@@ -65,7 +65,7 @@ def changes(variant: Experiment) -> Markdown:
     ]
     if variant.parent:
         lines += [f"| changed from `{variant.parent}` | before | here |", "|---|---|---|"]
-        lines += [f"| {path} | {old} | {new} |" for path, old, new in tables.changes(variant)]
+        lines += [f"| {path} | {old} | {new} |" for path, old, new in listing.changes(variant)]
     return Markdown("\n".join(lines))
 
 
@@ -74,11 +74,11 @@ def recipe(variant: Experiment, profile: Profile) -> str:
     v = variant
     facts = {
         **{f"network {role}": f"{_part(part)}; width {profile.width}" for role, part in v.network.items()},
-        "L_G": tables.losses(v),
+        "L_G": listing.losses(v),
         "method": _part(v.method),
         "features": profile.feature_network or ", ".join(_features(v)) or "none",
         **{f"optimiser {role}": _optimizer(optimizer) for role, optimizer in v.optimizer.items()},
-        "score": tables.score(v.score) or "none",
+        "score": listing.score(v.score) or "none",
         "batch": f"{profile.batch(v)}",
         "epochs": f"{profile.epochs(v)} here ({profile.label}), {v.epochs} declared",
     }
@@ -87,7 +87,7 @@ def recipe(variant: Experiment, profile: Profile) -> str:
 
 
 def _part(part: Part) -> str:
-    return ", ".join([part.name, *(f"{name} {tables.value_text(value)}" for name, value in part.options.items())])
+    return ", ".join([part.name, *(f"{name} {listing.value_text(value)}" for name, value in part.options.items())])
 
 
 def _features(variant: Experiment) -> list[str]:
@@ -98,4 +98,4 @@ def _optimizer(optimizer: Optimizer) -> str:
     plan = optimizer.schedule
     watching = f", watching {plan.watch}" if plan.kind == "plateau" else ""
     named = _part(Part(optimizer.name, optimizer.options))
-    return f"{named}; rate {tables.number(optimizer.lr)}, {tables.schedule(plan)}{watching}"
+    return f"{named}; rate {listing.number(optimizer.lr)}, {listing.schedule(plan)}{watching}"

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mrict_core.errors import unknown_name
-from mrict_core.runtime import atomic_path
+from mrict_core.files import atomic_path
 
 DPI = 200
 # Okabe & Ito 2008, told apart with every common colour blindness

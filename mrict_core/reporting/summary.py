@@ -10,8 +10,8 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, seeds_sd
-from mrict_core.reporting.tables import markdown_table
-from mrict_core.runtime import write_csv, write_text
+from mrict_core.files import write_csv, write_text
+from mrict_core.reporting.text_tables import markdown_table
 
 Record = Mapping[str, Any]
 GROUPS = ("synthrad2023", "clinical", "predecessor")  # panels whose definitions summary.md ends with

@@ -15,8 +15,9 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, is_declared, with_ancestors
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.experiments.user import chosen as asked_for
+from mrict_core.files import hash_of, read_csv, read_json, sole_writer, write_json
+from mrict_core.machine import check_open_files, cpu_count
 from mrict_core.paths import Workspace, pin_roots, shown, workspace
-from mrict_core.runtime import check_open_files, cpu_count, hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.suite.execute import execute, run_in_order
 from mrict_core.suite.plan import (
     NOTEBOOK_OF,

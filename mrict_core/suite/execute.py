@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mrict_core.errors import MrictError
+from mrict_core.files import atomic_path
 from mrict_core.paths import ROOT, shown
-from mrict_core.runtime import atomic_path
 from mrict_core.suite.plan import NOTEBOOKS, Step, as_papermill_path
 
 KERNEL_ARGUMENTS = ["--log-level=50"]  # a local kernel's talk of its sockets and of its end helps nobody

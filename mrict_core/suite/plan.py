@@ -12,8 +12,8 @@ import yaml
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment
+from mrict_core.files import code_hash, hash_file, hash_of, read_json
 from mrict_core.paths import ROOT, Workspace, shown
-from mrict_core.runtime import code_hash, hash_file, hash_of, read_json
 from mrict_core.training.runs import of_record
 
 NOTEBOOKS = ROOT / "notebooks"

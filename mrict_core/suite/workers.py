@@ -15,8 +15,8 @@ from typing import Any
 from mrict_core.errors import MrictError, starved
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile
+from mrict_core.machine import end_with_parent
 from mrict_core.paths import Workspace, shown
-from mrict_core.runtime import end_with_parent
 
 Say = Callable[[str], None]
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from mrict_core.errors import MrictError, passing
+from mrict_core.files import atomic_path, hash_bytes, unavailable, unwritable
 from mrict_core.paths import shown
-from mrict_core.runtime import atomic_path, hash_bytes, unavailable, unwritable
 from mrict_core.training.runs import RESUME, TENSORS
 
 FORMAT = 1

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mrict_core.data.images.orders import PLANES
 from mrict_core.data.intensity import WINDOWS, HuWindow
-from mrict_core.data.orders import PLANES
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, as_plain, from_plain
 from mrict_core.experiments import read as read_experiment

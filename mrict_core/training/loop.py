@@ -17,19 +17,10 @@ from mrict_core.data.batches import Batch
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, as_plain
 from mrict_core.experiments.profiles import Profile
+from mrict_core.files import code_hash, read_json, sole_writer, write_csv, write_json
+from mrict_core.machine import pick_device, seed_everything, set_threads, versions
 from mrict_core.methods import Method
 from mrict_core.paths import Workspace, shown
-from mrict_core.runtime import (
-    code_hash,
-    pick_device,
-    read_json,
-    seed_everything,
-    set_threads,
-    sole_writer,
-    versions,
-    write_csv,
-    write_json,
-)
 from mrict_core.training.checkpoint import (
     check_key,
     check_resumable,

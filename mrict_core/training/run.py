@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from mrict_core.data.augment import NONE, AugmentSettings, JointTransform
 from mrict_core.data.batches import Batch, PairedSlices, in_turns, make_view, paired_batches, unpaired_batches
-from mrict_core.data.fingerprint import fingerprint
+from mrict_core.data.cache.fingerprint import fingerprint
+from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
-from mrict_core.data.store import SliceStore
-from mrict_core.data.transforms import NONE, AugmentSettings, JointTransform
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, deciding
 from mrict_core.experiments.profiles import Profile
+from mrict_core.files import hash_of
+from mrict_core.machine import PRECISIONS, pick_device, pick_precision, tune_gpu
 from mrict_core.methods import Method, build_method, check, check_networks
 from mrict_core.metrics.predecessor import VGG_SIDE
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
-from mrict_core.runtime import PRECISIONS, hash_of, pick_device, pick_precision, tune_gpu
 from mrict_core.training.checkpoint import check_key, load_checkpoint, load_weights
 from mrict_core.training.facts import ModelFacts
 from mrict_core.training.runs import Report, TrainingRun, attempts, differences, find_parent, runs_of, without_seed

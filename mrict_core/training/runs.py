@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from mrict_core.data.splits import LEAVE_OUT
 from mrict_core.errors import MrictError
 from mrict_core.experiments import as_plain, deciding, from_plain, is_declared, read
-from mrict_core.legacy.flat_variant import is_flat
+from mrict_core.experiments.flat import is_flat
+from mrict_core.files import code_hash, hash_of, held, read_json
 from mrict_core.paths import Workspace, checkpoints_root, data_root, shown
-from mrict_core.runtime import code_hash, hash_of, held, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ RESUME = ("optimizers", "schedulers", "method_state", "rng")  # of a checkpoint,
 TENSORS = ("networks", *RESUME)  # of a checkpoint; the rest are facts
 # Rooms whose code decides the weights that a training run ends with: written down, never part of the id.
 CODE = (
-    *("experiments", "parts", "data/batches", "data/splits", "data/transforms", "networks", "losses"),
+    *("experiments", "parts", "data/batches", "data/splits", "data/augment", "networks", "losses"),
     *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
 )
 Report = Callable[[str], None]

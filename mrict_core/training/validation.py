@@ -14,7 +14,7 @@ from mrict_core.data.intensity import HuWindow
 from mrict_core.methods import Method
 from mrict_core.metrics.predecessor import HU_HIGH, HU_LOW, VGG_SIDE, Features, slice_scores, to_unit
 from mrict_core.networks.layers import autocast
-from mrict_core.training.real_side import KEEP_MIB, RealSide
+from mrict_core.training.feature_cache import KEEP_MIB, RealSide
 
 
 class Validator:

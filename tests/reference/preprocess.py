@@ -14,10 +14,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from mrict_core.data import intensity, plausible
-from mrict_core.data.slicing import centred_crop
-from mrict_core.data.volumes import SliceOrder
-from mrict_core.runtime import hash_file
+from mrict_core.data import intensity
+from mrict_core.data.cache.canvas import centred_crop
+from mrict_core.data.checks import hu_values
+from mrict_core.data.images.volumes import SliceOrder
+from mrict_core.files import hash_file
 from reference import masks
 
 UNION = "union_mask.nii.gz"
@@ -84,7 +85,7 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def check(ct: np.ndarray, mask: np.ndarray) -> None:
     """Raise `ValueError` for what `check_mask` and `check_hu` look for most: two values, plausible medians in HU."""
-    low, high = plausible.TISSUE_MEDIAN_HU
+    low, high = hu_values.TISSUE_MEDIAN_HU
     if np.unique(mask).size != 2 or not low <= np.median(ct[mask > 0]) <= high or np.median(ct[mask == 0]) > 300:
         raise ValueError("implausible mask or CT")
 

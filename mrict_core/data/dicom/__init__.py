@@ -1,8 +1,8 @@
 """DICOM series in, DICOM CT series out. Values of tags, which may identify a patient, never enter a message."""
 
-from mrict_core.data.dicom.reading import DicomVolume, Source, read_series
+from mrict_core.data.dicom.read import DicomVolume, Source, read_series
 from mrict_core.data.dicom.series import Series, SeriesFound, is_dicom, list_series, series_below
-from mrict_core.data.dicom.writing import staged_ct_series, write_ct_series
+from mrict_core.data.dicom.write import staged_ct_series, write_ct_series
 
 __all__ = [
     "DicomVolume",

@@ -11,7 +11,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
 from mrict_core.data.dicom.frames import Frame
-from mrict_core.runtime import hash_of
+from mrict_core.files import hash_of
 
 SERIES_NUMBER = 9001  # behind the scanner's own
 MAKER = "MRICT"

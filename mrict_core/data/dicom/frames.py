@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from mrict_core.data.dicom import facts
-from mrict_core.data.dicom.facts import Value
+from mrict_core.data.dicom import attributes
+from mrict_core.data.dicom.attributes import Value
 from mrict_core.data.dicom.values import text_of, uid_of, values_of, whole_of, wrong_header
 from mrict_core.errors import MrictError
 from mrict_core.paths import printable, shown
@@ -22,7 +22,7 @@ TAGS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "LossyImageCompression"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *facts.TAGS),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *attributes.TAGS),
 )
 GREY = ("MONOCHROME1", "MONOCHROME2")
 WORDS = [tag for tag in TAGS if isinstance(tag, str) and not tag.endswith(("GroupsSequence", "LUTSequence"))]
@@ -109,8 +109,10 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
         "sop_class": uid_of(header, "SOPClassUID"),
         "sop_uid": uid_of(header, "SOPInstanceUID"),
     }
-    values = facts.values_of_frames(header, WORDS)
-    return [Frame(index=k, **common, **_placed(values[k], path), facts=facts.facts_of(values[k])) for k in range(count)]
+    values = attributes.values_of_frames(header, WORDS)
+    return [
+        Frame(index=k, **common, **_placed(own, path), facts=attributes.facts_of(own)) for k, own in enumerate(values)
+    ]
 
 
 def _check_pixels(header: pydicom.Dataset, path: Path) -> None:

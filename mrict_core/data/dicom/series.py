@@ -15,10 +15,10 @@ import pydicom
 from mrict_core.data.dicom.frames import TAGS
 from mrict_core.data.dicom.kinds import class_of, is_unsure, modality_of, why_no_image
 from mrict_core.data.dicom.values import check_deflated, opened, text_of, whole_of
-from mrict_core.data.streams import damaged
+from mrict_core.data.images.streams import damaged
 from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.files import available, unavailable
 from mrict_core.paths import printable, shown
-from mrict_core.runtime import available, unavailable
 
 MAGIC = slice(128, 132)
 GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")  # how a file without the leading 128 bytes begins

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from mrict_core.data.dicom.facts import COMPONENT, IMAGE_TYPE, PROJECTION
+from mrict_core.data.dicom.attributes import COMPONENT, IMAGE_TYPE, PROJECTION
 from mrict_core.data.dicom.frames import Frame
 
 SEQUENCE = "(FFE|SE|IR|TSE|TFE|EPI|GRASE|B_FFE)"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mrict_core.data.dicom.facts import FACTS
+from mrict_core.data.dicom.attributes import FACTS
 from mrict_core.data.dicom.frames import Frame
-from mrict_core.data.dicom.parts import NAMED, doubles
-from mrict_core.data.volumes import LPS_TO_RAS, SPACING_MM
+from mrict_core.data.dicom.series_parts import NAMED, doubles
+from mrict_core.data.images.volumes import LPS_TO_RAS, SPACING_MM
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 

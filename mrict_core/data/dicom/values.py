@@ -15,10 +15,10 @@ import pydicom
 from pydicom.config import IGNORE, settings
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from mrict_core.data.streams import reading
+from mrict_core.data.images.streams import reading
 from mrict_core.errors import MrictError
+from mrict_core.machine import check_memory
 from mrict_core.paths import shown
-from mrict_core.runtime import check_memory
 
 META = 1024  # bytes that hold the transfer syntax of any file
 BLOCK, COPIES = 1 << 20, 3  # bytes; of the inflated file in memory

@@ -8,7 +8,7 @@
 `head`, `brain` and `pelvis` the anatomy, `scanner` the MR and CT physics of the centres, `cohort` patients and files.
 """
 
-from mrict_core.data.phantom.cohort import PhantomPatient, PhantomSpec, make_patient, phantom_ids, write_cohort
+from mrict_core.data.phantom.patients import PhantomPatient, PhantomSpec, make_patient, phantom_ids, write_cohort
 from mrict_core.data.phantom.scanner import CENTRES, Centre
 from mrict_core.data.phantom.tissues import OUTSIDE, PROPERTIES, Tissue
 

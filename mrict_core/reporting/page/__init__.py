@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mrict_core.files import write_text
 from mrict_core.reporting.page.data import BrowserPatient, PageData
 from mrict_core.reporting.page.render import render
-from mrict_core.runtime import write_text
 
 __all__ = ["BrowserPatient", "PageData", "render", "write_page"]
 

@@ -12,7 +12,7 @@ from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, seeds_remark, seeds_sd
 from mrict_core.metrics import NOTHING
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.tables import heading, metric_of
+from mrict_core.reporting.text_tables import heading, metric_of
 
 MINUS = "−"
 P_SHOWN = 0.001  # smaller ones are not told apart in print

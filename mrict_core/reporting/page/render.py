@@ -14,7 +14,7 @@ from mrict_core.evaluation.records import plain
 from mrict_core.reporting import style
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.tables import heading
+from mrict_core.reporting.text_tables import heading
 
 FOREIGN = re.compile(r"/\*!.*?\*/|https?://(?!www\.w3\.org/)[\w.-]+", re.DOTALL)  # w3.org: names of XML, not addresses
 

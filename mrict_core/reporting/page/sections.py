@@ -13,7 +13,7 @@ from mrict_core.metrics.predecessor import NUMBERS
 from mrict_core.reporting.page import plots, slices
 from mrict_core.reporting.page.cells import Cell, Table, by_centre, interval, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.tables import heading, remarks
+from mrict_core.reporting.text_tables import heading, remarks
 
 CONTROL_HEADINGS = {
     "control_black": "black",

@@ -1,0 +1,1 @@
+"""The dataset cache: patients prepared once as memory-mapped slices."""

@@ -1,0 +1,164 @@
+"""What a slice store holds, what is left to do, and the index that says so."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrict_core.data.cache.store import INDEX, prepared_patients
+from mrict_core.data.discovery import ROLES, Discovery, PatientFiles, Skip
+from mrict_core.data.images.streams import unchanged
+from mrict_core.data.images.volumes import hash_image, state_of
+from mrict_core.data.subjects import absolute, likely_visits, merged, shared_images, subjects_of
+from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.files import available, code_hash, hash_of, read_json
+from mrict_core.machine import cpu_count
+from mrict_core.paths import shown
+
+CODE = ("data/images", "data/cache", "data/checks", "data/intensity", "data/masks")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One patient to prepare; `key` changes with its files, the settings and the code."""
+
+    files: PatientFiles
+    folder: Path
+    settings: dict[str, Any]
+    sources: dict[str, dict[str, str]]  # role -> path relative to the data folder, hash
+    states: dict[str, tuple[int, int]]  # role -> size and time of the file when it was hashed
+    key: str
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Raise `UnavailableError` at the end unless the files are those that were hashed."""
+        with contextlib.ExitStack() as stack:
+            for role, state in self.states.items():
+                stack.enter_context(unchanged(getattr(self.files, role), state_of, state))
+            yield
+
+
+@dataclass
+class Plan:
+    """What a folder holds already and what is left to do."""
+
+    jobs: list[Job]
+    prepared: dict[str, dict[str, Any]]  # metas of patients whose key still holds
+    refused: dict[str, str]  # key -> reason, of patients found unusable before
+    rule: str  # of `subjects_of`
+    subjects: dict[str, str]  # by that rule
+    old: dict[str, Any] = field(default_factory=dict)  # the folder's index
+    files: dict[str, list[Any]] = field(default_factory=dict)  # path -> size, time, hash
+    unsure: set[str] = field(default_factory=set)  # keys refused for what may not lie in the files: tried again
+
+    @property
+    def todo(self) -> list[Job]:
+        """The patients still to prepare."""
+        return [j for j in self.jobs if j.files.patient not in self.prepared and j.key not in self.refused]
+
+    def skips(self) -> list[Skip]:
+        """Return the patients that were refused, and those that are copies of another, by name."""
+        copies, _ = shared_images(self.prepared)
+        found = []
+        for job in self.jobs:
+            patient, folder = job.files.patient, job.files.mr.parent
+            reason = self.refused.get(job.key)
+            if patient in copies:
+                reason = f"{shown(folder)}: its MR and CT are those of {copies[patient]}; expected each person once"
+                reason += "; remove the copy, or put the right images in its place"
+            if reason:
+                found.append(Skip(patient, str(folder), reason))
+        return found
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return the folder's index; a missing or damaged one is empty, as everything in it can be made again."""
+    try:
+        index = read_json(folder / INDEX)
+        files, skipped = index.get("files"), index.get("skipped")
+        if all(isinstance(s, dict) for s in skipped) and all(len(entry) == 3 for entry in files.values()):
+            return index
+    except UnavailableError:
+        raise
+    except (MrictError, AttributeError, TypeError, KeyError):
+        pass
+    return {"files": {}, "skipped": []}
+
+
+def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return {path: size, time, hash} of all patients' files, in order; a hash in `known` is re-used while size and
+    time are unchanged."""
+
+    def entry(path: Path) -> tuple[str, list[Any]]:
+        name = path.relative_to(discovery.root).as_posix()
+        with available(path):
+            state = state_of(path)
+            size, time, digest = known.get(name, (None, None, None))
+            return name, [*state, digest if (size, time) == state else hash_image(path)]
+
+    paths = [getattr(patient, role) for patient in discovery.patients for role in ROLES]
+    with ThreadPoolExecutor(cpu_count()) as pool:  # hashing leaves the interpreter to other threads
+        return dict(pool.map(entry, paths))
+
+
+def make_plan(
+    discovery: Discovery, folder: Path, settings: dict[str, Any], group_by: str = "", force: bool = False
+) -> Plan:
+    """Compare the source with what `folder` holds; reads metas, and the files whose size or time changed.
+
+    `group_by` empty keeps the rule of `subjects_of` that the folder's index names. `force` leaves everything to do.
+    """
+    old, code = read_index(folder), code_hash(*CODE)
+    rule = absolute(group_by) or str(old.get("group_by", ""))
+    subjects = subjects_of((p.patient for p in discovery.patients), rule)
+    files, jobs = _files(discovery, old["files"]), []
+    for patient in discovery.patients:
+        names = {role: getattr(patient, role).relative_to(discovery.root).as_posix() for role in ROLES}
+        sources = {role: {"path": name, "hash": files[name][2]} for role, name in names.items()}
+        key = hash_of([settings, code, patient.patient, sources])
+        states = {role: tuple(files[name][:2]) for role, name in names.items()}
+        jobs.append(Job(patient, folder, settings, sources, states, key))
+    if force:
+        return Plan(jobs, {}, {}, rule, subjects, old, files)
+    keys = {j.files.patient: j.key for j in jobs}
+    metas = {p: m for p, m in prepared_patients(folder).items() if m.get("key") == keys.get(p, "")}
+    refused = {s["key"]: s["reason"] for s in old["skipped"] if s.get("key") in keys.values()}
+    return Plan(jobs, metas, refused, rule, subjects, old, files)
+
+
+def make_index(discovery: Discovery, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the index of a finished plan.
+
+    Its key stands for the content: the same images prepared by other code, or from files of another format, keep it,
+    also one that an earlier version made of other things.
+    """
+    keys = {job.files.patient: job.key for job in plan.jobs if job.key in plan.refused.keys() - plan.unsure}
+    skipped = [asdict(skip) for skip in discovery.skipped]
+    for skip in plan.skips():
+        skipped.append(asdict(skip) | ({"key": keys[skip.patient]} if skip.patient in keys else {}))
+    copies, shared = shared_images(plan.prepared)
+    metas = {patient: meta for patient, meta in sorted(plan.prepared.items()) if patient not in copies}
+    contents = {patient: hash_of(meta["content"]) for patient, meta in metas.items()}
+    subjects = merged({p: plan.subjects[p] for p in metas}, [(patient, first) for patient, first, _ in shared])
+    remarks = [f"{patient} has the {role.upper()} of {first}: taken for one subject" for patient, first, role in shared]
+    patients = {
+        p: {"centre": m["centre"], "slices": len(m["z"]), "z": m["z"], "subject": subjects[p], "content": contents[p]}
+        for p, m in metas.items()
+    }
+    content, known = hash_of([settings, contents]), plan.old.get("key", "")
+    former = hash_of([settings, [meta.get("former", "") for meta in metas.values()]])  # as an earlier version made it
+    return {
+        "key": known if content == plan.old.get("content") or known == former else content,
+        "content": content,
+        "settings": settings,
+        "data_dir": str(discovery.root),
+        "group_by": plan.rule,
+        "patients": patients,
+        "remarks": [*remarks, *filter(None, [likely_visits(subjects) if not plan.rule else ""])],
+        "skipped": sorted(skipped, key=lambda s: (s["patient"], s["path"])),
+        "files": plan.files,
+    }

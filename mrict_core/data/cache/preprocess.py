@@ -1,0 +1,249 @@
+"""Preprocessing: a folder of patients to a slice store; one patient at a time, resumable, rebuilt only where needed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, replace
+from math import prod
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrict_core.data import intensity, masks
+from mrict_core.data.cache.keys import Job, Plan, make_index, make_plan, read_index
+from mrict_core.data.cache.patient import PROTOCOLS, as_short, compact, unpadded
+from mrict_core.data.cache.store import (
+    INDEX,
+    SliceStore,
+    StoreWriteError,
+    leftovers,
+    prepared_patients,
+    remove_patient,
+    sweep,
+    write_patient,
+)
+from mrict_core.data.checks import hu_values, pairing, slice_levels
+from mrict_core.data.discovery import ROLES, Discovery, Skip, discover
+from mrict_core.data.images.volumes import SliceOrder, load_volume
+from mrict_core.errors import MrictError, UnavailableError, passing, unknown_name
+from mrict_core.files import hash_array, hash_of, held, read_json, unavailable, write_json
+from mrict_core.machine import cpu_count, end_with_parent
+from mrict_core.paths import shown
+
+SAID = ("remarks", "notes")  # by the reader of an image
+PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves
+WORKERS_MAX = 8
+LOCK_WAIT_S = 5.0  # notebooks started together may wait for the one that prepares
+KEPT = "nothing that was prepared is lost, and nothing of this is remembered"
+Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
+
+
+def in_plane_shapes(discovery: Discovery, protocol: str = "patient") -> list[tuple[int, int]]:
+    """Return (rows, cols) of every usable patient's slices, for `Profile.canvas`."""
+    shapes = []
+    for files in discovery.patients:
+        order = SliceOrder.raw() if protocol == "predecessor" else SliceOrder.axial(np.array(files.affine))
+        shapes.append((files.shape[order.axes[1]], files.shape[order.axes[2]]))
+    return shapes
+
+
+def _prepare(job: Job) -> None:
+    """Read, check, convert and write one patient."""
+    with job.unchanged():
+        arrays, meta = _converted(job)
+    write_patient(job.folder, job.files.patient, arrays, meta)
+
+
+def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the store's arrays of one patient and the record of how they were made."""
+    files, settings = job.files, job.settings
+    mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
+    mask = masks.check_mask(outline.array, files.mask)
+    intensity.check_mr(mr.array, files.mr)
+    mr = unpadded(mr)
+    read = dict(zip(ROLES, (mr, ct, outline), strict=True))
+    remarks, notes = ([f"{role}: {text}" for role, v in read.items() for text in getattr(v, kind)] for kind in SAID)
+    doubts = hu_values.check_hu(ct.array, ct.path, mask)
+    doubts += slice_levels.check_slices(ct.array, mask, ct.affine, ct.path)
+    ct = replace(ct, array=as_short(ct.array.T).T)
+    arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"])
+    arrays = compact(arrays)
+    masks.check_mask_fits(arrays["mask"], arrays["body"], files.mask)
+    air, tissue = pairing.overlap(arrays["ct"], arrays["mask"], arrays["body"])
+    pair = pairing.check_pair(mr.array, ct.array, ct.spacing_mm)
+    doubts += [
+        f"{text}; {air:.0%} of the MR's body is air on it, {tissue:.0%} of its tissue lies outside" for text in pair
+    ]
+    inside = int(np.count_nonzero(mask))
+    upright = SliceOrder.axial(mr.affine)  # the same voxels stored along other axes are the same image
+    grid = {"affine": mr.affine.tolist(), "order": asdict(prepared.order), "crop": asdict(prepared.crop)}
+    voxels = {"mr": mr.array, "ct": ct.array, "mask": mask}
+    meta = {
+        "patient": files.patient,
+        "centre": files.centre,
+        "region": files.region,
+        "key": job.key,
+        "sources": job.sources,
+        "shape": list(mr.shape),
+        "spacing_mm": list(prepared.order.spacing_mm(mr.affine)),  # of slices, rows, columns
+        **grid,
+        "z": prepared.z.tolist(),
+        "mr_range": list(prepared.mr_range),
+        "mask_voxels": inside,
+        "mask_voxels_cropped": inside - int(arrays["mask"].sum(dtype=np.int64)),
+        "ct_type": str(arrays["ct"].dtype),
+        "content": {  # what trainings and scores depend on, whatever code and files it came from
+            "grid": hash_of(grid),
+            "voxels": {role: hash_array(upright.to_slices(array)) for role, array in voxels.items()},
+        },
+        "warnings": remarks + [f"ct: {text}" for text in doubts],
+        "notes": notes,
+        "air_in_body": air,
+        "tissue_outside_body": tissue,
+    }
+    return arrays, meta
+
+
+def _attempt(job: Job) -> tuple[str, bool]:
+    """Return why this patient cannot be used ("": it can, and is prepared), and whether that lies in its files.
+
+    Trouble with the output folder and passing faults are raised: they say nothing about the patient.
+    """
+    try:
+        _prepare(job)
+        return "", True
+    except (StoreWriteError, UnavailableError):
+        raise
+    except MrictError as error:
+        return str(error), True
+    except Exception as error:  # a patient that no check foresaw must not end the run for the others
+        if passing(error):
+            raise unavailable(job.files.mr.parent, error) from None
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        return f"{shown(job.files.mr.parent)}: cannot be prepared ({cause}); check its mr, ct and mask", False
+
+
+def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, str, bool]]:
+    """Yield (job, *_attempt(job)) as patients finish."""
+    if workers <= 1 or len(jobs) <= 1:
+        yield from ((job, *_attempt(job)) for job in jobs)
+        return
+    # spawn: a fork would copy torch's thread pools in an unusable state
+    count, context = min(workers, len(jobs)), get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
+        futures = {pool.submit(_attempt, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], *future.result()
+        except BrokenProcessPool:
+            raise UnavailableError("a worker process was ended, often for lack of memory; use workers=1") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _workers(jobs: list[Job], workers: int | None) -> int:
+    if workers is not None:
+        return workers
+    voxels = sum(prod(j.files.shape) for j in jobs)
+    return min(cpu_count(), WORKERS_MAX) if voxels > PARALLEL_VOXELS else 1
+
+
+def check_usable(discovery: Discovery, refused: Sequence[Skip] = ()) -> None:
+    """Raise every patient's reason where none can be used."""
+    if len(refused) == len(discovery.patients):
+        skips = sorted([*refused, *discovery.skipped], key=lambda skip: skip.patient)
+        reasons = " | ".join(skip.reason for skip in skips)
+        raise MrictError(f"{shown(discovery.root)}: none of its {len(skips)} patients can be used: {reasons}")
+
+
+def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
+    """Raise the first patient's reason, or warning, when strict, and all reasons when no patient at all can be used."""
+    skips = plan.skips()
+    if strict and skips:
+        raise MrictError(skips[0].reason)
+    doubts = [f"{p}: {'; '.join(m['warnings'])}" for p, m in sorted(plan.prepared.items()) if m.get("warnings")]
+    if strict and doubts:
+        raise MrictError(f"{doubts[0]} (refused by --strict)")
+    check_usable(discovery, skips)
+
+
+@contextlib.contextmanager
+def passing_faults(root: Path) -> Iterator[None]:
+    """Say of a fault that may be gone at the next try that it did no harm."""
+    try:
+        yield
+    except Exception as error:
+        if not passing(error) or KEPT in str(error):
+            raise
+        reason = str(error) if isinstance(error, UnavailableError) else str(unavailable(root, error))
+        raise UnavailableError(f"{reason} ({KEPT})") from None
+
+
+def _execute(plan: Plan, folder: Path, strict: bool, progress: Progress | None, workers: int | None) -> None:
+    """Prepare what is left to do and enter it in the plan."""
+    todo, total = plan.todo, len(plan.jobs)
+    runs = _run(todo, _workers(todo, workers))
+    for done, (job, reason, sure) in enumerate(runs, total - len(todo) + 1):
+        if reason and strict:
+            raise MrictError(reason)
+        if reason:
+            plan.refused[job.key] = reason
+            plan.unsure |= set() if sure else {job.key}
+        else:
+            plan.prepared[job.files.patient] = read_json(folder / job.files.patient / "meta.json")
+        if progress:
+            progress(done, total, job.files.patient)
+
+
+def preprocess(
+    data_dir: Path | str,
+    folder: Path | str,
+    *,
+    region: str,
+    protocol: str = "patient",
+    size: int,
+    group_by: str = "",
+    strict: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> SliceStore:
+    """Return the slice store of the patients of `region` under `data_dir`, preparing in `folder` what is missing.
+
+    A patient is prepared again only when its files, the settings or the code changed, or with `force`. One that is no
+    longer under `data_dir` is removed; one that is still there but unusable now keeps what was prepared of it, unused.
+    A patient that cannot be used, or is a copy of another, is listed in the store's `skipped` with the reason; `strict`
+    raises it. `group_by` is the rule of `subjects.subjects_of`; empty keeps the one the store has. The result does not
+    depend on `workers` (None: chosen by the amount of data). `size` is the canvas in pixels.
+
+    Raises `MrictError` when no patient can be used, when `folder` cannot be written and when another process holds it,
+    `UnavailableError` for a fault that may be gone at the next try; then nothing is removed and no patient refused.
+    """
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    if size < 1:
+        raise MrictError(f"canvas of {size} pixels: expected at least 1")
+    folder, data_dir = (Path(path).expanduser().resolve() for path in (folder, data_dir))
+    settings = {"protocol": protocol, "size": int(size), "region": region}
+    with passing_faults(data_dir):
+        discovery = discover(data_dir, region, strict)
+        plan = make_plan(discovery, folder, settings, group_by, force)
+        whole = not plan.todo and make_index(discovery, plan, settings) == read_index(folder)
+        if whole and not leftovers(folder):
+            _refuse(plan, discovery, strict)
+            return SliceStore(folder)
+        with held(folder, "is preparing it", LOCK_WAIT_S):
+            plan = make_plan(discovery, folder, settings, group_by, force)
+            sweep(folder)
+            _execute(plan, folder, strict, progress, workers)
+            _refuse(plan, discovery, strict)
+            named = {p.patient for p in discovery.patients} | {skip.patient for skip in discovery.skipped}
+            for gone in prepared_patients(folder).keys() - named:
+                remove_patient(folder, gone)
+            write_json(folder / INDEX, make_index(discovery, plan, settings))
+    return SliceStore(folder)

@@ -1,0 +1,63 @@
+"""A user's csv, read as spreadsheets write it. The only reader of lists that users make."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from mrict_core.errors import MrictError
+from mrict_core.files import available
+from mrict_core.paths import shown
+
+DELIMITERS = ",;\t"
+
+
+def read_rows(path: Path | str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return [(line, {column: cell})] of a csv whose first line names its columns; `needed` must be among them.
+
+    Commas, semicolons or tabs; UTF-8 or UTF-16; column names in any case with spaces around them, which become small
+    and bare, as cells become bare. Empty lines are left out. Raises MrictError for a missing or doubled column, a row
+    with more cells than there are columns, and no row at all.
+    """
+    with available(Path(path)):
+        content = Path(path).read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    readings, cause = [], None
+    for delimiter in DELIMITERS:  # quotation marks may make sense with one of them alone
+        try:
+            lines = content.decode("utf-16" if wide else "utf-8-sig").splitlines(keepends=True)
+            readings.append(_parsed(lines, delimiter))
+        except (csv.Error, UnicodeDecodeError) as error:
+            cause = cause or error
+    names, rows = max(readings, key=lambda one: (set(needed) <= set(one[0]), len(one[0])), default=([], []))
+    missing = [name for name in needed if name not in names]
+    if cause and missing:
+        raise MrictError(f"{shown(path)}: not a readable csv ({cause}); save it again as csv in UTF-8")
+    expected = f"expected the columns {', '.join(needed)} and a row for every case"
+    if missing:
+        found = ", ".join(filter(None, names)) or "nothing"
+        raise MrictError(f"{shown(path)}: holds {found}; {expected}; add {', '.join(missing)}")
+    if doubled := sorted({name for name in names if name and names.count(name) > 1}):
+        raise MrictError(f"{shown(path)}: has the column {doubled[0]} more than once; {expected}; rename one")
+    if not rows:
+        raise MrictError(f"{shown(path)}: holds no row; {expected}; add them")
+    for line, cells in rows:
+        if any(cells[len(names) :]):
+            raise MrictError(
+                f"{shown(path)}: line {line} has {len(cells)} cells for {len(names)} columns; expected as many; put "
+                "names that hold the separator in quotation marks"
+            )
+    return [
+        (line, {name: cell for name, cell in zip(names, cells + [""] * len(names), strict=False) if name})
+        for line, cells in rows
+    ]
+
+
+def _parsed(lines: list[str], delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the column names and the rows that are not empty, each with its line's number."""
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    (_, head), *rest = [row for row in rows if any(row[1])] or [(0, [])]
+    return [name.lower() for name in head], rest

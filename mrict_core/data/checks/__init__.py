@@ -1,0 +1,1 @@
+"""Checks of a CT: are these HU, slice by slice; does it show what its MR shows?"""

@@ -1,0 +1,323 @@
+"""Discovery of patients in SynthRAD layout, with a reason for everything that is left out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mrict_core.data.images.volumes import SUFFIXES, UNREAD, check_same_grid, made_here, read_geometry, stem_of
+from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.files import available, unavailable
+from mrict_core.paths import PHANTOM, data_root, shown
+
+ROLES = ("mr", "ct", "mask")
+TASK = "Task1"
+PATIENT_ID = re.compile(r"[12](B|P|HN|TH|AB)([A-Z])\d+", re.IGNORECASE)
+REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
+HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
+PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of an image in two files; records of this suite
+DEPTH = 8  # folders below the root that are looked into
+
+
+@dataclass(frozen=True)
+class PatientFiles:
+    """The three files of a patient and what its id says."""
+
+    patient: str
+    centre: str
+    region: str
+    mr: Path
+    ct: Path
+    mask: Path
+    shape: tuple[int, int, int]  # of all three, in file order
+    affine: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A patient that cannot be used; `reason` is one line: the file, what came, what was expected, the remedy."""
+
+    patient: str
+    path: str
+    reason: str
+
+
+class Kind(StrEnum):
+    """What a file or folder is that belongs to no patient of the run; only UNRECOGNISED may be one left out."""
+
+    UNRECOGNISED = "not recognised"
+    ELSEWHERE = "of another region or task"
+    OWN = "made by this suite"
+    BESIDE = "beside a patient's mr, ct and mask"
+    OTHER = "without an image"
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A file or folder that is used for nothing; `reason` is one line that names it."""
+
+    kind: Kind
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """All patients found under `root`, usable ones sorted by id, those left out, and what else lies there."""
+
+    root: Path
+    patients: tuple[PatientFiles, ...]
+    skipped: tuple[Skip, ...]
+    aside: tuple[Aside, ...] = ()
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what a folder holds, by name."""
+    with available(folder):
+        return sorted(folder.iterdir())
+
+
+def centre_of(patient_id: str) -> str:
+    """Return the centre's letter in a SynthRAD id (1BA001 -> A), "?" for any other id."""
+    match = PATIENT_ID.match(patient_id)
+    return match[2].upper() if match else "?"
+
+
+def region_of(patient_id: str) -> str | None:
+    """Return the region that a SynthRAD id names (1PA001 -> pelvis), None for any other id."""
+    match = PATIENT_ID.match(patient_id)
+    return REGION_OF[match[1].upper()] if match else None
+
+
+def _role_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each role in a folder, whatever the case of their names."""
+    names = {role + suffix: role for role in ROLES for suffix in SUFFIXES}
+    found: dict[str, list[Path]] = {}
+    for file in _entries(folder):
+        role = names.get(file.name.lower())
+        if role and file.is_file():
+            found.setdefault(role, []).append(file)
+    return found
+
+
+def _parents(root: Path, region: str) -> tuple[Path, Path, Path]:
+    """Return the folders of patients in the three layouts, the SynthRAD one first."""
+    return root / TASK / region, root / region, root
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in HIDDEN
+
+
+def _check_there(path: Path) -> None:
+    """Raise `UnavailableError` where what was just listed is gone: the disk is, not the patient."""
+    if not os.path.lexists(path):
+        raise UnavailableError(f"{shown(path)}: was listed and is gone; expected the data to stay in place; run again")
+
+
+def _candidates(root: Path, region: str) -> Iterator[Path]:
+    """Yield the patient folders of all three layouts, the SynthRAD one first."""
+    for parent in _parents(root, region):
+        if not parent.is_dir():
+            continue
+        for folder in _entries(parent):
+            if _hidden(folder):
+                continue
+            _check_there(folder)
+            if PATIENT_ID.fullmatch(folder.name) or (folder.is_dir() and _role_files(folder)):
+                yield folder
+
+
+def _inspect(folder: Path, region: str) -> PatientFiles:
+    """Return the patient of a folder, or raise the reason against it. Reads headers only."""
+    if not folder.is_dir():
+        raise MrictError(
+            f"{shown(folder)}: a file, or a link that leads nowhere; expected a patient's folder; replace it"
+        )
+    found = _role_files(folder)
+    for role in ROLES:
+        files = found.get(role, [])
+        if not files:
+            deeper = next((path for path in _entries(folder) if path.is_dir() and _role_files(path)), None)
+            remedy = f"move up those of {deeper.name}/" if deeper else "add it"
+            raise MrictError(f"{shown(folder)}: {role}.nii.gz is missing; expected mr, ct and mask; {remedy}")
+        if len(files) > 1:
+            names = " and ".join(f.name for f in files)
+            raise MrictError(f"{shown(folder)}: holds {names}; expected one {role} file; remove the other")
+    paths = {role: found[role][0] for role in ROLES}
+    grids = {role: (*read_geometry(path), path) for role, path in paths.items()}
+    check_same_grid(grids)
+    shape, affine, _ = grids["mr"]
+    return PatientFiles(
+        patient=folder.name,
+        centre=centre_of(folder.name),
+        region=region,
+        **paths,
+        shape=shape,
+        affine=tuple(tuple(float(v) for v in row) for row in affine),
+    )
+
+
+def _is_dicom(file: Path) -> bool:
+    """True for a file with DICOM's ending or its mark behind 128 bytes."""
+    if file.suffix.lower() in (".dcm", ".ima"):
+        return True
+    if file.suffix and not file.suffix[1:].isdigit():  # names of UIDs end with digits
+        return False
+    try:
+        with open(file, "rb") as content:
+            return content.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+class _Survey:
+    """A walk over everything below a root that is no patient of the run."""
+
+    def __init__(self, root: Path, region: str, patients: dict[Path, set[Path]]) -> None:
+        self.root, self.region, self.patients = root, region, patients
+        self.parents = {root.resolve() for root in _parents(root, region)}
+        self.visited: set[Path] = set()
+        self.found: dict[str, Aside] = {}  # by path: one entry for each
+
+    def add(self, kind: Kind, path: Path, reason: str) -> None:
+        if path not in self.patients:  # used or skipped, and counted there
+            self.found.setdefault(str(path), Aside(kind, str(path), f"{shown(path)}: {reason}"))
+
+    def walk(self, folder: Path, top: Path, depth: int = 0) -> None:
+        """Look at `folder`; `top` is the folder directly below a layout's that it lies in."""
+        place = folder.resolve()
+        if place in self.visited:
+            return
+        self.visited.add(place)
+        if place in (data_root() / PHANTOM, data_root() / "stores") and folder != self.root:
+            return self.add(Kind.OWN, folder, "phantoms or slices of this suite")
+        if depth > DEPTH:
+            return self.add(Kind.UNRECOGNISED, folder, f"{depth} folders deep, not looked into; give it as --data")
+        try:
+            with os.scandir(folder) as listing:  # knows folders without asking for each
+                found = {Path(e.path): e.is_dir(follow_symlinks=False) or e.is_symlink() for e in listing}
+            entries = {path: maybe and path.is_dir() for path, maybe in found.items() if not _hidden(path)}
+        except PermissionError:
+            return self.add(Kind.UNRECOGNISED, folder, "cannot be listed (permission denied); make it readable")
+        except OSError as error:
+            raise unavailable(folder, error) from None
+        if not entries:
+            self.add(Kind.OTHER, folder, "an empty folder")
+        self.files(folder, top, sorted(path for path, is_folder in entries.items() if not is_folder))
+        for path in sorted(path for path, is_folder in entries.items() if is_folder):
+            direct = place in self.parents and path.resolve() not in self.parents and path.name != TASK
+            self.walk(path, path if direct else top, depth + 1)
+
+    def files(self, folder: Path, top: Path, files: list[Path]) -> None:
+        """Enter the files of one folder."""
+        owner = next((p for p in (folder, *folder.parents) if p in self.patients), None)
+        used = self.patients.get(owner, set())
+        images = [p for p in files if (stem_of(p) or p.name.lower().endswith(UNREAD)) and p not in used]
+        outputs = [path for path in images if made_here(path)]
+        images = [path for path in images if path not in outputs]
+        others = [p for p in files if not stem_of(p) and not p.name.lower().endswith((*PARTS, *UNREAD))]
+        dicom = next(filter(_is_dicom, others), None)
+        for path in others if not dicom else ():
+            self.add(Kind.OTHER, path, "no image")
+        for path in outputs:
+            self.add(Kind.OWN, path, "a synthetic CT of this suite")
+        if owner:
+            for path in [*images, *([dicom] if dicom else [])]:
+                self.add(Kind.BESIDE, path, f"not used: of {owner.name} only mr, ct and mask are")
+        elif images or dicom:
+            self.images(folder, top, images, dicom)
+
+    def images(self, folder: Path, top: Path, images: list[Path], dicom: Path | None) -> None:
+        """Enter a folder that holds images but is no patient of the run."""
+        inside = folder.relative_to(self.root).parts
+        subject = next((k for k, part in enumerate(inside, start=1) if part.lower().startswith("sub-")), 0)
+        regions = {part for part in inside if part in REGION_OF.values()} | {region_of(part) for part in inside}
+        first, top = (images or [dicom])[0].relative_to(self.root), folder if top == self.root else top
+        if regions - {None, self.region} or any(part.startswith("Task") and part != TASK for part in inside):
+            self.add(Kind.ELSEWHERE, folder, f"not of {TASK}, {self.region}")
+        elif images and _role_files(folder) and not subject:
+            self.add(Kind.UNRECOGNISED, folder, f"a patient deeper than is looked for; {self.remedy(folder)}")
+        elif folder == self.root or folder.resolve() in self.parents:
+            for path in images or [dicom]:
+                self.add(Kind.UNRECOGNISED, path, "an image in no patient's folder; give it one, with mr, ct and mask")
+        elif subject:
+            bids = self.root.joinpath(*inside[:subject])
+            self.add(Kind.UNRECOGNISED, bids, f"BIDS ({first.name}) is not read; copy it to <patient>/ as mr, ct, mask")
+        elif not images:
+            self.add(
+                Kind.UNRECOGNISED, top, f"DICOM ({first}) is not read here; convert it to mr, ct and mask as NIfTI"
+            )
+        elif not any(map(stem_of, images)):
+            self.add(Kind.UNRECOGNISED, top, f"{first} is of no type that is read; convert it to NIfTI, MHA or NRRD")
+        else:
+            self.add(Kind.UNRECOGNISED, top, f"no image in it is called mr, ct or mask (first {first}); rename them")
+
+    def remedy(self, patient: Path) -> str:
+        """Return which folder to give as --data so that a patient lying deeper is found."""
+        above = patient.parent
+        for name in (self.region, TASK):
+            above = above.parent if above.name == name and above != self.root else above
+        return f"give --data {shown(above)}, or move it to {shown(self.root)}"
+
+
+def _nothing_found(root: Path, region: str, aside: tuple[Aside, ...]) -> MrictError:
+    others = {region_of(Path(a.path).name) for a in aside if a.kind is Kind.ELSEWHERE} - {None, region}
+    if others:
+        found = ", ".join(sorted(others))
+        return MrictError(f"{shown(root)}: its patients are of region {found}, not {region}; choose that region")
+    hint = "; this is one patient: give the folder above it" if _role_files(root) else ""
+    left = [a.reason for a in aside if a.kind is Kind.UNRECOGNISED]
+    if left and not hint:
+        hint = f"; {len(left)} not recognised: {' | '.join(left)}"
+    return MrictError(
+        f"{shown(root)}: no patient found; looked for {TASK}/{region}/<patient>/, {region}/<patient>/ and <patient>/ "
+        f"with mr, ct and mask ({', '.join(SUFFIXES)}){hint}"
+    )
+
+
+def discover(root: Path | str, region: str = "brain", strict: bool = False) -> Discovery:
+    """Return the patients of `region` under `root` (`Task1/<region>/<id>/`, `<region>/<id>/` or `<id>/`).
+
+    Reads headers, no voxels. A patient with missing files, damaged headers, differing grids or an id already used
+    becomes a `Skip`; with `strict` the first one raises. Everything else below `root` is in `aside`, but hidden files.
+    No patient at all raises `MrictError`, a folder that cannot be listed or a file that vanishes `UnavailableError`.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise MrictError(f"{shown(root)}: no such folder; give a folder of patients with mr, ct and mask files")
+    patients: list[PatientFiles] = []
+    skipped: list[Skip] = []
+    seen: dict[str, Path] = {}
+    known: dict[Path, set[Path]] = {}  # folder of a patient -> its files that are used
+    for folder in _candidates(root, region):
+        named = region_of(folder.name)
+        if folder.parent == root and named and named != region:
+            continue
+        known[folder] = set()
+        try:
+            first = seen.setdefault(folder.name.lower(), folder)
+            if first != folder:
+                raise MrictError(f"{shown(folder)}: {shown(first)} has the same id; expected one; remove or rename it")
+            patients.append(found := _inspect(folder, region))
+            known[folder] = {found.mr, found.ct, found.mask}
+        except UnavailableError:
+            raise
+        except MrictError as error:
+            if strict:
+                raise
+            skipped.append(Skip(folder.name, str(folder), str(error)))
+            known[folder] = set(_entries(folder)) if folder.is_dir() else set()
+    for folder in known:
+        _check_there(folder)
+    survey = _Survey(root, region, known)
+    survey.walk(root, root)
+    aside = tuple(sorted(survey.found.values(), key=lambda a: (list(Kind).index(a.kind), a.path)))
+    if not patients and not skipped:
+        raise _nothing_found(root, region, aside)
+    patients.sort(key=lambda p: p.patient)
+    return Discovery(root, tuple(patients), tuple(skipped), aside)

@@ -1,0 +1,1 @@
+"""SynthRAD2023 from Zenodo: download and unpacking."""

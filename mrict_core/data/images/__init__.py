@@ -1,0 +1,1 @@
+"""Image files: what a header says, which reading is taken, voxels and their checksums."""

@@ -1,0 +1,305 @@
+"""Files: written atomically, locked, hashed, read; faults of the file system named."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrict_core.errors import MrictError, UnavailableError
+from mrict_core.paths import shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+LOCK_WAIT_S = 1.0
+CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
+NEW = ".new-"  # begins the name of a file or folder that is still being written
+OLD = ".old"  # ends the name of a folder that is being replaced
+# What a spreadsheet takes for a formula; quotes before it are counted, so that one more can be taken off again.
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
+
+
+def unavailable(path: Path, error: BaseException) -> UnavailableError:
+    """Return the error for a fault of the machine (`errors.passing`) at `path`."""
+    cause = error.strerror or error if isinstance(error, OSError) else "too little memory, or too many processes"
+    part = str(getattr(error, "filename", None) or path)  # a file in a folder, the voxels of a header
+    what = f"{cause}: {shown(part)}" if part != str(path) else cause
+    return UnavailableError(f"{shown(path)}: cannot be read ({what}); see that it is there and readable, run again")
+
+
+@contextlib.contextmanager
+def available(path: Path) -> Iterator[None]:
+    """Turn a fault of the machine while `path` is read into `UnavailableError`."""
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        raise unavailable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError | str) -> MrictError:
+    """Return the error for a file or folder that cannot be written."""
+    cause = getattr(error, "strerror", None) or error
+    return MrictError(
+        f"{shown(path)}: cannot be written ({cause}); free space, make it writable or choose another folder"
+    )
+
+
+def hash_of(value: Any) -> str:
+    """Return a short hash of anything json can hold; equal values give equal hashes on every machine."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def hash_array(array: np.ndarray) -> str:
+    """Return a short hash of an array's shape, type and values; a view is copied plane by plane, never whole."""
+    import numpy as np
+
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=8)
+    for plane in array:
+        digest.update(np.ascontiguousarray(plane))
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return a short hash of a file's content."""
+    digest = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_bytes(content: bytes) -> str:
+    """Return the hash that `hash_file` gives a file of this content."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def code_hash(*rooms: str) -> str:
+    """Return a hash over the sources of the named modules and packages of mrict_core (all of it when none is named)."""
+    package = Path(__file__).resolve().parent
+    files: list[Path] = []
+    for room in rooms or (".",):
+        place = package / room
+        inside = sorted(p for p in place.rglob("*") if p.suffix in CODE_SUFFIXES)
+        files += inside if place.is_dir() else [place.with_suffix(".py")]
+    return hash_of([(str(f.relative_to(package)), hash_file(f)) for f in files])
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename it to `path` on success, remove it on any failure.
+
+    Readers see the old file or the whole new one. Errors of the file system name the folder and the remedy. What killed
+    writers left in the folder is removed on the way.
+    """
+    path = Path(path)
+    if path.name.startswith(NEW):  # a temporary name already: it stays the file that is locked
+        yield path
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = _locked_file(path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        sweep_files(path.parent)
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked_file(path: Path) -> tuple[int, Path]:
+    """Return a new file beside `path`, open and locked. The system frees the lock when its writer dies."""
+    while True:
+        handle, name = tempfile.mkstemp(
+            prefix=f"{NEW}{path.name[:40]}.", suffix="".join(path.suffixes)[-12:], dir=path.parent
+        )
+        with contextlib.suppress(OSError):  # file systems without locks: there nothing is ever taken for left over
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # else another one's sweep was quicker than the lock
+            return handle, Path(name)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _abandoned(path: Path) -> Iterator[None]:
+    """Hold a temporary file or folder that nobody writes any more; OSError where somebody does."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sweep_files(folder: Path) -> None:
+    """Remove the temporary files of `atomic_path` in `folder` whose writers are gone; a living writer has a lock."""
+    for leftover in Path(folder).glob(f"{NEW}*"):
+        if leftover.is_file():
+            with contextlib.suppress(OSError), _abandoned(leftover):
+                leftover.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; rename it to `path` on success, remove it on any failure.
+
+    What stands at `path` already is replaced only where `may_replace(path)` is given and does not raise; it is back in
+    its place when anything fails. What a killed writer of the same `path` left is removed on the way, or put back where
+    it is all that there is.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{NEW}{path.name[:40]}-", dir=path.parent))
+        handle = os.open(temporary, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    old = temporary.with_name(f"{temporary.name}{OLD}")
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        _sweep_folders(path)
+        yield temporary
+        temporary.chmod(0o755)
+        if os.path.lexists(path):
+            if may_replace is None:
+                raise MrictError(
+                    f"{shown(path)}: exists already and is not replaced; move it away or choose another name"
+                )
+            may_replace(path)
+            path.rename(old)
+        temporary.rename(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if old.exists() and not os.path.lexists(path):
+            old.rename(path)
+        for leftover in (old, temporary):
+            shutil.rmtree(leftover, ignore_errors=True)
+        os.close(handle)
+
+
+def _sweep_folders(path: Path) -> None:
+    """Remove the temporary folders of `atomic_folder(path)` whose writers are gone."""
+    own = re.compile(re.escape(f"{NEW}{path.name[:40]}-") + r"[a-z0-9_]{8}")
+    for leftover in path.parent.glob(f"{NEW}*"):
+        if own.fullmatch(leftover.name):
+            with contextlib.suppress(OSError), _abandoned(leftover):
+                old = leftover.with_name(f"{leftover.name}{OLD}")
+                if old.exists() and not os.path.lexists(path):
+                    old.rename(path)
+                for folder in (old, leftover):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
+    """Hold `folder` for this process; the operating system frees the lock when a process dies.
+
+    A folder that another process still holds after `wait_s` seconds is an error: "another process `work`".
+    """
+    import filelock
+
+    folder = Path(folder)
+    lock = filelock.FileLock(folder / ".lock", timeout=wait_s)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise MrictError(f"{shown(folder)}: another process {work}; wait until it ends, run again") from None
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, work: str) -> Iterator[None]:
+    """Hold a folder that nobody writes to without holding it: temporary files of killed writers are removed."""
+    with held(folder, work, LOCK_WAIT_S):
+        sweep_files(folder)
+        yield
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` atomically; return the path. Names of files that are no UTF-8 are written with escapes."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return Path(path)
+
+
+def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> Path:
+    """Write a table atomically, without its index; floats unrounded unless `float_format` says otherwise.
+
+    A text that a spreadsheet would run as a formula, a patient named `=HYPERLINK(1)` say, gets a quote before it;
+    `read_csv` takes it off again. Numbers are left alone.
+    """
+    return write_text(path, csv_text(frame, float_format))
+
+
+def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
+    """Return what `write_csv` writes."""
+    # Only what ends its lines is quoted in a cell, so both do: an unquoted \r would end a row for the reader.
+    text = _text_cells(frame, _inert).to_csv(index=False, float_format=float_format, lineterminator="\n\r")
+    return text.replace("\n\r", "\n")
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table of `write_csv`, its texts as they were; what pandas raises is the caller's to name."""
+    import pandas as pd
+
+    return _text_cells(pd.read_csv(path), lambda text: text[1:] if _is_formula(text) and text[0] == "'" else text)
+
+
+def _text_cells(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """Return `frame` with `change` made to every text in it, numbers in their own types."""
+
+    def cell(value: Any) -> Any:
+        return change(value) if isinstance(value, str) else value
+
+    return frame.assign(**{name: frame[name].map(cell) for name in frame.select_dtypes(exclude=["number", "bool"])})
+
+
+def _is_formula(text: str) -> bool:
+    return bool(FORMULA.match(text)) and not NUMBER.fullmatch(text)
+
+
+def _inert(text: str) -> str:
+    return f"'{text}" if _is_formula(text) else text
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write `value` as indented json, atomically; return the path."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a json file; a damaged one is an error that names it."""
+    try:
+        with available(path):
+            if not Path(path).exists():
+                raise MrictError(f"{shown(path)}: not found; run the step that makes it first")
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: also of wrong UTF-8 and of endless numbers
+        raise MrictError(
+            f"{shown(path)}: not valid json ({error}); delete it and run the step that makes it again"
+        ) from None

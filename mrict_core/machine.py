@@ -1,0 +1,161 @@
+"""The machine: device, precision, threads, memory, seeds, versions. torch is imported only where it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import platform
+import random
+import re
+import threading
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mrict_core.errors import MrictError, UnavailableError, unknown_name
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "nibabel",
+    "SimpleITK",
+    "opencv-python",
+    "pydicom",
+)
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices)."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def pick_device(name: str = "auto") -> Any:
+    """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise MrictError(f"device '{name}' is not known; allowed: auto, cpu, cuda, cuda:N")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise MrictError(f"device '{name}': this machine shows no CUDA device; use --device cpu")
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise MrictError(
+            f"device '{name}': this machine has {torch.cuda.device_count()} CUDA device(s), from cuda:0 on"
+        )
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: Any) -> Any:
+    """Return the torch dtype that networks compute in on `device`: of `auto`, `float32` or `bfloat16`.
+
+    `auto` is bfloat16 on a GPU that has it and float32 elsewhere: results on a CPU stay equal from machine to machine.
+    Weights, losses, optimisers and images are float32 in either.
+    """
+    import torch
+
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, PRECISIONS)
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if name == "bfloat16" or (name == "auto" and fast) else torch.float32
+
+
+def tune_gpu(device: Any) -> None:
+    """Let a GPU use its matrix units for float32 too (TF32) and time its convolution algorithms once per shape."""
+    import torch
+
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+
+
+def set_threads(count: int | None) -> int:
+    """Pin torch's threads (bit-equal results need an equal count); None keeps torch's choice. Return the count."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def free_memory() -> int:
+    """Return how many bytes this process may still take: of the machine, its container and its own limit."""
+    import psutil
+
+    found = [psutil.virtual_memory().available]
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no container, or "max"
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        cache = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        found.append(limit - used + int(cache["inactive_file"]))
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            found.append(limit - psutil.Process().memory_info().vms)
+    return max(0, min(found))
+
+
+def check_memory(needed: int, name: str) -> None:
+    """Raise `UnavailableError` where `needed` bytes for `name` are more than there are."""
+    there = free_memory()
+    if needed > there:
+        raise UnavailableError(
+            f"{name}: needs {needed / 1e9:.3g} GB of memory, {there / 1e9:.3g} GB there; "
+            "close other programs, or use a machine with more"
+        )
+
+
+def check_open_files(needed: int) -> None:
+    """Raise `UnavailableError` where this process may open fewer than `needed` files."""
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if limit != resource.RLIM_INFINITY and limit < needed:
+            raise UnavailableError(
+                f"{limit} open files are allowed (ulimit -n); expected at least {needed}; raise the limit and run again"
+            )
+
+
+def cpu_count() -> int:
+    """Return how many CPUs this process may use (on macOS: how many there are)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """End this worker of a process pool as soon as the process that started it has ended, even by kill -9.
+
+    To be called in the worker, as the pool's initializer: a worker whose parent is gone would wait for work for ever.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()  # returns when the operating system closes the parent's end of a pipe
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that can change a result."""
+    from mrict_core import __version__
+
+    found = {"mrict_core": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

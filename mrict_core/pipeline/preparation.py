@@ -1,0 +1,239 @@
+"""From folders of patients to trained variants."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mrict_core.data.cache.keys import read_index
+from mrict_core.data.cache.preprocess import LOCK_WAIT_S, check_usable, in_plane_shapes, passing_faults, preprocess
+from mrict_core.data.cache.store import INDEX, SliceStore
+from mrict_core.data.discovery import Discovery, Kind, discover
+from mrict_core.data.phantom import PhantomSpec, write_cohort
+from mrict_core.data.splits import (
+    PREDECESSOR_KIND,
+    PREDECESSOR_SEED,
+    PREDECESSOR_SETS,
+    Split,
+    check_leak,
+    is_own,
+    load_split,
+    make_split,
+    predecessor_split,
+    save_split,
+)
+from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments import Experiment
+from mrict_core.experiments.profiles import Profile, get_profile
+from mrict_core.files import held
+from mrict_core.paths import Workspace, shown, workspace
+from mrict_core.training.loop import Progress, Report, TrainResult, train
+from mrict_core.training.run import TrainSettings
+
+PATIENTS_MIN = 3  # one each to train, validate and test; of subjects where a subject has several
+CountProgress = Callable[[int, int, str], None]  # done, total, name
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preparing the data gave. `split` is None where `problem` says why no split can be made."""
+
+    workspace: Workspace
+    profile: Profile
+    discovery: Discovery
+    store: SliceStore
+    split: Split | None
+    problem: str
+
+    @property
+    def left_out(self) -> list[dict[str, str]]:
+        """What may be a patient and is not used: `patient`, `path` and `reason` of each."""
+        odd = [a for a in self.discovery.aside if a.kind is Kind.UNRECOGNISED]
+        return [*self.store.skipped, *({"patient": Path(a.path).name, "path": a.path, "reason": a.reason} for a in odd)]
+
+    @property
+    def summary(self) -> str:
+        """One line in which all that was found below the folder adds up."""
+        used, skipped = len(self.store.patients), len(self.store.skipped)
+        odd = len(self.left_out) - skipped
+        text = f"{used + skipped + odd} found: {used} used, {skipped} skipped, {odd} {Kind.UNRECOGNISED}"
+        others = Counter(a.kind for a in self.discovery.aside if a.kind is not Kind.UNRECOGNISED)
+        return text + ("; no patients: " if others else "") + ", ".join(f"{n} {kind}" for kind, n in others.items())
+
+
+def make_phantoms(space: Workspace, profile: Profile, seed: int, progress: CountProgress | None = None) -> None:
+    """Write the embedded patients of a profile as NIfTI in SynthRAD layout, unless they are there already."""
+    region = space.region
+    if region not in profile.phantom_in_plane_mm:
+        raise unknown_name("region", region, profile.phantom_in_plane_mm)
+    spec = PhantomSpec(
+        region=region,
+        in_plane_mm=profile.phantom_in_plane_mm[region],
+        slice_mm=profile.phantom_slice_mm,
+        supersample=profile.phantom_supersample,
+    )
+    write_cohort(space.data_dir, region, profile.phantom_patients_per_centre, seed, spec, progress=progress)
+
+
+def prepare_data(
+    profile_name: str = "demo",
+    data_dir: str = "",
+    region: str = "brain",
+    protocol: str = "patient",
+    *,
+    seed: int = 42,
+    split_kind: str = "stratified",
+    group_by: str = "",
+    strict: bool = False,
+    force: bool = False,
+    progress: CountProgress | None = None,
+    report: Report = print,
+) -> Prepared:
+    """Find (or make) the patients, preprocess them into the slice store and split them by subject.
+
+    What is there already and unchanged is kept; `force` prepares every patient again. `group_by` says whose images are
+    of one subject (see `data.subjects.subjects_of`); empty keeps the rule the store has. Too few patients for a split
+    is not fatal here: the tables and figures of the data can still be made; training then says what is missing.
+    """
+    profile, space = get_profile(profile_name), workspace(profile_name, data_dir, region, protocol)
+    if space.embedded:
+        make_phantoms(space, profile, seed, progress)
+    with passing_faults(space.data_dir):
+        before = set(read_index(space.store).get("patients") or {})
+        discovery = discover(space.data_dir, region, strict=strict)
+    check_usable(discovery)
+    store = preprocess(
+        space.data_dir,
+        space.store,
+        region=region,
+        protocol=protocol,
+        size=profile.canvas(in_plane_shapes(discovery, protocol)),
+        group_by=group_by,
+        strict=strict,
+        force=force,
+        progress=progress,
+    )
+    if gone := sorted(before - set(store.patients)):
+        report(f"no longer used, {len(gone)} of {len(before)} patients prepared before: {', '.join(gone)}")
+    for remark in store.remarks:
+        report(remark)
+    for patient, share in store.cropped().items():
+        report(
+            f"{patient}: the canvas of {store.size} px cuts off {share:.0%} of its mask; a larger profile holds more"
+        )
+    for patient, texts in store.warnings().items():
+        report(f"{patient}: {'; '.join(texts)}")
+    split, problem = None, ""
+    subjects = set(store.subjects().values())
+    if len(subjects) < len(store.patients):
+        report(f"{len(store.patients)} patients of {len(subjects)} subjects; a subject stays in one set")
+    if len(subjects) >= PATIENTS_MIN:
+        split = split_store(store, space, seed, split_kind, report)
+    else:
+        problem = _too_few(store)
+        if space.split_file.is_file() and not is_own(space.split_file):
+            space.split_file.unlink()
+    return Prepared(space, profile, discovery, store, split, problem)
+
+
+def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, report: Report = print) -> Split:
+    """Make and save the split of a store; say so when it replaces another one.
+
+    A split file without a hash line is the user's own and is kept. A store of protocol `predecessor` gets the
+    predecessor's split: its lists of 36 or 10 patients where they are all there, else its rule; train and validation
+    slices then come from the same patients, as they did.
+    """
+    before = load_split(space.split_file) if space.split_file.is_file() else None
+    if before is not None and is_own(space.split_file):
+        missing = sorted({*before.train, *before.val, *before.test} - set(store.patients))
+        if missing:
+            raise MrictError(
+                f"{shown(space.split_file)}: patients {', '.join(missing)} are not among the usable ones; remove them "
+                "from your split, or delete the file"
+            )
+        _check_subjects(before, store, space)
+        report(f"split: your own of {shown(space.split_file)} is kept")
+        return before
+    if store.protocol == "predecessor":
+        counts = store.counts()
+        which = next((w for w, ids in PREDECESSOR_SETS.items() if set(ids) <= set(counts)), "any")
+        old = predecessor_split(counts, which)
+        train_ids, test_ids = tuple(sorted(old.learning)), tuple(sorted(old.test))
+        split = Split(train=train_ids, val=(), test=test_ids, kind=PREDECESSOR_KIND + which, seed=PREDECESSOR_SEED)
+        _check_subjects(split, store, space)  # its rule knows no subjects
+    else:
+        split = make_split({p: store.centre(p) for p in store.patients}, seed, kind, subjects=store.subjects())
+    if before is not None and before.hash != split.hash:
+        report(f"split {before.kind} (seed {before.seed}) replaced by {kind} (seed {seed}); train and evaluate again")
+    if before is None or (before, before.subjects) != (split, split.subjects):
+        write_split(space, split)
+    return split
+
+
+def write_split(space: Workspace, split: Split) -> None:
+    """Save the workspace's split while holding its store, whose holder sweeps unfinished files."""
+    with held(space.store, "is preparing it", LOCK_WAIT_S):
+        save_split(space.split_file, split)
+
+
+def _check_subjects(split: Split, store: SliceStore, space: Workspace) -> None:
+    """Raise `MrictError` where a split puts one subject of the store into two sets."""
+    try:
+        check_leak(replace(split, subjects=store.subjects()))
+    except MrictError as error:
+        remedy = " by hand (protocol predecessor knows no subjects)" if store.protocol == "predecessor" else ""
+        raise MrictError(f"{shown(space.split_file)}: {error}{remedy}") from None
+
+
+def _too_few(store: SliceStore) -> str:
+    count = len(set(store.subjects().values()))
+    what = "patient" if count == len(store.patients) else "subject"
+    return f"{count} usable {what}(s), at least {PATIENTS_MIN} are needed to train, validate and test"
+
+
+def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
+    """Return store and split of a workspace that notebook 00 (or `preprocess`) has prepared.
+
+    The embedded phantoms are prepared here where they are not there yet, so that every notebook runs alone.
+    """
+    if space.embedded and not (space.store / INDEX).is_file():
+        prepare_data(space.profile, "", space.region, space.protocol, seed=seed)
+    if not (space.store / INDEX).is_file():
+        raise MrictError(
+            f"{shown(space.store)}: no slices yet; run notebook 00_preprocess_and_mask or "
+            "python -m mrict_core preprocess"
+        )
+    store = SliceStore(space.store)
+    if not space.split_file.is_file():
+        if len(set(store.subjects().values())) >= PATIENTS_MIN:
+            raise MrictError(f"{shown(space.split_file)}: no split yet; run preprocess again")
+        raise MrictError(
+            f"{shown(space.split_file)}: no split: {_too_few(store)}; add patients to {shown(space.data_dir)} and run "
+            "preprocess again"
+        )
+    split = load_split(space.split_file)
+    _check_subjects(split, store, space)
+    return store, split
+
+
+def train_variant(
+    variant: Experiment,
+    profile: Profile,
+    space: Workspace,
+    settings: TrainSettings = TrainSettings(),
+    *,
+    ancestors: Sequence[Experiment] = (),
+    retrain: bool = False,
+    report: Report = print,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train one variant, and before it `ancestors`, whose weights it starts from, oldest first, with the same seed.
+
+    What is complete already is reused; `retrain` makes a new training of the variant itself beside it.
+    """
+    parent = None
+    for one in ancestors:
+        parent = train(one, profile, space, settings, report=report, progress=progress, parent=parent).run
+    return train(variant, profile, space, settings, report=report, progress=progress, retrain=retrain, parent=parent)

@@ -1,0 +1,156 @@
+"""The container layout of the SynthRAD challenges: /input/images/{mri,body}, /input/region.json, /output/images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrict_core.data.dicom import series_below
+from mrict_core.data.images.volumes import SUFFIXES, check_same_grid, load_volume, read_geometry, stem_of
+from mrict_core.data.masks import check_mask
+from mrict_core.errors import MrictError
+from mrict_core.files import read_json
+from mrict_core.inference.output_files import FORMATS
+from mrict_core.inference.volume import SynthesisOptions
+from mrict_core.paths import REGIONS, printable, shown
+from mrict_core.pipeline.survey import OTHERS, Survey, plain_name, sort_beside
+from mrict_core.pipeline.synthesis import Model, explained, is_current, load_models, synthesize_case
+
+MRI, BODY, SCT = "images/mri", "images/body", "images/synthetic-ct"
+FACTS = "mrict"  # how each was made; the folder of the images may hold images alone
+REGION_FILES = ("region.json", "images/region.json")
+SPELLINGS = {  # of region.json, letters alone and small => region
+    **{region.lower(): region for region in REGIONS},
+    **{"head": "brain", "headandneck": "HN", "headneck": "HN", "thorax": "TH", "abdomen": "AB"},
+}
+
+
+def region_of_input(folder: Path) -> str:
+    """Return the region that region.json names, "" where there is no such file."""
+    for name in REGION_FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        value = read_json(path)
+        if isinstance(value, dict):
+            value = value.get("region", "")
+        key = "".join(c for c in str(value).lower() if c.isalpha())
+        if key not in SPELLINGS:
+            allowed = ", ".join(REGIONS)
+            raise MrictError(f"{shown(path)}: region {str(value)[:60]!r}; expected one of {allowed}; fix the file")
+        return SPELLINGS[key]
+    return ""
+
+
+def models_for(region: str, specs: Sequence[str]) -> list[str]:
+    """Return the models to use for a region: those given as `<region>=NAME`, else those given without a region."""
+    marked: dict[str, list[str]] = {}
+    for spec in specs:
+        name, separator, rest = spec.partition("=")
+        key = name if separator and name in REGIONS else ""
+        marked.setdefault(key, []).append(rest if key else spec)
+    chosen = marked.get(region) or marked.get("", [])
+    if not chosen:
+        given = ", ".join(sorted(filter(None, marked))) or "none"
+        raise MrictError(
+            f"no model for region {region or 'unknown'}; given: {given}; add --model {region or 'NAME'}=FILE"
+        )
+    return chosen
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return {case: its image} of a folder of the layout; what else it holds, `_others` sorts."""
+    if not folder.is_dir():
+        raise MrictError(f"{shown(folder)}: no such folder; expected the challenge's images/mri and images/body")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = stem_of(path)
+        if not stem or path.name.startswith(".") or path.is_dir():
+            continue
+        if stem in found:
+            raise MrictError(f"{shown(path)} and {shown(found[stem])}: two files of one case; remove one")
+        found[stem] = path
+    if not found:
+        raise MrictError(f"{shown(folder)}: no image; expected one for every case ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _others(source: Path, used: set[Path]) -> Survey:
+    """Sort everything below the input that is neither an MR, nor its body, nor region.json."""
+    found = Survey()
+    series, rest = series_below(source)
+    found.left_out |= {one.files[0]: f"DICOM; expected image files in {MRI}; convert it" for one in series}
+    for path, why in rest:
+        if path in used:
+            continue
+        if path.parent == source / BODY and stem_of(path):
+            found.left_out[path] = f"a body without an MR; expected {MRI}/{stem_of(path)}; add it"
+        elif path.parent.name.lower() in OTHERS and stem_of(path):
+            found.aside[path] = f"in a folder named {path.parent.name}"
+        else:
+            sort_beside(path, why, f"not in {MRI}; expected every MR there; move it", found)
+    return found
+
+
+def _body(masks: dict[str, Path], name: str, mr: Path) -> np.ndarray:
+    """Return the mask of a case, bool in file order: the one of its name, or the only one for the only MR."""
+    path = masks.get(name)
+    if path is None:
+        raise MrictError(f"{shown(mr)}: no body of that name beside it; expected images/body/{name}; add it")
+    check_same_grid({"MR": (*read_geometry(mr), mr), "body": (*read_geometry(path), path)})
+    return check_mask(load_volume(path).array, path)
+
+
+def run_challenge(
+    source: Path | str,
+    output: Path | str,
+    specs: Sequence[str],
+    options: SynthesisOptions = SynthesisOptions(),
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    overwrite: bool = False,
+    report: Callable[[str], None] = print,
+    **checks: Any,
+) -> dict[str, str]:
+    """Write images/synthetic-ct/<name> for every images/mri/<name>; return {case: why it failed}, empty when none did.
+
+    Outside the given body is air; inside it is what the network says, whose input is masked by the MR's own body, as in
+    training. The models for the region of region.json are used. A case that the same models made of the same files is
+    kept. What is left out of the input stands among the failures. `checks` go to `synthesize_case`.
+    """
+    source, output = Path(source), Path(output)
+    mrs, masks = _files(source / MRI), _files(source / BODY)
+    if len(mrs) == len(masks) == 1:  # archives name the two differently
+        masks = dict.fromkeys(mrs, next(iter(masks.values())))
+    regions = [path for name in REGION_FILES if (path := source / name).is_file()]
+    others = _others(source, {*mrs.values(), *(masks[name] for name in mrs if name in masks), *regions})
+    region = region_of_input(source)
+    models: list[Model] = load_models(models_for(region, specs), device, precision)
+    counts, failed = Counter(), {}
+    for name, mr in mrs.items():
+        suffix = mr.name[len(name) :] if mr.name.lower().endswith(FORMATS) else FORMATS[2]
+        target, sidecar = output / SCT / f"{plain_name(name)}{suffix}", output / FACTS / f"{plain_name(name)}.json"
+        try:
+            with explained(mr):
+                body = _body(masks, name, mr)
+                facts = None if overwrite else is_current(mr, target, models, options, body, sidecar)
+                status = "kept" if facts else "written"
+                beside = {"sidecar": sidecar, "overwrite": overwrite, "body": body}
+                facts = facts or synthesize_case(mr, target, models, options, **beside, **checks)
+            report("; ".join([f"{printable(name)}: {status}", *facts["warnings"]]))
+        except MrictError as error:
+            status, failed[name] = "failed", str(error)
+            report(f"{printable(name)}: failed: {error}")
+        counts[status] += 1
+    left_out = {shown(path): f"left out: {why}" for path, why in others.left_out.items()}
+    for path, why in (left_out | {shown(path): f"no MR: {why}" for path, why in others.aside.items()}).items():
+        report(f"{path}: {why}")
+    each = ", ".join(f"{counts[status]} {status}" for status in ("written", "kept", "failed"))
+    total = len(mrs) + len(others.left_out) + len(others.aside)
+    report(f"{total} found in {shown(source)}: {each}, {len(left_out)} left out, {len(others.aside)} no MR")
+    return failed | left_out

@@ -1,0 +1,322 @@
+"""One MR file to one synthetic CT file, with a json beside it that says how it was made."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrict_core import __version__
+from mrict_core.data.cache.fingerprint import bone_shares
+from mrict_core.data.cache.patient import unpadded
+from mrict_core.data.dicom import DicomVolume, staged_ct_series
+from mrict_core.data.images.orders import PLANES
+from mrict_core.data.images.streams import unchanged
+from mrict_core.data.images.volumes import NOTE, Volume, hash_image
+from mrict_core.errors import MrictError, UnavailableError, passing
+from mrict_core.files import atomic_path, available, code_hash, hash_file, hash_of, read_json
+from mrict_core.inference import gate
+from mrict_core.inference.input_files import read_input
+from mrict_core.inference.output_files import format_of, is_series, note_of, sidecar_path, staged, staged_json
+from mrict_core.inference.synthesizer import Synthesizer, load_synthesizer
+from mrict_core.inference.volume import (
+    Progress,
+    Synthesis,
+    SynthesisOptions,
+    check_models,
+    plane_of,
+    synthesize_volume,
+)
+from mrict_core.machine import versions
+from mrict_core.models import catalogue
+from mrict_core.paths import printable, shown
+from mrict_core.training.facts import ModelFacts
+
+Check = Callable[[Volume, ModelFacts], list[gate.Finding]]  # MR and a model's facts => what does not fit
+CheckOutput = Callable[[Synthesis, ModelFacts], list[gate.Finding]]
+QA_SUFFIXES = (".html", ".png")
+CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model and the hash of its file, or that under which it is published."""
+
+    synthesizer: Synthesizer
+    hash: str
+
+    @property
+    def name(self) -> str:
+        return self.synthesizer.variant.name
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what a reader needs to find this model again, without a path."""
+        facts = self.synthesizer.facts
+        kept = ("protocol", "size", "window_hu", "key", "epoch", "epochs", "complete", "split_hash", "store_key")
+        return {
+            "variant": self.name,
+            "hash": self.hash,
+            "plane": plane_of(self.synthesizer),
+            "profile": facts.profile.name,
+            **{key: getattr(facts, key) for key in kept},
+            "trained_with": facts.versions.get("mrict_core", ""),
+        }
+
+
+def load_model(spec: str, device: str = "auto", precision: str = "float32") -> Model:
+    """Return the model that `spec` names (see `catalogue.find`), `coronal=` or `sagittal=` before it for its plane."""
+    plane, separator, rest = spec.partition("=")
+    named = bool(separator) and plane in PLANES
+    path = catalogue.find(rest if named else spec)
+    synthesizer = load_synthesizer(path, device=device, precision=precision)
+    if named:
+        synthesizer = dataclasses.replace(synthesizer, facts=dataclasses.replace(synthesizer.facts, plane=plane))
+    return Model(synthesizer, path.name if path.is_dir() else hash_file(path))
+
+
+def load_models(specs: Sequence[str], device: str = "auto", precision: str = "float32") -> list[Model]:
+    """Return the models of an ensemble; a model given twice is an error, for it would count twice."""
+    models = [load_model(spec, device, precision) for spec in specs]
+    keys = [(model.hash, plane_of(model.synthesizer)) for model in models]
+    for k, key in enumerate(keys):
+        if key in keys[:k]:
+            raise MrictError(f"{specs[k]}: given twice; expected different models; name each once")
+    return models
+
+
+def synthesize_case(
+    source: Path | str,
+    output: Path | str,
+    models: Sequence[Model],
+    options: SynthesisOptions = SynthesisOptions(),
+    *,
+    uncertainty: Path | str | None = None,
+    sidecar: Path | str | None = None,
+    qa: Path | str | None = None,
+    overwrite: bool = False,
+    body: np.ndarray | None = None,
+    check: Check | None = gate.before,
+    check_output: CheckOutput | None = gate.after,
+    strict: bool = False,
+    series: str = "",
+    keep_identifiers: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the synthetic CT of one MR and a json: beside it, or `sidecar`; where asked for, maps and a page too.
+
+    `output` is an image file or, without a suffix, the folder of a DICOM series; `uncertainty` is an image file, `qa` a
+    page (.html) or picture (.png) of the quality. `series` and `keep_identifiers` are for DICOM: see `read_input`.
+
+    Returns what the json holds. Raises MrictError, with nothing written, for bad input, for input that changes
+    meanwhile, for an output that is the input or that exists (unless `overwrite`, or where it is what a killed run of
+    the same left unfinished). `check` (before) and `check_output` (after) are the gate, and `strict` refuses what it or
+    the reader of the MR warns of.
+    """
+    source, output = Path(source), Path(output)
+    uncertainty = Path(uncertainty) if uncertainty else None
+    sidecar = Path(sidecar) if sidecar else sidecar_path(output)
+    qa = Path(qa) if qa else None
+    synthesizers = [model.synthesizer for model in models]
+    options = effective(options, len(models), uncertainty is not None)
+    check_models(synthesizers, options)
+    with explained(source):
+        input_hash = source_hash(source)
+        key = case_key(input_hash, models, options, body)
+        overwrite = overwrite or unfinished(sidecar) == key
+        check_targets(source, output, uncertainty, overwrite, sidecar, qa)
+        with unchanged(source, source_hash, input_hash):
+            volume = unpadded(read_input(source, series, keep_identifiers))
+            findings = [gate.Finding(text, text) for text in volume.remarks]
+            findings += [
+                found for model in models for found in (check(volume, model.synthesizer.facts) if check else [])
+            ]
+            _refuse(source, findings, strict)
+            synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
+            doubts = [
+                found
+                for model in models
+                for found in (check_output(synthesis, model.synthesizer.facts) if check_output else [])
+            ]
+            _refuse(source, doubts, strict)
+        notes = [gate.Finding(text, text, gate.NOTE) for text in (*volume.notes, *synthesis.warnings)]
+        findings = gate.distinct(
+            [*findings, *doubts, *notes, *(found for model in models for found in _of_model(model))]
+        )
+        facts = _describe(volume, models, options, synthesis, findings) | {"key": key, "input_hash": input_hash}
+        names = " + ".join(f"{model.name} {model.hash}" for model in models)
+        # Each is whole on the disk before the first takes its name, and they take them in the reverse order: first the
+        # json that says that the case is unfinished, last the one that says that it is finished.
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(staged_json(sidecar, facts))
+            if uncertainty is not None:
+                note = f"HU SD of a {NOTE}; {names}"
+                stack.enter_context(staged(uncertainty, synthesis.sd_hu, volume, note, np.float32))
+            if qa is not None:
+                from mrict_core.reporting.case_page import write_case
+
+                write_case(stack.enter_context(atomic_path(qa)), volume, synthesis, facts, _labels(volume, output))
+            if is_series(output):
+                kept = {"overwrite": overwrite, "keep_identifiers": keep_identifiers}
+                made = {"model": names, "version": __version__}
+                stack.enter_context(staged_ct_series(output, synthesis.hu, volume, **made, **kept))
+            else:
+                stack.enter_context(staged(output, synthesis.hu, volume, note_of(names)))
+            stack.enter_context(staged_json(sidecar, facts | {"finished": False}))
+    return facts
+
+
+@contextlib.contextmanager
+def explained(source: Path) -> Iterator[None]:
+    """Turn whatever ends a case into a MrictError of one line; what says nothing about the MR into UnavailableError."""
+    try:
+        yield
+    except MrictError:
+        raise
+    except Exception as error:  # that no check foresaw
+        cause = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")[:160]
+        if passing(error):
+            remedy = "which says nothing about the MR; see to memory and disk, then run again"
+            raise UnavailableError(f"{shown(source)}: not synthesised ({cause}), {remedy}") from error
+        raise MrictError(f"{shown(source)}: cannot be synthesised ({cause}); check the file") from error
+
+
+def effective(options: SynthesisOptions, models: int, uncertainty: bool) -> SynthesisOptions:
+    """Return the options with or without uncertainty; that of a single model needs the four flips."""
+    return dataclasses.replace(options, uncertainty=uncertainty, tta=options.tta or (uncertainty and models == 1))
+
+
+def _describe(
+    volume: Volume,
+    models: Sequence[Model],
+    options: SynthesisOptions,
+    synthesis: Synthesis,
+    findings: Sequence[gate.Finding],
+) -> dict[str, Any]:
+    """Return what a synthetic CT says of itself: no path, no name of a file, nothing of the input's header text."""
+    return {
+        "what": NOTE,
+        "finished": True,
+        **gate.verdict(findings),
+        "warnings": gate.in_words(findings),
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+        "bone": bone_shares(synthesis.hu, synthesis.body),
+        "mrict_core": __version__,
+        "versions": versions(),
+        "models": [model.as_dict() for model in models],
+        "options": dataclasses.asdict(options),
+        "precision": str(models[0].synthesizer.precision).removeprefix("torch."),
+        "device": models[0].synthesizer.device.type,
+        "shape": list(volume.shape),
+        "spacing_mm": [round(v, 6) for v in volume.spacing_mm],
+        "body_voxels": int(np.count_nonzero(synthesis.body)),
+        **synthesis.facts,
+    }
+
+
+def _labels(volume: Volume, output: Path) -> dict[str, str]:
+    """Return what a page names a case by: its files, and the patient where the identifiers were asked for."""
+    identity = (volume.source.identity if isinstance(volume, DicomVolume) and volume.source else None) or {}
+    named = {"patient": "PatientName", "patient's id": "PatientID", "study": "StudyDate"}
+    labels = {label: identity[keyword] for label, keyword in named.items() if identity.get(keyword)}
+    files = {"MR": volume.path.resolve().name, "synthetic CT": output.name}
+    return {label: printable(text) for label, text in (files | labels).items()}
+
+
+def _refuse(source: Path, findings: list[gate.Finding], strict: bool) -> None:
+    doubts = gate.in_words(gate.distinct(found for found in findings if found.severity != gate.NOTE))
+    if strict and doubts:
+        raise MrictError(f"{shown(source)}: {'; '.join(doubts)} (refused by --strict)")
+
+
+def check_targets(
+    source: Path,
+    output: Path,
+    uncertainty: Path | None,
+    overwrite: bool,
+    sidecar: Path | None = None,
+    qa: Path | None = None,
+) -> None:
+    """Raise MrictError unless the files of a case can be written without harm to anything that is there."""
+    targets = [output, sidecar or sidecar_path(output), *filter(None, (uncertainty, qa))]
+    if qa is not None and qa.suffix not in QA_SUFFIXES:
+        raise MrictError(f"{shown(qa)}: not a type of quality page; allowed: {', '.join(QA_SUFFIXES)}")
+    for path in (None if is_series(output) else output, uncertainty):
+        if path is not None:
+            format_of(path)
+    if len({path.resolve() for path in targets}) < len(targets):
+        raise MrictError(f"{shown(output)}: two outputs of one name; expected different files; give another name")
+    for path in targets:
+        if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
+            raise MrictError(f"{shown(path)}: input and output are the same file; expected two; give another output")
+        if path.is_dir() and not (path == output and is_series(output)):
+            raise MrictError(f"{shown(path)}: a folder; expected the name of a file to write; add one")
+        if path.exists() and not overwrite:
+            raise MrictError(f"{shown(path)}: exists already; give another output, or --overwrite to replace it")
+
+
+def source_hash(source: Path) -> str:
+    """Return the hash of an input's content: of an image, or of all visible files of a folder whatever their names."""
+    with available(source):
+        if source.is_dir():
+            return hash_of(sorted(hash_file(path) for path in visible(source) if path.is_file()))
+        return hash_image(source)
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what is below a folder, but for what is hidden."""
+    below = (
+        path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return sorted(below)
+
+
+def case_key(
+    input_hash: str, models: Sequence[Model], options: SynthesisOptions, body: np.ndarray | None = None
+) -> str:
+    """Return a hash of all that decides a synthetic CT: input, models, options, code, precision and device."""
+    parts = [(m.hash, plane_of(m.synthesizer), str(m.synthesizer.precision), m.synthesizer.device.type) for m in models]
+    mask = hash_of(np.packbits(body).tobytes().hex()) if body is not None else ""
+    return hash_of([input_hash, parts, dataclasses.asdict(options), code_hash(*CODE), mask])
+
+
+def is_current(
+    source: Path,
+    output: Path,
+    models: Sequence[Model],
+    options: SynthesisOptions,
+    body: np.ndarray | None = None,
+    sidecar: Path | None = None,
+) -> dict[str, Any] | None:
+    """Return the json beside `output` where that is what synthesising `source` now would write, else None."""
+    beside = sidecar or sidecar_path(output)
+    if not (output.is_file() and beside.is_file()):
+        return None
+    try:
+        facts = read_json(beside)
+        same = facts["key"] == case_key(source_hash(source), models, options, body)
+        return facts if same and facts.get("finished", True) else None
+    except (MrictError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def unfinished(sidecar: Path) -> str:
+    """Return the key of the case whose files were taking their names when a run was killed, "" where none was."""
+    try:
+        facts = read_json(sidecar) if sidecar.is_file() else {}
+        return "" if facts.get("finished", True) else str(facts["key"])
+    except (MrictError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _of_model(model: Model) -> list[gate.Finding]:
+    """Return what a user of this model should know of it."""
+    profile = model.synthesizer.facts.profile.name
+    if profile == "full":
+        return []
+    text = f"{model.name}: a model of profile {profile}, made to show the suite, not to be used"
+    return [gate.Finding(text, text, gate.REFUSE)]

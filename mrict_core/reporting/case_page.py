@@ -1,0 +1,173 @@
+"""Quality beside the image: one picture and one page for a synthetic CT that has no true CT to be compared with."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import Volume
+from mrict_core.data.intensity import normalise_mr
+from mrict_core.reporting import style
+from mrict_core.reporting.images import _hu, _mr, _outline
+
+HEIGHTS = (0.15, 0.38, 0.62, 0.85)  # of the body, of the axial slices shown
+SD_LIMIT_HU = 200.0
+LANDMARKS_HU = {"air": -1000, "fat": -100, "water": 0, "bone": 700}  # roughly; for the eye
+
+
+def _views(stack: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
+    """Return axial slices through the body and its coronal and sagittal middle, head up, of an axial stack."""
+    spans = [np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    axial = [stack[span_at(spans[0], share)] for share in HEIGHTS]
+    row, column = (span_at(span, 0.5) for span in spans[1:])
+    return [*axial, stack[::-1, row, :], stack[::-1, :, column]]
+
+
+def span_at(span: np.ndarray, share: float) -> int:
+    """Return the index at a share of the way from the first to the last of `span`."""
+    return round(float(span[0] + share * (span[-1] - span[0])))
+
+
+@style.styled
+def case_figure(
+    mr: Volume,
+    hu: np.ndarray,
+    sd_hu: np.ndarray | None,
+    body: np.ndarray,
+    *,
+    mr_range: Sequence[float],
+    label: str,
+    title: str = "Synthetic CT, not for clinical use",
+) -> Figure:
+    """Return MR, synthetic CT and, where there is one, its uncertainty in three planes, and histograms in the body.
+
+    `hu`, `sd_hu`, `body`: (nx, ny, nz) on the grid of `mr`; `mr_range`: the MR values shown black and white.
+    """
+    order = SliceOrder.axial(mr.affine)
+    dz, dr, dc = order.spacing_mm(mr.affine)
+    inside = order.to_slices(body)
+    grey = normalise_mr(order.to_slices(mr.array), *mr_range)
+    stacks = {"MR": grey, "synthetic CT": order.to_slices(hu)}
+    if sd_hu is not None:
+        stacks["uncertainty (SD)"] = order.to_slices(sd_hu)
+    views = {name: _views(stack, inside) for name, stack in stacks.items()}
+    outlines = _views(inside, inside)
+    spacings = [(dr, dc)] * len(HEIGHTS) + [(dz, dc), (dz, dr)]
+    figure = style.new_figure(10.2, 1.75 * len(stacks) + 2.6, title=title, label=label)
+    top, bottom = figure.add_gridspec(2, 1, height_ratios=[len(stacks), 1.05])
+    grid, below = top.subgridspec(len(stacks), len(spacings)), bottom.subgridspec(1, 2)
+    for line, (name, pictures) in enumerate(views.items()):
+        axes = [figure.add_subplot(grid[line, column]) for column in range(len(spacings))]
+        image = None
+        for column, (axis, picture, spacing) in enumerate(zip(axes, pictures, spacings, strict=True)):
+            if name == "MR":
+                _mr(axis, picture, column < len(HEIGHTS), spacing)
+                _outline(axis, outlines[column], style.BODY_COLOUR)
+            elif name == "synthetic CT":
+                image = _hu(axis, picture, "wide", spacing)
+            else:
+                image = _hu(axis, picture, "wide", spacing)
+                image.set(cmap="magma", clim=(0, SD_LIMIT_HU))
+        axes[0].set_ylabel(name)
+        if image is not None:
+            figure.colorbar(image, ax=axes, label="HU", aspect=18, pad=0.01, extend="both")
+        if line == 0:
+            titles = [f"axial, height {share:.0%}" for share in HEIGHTS] + ["coronal", "sagittal"]
+            for axis, title in zip(axes, titles, strict=True):
+                axis.set_title(title)
+    _histogram(figure.add_subplot(below[0]), hu[body])
+    _second(figure.add_subplot(below[1]), sd_hu, body, mr, mr_range)
+    return figure
+
+
+def _histogram(axis: Axes, values: np.ndarray) -> None:
+    low, high = style.WINDOWS_HU["wide"]
+    axis.hist(np.clip(values, low, high), bins=120, range=(low, high), color=style.PALETTE["blue"], log=True)
+    axis.set(title="HU inside the body", xlabel="HU (ends hold what lies beyond)", ylabel="voxels")
+    axis.set_ylim(top=6 * axis.get_ylim()[1])  # room for the names above the bars
+    for name, place in LANDMARKS_HU.items():
+        axis.axvline(place, color=style.FAINT, linewidth=0.6, linestyle=":")
+        left = name == "fat"  # its line is close to that of water
+        axis.annotate(
+            name,
+            (place, 1),
+            (-2 if left else 2, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            ha="right" if left else "left",
+        )
+
+
+def _second(axis: Axes, sd_hu: np.ndarray | None, body: np.ndarray, mr: Volume, mr_range: Sequence[float]) -> None:
+    """Draw the histogram of the uncertainty, or of the MR where there is none."""
+    if sd_hu is not None:
+        axis.hist(
+            sd_hu[body],
+            bins=100,
+            range=(0, max(SD_LIMIT_HU, float(sd_hu.max()))),
+            color=style.PALETTE["orange"],
+            log=True,
+        )
+        axis.set(title="Uncertainty inside the body", xlabel="SD (HU)", ylabel="voxels")
+        return
+    axis.hist(normalise_mr(mr.array[body], *mr_range), bins=100, range=(-1, 1), color=style.PALETTE["green"])
+    axis.set(title="MR inside the body", xlabel="normalised MR, as the network sees it", ylabel="voxels")
+
+
+def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, labels: dict[str, str]) -> str:
+    """Return a page with everything in it: the verdict, the picture, what was found, and how the image was made."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mrict_core.reporting.page"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("case.html.j2").render(
+        facts=facts,
+        picture=base64.b64encode(picture.getvalue()).decode("ascii"),
+        sd_mean_hu=sd_mean_hu,
+        labels=labels,
+        others=[text for text in facts["warnings"] if text not in facts["why"]],
+        measured=[finding for finding in facts["findings"] if finding["value"] is not None],
+        bone=bone_sentence(facts),
+    )
+
+
+def bone_sentence(facts: dict[str, Any]) -> str:
+    """Return how much bone the image holds, and whether that could be compared with the training's."""
+    shares = [f"{100 * share:.2g} % above {name.split('_')[1]} HU" for name, share in facts["bone"].items()]
+    names = {finding["name"] for finding in facts["findings"]}
+    if "no_bone" in names:
+        said = "whether bone is missing cannot be judged: a model does not keep how much its training's CTs hold"
+    elif any(name.startswith("bone_") for name in names):
+        said = "far from what the training's CTs hold"
+    else:
+        said = "as much as the training's CTs"
+    return f"{' and '.join(shares)} in the body: {said}"
+
+
+@style.styled
+def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any], labels: dict[str, str]) -> Path:
+    """Write the page (.html) or the picture alone (.png) of a synthetic CT to `path`, which is staged; return it.
+
+    `labels`: what the page names the case by, {"MR": its file's name, ...}.
+    """
+    label = " + ".join(f"{model['variant']} ({model['profile']})" for model in facts["models"])
+    sd, body = synthesis.sd_hu, synthesis.body
+    title = f"{facts['verdict'].capitalize()}: synthetic CT, not for clinical use"
+    figure = case_figure(mr, synthesis.hu, sd, body, mr_range=synthesis.facts["mr_range"], label=label, title=title)
+    if path.suffix == ".png":
+        figure.savefig(path, format="png", dpi=style.DPI, metadata={"Software": None})
+        return path
+    page = case_html(figure, facts, None if sd is None else float(sd[body].mean()), labels)
+    path.write_text(page, encoding="utf-8")
+    return path

@@ -1,0 +1,256 @@
+"""Tables as text and markdown, every metric with its own number of digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from mrict_core import metrics
+from mrict_core.evaluation.records import PROVENANCE, seeds_remark
+from mrict_core.files import write_csv, write_text
+from mrict_core.metrics import NOTHING
+from mrict_core.paths import printable, some
+
+if TYPE_CHECKING:
+    from mrict_core.evaluation.compare import RunComparison
+
+P_VALUES = ("p", "p_holm")
+OF_MAE = ("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu")  # columns that hold it
+HEADINGS = {  # of columns that are no metric of their own
+    "ssim_dimensionality": "SSIM in",
+    "beats_baselines": "beats baselines",
+    "n_slices": "slices",
+    "n_voxels": "voxels",
+    "mean_hu": metrics.heading("mae_hu"),
+    "low_hu": "95 % from",
+    "high_hu": "to",
+    "left_out": "without centre",
+    "mean_difference_hu": "a − b (HU)",
+    "p_holm": "p (Holm)",
+    "best_baseline_hu": "best baseline (HU)",
+}
+OLD = "not taken by the version that scored it; evaluate again"
+NAMES_SHOWN = 6  # in a remark
+FACTS_SHOWN = 3  # records whose differing fact is spelt out
+
+
+def metric_of(column: str) -> metrics.Metric | None:
+    """Return the metric whose values a column holds, None for another column."""
+    whose, _, number = column.partition("_")
+    if whose in ("printed", "ours"):
+        column = f"predecessor_{number}"
+    elif whose == "corrected" and column not in metrics.TABLE:
+        column = number
+    return metrics.TABLE.get("mae_hu" if column in OF_MAE else column)
+
+
+def heading(column: str) -> str:
+    """Return a column's heading; one without a heading of its own is called as in the csv."""
+    return HEADINGS.get(column) or metrics.heading(column)
+
+
+def text_table(frame: pd.DataFrame) -> str:
+    """Return `frame` as aligned text.
+
+    Columns `x_sd`, `x_seeds_sd`, `x_low`, `x_high` join `x` as "mean ± SD (± SD over seeds) [low, high]".
+    """
+    headings, rows, numeric = _cells(frame)
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+    lines = [headings, ["-" * width for width in widths], *rows]
+    align = [f"{'>' if right else '<'}{width}" for width, right in zip(widths, numeric, strict=True)]
+    return "\n".join("  ".join(map(format, line, align)).rstrip() for line in lines)
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """Return `frame` as a markdown table, rounded as in `text_table`."""
+    headings, rows, numeric = _cells(frame)
+    rule = ["---:" if right else "---" for right in numeric]
+    escaped = [[_markdown(cell) for cell in row] for row in (headings, *rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))
+
+
+def _markdown(cell: str) -> str:
+    """Escape a cell; a mean, its spread and its interval stay on one line each."""
+    return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
+def remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return what a reader of these metrics must know: several seeds, and what the dashes stand for."""
+    return [*filter(None, [seeds_remark(records)]), *absent_remarks(records, names)]
+
+
+def absent_remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return what the dashes of a table stand for: for each reason the metrics, models and patients it concerns."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for metric in names:
+        for record in records:
+            lacking = [row["patient"] for row in record["patients"] if row.get(metric) is None or pd.isna(row[metric])]
+            if not lacking:
+                continue
+            who = (
+                f"all {len(lacking)} patients"
+                if len(lacking) == len(record["patients"]) > 1
+                else some(lacking, NAMES_SHOWN)
+            )
+            why = OLD if metric in record.get("lacks", ()) else metrics.metric(metric).absent
+            found.setdefault((why, who), {}).setdefault(heading(metric), []).append(record["name"])
+    remarks = []
+    for (why, who), own in found.items():
+        models = {tuple(names) for names in own.values()}
+        which = (
+            f" ({some(max(models, key=len), NAMES_SHOWN)})"
+            if any(len(names) < len(records) for names in models)
+            else ""
+        )
+        remarks.append(f"Absent: {', '.join(own)} of {who}{which}: {why}.")
+    return remarks
+
+
+def write_leaderboard(
+    folder: Path, frame: pd.DataFrame, label: str, context: Mapping[str, Any] | None = None, said: Sequence[str] = ()
+) -> tuple[Path, Path]:
+    """Write folder/leaderboard.csv (unrounded) and folder/leaderboard.md with the metrics' definitions; return both.
+
+    `context` (of a record of the table) adds the columns that say where the numbers come from; `said` stands above
+    the table (see `remarks`).
+    """
+    csv = write_csv(Path(folder) / "leaderboard.csv", with_provenance(frame, context or {}))
+    shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
+    parts = [
+        f"# Leaderboard ({label})",
+        "Held-out patients; mean ± SD over patients, of the MAE also the 95 % patient bootstrap of the mean; ranked by "
+        "masked MAE. Rows of kind *baseline* are the trivial predictors that a model must beat.",
+        *said,
+        markdown_table(shown),
+        "## How the numbers are defined",
+        metrics.definitions(_metrics_of(frame)),
+    ]
+    return csv, write_text(Path(folder) / "leaderboard.md", "\n\n".join(parts) + "\n")
+
+
+def comparison_text(comparison: RunComparison) -> str:
+    """Return what changed between two runs as text: facts, patients, numbers, then what only one of them has."""
+    facts = _condensed(comparison.context)
+    parts = ["What differs in how the numbers came about:"]
+    parts += [text_table(facts) if len(facts) else "nothing that the records hold"]
+    changes = comparison.changes.copy()
+    bounds = zip(map(metrics.metric, changes["metric"]), changes["low"], changes["high"], strict=True)
+    changes["95 % interval"] = [
+        NOTHING if math.isnan(low) or math.isnan(high) else f"[{row.text(low)}, {row.text(high)}]"
+        for row, low, high in bounds
+    ]
+    shown = ["name", "metric", "n", "mean_a", "mean_b", "difference", "95 % interval", "p_holm", "verdict"]
+    parts += ["", *_patient_lines(comparison.patients)]
+    parts += [
+        "",
+        "What changed (difference b − a, mean over the patients in both, 95 % patient bootstrap):",
+        text_table(changes[shown]),
+    ]
+    for which, names in (("a", comparison.only_a), ("b", comparison.only_b)):
+        if names:
+            parts += ["", f"Only in {which}: {', '.join(names)}"]
+    return "\n".join(parts)
+
+
+def _patient_lines(patients: pd.DataFrame) -> list[str]:
+    """Return whom the numbers stand on, alike records in one line, and the seeds where a record has several."""
+    lines: dict[str, list[str]] = {}
+    for row in patients.to_dict(orient="records"):
+        parts = [f"{len(row['common'])} in both runs"]
+        for key, words in (
+            ("only_a", "left out, only in a"),
+            ("only_b", "left out, only in b"),
+            ("other_images", "left out, the same name but other images"),
+        ):
+            if row[key]:
+                parts.append(f"{len(row[key])} {words}: {', '.join(row[key])}")
+        if max(len(row["seeds_a"]), len(row["seeds_b"])) > 1:
+            a, b = (", ".join(map(str, row[key])) or "none" for key in ("seeds_a", "seeds_b"))
+            parts.append(f"values are means over seeds (a: {a}; b: {b}), their spread is not in the intervals")
+        lines.setdefault("; ".join(parts), []).append(row["name"])
+    *few, (text, names) = sorted(lines.items(), key=lambda item: len(item[1]))
+    rest = "the others" if few and len(names) > FACTS_SHOWN else ", ".join(names) if few else "all"
+    return [f"Patients of {who}: {text}" for who, text in [*((", ".join(n), t) for t, n in few), (rest, text)]]
+
+
+def _condensed(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for a fact that differs in many records, each in its own way (hashes do)."""
+    counts = facts.groupby("fact")["name"].transform("size")
+    many = facts[counts > FACTS_SHOWN].groupby("fact").size().reset_index(name="name")
+    many = many.assign(name=many["name"].map("{} records".format), a="differ", b="differ")
+    return pd.concat([facts[counts <= FACTS_SHOWN], many[facts.columns]], ignore_index=True)
+
+
+def with_provenance(frame: pd.DataFrame, context: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a table with profile, protocol, split and code in every row: a pasted row still says where it is from.
+
+    What its columns mean stands in cards.csv and summary.csv beside it.
+    """
+    own = ("seed", "checkpoint_hash")  # of each record, not of the table
+    keys = [key for key in PROVENANCE if key not in own and key in context and key not in frame]
+    return frame.assign(**{key: context[key] for key in keys})
+
+
+def _metrics_of(frame: pd.DataFrame) -> list[str]:
+    """Return the metrics behind the columns; SSIM stands for the one or two ways in which it was taken."""
+    ways = set(frame["ssim_dimensionality"]) if "ssim_dimensionality" in frame else {"3D"}
+    names = [column for column in metrics.TABLE if column in frame]
+    if any("2D" in way for way in ways):
+        names.insert(names.index("ssim") + 1, "ssim_2d")
+    if not any("3D" in way for way in ways):
+        names.remove("ssim")
+    return names
+
+
+def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Return headings, rows of text, and which columns are numbers (set to the right)."""
+    joined = {f"{c}{end}" for c in frame.columns for end in ("_sd", "_seeds_sd", "_low", "_high")}
+    columns = [c for c in frame.columns if c not in joined]
+    texts = []
+    for column in columns:
+        rows = _metrics_behind(frame, column)
+        values = [_text(value, metric) for value, metric in zip(frame[column], rows, strict=True)]
+        if f"{column}_sd" in frame:
+            spreads = zip(values, frame[f"{column}_sd"], rows, strict=True)
+            values = [mean if _none(mean, sd) else f"{mean} ± {_text(sd, metric)}" for mean, sd, metric in spreads]
+        if f"{column}_seeds_sd" in frame:
+            spreads = zip(values, frame[f"{column}_seeds_sd"], rows, strict=True)
+            values = [
+                mean if _none(mean, sd) else f"{mean} (± {_text(sd, metric)} over seeds)"
+                for mean, sd, metric in spreads
+            ]
+        if {f"{column}_low", f"{column}_high"} <= set(frame.columns):
+            bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], rows, strict=True)
+            values = [
+                mean if _none(low, high) else f"{mean} [{_text(low, metric)}, {_text(high, metric)}]"
+                for mean, low, high, metric in bounds
+            ]
+        texts.append(values)
+    headings = [heading(str(column)) for column in columns]
+    numeric = [pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c]) for c in columns]
+    return headings, [list(row) for row in zip(*texts, strict=True)], numeric
+
+
+def _metrics_behind(frame: pd.DataFrame, column: str) -> list[metrics.Metric | None]:
+    """Return whose digits each value of a column has: the column's own metric's, or that of the row."""
+    if (own := metric_of(column)) or column in P_VALUES or "metric" not in frame:
+        return [own] * len(frame)
+    return [metrics.TABLE.get(key) for key in frame["metric"]]
+
+
+def _none(*values: Any) -> bool:
+    return any(value == NOTHING or pd.isna(value) for value in values)
+
+
+def _text(value: Any, metric: metrics.Metric | None) -> str:
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
+        return NOTHING
+    if isinstance(value, bool) or pd.api.types.is_bool(value):
+        return "yes" if value else "no"
+    if pd.api.types.is_float(value):
+        return metric.text(value) if metric else f"{value:.4g}"
+    return heading(value) if metric and value == metric.key else printable(" ".join(str(value).split()))
