@@ -430,7 +430,7 @@ def test_a_finished_model_says_complete(fresh_space, monkeypatch):
     assert (run.best_epoch, run.val_mae_hu) == (1, 1.0)
     evaluate_variant(MK1, TWO, fresh_space, device="cpu", **QUIET)
     facts = load_facts_and_weights(find("mk1"))[0]
-    assert (facts["epoch"], facts["epochs"], facts["complete"]) == (1, 2, True)
+    assert (facts.epoch, facts.epochs, facts.complete) == (1, 2, True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- seeds
