@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import re
-import shlex
 import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import howto
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from howto import Howto
 from tiny_models import run_of, write_head
 from typer.testing import CliRunner
 
@@ -32,7 +32,6 @@ from mrict_core.paths import ROOT, Workspace
 from mrict_core.reporting.figures import curves_figure
 from mrict_core.training.checkpoint import load_checkpoint
 
-BLOCK = re.compile(r"```(\w+)\n(?:# (\S+\.\w+)\n)?(.*?)```", re.DOTALL)
 REGISTRIES = (VIEWS, LOSSES, NETWORKS, METHODS)
 
 
@@ -47,16 +46,14 @@ def _registries() -> Iterator[None]:
 
 
 def follow(name: str, folder: Path) -> list[list[str]]:
-    """Put every piece of code of a how-to where it says, in memory; return the commands, split."""
-    commands = []
-    for language, path, code in BLOCK.findall((ROOT / "docs" / "howto" / f"{name}.md").read_text(encoding="utf-8")):
-        if language == "bash":
-            commands += [shlex.split(line)[3:] for line in code.splitlines()]
-        elif language == "python":
+    """Put every piece of code of a how-to where it says, Python in memory; return the commands."""
+    text = Howto(name)
+    for path, code in text.files().items():
+        if path.endswith(".py"):
             append(path, code)
         else:
             (folder / path).write_text(code, encoding="utf-8")
-    return commands
+    return text.commands()
 
 
 def append(path: str, code: str) -> None:
@@ -70,21 +67,19 @@ def append(path: str, code: str) -> None:
 
 
 def run(command: list[str], space: Workspace) -> str:
-    result = CliRunner().invoke(cli.app, [*command, "--data", str(space.data_dir)], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return howto.run(command, "--data", str(space.data_dir)).stdout
 
 
 @pytest.mark.parametrize(
-    ("howto", "variant", "part"),
+    ("name", "variant", "part"),
     [
         ("loss", "mk1+gradient_l1.weight=5", ("loss", "gradient_l1")),
         ("network", "mk1+", ("network", "G")),
         ("view", "mk1+", ("data", "view")),
     ],
 )
-def test_the_text_leads_to_a_trained_variant(howto, variant, part, fresh_space, tmp_path):
-    for command in follow(howto, tmp_path):
+def test_the_text_leads_to_a_trained_variant(name, variant, part, fresh_space, tmp_path):
+    for command in follow(name, tmp_path):
         run(command, fresh_space)
         trained = next(p.name for p in sorted(fresh_space.checkpoints.iterdir()) if p.name.startswith(variant))
         payload = load_checkpoint(run_of(fresh_space, trained).best)
