@@ -13,6 +13,7 @@ from howto import Howto, run
 from typer.testing import CliRunner
 
 from mrict_core import cli, experiments
+from mrict_core.data.batches import VIEWS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import read_metrics
 from mrict_core.experiments import Experiment, get, user
@@ -253,3 +254,15 @@ def test_the_entry_of_the_how_to_is_an_entry():
     assert experiments.differing(get("mk6_3_4"), new) == {
         "method.generator_eval_after_first_validation": (None, True),
     }
+
+
+def test_synthesize_knows_the_parts_that_a_file_registers(tmp_path):
+    code = "from mrict_core.data.batches import VIEWS, Slice\nfrom mrict_core.experiments.user import derive\n"
+    code += "VIEWS.register('mine')(Slice)\nderive('mk1', 'seen', {'data.view': 'mine'})\n"
+    file = written(tmp_path, code, "my.py")
+    target = str(tmp_path / "ct.nii.gz")
+    result = CliRunner().invoke(
+        cli.app, ["synthesize", "absent.nii.gz", "-o", target, "--model", "seen", "--experiment", str(file)]
+    )
+    assert isinstance(result.exception, MrictError)
+    assert VIEWS.pop("mine", None) is not None

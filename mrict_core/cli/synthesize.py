@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrict_core.cli.options import Device, Precision
+from mrict_core.cli.options import Device, Files, Precision
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown, some
@@ -63,6 +63,7 @@ def synthesize(
         bool, typer.Option("--keep-identifiers", help="write the patient's name, id and dates into the DICOM CT")
     ] = False,
     strict: Strict = False,
+    experiment: Files = None,
     device: Device = "auto",
     precision: Precision = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what exists")] = False,
@@ -79,6 +80,11 @@ def synthesize(
     from mrict_core.pipeline.survey import images_beside
     from mrict_core.pipeline.synthesis import load_models
 
+    if experiment:  # whose networks, views and methods the models may need
+        from mrict_core.experiments.user import load
+
+        for file in experiment:
+            load(Path(file))
     options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
     path = Path(source).expanduser()
     many = holds_many(path)

@@ -110,7 +110,10 @@ def _row(v: Experiment) -> tuple[str, ...]:
         v.init_from or "-",
         *(v.network.get(role, none).name.removeprefix("monai.") for role in ("G", "D")),
         losses(v),
-        *(value_text(option(name, default)) for name, default in (("real_label", 1.0), ("gradient_penalty", 0.0))),
+        *(
+            value_text(option(name, default)) if "D" in v.network else "-"
+            for name, default in (("real_label", 1.0), ("gradient_penalty", 0.0))
+        ),
         "/".join(number(optimizer.lr) for optimizer in v.optimizer.values()),
         value_text(option("generator_steps", 1)),
         schedule(first.schedule, short=True),

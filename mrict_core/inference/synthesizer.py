@@ -122,7 +122,11 @@ def make_synthesizer(
         check(facts.experiment, training=False)
         check_networks(facts.experiment, facts.profile, facts.size, training=False)
     except MrictError as error:
-        remedy = "import its file again" if facts.files else "train the variant again"
+        remedy = (
+            "import its file again"
+            if facts.files
+            else "give the file that registers it (--experiment), or train the variant again"
+        )
         raise MrictError(f"{shown(path)}: {error}; {remedy}") from None
     name = METHODS[facts.experiment.method.name].mr_to_ct
     if name not in networks:
