@@ -297,5 +297,5 @@ def test_cards_name_a_library_only_where_it_computes_the_number():
     assert {name for name, text in cards.items() if "metrics/frechet.py" in text} == {"fid", "predecessor_fid"}
     root = Path(metrics.__file__).parent
     assert "torchmetrics" not in (root / "frechet.py").read_text(encoding="utf-8")
-    for path in (root / "features.py", root.parent / "networks" / "lpips.py"):
+    for path in (root / "feature_distances.py", root.parent / "networks" / "lpips.py"):
         assert "from torchmetrics" in path.read_text(encoding="utf-8")

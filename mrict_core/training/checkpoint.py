@@ -110,9 +110,10 @@ def check_resumable(payload: dict[str, Any], path: Path) -> None:
         raise MrictError(
             f"{shown(path)}: holds no {', '.join(missing)} to go on with (a copy of best.pt?); delete it, train again"
         )
-    if len(payload["history"]) != payload["epoch"]:
+    history = payload.get("history", [])
+    if len(history) != payload["epoch"]:
         raise MrictError(
-            f"{shown(path)}: a history of {len(payload['history'])} epochs after epoch {payload['epoch']}; delete it, "
+            f"{shown(path)}: a history of {len(history)} epochs after epoch {payload['epoch']}; delete it, "
             "train again"
         )
 

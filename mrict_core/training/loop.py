@@ -223,7 +223,7 @@ class Training:
         for role, schedule in self.schedules.items():
             schedule.load_state_dict(saved["schedulers"][role])
         method.load_state(saved["method_state"])
-        self.history, self.stopped = [todays_columns(row) for row in saved["history"]], saved["stopped"]
+        self.history, self.stopped = [todays_columns(row) for row in saved["history"]], saved.get("stopped", "")
         restore_rng(saved["rng"], self.generators)
 
     def _save(self, is_best: bool) -> None:
@@ -314,7 +314,7 @@ class Training:
 def _unchanged(found: TrainingRun, report: Report) -> TrainResult:
     _refuse_collapsed(found)
     report(f"{found.variant}: unchanged, {found.epoch} epochs are there already ({shown(found.last)})")
-    return _result(found.folder, checkpoint_facts(found.last)["history"], reused=True)
+    return _result(found.folder, checkpoint_facts(found.last).get("history", []), reused=True)
 
 
 def _refuse_collapsed(found: TrainingRun) -> None:

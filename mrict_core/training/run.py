@@ -40,7 +40,7 @@ class TrainSettings:
 
     seed: int = 42
     device: str = "auto"
-    precision: str = "auto"  # see `runtime.pick_precision`
+    precision: str = "auto"  # see `machine.pick_precision`
     compile: bool = False  # torch.compile; takes a minute to start, so for long trainings
     max_pairs: int | None = None  # training slices; None: the variant's own `data.max_pairs`
     augment: AugmentSettings = field(default_factory=AugmentSettings)
