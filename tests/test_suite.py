@@ -437,7 +437,7 @@ def test_kill_9_of_the_suite_ends_its_kernels_and_their_workers(tmp_path):
     tiny_notebook(
         tmp_path,
         "import os, time\nfrom concurrent.futures import ProcessPoolExecutor\nfrom multiprocessing import get_context\n"
-        "from mrict_core.runtime import end_with_parent\n"
+        "from mrict_core.machine import end_with_parent\n"
         "pool = ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=end_with_parent)\n"
         f"pool.submit(pow, 1, 1).result()\nopen({str(tmp_path / 'begun')!r}, 'w').write('yes')\ntime.sleep(60)",
     )
