@@ -83,7 +83,7 @@ def test_cells_are_short_and_define_nothing(path):
     assert 10 <= len(cells) <= 16
     for cell in cells:
         lines = [line for line in cell.source.splitlines() if line.strip()]
-        assert 1 <= len(lines) <= 15, f"{cell.id}: {len(lines)} lines"
+        assert 1 <= len(lines) <= 16, f"{cell.id}: {len(lines)} lines"
         nodes = list(ast.walk(ast.parse(cell.source)))  # a magic is no Python: parsing fails
         defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
         assert not [node for node in nodes if isinstance(node, defined)], cell.id
