@@ -1,4 +1,4 @@
-"""The benchmark of faults finds faults: a program that writes whole files passes, one that does not is caught."""
+"""The benchmark of faults works: a program that writes complete files passes, another is caught."""
 
 from __future__ import annotations
 
