@@ -52,7 +52,7 @@ def test_the_documentation_is_in_step_with_the_table():
 
 
 def test_no_heading_is_written_twice():
-    """A heading with a unit belongs to its row; everything else asks the table."""
+    """A heading with a unit is only in its row; everything else reads the table."""
     headings = {row.heading for row in ROWS if "(" in row.heading}
     files = [path for path in (ROOT / "mrict_core").rglob("*.py") if path.parent.name != "metrics"]
     found = {(path.name, h) for path in files for h in headings if f'"{h}"' in path.read_text(encoding="utf-8")}
@@ -151,7 +151,7 @@ def columns_on(page: str, section: str) -> list[str]:
 
 
 def shows_the_table(tmp_path) -> None:
-    """Hold every place against the table."""
+    """Compare every place with the table."""
     data, leading, panel = page_data(3, 2, 24), list(metrics.keys("leaderboard")), list(metrics.keys("clinical"))
     one = data.records[0]
     assert list(one["summary"]["all"]) == list(one["cards"]) == list(metrics.recorded())

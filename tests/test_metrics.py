@@ -1,4 +1,4 @@
-"""Metrics against direct formulas, hand-computed cases and the facts known of the definitions."""
+"""Metrics against direct formulas, hand-computed cases and known properties of the definitions."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_a_constant_real_slice_uses_the_whole_range(fake_hu, expected):
 
 
 class MeanFeatures(torch.nn.Module):
-    """Spread of every image, and its quadrant means."""
+    """Quadrant means and SD of an image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         images = images.float()

@@ -1,4 +1,4 @@
-"""Slices that stand apart, CT that do not lie on their MR, MR that are padded: tables of faults of a phantom."""
+"""Odd slices, misplaced CT, padded MR: tables of faults of a phantom."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def quiet(line: str) -> None:
 
 
 def test_trains_and_scores_one_variant_after_another_in_one_process(workers, place):
-    parent, child, said = own("first"), own("second", init_from="first", epochs=7), []
+    parent, child, said = own("first"), own("second", init_from="first", select_by="fid_vgg"), []
     workers.train(training(place, parent), said.append)
     (process,) = [worker.process.pid for worker in workers.idle]
     workers.train(training(place, parent, child), said.append)

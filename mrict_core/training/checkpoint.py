@@ -110,11 +110,9 @@ def check_resumable(payload: dict[str, Any], path: Path) -> None:
         raise MrictError(
             f"{shown(path)}: holds no {', '.join(missing)} to go on with (a copy of best.pt?); delete it, train again"
         )
-    history = payload.get("history", [])
-    if len(history) != payload["epoch"]:
+    if (epochs := len(payload.get("history", ()))) != payload["epoch"]:
         raise MrictError(
-            f"{shown(path)}: a history of {len(history)} epochs after epoch {payload['epoch']}; delete it, "
-            "train again"
+            f"{shown(path)}: a history of {epochs} epochs after epoch {payload['epoch']}; delete it, train again"
         )
 
 
