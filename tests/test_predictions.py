@@ -226,7 +226,7 @@ def test_two_processes_at_once_leave_whole_files(space, tmp_path):
 
 
 def test_pictures_are_of_what_was_scored_or_there_are_none(scored):
-    """Also where the training went on since, which writes another checkpoint to the same place."""
+    """Also where training has continued since, which writes another checkpoint to the same place."""
     _, split = open_data(scored)
     record, run = read_record(scored.metrics, "mk1"), run_of(scored, "mk1")
     expected = predictions_of(scored, record, "cpu", silent).slices(split.test[0])
@@ -234,9 +234,9 @@ def test_pictures_are_of_what_was_scored_or_there_are_none(scored):
     torch.save(payload | {"seconds": 1.0}, run.best)
     assert np.array_equal(predictions_of(scored, record, "cpu", silent).slices(split.test[0]), expected)
     shutil.rmtree(run.predictions)
-    with pytest.raises(MrictError, match=r"best\.pt: is \w+, scored was \w+: its training went on; evaluate mk1 again"):
+    with pytest.raises(MrictError, match=r"best\.pt: is \w+, but \w+ was scored: training has continued; evaluate mk1 again"):
         predictions_of(scored, record, "cpu", silent).slices(split.test[0])
-    assert "its training went on; evaluate mk1 again" in write_report(SMOKE, scored)["page"].read_text()
+    assert "training has continued; evaluate mk1 again" in write_report(SMOKE, scored)["page"].read_text()
 
 
 def test_predictions_go_with_their_training(scored):
