@@ -39,7 +39,7 @@ def test_the_page_holds_picture_warnings_and_provenance(tmp_path, models):
     assert models[0].hash in page
     assert facts["input_hash"] in page
     assert "not for clinical use" in page
-    assert "no bound of the error" in page
+    assert "not a bound on the error" in page
     assert "secret_name.nii.gz" in page  # which case it is of
     assert str(tmp_path) not in page
     assert not re.search(r"https?://|src=\"(?!data:)", page)
@@ -88,8 +88,8 @@ def test_an_ensemble_says_nothing_three_times(tmp_path):
 @pytest.mark.parametrize(
     ("known", "said"),
     [
-        (None, "whether bone is missing cannot be judged"),
-        ({"low": 0.0, "high": 1.0}, "as much as the training's CTs"),
+        (None, "missing bone cannot be detected"),
+        ({"low": 0.0, "high": 1.0}, "as in the training CTs"),
         ({"low": 0.01, "high": 0.02}, "there is too much bone: "),
     ],
 )

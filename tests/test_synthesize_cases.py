@@ -102,8 +102,8 @@ def test_a_csv_names_cases_inputs_and_outputs(tmp_path, checkpoints):
         ("third", "No such file"),
         ("fourth", "line 5 has no input"),
         ("../up", "line 6: case and output must be plain names"),
-        ("same", "x.nii.gz: another has its case name or output"),
-        ("same (2)", "y.nii.gz: another has its case name or output"),
+        ("same", "x.nii.gz: its case name or output is used twice"),
+        ("same (2)", "y.nii.gz: its case name or output is used twice"),
         ("png", "not an image type that is written"),
     ):
         assert reason in reasons[case], case

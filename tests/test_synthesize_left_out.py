@@ -175,8 +175,8 @@ OUTPUTS = {
     "one nested series": (["SE01/"], "ct.nii.gz", None),
     "a series deeper": (["study/SE01/"], "ct.mha", None),
     "one patient's folder": (["mr.nii.gz", "ct.nii.gz"], "ct.nii.gz", None),
-    "two series": (["SE01/", "SE02/"], "ct.nii.gz", "holds 2 inputs"),
-    "one left out": (["SE01/", "p2/T1.nii"], "ct.nii.gz", "holds 2 inputs"),
+    "two series": (["SE01/", "SE02/"], "ct.nii.gz", "has 2 inputs"),
+    "one left out": (["SE01/", "p2/T1.nii"], "ct.nii.gz", "has 2 inputs"),
     "a table": (["p1.nii", "p2.nii"], "out.csv", "has the name of a file"),
     "a page": (["p1.nii"], "out.html", "not an image type"),
 }
