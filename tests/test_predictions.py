@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_believed_is_made_again_and_said(space, tmp_path, 
     predictions = StoredPredictions(store, ramp, tmp_path, "weights", said.append)
     assert np.array_equal(predictions.slices(patient), expected)
     assert len(said) == 1
-    assert said[0].endswith("; made again")
+    assert said[0].endswith("; recomputed")
     again = StoredPredictions(store, silent, tmp_path, "weights", silent)
     assert np.array_equal(again.slices(patient), expected)
 
@@ -181,7 +181,7 @@ def test_other_weights_replace_the_volumes_and_that_is_said_once(space, tmp_path
     other = StoredPredictions(store, lambda *which: ramp(*which) / 2, tmp_path, "others", said.append)
     found = [other.slices(patient) for patient in patients]
     assert len(said) == 1
-    assert "predictions of other weights, slices or code; made again" in said[0]
+    assert "predictions of other weights, slices or code; recomputed" in said[0]
     again = StoredPredictions(store, silent, tmp_path, "others", silent)
     assert all(np.array_equal(again.slices(p), hu) for p, hu in zip(patients, found, strict=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{p}.npz" for p in patients], "none of the old is kept"

@@ -313,7 +313,7 @@ def test_the_share_of_a_coarse_mask_on_the_ct_is_not_that_of_its_volume(case):
     mask = load_volume(case.mask)
     save_nifti(case.mask, mask.array[::2, ::2, ::2], mask.affine @ np.diag([2, 2, 2, 1]))
     found = score_files(case, ScoreOptions(resample=True))
-    assert not any("lies on the CT" in text for text in found["warnings"])
+    assert not any("is on the CT" in text for text in found["warnings"])
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def one_twice(records):
         (other_data, "store_key"),
         (other_patients, "patients"),
         (other_variant, "name"),
-        (one_twice, "hold one twice"),
+        (one_twice, "contain one twice"),
         (list.clear, "no record of any seed"),
     ],
 )
