@@ -52,8 +52,8 @@ def text_of(page: Path) -> str:
 
 
 FINDINGS = {
-    "fits": ([], "Fits Nothing that is checked speaks against it"),
-    "a note alone": ([Finding("a", "joined from tiles", "note")], "Fits Nothing that is checked"),
+    "fits": ([], "Fits No check speaks against it"),
+    "a note alone": ([Finding("a", "joined from tiles", "note")], "Fits No check speaks"),
     "doubtful": ([Finding("a", "the body is small"), Finding("b", "by the way", "note")], "Doubtful the body is small"),
     "do not use": ([Finding("a", "the body is small"), Finding("b", "a CT", "refuse")], "Do not use a CT"),
 }

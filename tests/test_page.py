@@ -150,7 +150,7 @@ def test_large_volumes_are_thinned_and_the_page_says_how():
     assert sum(map(len, encoded.blocks.values())) < 1.4 * 400_000
     assert encoded.patients[0]["count"] >= slices.SLICES_MIN
     assert max(encoded.patients[0]["rows"], encoded.patients[0]["columns"]) <= slices.SIDE_MAX
-    for part in ("every 3. slice", "pixels averaged 2 × 2", "of 6 variants"):
+    for part in ("one slice in 3", "pixels are averaged 2 × 2", "of 6 variants"):
         assert any(part in note for note in encoded.notes), part
     assert encoded.patients[0]["variants"] == names[: len(encoded.patients[0]["variants"])]  # the best stay
 

@@ -125,7 +125,7 @@ def test_files_of_other_types_are_counted_and_do_no_harm(tmp_path: Path) -> None
     words = [word for role, folder in folders.items() for word in (f"--{role}", str(folder))]
     done = CliRunner().invoke(app, ["score", *words, "--csv", str(tmp_path / "scores.csv")])
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[-1] == "2 found: 2 scored, 0 not scored; 1 other files beside them"
+    assert done.stdout.splitlines()[-1] == "2 found: 2 scored, 0 not scored; 1 other files"
 
 
 def test_nothing_scored_leaves_no_csv_and_gives_every_reason(tmp_path: Path) -> None:

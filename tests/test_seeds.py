@@ -168,7 +168,7 @@ def test_two_runs_of_other_seeds_say_so(several, tmp_path):
     evaluation.write_metrics(tmp_path / "a" / "metrics", several[0])
     evaluation.write_metrics(tmp_path / "b" / "metrics", seeded(shifts={4: 1.0})[0])
     text = comparison_text(compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",)))
-    assert "values are means over seeds (a: 1, 2, 3; b: 4), their spread is not in the intervals" in text
+    assert "values are means over seeds (a: 1, 2, 3; b: 4); intervals do not include their spread" in text
 
 
 def test_pictures_say_of_which_seed_they_are(several):
