@@ -290,5 +290,5 @@ def test_predictions_that_are_not_finite_are_no_score(space, value):
         return fake
 
     store, split = open_data(space)
-    with pytest.raises(MrictError, match="holds NaN or infinite values; the model has diverged"):
+    with pytest.raises(MrictError, match="has NaN or infinite values; the model has diverged"):
         evaluation.score_patients(store, split.test, Predictions(store, diverged))

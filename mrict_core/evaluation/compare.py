@@ -149,7 +149,7 @@ def _verdict(row: Mapping[str, Any], comparisons: int) -> str:
         return row["verdict"]
     if abs(row["difference"]) <= TOLERANCE * max(abs(row["mean_a"]), 1e-12):
         return "the same"
-    if not row["low"] * row["high"] > 0:  # the interval holds 0, or there is none
+    if not row["low"] * row["high"] > 0:  # the interval contains 0, or is missing
         return "no difference shown"
     metric = metrics.metric(row["metric"])
     closer = metric.order(row["mean_b"]) < metric.order(row["mean_a"])

@@ -101,7 +101,8 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
     scores = metrics.protocol_scores(options.protocol, one)
     if options.clinical:
         scores |= metrics.values(metrics.keys("clinical"), one) | metrics.counts(one)
-    files = {role: {"name": path.name, "hash": hash_image(path)} for role, path in _paths(case)}
+    paths = {role: getattr(case, role) for role in ROLES}
+    files = {role: {"name": path.name, "hash": hash_image(path)} for role, path in paths.items()}
     return {
         "case": case.name,
         **scores,
@@ -133,10 +134,6 @@ def cards_of(options: ScoreOptions, ssim_dimensionality: str = "3D") -> dict[str
     if ssim_dimensionality == "2D":
         rows["ssim"] = metrics.metric("ssim_2d")
     return {name: row.card(options.clip if row.clip else None, notes.get(name, "")) for name, row in rows.items()}
-
-
-def _paths(case: CaseFiles) -> Iterator[tuple[str, Path]]:
-    return ((role, getattr(case, role)) for role in ROLES)
 
 
 def _checked(

@@ -45,7 +45,7 @@ class Predictions:
         if hu.shape != expected:
             raise MrictError(f"patient {patient}: the prediction has shape {hu.shape}, the slices {expected}")
         if not np.isfinite(hu).all():
-            raise MrictError(f"patient {patient}: the prediction holds NaN or infinite values; the model has diverged")
+            raise MrictError(f"patient {patient}: the prediction has NaN or infinite values; the model has diverged")
         return as_type(hu, np.int16)
 
     def volume(self, patient: str) -> np.ndarray:

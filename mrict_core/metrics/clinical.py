@@ -249,7 +249,7 @@ METRICS = (
         value=lambda case: case.once(alignment).mae_shift_hu,
     ),
     _row(
-        *("shift_mm", "that shift (mm)", "length of the best shift", "mm", 1, "none"),
+        *("shift_mm", "best shift (mm)", "length of the best shift", "mm", 1, "none"),
         note="length of the shift at which mae_shift_hu is reached",
         value=lambda case: float(np.linalg.norm(np.array(case.once(alignment).shift_voxels) * case.spacing_mm)),
     ),

@@ -17,6 +17,8 @@ import numpy as np
 from mrict_core.errors import MrictError
 from mrict_core.metrics import frechet
 from mrict_core.metrics.metric import Metric
+from mrict_core.metrics.predecessor import in_batches, predecessor_vgg
+from mrict_core.metrics.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +69,10 @@ def embed(images: np.ndarray, features: Embedding, device: torch.device | str = 
     """Return the features of grey images, three equal channels.  # (N, H, W) uint8 => (N, D) float64"""
     import torch
 
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), BATCH):
-            part = torch.from_numpy(images[start : start + BATCH])[:, None].repeat(1, 3, 1, 1).to(device)
-            parts.append(features(part).double().cpu().numpy())
-    return np.concatenate(parts)
+    def look(part: np.ndarray) -> torch.Tensor:
+        return features(torch.from_numpy(part)[:, None].repeat(1, 3, 1, 1).to(device)).double().cpu()
+
+    return in_batches(images, look, BATCH).numpy()
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
@@ -143,8 +143,6 @@ def vgg_error(
     The corrected twin of the predecessor's: ImageNet normalisation in the network, the whole window, air outside the
     mask.
     """
-    from mrict_core.metrics.predecessor import predecessor_vgg
-
     return predecessor_vgg(real_unit, fake_unit, network, device=device)
 
 
@@ -191,7 +189,8 @@ class FeatureCollector:
                 found.append(FeatureScore(name, reason=str(network), **base))
             else:
                 named = base | {"weights": network.name, "weights_hash": network.weights_hash}
-                found.append(_mean_score(name, self.means[name], named))
+                low, high = map(float, bootstrap_mean(np.array(self.means[name])))
+                found.append(_with_interval(name, float(np.mean(self.means[name])), low, high, [], named))
         return found
 
 
@@ -211,18 +210,15 @@ def _kid_score(real: np.ndarray, fake: np.ndarray, groups: np.ndarray, named: Ma
     remarks = []
     if len(real) < KID_FEW_SLICES:
         remarks.append(f"{len(real)} slices: unbiased, but very uncertain")
+    return _with_interval("kid", value, low, high, remarks, named)
+
+
+def _with_interval(
+    name: str, value: float, low: float, high: float, remarks: Sequence[str], named: Mapping[str, Any]
+) -> FeatureScore:
     if np.isnan(low):
-        return FeatureScore("kid", value, warning="; ".join([*remarks, "one patient: no interval"]), **named)
-    return FeatureScore("kid", value, low, high, warning="; ".join(remarks), **named)
-
-
-def _mean_score(name: str, means: Sequence[float], named: Mapping[str, Any]) -> FeatureScore:
-    from mrict_core.metrics.statistics import bootstrap_mean
-
-    low, high = (float(bound) for bound in bootstrap_mean(np.array(means)))
-    if np.isnan(low):
-        return FeatureScore(name, float(np.mean(means)), warning="one patient: no interval", **named)
-    return FeatureScore(name, float(np.mean(means)), low, high, **named)
+        return FeatureScore(name, value, warning="; ".join([*remarks, "one patient: no interval"]), **named)
+    return FeatureScore(name, value, low, high, warning="; ".join(remarks), **named)
 
 
 _RANGE = "[-1024, 3000] HU, the whole window"

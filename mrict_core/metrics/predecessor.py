@@ -95,7 +95,7 @@ def vgg_features(
     batch_size: int = 32,
 ) -> torch.Tensor:
     """Return the features of slices, (N, H, W) in [-1, 1], as used by `predecessor_vgg`."""
-    return _seen(stack_unit, lambda part: features(_rgb(_resized(_grey(part).to(device), side))), batch_size)
+    return in_batches(stack_unit, lambda part: features(_rgb(_resized(_grey(part).to(device), side))), batch_size)
 
 
 def feature_errors(real: torch.Tensor, fake: torch.Tensor) -> np.ndarray:
@@ -139,7 +139,7 @@ def frechet_vectors(
     `features` maps uint8 images (B, 3, H, W) on `device` to vectors (B, D), at most `batch_size` at a time. Images
     are made as in the predecessor, clamp(255 x, 0, 255), so only 0 to 1000 HU is visible.
     """
-    vectors = _seen(stack_unit, lambda part: features(_rgb(_uint8(part).to(device))), batch_size)
+    vectors = in_batches(stack_unit, lambda part: features(_rgb(_uint8(part).to(device))), batch_size)
     return vectors.cpu().numpy()
 
 
@@ -165,7 +165,7 @@ class FrechetDistance:
         return frechet_distance(Cloud.of(joined(self.real)), Cloud.of(joined(self.fake)))
 
 
-def _seen(stack: np.ndarray, look: Callable[[np.ndarray], torch.Tensor], batch_size: int) -> torch.Tensor:
+def in_batches(stack: np.ndarray, look: Callable[[np.ndarray], torch.Tensor], batch_size: int) -> torch.Tensor:
     """Return `look` of all slices, `batch_size` at a time."""
     import torch
 

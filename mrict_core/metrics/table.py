@@ -1,6 +1,6 @@
 """The table of metrics, used by records, leaderboard, page, figures, documents and the command line.
 
-A new metric is one row in the `METRICS` of its family's file, beside the function that computes it.
+A new metric is one row in the `METRICS` of its family's file, next to the function that computes it.
 """
 
 from __future__ import annotations
