@@ -129,7 +129,7 @@ def test_only_patients_of_both_runs_count_and_the_others_are_named(tmp_path):
     text = comparison_text(found)
     for part in (
         "Patients of all: 3 in both runs; 1 left out, only in a: 1BB004; 2 left out, only in b: 1BC005, 1BX999",
-        "1 left out, the same name but other images: 1BA003",
+        "1 left out, same name but different images: 1BA003",
     ):
         assert part in text
 

@@ -226,7 +226,7 @@ def test_a_record_survives_its_files(tmp_path, store):
 def test_damaged_and_foreign_files_are_named(tmp_path):
     assert evaluation.read_metrics(tmp_path / "none") == []
     (tmp_path / "odd.json").write_text("[1, 2]")
-    with pytest.raises(MrictError, match=r"odd\.json: no metrics record"):
+    with pytest.raises(MrictError, match=r"odd\.json: not a metrics record"):
         evaluation.read_metrics(tmp_path)
     (tmp_path / "odd.json").write_text("{")
     with pytest.raises(MrictError, match=r"odd\.json: not valid json"):

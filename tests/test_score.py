@@ -234,8 +234,8 @@ REFUSED = {
     "8 bits": r"sct\.nii\.gz: values 0…\d+ are not HU: scaled to 8 bits",
     "unit": r"sct\.nii\.gz: values -1…1 are normalised",
     "CT stored values": r"ct\.nii\.gz: values .* hold no air: stored values, the rescale intercept of -1024 lost",
-    "few voxels": r"mask\.nii\.gz: mask holds 144 voxels; expected at least 1000",
-    "labels": r"mask\.nii\.gz: mask holds 3 values",
+    "few voxels": r"mask\.nii\.gz: mask has 144 voxels; expected at least 1000",
+    "labels": r"mask\.nii\.gz: mask has 3 values",
 }
 FATAL = {"NaN": r"sct\.nii\.gz: 1 voxels are NaN", "empty mask": r"mask\.nii\.gz: mask is empty"}
 

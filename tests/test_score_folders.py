@@ -138,7 +138,7 @@ def test_nothing_scored_leaves_no_csv_and_gives_every_reason(tmp_path: Path) -> 
     assert isinstance(done.exception, (MrictError, SystemExit))
     assert not list(tmp_path.glob("*.csv"))
     places = [str(folders[role]) for role in ("ct", "sct", "mask")]
-    with pytest.raises(MrictError, match=r"none of 2 cases can be scored, .*p1: .* \| p2: "):
+    with pytest.raises(MrictError, match=r"none of the 2 cases can be scored, .*p1: .* \| p2: "):
         score_folders(*places, ScoreOptions(), tmp_path / "scores.csv", json=False, progress=None)
 
 

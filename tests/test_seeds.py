@@ -172,5 +172,5 @@ def test_two_runs_of_other_seeds_say_so(several, tmp_path):
 
 
 def test_pictures_say_of_which_seed_they_are(several):
-    assert slices_remark(several) == "pictures are of the first of several seeds (mk1: seed 1)"
+    assert slices_remark(several) == "images are of the first of several seeds (mk1: seed 1)"
     assert slices_remark(several[1:]) == ""
