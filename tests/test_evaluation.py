@@ -226,7 +226,7 @@ def test_a_record_survives_its_files(tmp_path, store):
 def test_damaged_and_foreign_files_are_named(tmp_path):
     assert evaluation.read_metrics(tmp_path / "none") == []
     (tmp_path / "odd.json").write_text("[1, 2]")
-    with pytest.raises(MrictError, match=r"odd\.json: no metrics record"):
+    with pytest.raises(MrictError, match=r"odd\.json: not a metrics record"):
         evaluation.read_metrics(tmp_path)
     (tmp_path / "odd.json").write_text("{")
     with pytest.raises(MrictError, match=r"odd\.json: not valid json"):
@@ -290,5 +290,5 @@ def test_predictions_that_are_not_finite_are_no_score(space, value):
         return fake
 
     store, split = open_data(space)
-    with pytest.raises(MrictError, match="holds NaN or infinite values; the model has diverged"):
+    with pytest.raises(MrictError, match="has NaN or infinite values; the model has diverged"):
         evaluation.score_patients(store, split.test, Predictions(store, diverged))

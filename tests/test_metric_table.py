@@ -229,7 +229,7 @@ def test_a_record_of_before_lacks_the_metric_and_says_so(tmp_path, request):
     assert pd.isna(board.loc["mk1", new.key])
     assert board.loc["mk2", new.key] > 0
     assert remarks(records, [new.key]) == [
-        "Absent: NRMSE of all 3 patients (mk1): not taken by the version that scored it; evaluate again."
+        "Absent: NRMSE of all 3 patients (mk1): not computed by the version that scored it; evaluate again."
     ]
     data = dataclasses.replace(page_data(3, 2, 24), records=records, board=board.reset_index())
     assert 'data-metric="nrmse" data-name="mk1">–</td>' in render(data)

@@ -459,7 +459,7 @@ def test_a_split_of_ones_own_is_kept_and_a_replaced_one_is_announced(cohort, tmp
     lines.clear()
     kept = prepare_data("smoke", str(cohort), force=True, report=lines.append)
     assert kept.split == own
-    assert "your own" in lines[0]
+    assert "yours" in lines[0]
     data["test"] = [*data["test"], "1BZ999"]
     path.write_text(json.dumps(data))
     with pytest.raises(MrictError, match="1BZ999"):

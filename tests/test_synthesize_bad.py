@@ -103,7 +103,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(name, tmp_path, checkpoi
         (["mr.nii.gz", "-o", "mr.nii.gz"], "input and output are the same file"),
         (["mr.nii.gz", "-o", "link.nii.gz"], "input and output are the same file"),
         (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "mr.nii.gz"], "input and output are the same file"),
-        (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "ct.nii"], "two outputs of one name"),
+        (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "ct.nii"], "two outputs with the same name"),
         (["mr.nii.gz", "-o", "there.nii"], "there.nii: exists already"),
         (["mr.nii.gz", "-o", "ct.nii", "--uncertainty", "there.nii"], "there.nii: exists already"),
         (["mr.nii.gz", "-o", "noted.nii"], "noted.json: exists already"),

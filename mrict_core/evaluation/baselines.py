@@ -1,6 +1,6 @@
-"""Trivial predictors. A model that does not beat all of them has learned nothing that the table should praise.
+"""Trivial predictors. A model that does not beat all of them has learned nothing useful.
 
-They see what a model sees: the MR, its body mask, and the *training* patients' CT. Outside the body mask all give air.
+They use what a model uses: the MR, its body mask and the *training* patients' CT. Outside the body mask all give air.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ AXIAL_BINS = 16  # of the mean CT, from the lowest slice to the highest
 
 
 def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> dict[str, Predictions]:
-    """Return {name: predictions}. Each is fitted when it is first asked, on the training patients one at a time.
+    """Return {name: predictions}. Each is fitted on first use, one training patient at a time.
 
     - `baseline_water_body`: 0 HU in the body.
     - `baseline_mean_ct`: the voxelwise mean training CT on the canvas at the same relative axial position.
     - `baseline_rank_map`: the patient's MR, rank by rank, mapped to the histogram of the training CT inside the body.
     """
     if not train_patients:
-        raise MrictError("the baselines need at least one training patient; make a split with one")
+        raise MrictError("the baselines need at least one training patient; make a split that has one")
     mean_ct = cache(lambda: _mean_ct(store, train_patients))
     distribution = cache(lambda: _ct_distribution(store, train_patients))
 
@@ -63,7 +63,7 @@ def _in_body(hu: np.ndarray, body: np.ndarray) -> np.ndarray:
 
 
 def _axial_bins(count: int) -> np.ndarray:
-    """Return the bin of each of a patient's `count` slices, lowest slice first; a single one is in the middle."""
+    """Return the axial bin of each of a patient's `count` slices, lowest slice first; a single one is central."""
     return ((np.arange(count) + 0.5) * AXIAL_BINS / count).astype(int)
 
 
@@ -96,7 +96,7 @@ def _ct_distribution(store: SliceStore, patients: Sequence[str]) -> tuple[np.nda
 
 
 def _training_slices(store: SliceStore, patients: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (inside body and scoring mask, CT in HU) of one patient after the other."""
+    """Yield (inside body and scoring mask, CT in HU) patient by patient."""
     for patient in patients:
         slices = store.slices(patient)
         inside = (np.asarray(slices.body) > 0) & (np.asarray(slices.mask) > 0)
@@ -104,6 +104,6 @@ def _training_slices(store: SliceStore, patients: Sequence[str]) -> Iterator[tup
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return every value's mean rank as a fraction in (0, 1); equal values share one."""
+    """Return every value's mean rank as a fraction in (0, 1); equal values share a rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return ((np.cumsum(counts) - counts / 2) / values.size)[inverse]

@@ -1,4 +1,4 @@
-"""The cohort as tables: what each patient brings, and how the two masks agree."""
+"""Tables of the cohort: facts of each patient, and how the two masks agree."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mrict_core.data.splits import SETS, Split
 
 
 def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
-    """Return one row per patient: its subject where one has several patients, centre, set, slices, shape and voxel size
-    (mm) of its files, voxels of the scoring mask, how many of those the canvas cuts off, the CT's air in the MR's body
-    and its tissue outside it (per cent), and what was odd in its files."""
+    """Return one row per patient: subject (if one has several patients), centre, set, slices, shape and voxel size (mm)
+    of its files, voxels of the scoring mask and how many the canvas cuts off, the CT's air in the MR's body and its
+    tissue outside it (per cent), and warnings about its files."""
     subjects = store.subjects()
     shared = any(subject != patient for patient, subject in subjects.items())
     sets = {patient: name for name in SETS for patient in getattr(split, name, ())}
@@ -39,8 +39,8 @@ def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
 
 
 def mask_agreement(store: SliceStore) -> pd.DataFrame:
-    """Return one row per centre: patients, mean and lowest Dice of the two masks, and the share of the scored bone
-    and soft tissue (CT above -200 HU inside the mask) that lies outside the body mask, in per cent."""
+    """Return one row per centre: patients, mean and lowest Dice of the two masks, and the percentage of scored bone and
+    soft tissue (CT above -200 HU inside the mask) outside the body mask."""
     rows = []
     for patient in store.patients:
         slices = store.slices(patient)

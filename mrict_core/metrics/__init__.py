@@ -1,4 +1,4 @@
-"""Image metrics, numpy in and floats out. Each is a row of the table, with the card that defines it."""
+"""Image metrics from numpy arrays. Each is a row of the table, with the card that defines it."""
 
 from mrict_core.metrics.case import RANGES, Case, HuRange, range_of
 from mrict_core.metrics.clinical import counts, curves

@@ -1,8 +1,8 @@
 """The SynthRAD image metrics: one value per 3-D case.
 
-Written from the challenges' published definitions: 2023 (Huijben et al., Medical Image Analysis 97, 2024, 103276) in
-the form it has had since 14 July 2023, and 2025. `M` below is the scoring mask, mask > 0; `R` the HU range, `L` its
-width. Ranges are named and never inferred from the data.
+Written from the challenges' published definitions: 2023 (Huijben et al., Medical Image Analysis 97, 2024, 103276) as
+of 14 July 2023, and 2025. `M` below is the scoring mask, mask > 0; `R` the HU range, `L` its width. Ranges are named
+and never inferred from the data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HU_RANGE = RANGES["synthrad2023"]
 
 @dataclass(frozen=True)
 class SsimScore:
-    """A structural similarity and how it was taken: "3D", or "2D" per slice where the volume is thin."""
+    """A structural similarity and how it was computed: "3D", or "2D" per slice for thin volumes."""
 
     value: float
     dimensionality: str
@@ -43,7 +43,7 @@ def mae_hu(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray) -> float:
 
 
 def psnr_db(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, hu_range: HuRange = HU_RANGE) -> float:
-    """Return the peak signal-to-noise ratio inside the mask, in dB; infinity where the clipped volumes are equal.
+    """Return the peak signal-to-noise ratio inside the mask, in dB; infinity if the clipped volumes are equal.
 
     psnr = 10 log10(L^2 / mean over M of (clip CT - clip sCT)^2), both clipped to R. Arguments as in `mae_hu`.
     """
@@ -55,8 +55,8 @@ def ssim(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, hu_range: HuRange = 
 
     Both volumes are clipped to R, set to its lower end outside M and shifted to start at 0. The map has a uniform
     7x7x7 window, sample covariance, K1 0.01, K2 0.03 and data_range L; the value is its mean over M after cropping 3
-    voxels from every face (M is not eroded). Where one axis is thinner than 7 voxels the map is taken per slice along
-    that axis, 7x7, and averaged over M the same way. Arguments as in `mae_hu`.
+    voxels from every face (M is not eroded). If one axis is shorter than 7 voxels, the map is computed per slice along
+    that axis, 7x7, and averaged over M in the same way. Arguments as in `mae_hu`.
     """
     return _ssim(*checked_volumes(ct, sct, mask), hu_range)
 
@@ -88,7 +88,7 @@ def _ssim(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, hu_range: HuRange
     thin = [axis for axis, length in enumerate(ct.shape) if length < WINDOW]
     if len(thin) > 1:
         raise MrictError(
-            f"SSIM needs {WINDOW} voxels or more along two axes, the volume has {size_text(ct)}; score a larger volume"
+            f"SSIM needs at least {WINDOW} voxels along two axes, the volume has {size_text(ct)}; score a larger volume"
         )
     if thin:
         ct, sct, inside = (np.moveaxis(volume, thin[0], 0) for volume in (ct, sct, inside))
@@ -99,7 +99,9 @@ def _ssim(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, hu_range: HuRange
 
     found = windows.map_mean(ct, sct, inside, windows.ssim_map(hu_range.width), planes, depth=1 if thin else WINDOW)
     if not found.count:
-        raise MrictError(f"the mask lies within {PAD} voxels of the volume's faces, where SSIM has no value; pad it")
+        raise MrictError(
+            f"the mask is within {PAD} voxels of the volume's faces, where SSIM is undefined; pad the volume"
+        )
     return SsimScore(found.mean, "2D" if thin else "3D")
 
 
@@ -108,7 +110,7 @@ def _voxels(case: Case) -> tuple[float, float]:
 
 
 def structure(case: Case) -> SsimScore:
-    """Return the SSIM of a case, and whether it was taken in 3-D or per slice."""
+    """Return the SSIM of a case, computed in 3-D or per slice."""
     return case.once(_ssim, case.hu_range or HU_RANGE)
 
 
@@ -127,7 +129,7 @@ _BOTH = ("synthrad2023", "synthrad2025", "leaderboard", "compare", "controls", "
 METRICS = (
     _row(
         *("mae_hu", "MAE (HU)", "masked mean absolute error", "HU", 1, "lower", (*_BOTH, "validation")),
-        range="HU as they are, no clipping",
+        range="HU without clipping",
         note=_FORM,
         value=lambda case: _voxels(case)[0],
     ),
@@ -135,8 +137,8 @@ METRICS = (
         *("psnr_db", "PSNR (dB)", "masked peak signal-to-noise ratio", "dB", 2, "higher", _BOTH),
         range="both clipped to [{low}, {high}] HU; peak {width}",
         clip=HU_RANGE,
-        note=f"{_FORM}; equal volumes score infinity, written as null in json and left out of the mean",
-        absent="the two images are equal, the ratio is infinite",
+        note=f"{_FORM}; equal volumes score infinity, which is null in json and excluded from the mean",
+        absent="the two images are equal: the ratio is infinite",
         value=lambda case: _voxels(case)[1],
         error=lambda db: 10 ** (-db / 20),
     ),
@@ -156,16 +158,16 @@ METRICS = (
         mask=f"{_MASK}; maps averaged inside it after cropping 3 pixels from every edge of the slices",
         dimensionality="2D",
         aggregation=f"pooled over the masked pixels of a case's slices; {_CASES}",
-        note="stands in for ssim where a volume is thinner than 7 voxels: uniform 7x7 window per slice along the "
-        "thin axis, same constants; not a SynthRAD number",
+        note="replaces ssim if a volume is thinner than 7 voxels: uniform 7x7 window per slice along the thin axis, "
+        "same constants; not a SynthRAD number",
     ),
     _row(
         *("ms_ssim", "MS-SSIM", "masked multi-scale structural similarity", "1", 4, "higher", ("synthrad2025",)),
         range=_SSIM_RANGE,
         clip=RANGES["synthrad2025"],
         mask=f"{_MASK}; map averaged inside it at every scale after cropping 3 voxels from every face",
-        note="five scales, uniform 7x7x7 window, sample covariance, K1 0.01, K2 0.03; SynthRAD2025 definition as its "
-        "code runs: luminance at every scale, exponents voxel by voxel",
+        note="five scales, uniform 7x7x7 window, sample covariance, K1 0.01, K2 0.03; SynthRAD2025 definition as in "
+        "its code: luminance at every scale, exponents voxel by voxel",
         value=_ms_ssim,
     ),
 )

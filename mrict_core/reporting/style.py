@@ -1,4 +1,4 @@
-"""One look for every figure: palette, windows, fonts, and saving that gives the same bytes for the same data."""
+"""One style for all figures: palette, windows, fonts, and saving with equal bytes for equal data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mrict_core.errors import unknown_name
 from mrict_core.files import atomic_path
 
 DPI = 200
-# Okabe & Ito 2008, told apart with every common colour blindness
+# Okabe & Ito 2008, distinguishable with common colour blindness
 PALETTE = {
     "blue": "#0072B2",
     "vermilion": "#D55E00",
@@ -39,7 +39,7 @@ ERROR_MAP = "RdBu_r"  # blue: sCT too low, red: too high
 BODY_COLOUR, MASK_COLOUR = PALETTE["orange"], PALETTE["sky"]
 
 _RC = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.family": "DejaVu Sans",  # part of matplotlib: the same everywhere
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.0,
@@ -70,7 +70,7 @@ P = ParamSpec("P")
 
 
 def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a function that makes a figure in the suite's style, whatever the caller's settings are."""
+    """Run a function that makes a figure in the suite's style, regardless of the caller's settings."""
 
     @functools.wraps(make)
     def run(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -83,7 +83,7 @@ def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def new_figure(width_in: float, height_in: float, *, title: str, label: str) -> Figure:
-    """Return a figure without pyplot (no window, no global state) that shows its title and the profile's label."""
+    """Return a figure without pyplot (no window, no global state), with a title and the profile's label."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.012, ha="left", weight="bold")
@@ -104,9 +104,9 @@ def window_hu(name: str) -> tuple[float, float]:
 
 
 def save(figure: Figure, path: Path, *, pdf: bool = False) -> Path:
-    """Write `figure` atomically as PNG at 200 dpi, with `pdf` also as PDF beside it; return the PNG's path.
+    """Write `figure` atomically as PNG at 200 dpi, with `pdf` also as PDF; return the PNG's path.
 
-    No time stamp and no version goes into the files, so equal data give equal bytes.
+    The files have no time stamp or version, so equal data give equal bytes.
     """
     path = Path(path).with_suffix(".png")
     with matplotlib.rc_context(_RC):
