@@ -149,7 +149,7 @@ def test_broken_output_is_refused(tmp_path, mr, value, message):
 def test_sheared_nifti_is_refused(tmp_path):
     affine = np.eye(4)
     affine[0, 1] = 0.2
-    with pytest.raises(MrictError, match="not at right angles, which DICOM cannot hold"):
+    with pytest.raises(MrictError, match="not at right angles, which DICOM cannot store"):
         write_ct_series(tmp_path / "ct", some_hu((3, 3, 3)), Volume(some_hu((3, 3, 3)), affine, tmp_path / "x"), **BY)
 
 
@@ -166,7 +166,7 @@ def test_existing_folders(tmp_path, mr):
     assert (folder / "plan.txt").read_text() == "precious"
     with pytest.raises(MrictError, match="holds other files"):
         write_ct_series(tmp_path / "mr", hu, mr, overwrite=True, **BY)
-    with pytest.raises(MrictError, match="is no folder"):
+    with pytest.raises(MrictError, match="is not a folder"):
         write_ct_series(folder / "plan.txt", hu, mr, overwrite=True, **BY)
     (tmp_path / "empty").mkdir()
     write_ct_series(tmp_path / "empty", hu, mr, **BY)
@@ -191,7 +191,7 @@ def test_a_place_that_cannot_be_is_named(tmp_path, mr):
 
 def test_leftovers_of_a_killed_writer_are_not_read(tmp_path, mr):
     write_ct_series(tmp_path / "mr" / ".ct.killed", some_hu(mr.shape), mr, **BY)
-    assert read_series(tmp_path / "mr").notes == ("left aside: hidden folder (1)",)
+    assert read_series(tmp_path / "mr").notes == ("skipped: hidden folder (1)",)
 
 
 @contextlib.contextmanager
