@@ -323,8 +323,8 @@ TAKEN = {
     "water": (["DERIVED", "PRIMARY", "DIXON", "WATER"], ""),
     "opposed phase": (["DERIVED", "PRIMARY", "OPP_PHASE"], ""),
     "reformatted": (["DERIVED", "SECONDARY", "MPR"], ""),
-    "trace-weighted": (["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW", "ND"], "a word of its ImageType is TRACEW"),
-    "perhaps a map": (["DERIVED", "PRIMARY", "M", "T1"], "a word of its ImageType is T1"),
+    "trace-weighted": (["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW", "ND"], "its ImageType contains TRACEW"),
+    "perhaps a map": (["DERIVED", "PRIMARY", "M", "T1"], "its ImageType contains T1"),
     "of an unknown way": (["DERIVED", "SECONDARY", "DOE^JOHN"], "its ImageType does not say how"),
 }
 

@@ -161,10 +161,10 @@ def test_existing_folders(tmp_path, mr):
     write_ct_series(folder, hu + 1, mr, overwrite=True, **BY)
     np.testing.assert_array_equal(read_series(folder, modality="CT").array, np.rint(hu + 1))
     (folder / "plan.txt").write_text("precious")
-    with pytest.raises(MrictError, match=r"holds other files.*nothing was replaced"):
+    with pytest.raises(MrictError, match=r"contains files other.*nothing was overwritten"):
         write_ct_series(folder, hu, mr, overwrite=True, **BY)
     assert (folder / "plan.txt").read_text() == "precious"
-    with pytest.raises(MrictError, match="holds other files"):
+    with pytest.raises(MrictError, match="contains files other"):
         write_ct_series(tmp_path / "mr", hu, mr, overwrite=True, **BY)
     with pytest.raises(MrictError, match="is not a folder"):
         write_ct_series(folder / "plan.txt", hu, mr, overwrite=True, **BY)
@@ -178,7 +178,7 @@ def test_a_series_of_others_is_never_replaced(tmp_path, mr):
     for file in (tmp_path / "mr").iterdir():
         file.rename(file.with_name(file.name.replace("IM", "CT")))
     before = {file.name: file.read_bytes() for file in (tmp_path / "mr").iterdir()}
-    with pytest.raises(MrictError, match="holds other files"):
+    with pytest.raises(MrictError, match="contains files other"):
         write_ct_series(tmp_path / "mr", some_hu(mr.shape), mr, overwrite=True, **BY)
     assert {file.name: file.read_bytes() for file in (tmp_path / "mr").iterdir()} == before
 

@@ -143,8 +143,9 @@ def _pixels(frames: list[Frame], path: Path) -> tuple[np.ndarray, list[str]]:
     for file, slices in places.items():
         stored, padding = _decode(file)
         for k in slices:
-            values = _plane(stored, frames[k])
-            array[k] = _rescaled(values, frames[k])
+            frame, values = frames[k], _plane(stored, frames[k])
+            unscaled = (frame.slope, frame.intercept) == (1, 0)
+            array[k] = values if unscaled else values * frame.slope + frame.intercept
             if not np.isfinite(array[k]).all():
                 raise MrictError(f"{shown(file)}: NaN or infinite pixels; expected numbers; export it again")
             if padding:
@@ -158,10 +159,6 @@ def _plane(stored: np.ndarray, frame: Frame) -> np.ndarray:
     if plane.shape != frame.shape:
         raise damaged(frame.path, f"{plane.shape[0]} x {plane.shape[1]} pixels contradict its header")
     return plane
-
-
-def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
-    return plane if (frame.slope, frame.intercept) == (1, 0) else plane * frame.slope + frame.intercept
 
 
 def _fill_padding(array: np.ndarray, padded: np.ndarray, path: Path) -> list[str]:

@@ -149,7 +149,8 @@ def _several(splits: dict[str, Groups], series: str, path: Path) -> MrictError:
 
 def _counts(groups: Groups) -> str:
     said = [f"{label} ({len(group)})" for label, group in groups.items()]
-    return ", ".join([*said[: 2 * NAMED], f"and {len(said) - 2 * NAMED} more"][: min(len(said), 2 * NAMED + 1)])
+    more = [f"and {len(said) - 2 * NAMED} more"] if len(said) > 2 * NAMED else []
+    return ", ".join(said[: 2 * NAMED] + more)
 
 
 def _texts(groups: Groups, before: str) -> str:

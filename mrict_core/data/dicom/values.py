@@ -88,4 +88,6 @@ def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
 
 def values_of(value: Any) -> list:
     """Return the values of a tag as a list: none, one or several."""
-    return [] if value is None else list(value) if not isinstance(value, (str, bytes, int, float)) else [value]
+    if value is None:
+        return []
+    return [value] if isinstance(value, (str, bytes, int, float)) else list(value)

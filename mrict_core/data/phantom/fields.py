@@ -44,11 +44,11 @@ class Grid:
             return None
         return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
-    def axes(self, row: np.ndarray, offset: float = 0.0) -> list[np.ndarray]:
-        """Return three broadcastable arrays whose sum is `row @ position + offset` at every voxel."""
+    def axes(self, row: np.ndarray) -> list[np.ndarray]:
+        """Return three broadcastable arrays whose sum is `row @ position` at every voxel."""
         slopes = row @ self.affine[:3, :3]
         parts = [slopes[n] * np.arange(self.shape[n]) for n in range(3)]
-        parts[0] = parts[0] + row @ self.affine[:3, 3] + offset
+        parts[0] = parts[0] + row @ self.affine[:3, 3]
         return [p.reshape([-1 if n == m else 1 for m in range(3)]) for n, p in enumerate(parts)]
 
 
