@@ -373,7 +373,7 @@ def test_a_discriminator_alone_is_no_model_to_synthesise_with(tmp_path):
 def test_the_card_says_what_is_not_known(variant, wide, said, tmp_path):
     imported = run(saved(tmp_path, plain(wide).state_dict()), variant, tmp_path / "root")
     card = (imported.path / CARD).read_text(encoding="utf-8")
-    parts = ("Not for clinical use", "imported unchanged", "scored it on no patient", "no fingerprint", said)
+    parts = ("Not for clinical use", "imported unchanged", "has not scored it", "no fingerprint", said)
     assert [part for part in parts if part not in card] == []
     assert "Demo" not in card
     assert str(tmp_path) not in card + json.dumps(read_model(imported.path))

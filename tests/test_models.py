@@ -327,7 +327,7 @@ def test_a_damaged_model_is_not_published_over_and_never_stands_behind_a_bare_na
 
 def test_a_folder_under_another_name_is_said_and_still_loads_by_path(published, tmp_path):
     renamed = published.rename(published.with_name("best"))
-    assert f"name the folder mk1/{read_json(renamed / FACTS)['hash']}" in entries()[0].problem
+    assert f"rename the folder to mk1/{read_json(renamed / FACTS)['hash']}" in entries()[0].problem
     elsewhere = Path(shutil.copytree(renamed, tmp_path / "sent by mail"))
     assert load_synthesizer(find(str(elsewhere)), device="cpu").facts.variant == "mk1"
 

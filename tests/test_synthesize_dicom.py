@@ -130,9 +130,9 @@ def test_one_echo_of_a_series_is_chosen_by_the_text_of_the_error(tmp_path, model
     ("arguments", "message"),
     [
         (("mr", "-o", "full"), "exists already"),
-        (("mr", "-o", "full", "--overwrite"), "holds"),
+        (("mr", "-o", "full", "--overwrite"), "contains files other"),
         (("mr.nii", "-o", "ct", "--keep-identifiers"), "keep"),
-        (("mr.nii", "-o", "ct", "--series", "x"), "no DICOM"),
+        (("mr.nii", "-o", "ct", "--series", "x"), "not DICOM"),
         (("mr", "-o", "mr", "--overwrite"), "same file|same"),
     ],
 )

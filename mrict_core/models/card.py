@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mrict_core.metrics import Metric
-
 from mrict_core.experiments.schema import as_plain, flattened
 from mrict_core.training.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from mrict_core.metrics import Metric
 
 Description = Mapping[str, Any]  # content of model.json, with its facts as ModelFacts
 
