@@ -104,7 +104,7 @@ def test_a_csv_names_cases_inputs_and_outputs(tmp_path, checkpoints):
         ("../up", "line 6: case and output are plain names"),
         ("same", "x.nii.gz: another has its case name or output"),
         ("same (2)", "y.nii.gz: another has its case name or output"),
-        ("png", "not a supported output type"),
+        ("png", "not an image type that is written"),
     ):
         assert reason in reasons[case], case
     assert files_in(tmp_path / "out") == ["one.json", "one.mha", "second_sct.json", "second_sct.nrrd"]

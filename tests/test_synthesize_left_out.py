@@ -178,7 +178,7 @@ OUTPUTS = {
     "two series": (["SE01/", "SE02/"], "ct.nii.gz", "holds 2 inputs"),
     "one left out": (["SE01/", "p2/T1.nii"], "ct.nii.gz", "holds 2 inputs"),
     "a table": (["p1.nii", "p2.nii"], "out.csv", "a file by its name"),
-    "a page": (["p1.nii"], "out.html", "not a supported output type"),
+    "a page": (["p1.nii"], "out.html", "not an image type"),
 }
 
 

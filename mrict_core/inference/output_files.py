@@ -26,7 +26,7 @@ def format_of(path: Path | str) -> str:
     name = Path(path).name.lower()
     suffix = next((s for s in FORMATS if name.endswith(s)), "")
     if not suffix or name == suffix:
-        raise MrictError(f"{shown(path)}: not a supported output type; allowed: {', '.join(FORMATS)}")
+        raise MrictError(f"{shown(path)}: not an image type that is written; allowed: {', '.join(FORMATS)}")
     return suffix
 
 

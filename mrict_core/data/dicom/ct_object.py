@@ -17,7 +17,7 @@ SERIES_NUMBER = 9001  # after the scanner's own
 MAKER = "MRICT"
 NOTE = "not for clinical use"
 LONG_STRING = 64  # characters of VR LO
-WINDOW_HU = (40, 400)  # a viewer's initial centre and width: soft tissue
+WINDOW_HU = (40, 400)  # centre and width a viewer opens with: soft tissue
 EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
 EMPTY += ("AccessionNumber", "ReferringPhysicianName")  # type 2: present, value unknown
 

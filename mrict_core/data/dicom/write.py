@@ -23,7 +23,7 @@ from mrict_core.errors import MrictError
 from mrict_core.files import atomic_folder
 from mrict_core.paths import shown
 
-LOWEST_HU = -1024  # the intercept, unless there are lower values
+LOWEST_HU = -1024  # the intercept, unless lower values come
 STORED = 2**16 - 1
 FILE = re.compile(r"CT\d{4,}\.dcm")
 
