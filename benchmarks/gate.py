@@ -35,7 +35,7 @@ def trained_on(volumes: Iterable[Volume], size: int) -> dict[str, Any]:
 
 
 def row(data: str, kind: str, volumes: Iterable[Volume], found: dict[str, Any], wrong: bool = True) -> dict[str, Any]:
-    findings = [check_input(volume, None, found) for volume in volumes]
+    findings = [check_input(volume, found) for volume in volumes]
     stopped = sum(map(bool, findings))
     names = [each[0].name for each in findings if each]
     first = max(sorted(set(names)), key=names.count) if names else "–"

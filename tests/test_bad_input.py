@@ -290,7 +290,7 @@ def rewritten(path: Path, change: dict, drop: tuple[str, ...] = ()) -> None:
 def test_checkpoints_that_lack_something_are_refused(own: Workspace, trained: Path) -> None:
     best, last = trained / "best.pt", trained / "last.pt"
     rewritten(best, {"networks": {}})
-    with pytest.raises(MrictError, match=r"best\.pt: holds no network G"):
+    with pytest.raises(MrictError, match=r"best\.pt: has no network G"):
         load_synthesizer(best, device="cpu")
     rewritten(best, {"fields": {}})
     with pytest.raises(MrictError, match="train the variant again"):

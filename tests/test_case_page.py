@@ -81,7 +81,7 @@ def test_an_ensemble_says_nothing_three_times(tmp_path):
     three = load_models(names, device="cpu")
     synthesize_case(write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", three, qa=tmp_path / "p.html")
     page = text_of(tmp_path / "p.html")
-    for text in ("made to demonstrate the suite", "keeps no fingerprint", "whether bone is missing was not judged"):
+    for text in ("made to demonstrate the suite", "has no training fingerprint", "missing bone was not checked"):
         assert page.count(text) == 1, text
 
 

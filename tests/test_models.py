@@ -277,9 +277,9 @@ DAMAGE = {  # how => (what the loader says, whether a listing sees it without re
     "facts cut": (cut(FACTS), r"model\.json: not valid json", True),
     "facts gone": (lambda f: (f / FACTS).unlink(), r"model\.json: not found", True),
     "facts a list": (lambda f: (f / FACTS).write_text("[]"), "not the facts of a model, format, hash", True),
-    "window edited": (edit(FACTS, lambda c: c["facts"].update(window_hu=[-1, 1])), "it was edited or damaged", True),
-    "data edited": (edit(FACTS, lambda c: c["data"].update(name="real")), "it was edited or damaged", True),
-    "hash edited": (edit(FACTS, lambda c: c.update(hash="0" * 16)), "it was edited or damaged", True),
+    "window edited": (edit(FACTS, lambda c: c["facts"].update(window_hu=[-1, 1])), "edited or damaged", True),
+    "data edited": (edit(FACTS, lambda c: c["data"].update(name="real")), "edited or damaged", True),
+    "hash edited": (edit(FACTS, lambda c: c.update(hash="0" * 16)), "edited or damaged", True),
     "no facts in it": (edit(FACTS, lambda c: c.update(facts=None)), "not the facts of a model", True),
     "newer format": (edit(FACTS, lambda c: c.update(format=2)), "model format 2, this version reads 1", True),
 }
@@ -318,7 +318,7 @@ def test_a_damaged_model_is_not_published_over_and_never_stands_behind_a_bare_na
     with pytest.raises(MrictError, match="changed or damaged; delete the folder"):
         evaluate_variant(get("mk1"), SMOKE, fresh_space, device="cpu")
     cut(WEIGHTS)(published)
-    with pytest.raises(MrictError, match=rf"mk1: which .* is not known, mk1@{published.name[:8]} is damaged"):
+    with pytest.raises(MrictError, match=rf"mk1: the newest model is unknown, mk1@{published.name[:8]} is damaged"):
         find("mk1")
     assert find(f"mk1@{other.name[:6]}") == other
     with pytest.raises(MrictError, match=r"expected \d+ bytes of weights"):
@@ -327,7 +327,7 @@ def test_a_damaged_model_is_not_published_over_and_never_stands_behind_a_bare_na
 
 def test_a_folder_under_another_name_is_said_and_still_loads_by_path(published, tmp_path):
     renamed = published.rename(published.with_name("best"))
-    assert f"name the folder mk1/{read_json(renamed / FACTS)['hash']}" in entries()[0].problem
+    assert f"rename the folder to mk1/{read_json(renamed / FACTS)['hash']}" in entries()[0].problem
     elsewhere = Path(shutil.copytree(renamed, tmp_path / "sent by mail"))
     assert load_synthesizer(find(str(elsewhere)), device="cpu").facts.variant == "mk1"
 
@@ -525,9 +525,9 @@ def test_an_alias_is_its_variant(published):
         ("mk1@zz", r"mk1@zz: no such model in .*; published of mk1: mk1@"),
         ("mk1@", "mk1@: no such model"),
         ("mk2", r"mk2: no model in .*train mk2 --lineage.*import-checkpoint FILE --as mk2"),
-        ("no/such/model", "no/such/model: no model; give a checkpoint"),
-        ("gone.pt", r"gone\.pt: no model; give a checkpoint"),
-        ("{root}/mk1", "no model; give a checkpoint"),
+        ("no/such/model", "no/such/model: not a model; give a checkpoint"),
+        ("gone.pt", r"gone\.pt: not a model; give a checkpoint"),
+        ("{root}/mk1", "not a model; give a checkpoint"),
         ("{root}/plain.pth", "python -m mrict_core import-checkpoint FILE --as VARIANT"),
         ("x" * 5000, "unknown variant"),
         ("a\0b", "unknown variant"),
@@ -542,7 +542,7 @@ def test_names_that_mean_nothing(spec, message, published):
 def test_a_hash_that_begins_two_models_is_refused(published):
     twins = [another(checkpoints_root(), published, seed=k) for k in range(1, 20)]
     start = next(a for a in "0123456789abcdef" if sum(t.name[0] == a for t in twins) > 1)
-    with pytest.raises(MrictError, match=rf"mk1@{start}: means \d+ models .*give more of the hash"):
+    with pytest.raises(MrictError, match=rf"mk1@{start}: matches \d+ models .*give more digits"):
         find(f"mk1@{start}")
 
 
@@ -554,7 +554,7 @@ def test_what_was_trained_and_not_published_is_found_unless_it_is_ambiguous(fres
     with pytest.raises(MrictError, match="trained and not published"):
         read_card("mk1")
     shutil.copytree(best.parent.parent, root / "another-run" / "mk1")
-    with pytest.raises(MrictError, match="mk1: trained in 2 runs and published from none"):
+    with pytest.raises(MrictError, match="mk1: trained in 2 runs, none published"):
         find("mk1")
 
 

@@ -211,7 +211,7 @@ def test_the_name_of_an_output_says_its_format(tmp_path):
     assert [format_of(f"x{s}") for s in (".nii", ".NII.GZ", ".mha", ".nrrd")] == [".nii", ".nii.gz", ".mha", ".nrrd"]
     assert sidecar_path("a/b.c.nii.gz") == Path("a/b.c.json")
     volume = load_volume(write_head(tmp_path / "mr.nii"))
-    with pytest.raises(MrictError, match="expected that of the MR"):
+    with pytest.raises(MrictError, match="expected the MR's shape"):
         write_ct(tmp_path / "ct.nii", np.zeros((3, 3, 3)), volume)
     write_ct(tmp_path / "ct.nii", np.full(volume.shape, 40.4), volume, model="mk1")
     image = nib.load(tmp_path / "ct.nii")

@@ -114,7 +114,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(name, tmp_path, checkpoi
         (["mr.nii.gz", "-o", "ct.nii", "--csv", "x.csv"], "--csv and --format are for many cases"),
         (["mr.nii.gz", "-o", "ct.nii", "--model", "MODEL"], "given twice"),
         (["mr.nii.gz", "-o", "ct.nii", "--model", "mk6_3_5"], "'mk6_3_5': did you mean 'mk6_3_4'"),
-        (["mr.nii.gz", "-o", "ct.nii", "--model", "nowhere/x.pt"], "nowhere/x.pt: no "),
+        (["mr.nii.gz", "-o", "ct.nii", "--model", "nowhere/x.pt"], "nowhere/x.pt: not a model"),
         (["mr.nii.gz", "-o", "ct.nii", "--device", "tpu"], "device 'tpu' is not known"),
         (["mr.nii.gz", "-o", "ct.nii", "--precision", "half"], "unknown precision 'half'"),
         (["mr.nii.gz", "-o", "ct.nii", "--resample-to-mm", "-2"], "expected 0.05 to 50 mm"),

@@ -148,7 +148,7 @@ def test_earlier_outputs_are_no_inputs(tmp_path, models):
     assert reasons["out"] == "the results of this command"
     assert reasons["CT0001.dcm"].startswith("a CT series")
     assert sorted(survey(root).sources) == ["p1"]  # also where the results were written by another run
-    with pytest.raises(MrictError, match="a synthetic CT of this suite"):
+    with pytest.raises(MrictError, match="a synthetic CT or uncertainty map of this suite"):
         synthesize_case(root / "ct of p1.nii.gz", tmp_path / "again.nii", models)
 
 
