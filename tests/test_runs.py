@@ -504,6 +504,8 @@ def test_the_commands(fresh_space, cohort):
     assert not first.folder.exists()
     assert second.best.exists()
     assert "--seeds 1,x: expected whole numbers" in str(invoke("train", "mk1", *common, "--seeds", "1,x").exception)
+    both = invoke("train", "mk1", *common, "--seeds", "4", "--seed", "5")
+    assert "--seed 5 and --seeds 4: expected one of them" in str(both.exception)
 
 
 def test_nothing_but_a_training_is_removed(fresh_space, tmp_path):

@@ -544,7 +544,7 @@ def finished(tmp_path_factory, cohort) -> Suite:
 def test_ctrl_c_leaves_nothing_half_written(finished):
     assert finished.code == 130
     assert "Traceback" not in finished.errors
-    assert "interrupted; what was finished is kept" in finished.errors
+    assert "interrupted; finished results are kept" in finished.errors
     assert finished.kernels
     assert finished.survivors == []
     assert finished.left == []

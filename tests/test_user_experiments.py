@@ -85,7 +85,7 @@ def test_a_change_starts_from_the_same_weights_and_applies_to_each_named_variant
 @pytest.mark.parametrize(
     ("text", "sets", "name", "message"),
     [
-        ("mk1", ["los.l1.weight=2"], "", "unknown value 'los.l1.weight': did you mean 'loss."),
+        ("mk1", ["los.l1.weight=2"], "", "unknown value 'los.l1.weight': did you mean one of loss."),
         ("mk1", ["epochs=15"], "", "epochs: 15 is the value of mk1 already; leave it out"),
         ("mk1", ["epochs=many"], "", "--set: epochs is 'many', expected int"),
         ("mk1", ["epochs"], "", "--set epochs: expected PATH=VALUE"),

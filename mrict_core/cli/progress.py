@@ -1,4 +1,4 @@
-"""What the command line shows while it works."""
+"""Progress bars and lines of the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mrict_core.paths import printable
 
 
 def say(line: str) -> None:
-    """Print a line in one piece, names in it made printable: several steps may speak at once."""
+    """Print one whole line, made printable; steps may print at the same time."""
     sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()
 
@@ -51,7 +51,7 @@ class Bytes:
 
         if self.bar is None or self.step != step:
             self.__exit__()
-            # a resumed download starts in the middle: `initial` keeps its speed honest
+            # `initial`: bytes of a resumed download do not count as speed
             sizes = {"unit": "B", "unit_scale": True, "initial": done, "total": total}
             self.step, self.bar = step, tqdm(desc=step, dynamic_ncols=True, **sizes)
         self.bar.update(done - self.bar.n)
@@ -68,7 +68,7 @@ class Bytes:
 
 
 def batches(each: Any, total: int, title: str) -> Any:
-    """Return the training loop's batches behind a bar."""
+    """Wrap the training loop's batches in a bar."""
     from tqdm import tqdm
 
     return tqdm(each, total=total, desc=title, unit="batch", leave=False, dynamic_ncols=True)
