@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from tiny_models import run_of
 from typer.testing import CliRunner
 
-from mrict_core import cli, runtime
+from mrict_core import cli
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import load_split, make_split, save_split
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
-from mrict_core.files import read_json, write_json
+from mrict_core.files import atomic_folder, read_json, write_json
 from mrict_core.inference import load_synthesizer
 from mrict_core.models import folder as folders
 from mrict_core.models.card import card_text
@@ -374,7 +374,7 @@ UNTRUE = {  # what a model says of itself => what the one line names
     "window one": ({"window_hu": 5}, "window_hu is '5', expected list"),
     "method": ({"fields": {"method": {"name": "diffusion"}}}, "unknown method 'diffusion'"),
     "generator": ({"fields": {"network": {"G": "unet_z", "D": "patch4"}}}, "unknown .* 'unet_z'"),
-    "epoch 0": ({"epoch": 0}, "no epoch of its training was done"),
+    "epoch 0": ({"epoch": 0}, "epoch is 0, expected a trained network"),
     "channels": (
         {"fields": {"network": {"G": {"name": "unet_a", "slope": 0.1, "out_channels": 10**6}, "D": "patch4"}}},
         "does not fit network G",
@@ -469,14 +469,14 @@ def test_two_publications_of_a_variant_wait_for_each_other(published, monkeypatc
 
 
 def test_atomic_folder_never_replaces(tmp_path):
-    with runtime.atomic_folder(tmp_path / "made") as temporary:
+    with atomic_folder(tmp_path / "made") as temporary:
         (temporary / "a").write_text("first")
     with (
         pytest.raises(MrictError, match="made: exists already and is not replaced"),
-        runtime.atomic_folder(tmp_path / "made") as temporary,
+        atomic_folder(tmp_path / "made") as temporary,
     ):
         (temporary / "a").write_text("second")
-    with pytest.raises(KeyboardInterrupt), runtime.atomic_folder(tmp_path / "other"):
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "other"):
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made" / "a").read_text() == "first"

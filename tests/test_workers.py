@@ -13,11 +13,10 @@ from multiprocessing import resource_tracker
 
 import psutil
 import pytest
-from mrict_core.variant import Variant
 
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import read_record
-from mrict_core.experiments import get
+from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.suite.workers import Training, Workers
@@ -26,7 +25,7 @@ from mrict_core.training.runs import runs_of
 SMOKE = get_profile("smoke")
 
 
-def own(name: str, **changes: object) -> Variant:
+def own(name: str, **changes: object) -> Experiment:
     """A user's own variant, which no process knows by name."""
     return dataclasses.replace(get("mk1"), name=name, parent="mk1", **changes)
 
@@ -47,7 +46,7 @@ def workers(place):
         yield pool
 
 
-def training(space: Workspace, *chain: Variant, epochs: int = 1, retrain: bool = False, **more: object) -> Training:
+def training(space: Workspace, *chain: Experiment, epochs: int = 1, retrain: bool = False, **more: object) -> Training:
     profile = dataclasses.replace(SMOKE, epochs_min=epochs, epochs_max=epochs)
     return Training(chain, profile, space, {"seed": 1, "device": "cpu", "max_pairs": 8} | more, retrain)
 
@@ -119,7 +118,7 @@ def test_a_process_that_is_ended_or_interrupted(place, number, error):
     with Workers() as workers, pytest.raises(error) as caught:
         workers.train(training(place, own(name), epochs=50), press)
     if error is MrictError:
-        assert str(caught.value).startswith(f"{name}: its process was ended from outside")
+        assert str(caught.value).startswith(f"{name}: its process was killed")
     else:
         assert [path.name for path in place.checkpoints.rglob(".new-*")] == []
     assert before >= {child.pid for child in psutil.Process().children()}

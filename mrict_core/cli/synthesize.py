@@ -59,8 +59,8 @@ def synthesize(
     def load() -> list[Model]:
         return load_models(model, device, precision)
 
-    how = {"options": SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm), "overwrite": overwrite}
-    how["strict"] = strict
+    options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
+    how = {"options": options, "overwrite": overwrite, "strict": strict}
     if many:
         done = _many(path, target, load, spread, page, summary or target / "summary.csv", image_format, how)
     else:
@@ -78,7 +78,7 @@ def _one(
     page: Path | None,
     how: dict[str, Any],
 ) -> bool:
-    """Synthesise one MR; return False if an image beside it was left out."""
+    """Synthesise one MR; return False if an image next to it was left out."""
     from mrict_core.inference.output_files import sidecar_path
     from mrict_core.pipeline.survey import images_beside
     from mrict_core.pipeline.synthesis import check_targets, notes_of, synthesize_case, unfinished
@@ -97,7 +97,7 @@ def _one(
     say(f"{shown(target)}: synthetic CT by {names}, verdict: {facts['verdict']}; not for clinical use")
     others = images_beside(source) if source.is_dir() else []
     for other in others:
-        say(f"{shown(other)}: left out: an image beside the DICOM series, which was used")
+        say(f"{shown(other)}: left out: an image next to the DICOM series, which was used")
     return not others
 
 
