@@ -1,10 +1,10 @@
-"""Whatever an experiment chooses by name, with keyword arguments: one registry for each kind.
+"""Parts of an experiment, chosen by name with keyword arguments: one registry for each kind.
 
     @LOSSES.register("l1")
     def l1(out, batch, *, masked: bool = False) -> Tensor: ...
 
-The arguments of the registered function or class are the options that an experiment may give, so they are declared
-once, where they are used. A class that must look closer has a static method `check_options(**options)`.
+The arguments of the registered function or class are the options that an experiment may give: declared once, where
+they are used. A class with further conditions has a static method `check_options(**options)`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ SIMPLE: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bo
 class Parts(dict[str, Callable[..., Any]]):
     """Functions or classes of one kind by name.
 
-    supplied: arguments that the suite passes, never an experiment. offered: those it passes where an experiment leaves
-    them open.
+    supplied: arguments that only the suite passes. offered: those it passes unless an experiment does.
     """
 
     def __init__(self, kind: str, supplied: Collection[str] = (), offered: Collection[str] = ()) -> None:
@@ -33,25 +32,25 @@ class Parts(dict[str, Callable[..., Any]]):
         self.kind, self.supplied, self.offered = kind, frozenset(supplied), frozenset(offered)
 
     def register(self, name: str) -> Callable[[C], C]:
-        """Return a decorator that makes what it decorates known as `name`; a name of another file's is refused."""
+        """Return a decorator that registers a part as `name`; a name registered in another file is refused."""
 
         def known(part: C) -> C:
             before = self[name].__module__ if name in self else part.__module__
             if before != part.__module__:
-                raise MrictError(f"{self.kind} '{name}' is there already, in {before}; choose another name")
+                raise MrictError(f"{self.kind} '{name}' is already registered in {before}; choose another name")
             self[name] = part
             return part
 
         return known
 
     def find(self, name: str) -> Callable[..., Any]:
-        """Return a part; an unknown name is an error with the nearest one."""
+        """Return a part. Raises MrictError, with the nearest name, for an unknown one."""
         if name not in self:
             raise unknown_name(self.kind, name, self)
         return self[name]
 
     def check(self, name: str, options: Mapping[str, Any], where: str) -> None:
-        """Raise MrictError for an unknown name, and for an option that the part does not take or that it misses.
+        """Raise MrictError for an unknown name, an unknown option, or a missing one.
 
         where: the path of the part in its experiment, "network.G".
         """
@@ -74,7 +73,7 @@ class Parts(dict[str, Callable[..., Any]]):
                 raise MrictError(f"{where}: {error}") from None
 
     def build(self, name: str, options: Mapping[str, Any], **supplied: Any) -> Any:
-        """Call the part with its options, and with those of `supplied` that it takes and the options leave open."""
+        """Call the part with its options, and with those of `supplied` that it takes."""
         part = self.find(name)
         taken = {k: v for k, v in supplied.items() if k in arguments(part)}
         return part(**taken | dict(options))
@@ -82,12 +81,12 @@ class Parts(dict[str, Callable[..., Any]]):
 
 @cache
 def arguments(part: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the arguments of a function or class that can be given by keyword."""
+    """Return the keyword arguments of a function or class."""
     return {name: p for name, p in inspect.signature(part).parameters.items() if p.kind in KEYWORDS}
 
 
 def _check_type(parameter: inspect.Parameter, value: Any, where: str) -> None:
-    """Raise where a number, text or switch is asked for and something else came; other types are the part's affair."""
+    """Raise MrictError for a value of the wrong simple type; other types are left to the part."""
     wanted = getattr(parameter.annotation, "__name__", parameter.annotation)
     if wanted in SIMPLE and type(value) not in SIMPLE[wanted]:
         raise MrictError(f"{where} is {str(value)[:40]!r}, expected {wanted}")

@@ -156,9 +156,9 @@ def test_a_ct_of_wrong_sign_is_refused() -> None:
         (("smoke", "", "knee"), "unknown region 'knee'"),
         (("smoke", "", "../../x"), "unknown region"),
         (("smoke", "", "brain", "patien"), "did you mean 'patient'"),
-        (("smoke", "x" * 5000), "no usable folder"),
-        (("smoke", "a\0b"), "no usable folder"),
-        (("smoke", "~no_such_user_here/x"), "no usable folder"),
+        (("smoke", "x" * 5000), "not a usable folder"),
+        (("smoke", "a\0b"), "not a usable folder"),
+        (("smoke", "~no_such_user_here/x"), "not a usable folder"),
     ],
 )
 def test_wrong_places_and_names(arguments: tuple[str, ...], message: str) -> None:
@@ -303,10 +303,10 @@ def test_checkpoints_that_lack_something_are_refused(own: Workspace, trained: Pa
     with pytest.raises(MrictError, match=r"last\.pt: a history of 0 epochs after epoch 1"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
     rewritten(last, {"key": "another"})
-    with pytest.raises(MrictError, match=r"last\.pt: of training another, its folder is of training"):
+    with pytest.raises(MrictError, match=r"last\.pt: of training another, but its folder is of training"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
     rewritten(last, {}, drop=("fields", "size"))
-    with pytest.raises(MrictError, match=r"last\.pt: not a whole checkpoint .* fields, size missing"):
+    with pytest.raises(MrictError, match=r"last\.pt: not a complete checkpoint .* fields, size missing"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
 
 

@@ -205,7 +205,7 @@ def test_breaks_are_resumed_where_they_were(shop, client, patients, tmp_path):
 
 def test_a_second_call_goes_on(shop, client, patients, archive, tmp_path):
     shop.faults.extend([Fault(stop_after=HALF), *[Fault(stop_after=0)] * TRIES])
-    assert "run again, what was fetched is kept" in error_of(tmp_path, client)
+    assert "run again, the partial download is kept" in error_of(tmp_path, client)
     part = (tmp_path / PART).read_bytes()
     assert archive.startswith(part)
     assert len(part) > HALF - BLOCK

@@ -374,7 +374,7 @@ UNTRUE = {  # what a model says of itself => what the one line names
     "window one": ({"window_hu": 5}, "window_hu is '5', expected list"),
     "method": ({"fields": {"method": {"name": "diffusion"}}}, "unknown method 'diffusion'"),
     "generator": ({"fields": {"network": {"G": "unet_z", "D": "patch4"}}}, "unknown .* 'unet_z'"),
-    "epoch 0": ({"epoch": 0}, "no epoch of its training was done"),
+    "epoch 0": ({"epoch": 0}, "epoch is 0, expected a trained network"),
     "channels": (
         {"fields": {"network": {"G": {"name": "unet_a", "slope": 0.1, "out_channels": 10**6}, "D": "patch4"}}},
         "does not fit network G",

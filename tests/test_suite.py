@@ -385,7 +385,7 @@ def test_failing_notebook_names_step_cell_and_error(tmp_path, monkeypatch):
 
 
 def test_notebook_whose_process_dies_is_one_line(tmp_path, monkeypatch):
-    with pytest.raises(MrictError, match=r"^tiny__one: its process was ended .*memory.*--jobs 1") as caught:
+    with pytest.raises(MrictError, match=r"^tiny__one: its process was killed, .*memory.*--jobs 1") as caught:
         run_tiny(tmp_path, "import os\nos.kill(os.getpid(), 9)", monkeypatch)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "out" / "tiny__one.ipynb").is_file()
@@ -544,7 +544,7 @@ def finished(tmp_path_factory, cohort) -> Suite:
 def test_ctrl_c_leaves_nothing_half_written(finished):
     assert finished.code == 130
     assert "Traceback" not in finished.errors
-    assert "interrupted; what was finished is kept" in finished.errors
+    assert "interrupted; finished results are kept" in finished.errors
     assert finished.kernels
     assert finished.survivors == []
     assert finished.left == []
@@ -635,7 +635,7 @@ def test_one_patient_is_prepared_and_then_clearly_too_few(tmp_path, monkeypatch)
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     write_patient(tmp_path / "one" / "1BA001", seed=1)
     said: list[str] = []
-    with pytest.raises(MrictError, match=r"one: too few usable patients .* the rest needs at least 3$") as caught:
+    with pytest.raises(MrictError, match=r"one: too few usable patients .*; add patients and run again$") as caught:
         suite.run_suite("smoke", str(tmp_path / "one"), variants="mk1", say=said.append)
     assert "\n" not in str(caught.value)
     space = workspace("smoke", tmp_path / "one")

@@ -122,7 +122,7 @@ def test_one_echo_of_a_series_is_chosen_by_the_text_of_the_error(tmp_path, model
     typed = re.findall(r"--series \S+", str(result.exception))
     assert len(typed) == 2
     text = run(tmp_path / "mr", "-o", tmp_path / "ct.nii", "--model", model, *typed[0].split())
-    assert re.search(rf"warning: read: EchoTime=\d+, {SHAPE[2]} of the {2 * SHAPE[2]} images of its series", text)
+    assert re.search(rf"note: read: EchoTime=\d+, {SHAPE[2]} of the {2 * SHAPE[2]} images of its series", text)
     assert load_volume(tmp_path / "ct.nii").shape == SHAPE
 
 

@@ -118,7 +118,7 @@ def test_a_process_that_is_ended_or_interrupted(place, number, error):
     with Workers() as workers, pytest.raises(error) as caught:
         workers.train(training(place, own(name), epochs=50), press)
     if error is MrictError:
-        assert str(caught.value).startswith(f"{name}: its process was ended from outside")
+        assert str(caught.value).startswith(f"{name}: its process was killed")
     else:
         assert [path.name for path in place.checkpoints.rglob(".new-*")] == []
     assert before >= {child.pid for child in psutil.Process().children()}

@@ -1,4 +1,4 @@
-"""A user's experiments, as their trainings and published models hold them: found by name, without the user's file."""
+"""A user's experiments, read from their trainings and published models without the user's file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments.schema import Experiment, from_plain
 from mrict_core.paths import checkpoints_root
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")  # a folder's name everywhere, no separator of any list
-FILES = ("*/{}/seed*/run.json", "{}/*/model.json")  # below the folder of checkpoints
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,99}")  # valid as a folder, no list separator
+FILES = ("*/{}/seed*/run.json", "{}/*/model.json")  # in the folder of checkpoints
 
 
 def find(name: str) -> Experiment | None:
-    """Return the experiment of that name as it was trained or published last, None where it was not."""
+    """Return the experiment that was last trained or published under this name, None if none was."""
     if not NAME.fullmatch(name):
         return None
     paths = [path for pattern in FILES for path in checkpoints_root().glob(pattern.format(name))]
     for path in sorted(paths, key=_changed, reverse=True):
-        with contextlib.suppress(MrictError, OSError, ValueError, AttributeError):  # a damaged file says nothing here
+        with contextlib.suppress(MrictError, OSError, ValueError, AttributeError):  # a damaged file is skipped
             content = json.loads(path.read_text(encoding="utf-8"))
             values = content.get("fields") or content.get("facts", {}).get("fields")
             if values:
@@ -30,7 +30,7 @@ def find(name: str) -> Experiment | None:
 
 
 def names() -> list[str]:
-    """Return the name of everything that was trained or published."""
+    """Return the names of all trained or published experiments."""
     found = {path.parent.parent.name for pattern in FILES for path in checkpoints_root().glob(pattern.format("*"))}
     return sorted(name for name in found if NAME.fullmatch(name))
 
@@ -38,5 +38,5 @@ def names() -> list[str]:
 def _changed(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # removed meanwhile
+    except OSError:  # removed in the meantime
         return 0.0

@@ -1,4 +1,4 @@
-"""Is an experiment one that can be trained? Every name and keyword of it, before anything is trained."""
+"""Can an experiment be trained? Checks every name and keyword before training."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mrict_core.losses import check_terms
 from mrict_core.methods.base import METHODS, OPTIMIZERS, Method, Setup
 from mrict_core.networks import NETWORKS
 
-SCHEDULES = {"constant": (), "plateau": ("factor", "patience"), "cosine": ("t_0",)}  # and what each must say
+SCHEDULES = {"constant": (), "plateau": ("factor", "patience"), "cosine": ("t_0",)}  # kind => required values
 VALIDATION = ("val_mae_hu", "val_mse", "val_ssim", "val_fid", "val_vgg", "output_sd_hu")  # columns of a history
 SELECT_BY = ("mae_hu", "fid_vgg")
 
 
 def check(experiment: Experiment, *, training: bool = True) -> None:
-    """Raise MrictError, one line with the nearest name, for what no registry knows and no constructor takes.
+    """Raise MrictError, with the nearest name, for unknown names and keywords.
 
-    training: False for what predicts alone, which is all that a published model needs.
+    training: False checks the predicting network alone, for published models.
     """
     try:
         _check(experiment, training)
@@ -53,9 +53,9 @@ def _check(experiment: Experiment, training: bool) -> None:
 
 
 def check_networks(experiment: Experiment, profile: Profile, size: int, *, training: bool = True) -> None:
-    """Raise MrictError unless the networks can be made, and make a CT of slices of `size` pixels.
+    """Raise MrictError unless the networks can be built and map slices of `size` pixels to a CT.
 
-    It happens on torch's meta device: no memory is asked for and nothing is drawn.
+    Runs on torch's meta device: no memory is allocated and no random number drawn.
     """
     device, name = torch.device("meta"), ""
 
@@ -73,19 +73,19 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
             made = method.generator.eval()(torch.empty(1, method.view.in_channels, size, size))
             expected, came = (1, method.out_channels, size, size), tuple(getattr(made, "shape", ()))
             if came != expected:
-                raise MrictError(f"{where()}: makes {came or type(made).__name__} of a slice, expected {expected}")
+                raise MrictError(f"{where()}: returns {came or type(made).__name__} for a slice, expected {expected}")
             for name in kind.NETWORKS if training else ():
                 method.fresh(name)
     except MrictError:
         raise
-    except Exception as error:  # of a constructor or a layer that is not ours
+    except Exception as error:  # of any constructor or layer
         reason = " ".join(str(error).split())[:200]
         raise MrictError(f"{where()} does not work on slices of {size} px: {reason}; change its options") from None
 
 
 def _check_roles(given: Mapping[str, Any], roles: list[str], where: str, method: str, *, strict: bool = True) -> None:
     if missing := [role for role in roles if role not in given]:
-        raise MrictError(f"{where}.{missing[0]}: is missing, {method} needs {', '.join(roles)}; add it")
+        raise MrictError(f"{where}.{missing[0]} is missing; {method} needs {', '.join(roles)}; add it")
     if strict and (unknown := [role for role in given if role not in roles]):
         raise MrictError(f"{where}: {unknown_name(f'role of {method}', unknown[0], roles)}; leave it out (None)")
 

@@ -19,7 +19,15 @@ from mrict_core.inference.output_files import FORMATS, format_of
 from mrict_core.inference.volume import SynthesisOptions, check_models
 from mrict_core.paths import printable, shown, some
 from mrict_core.pipeline.survey import EXPECTED, plain_name, survey
-from mrict_core.pipeline.synthesis import QA_SUFFIXES, Model, effective, explained, is_current, synthesize_case
+from mrict_core.pipeline.synthesis import (
+    QA_SUFFIXES,
+    Model,
+    effective,
+    explained,
+    is_current,
+    notes_of,
+    synthesize_case,
+)
 
 FIRST = ("case", "status", "reason", "warnings", "output")  # columns of a summary
 FACTS = ("verdict", "shape", "spacing_mm", "body_voxels", "slices", "tiled", "input_hash", "key")
@@ -182,6 +190,7 @@ def synthesize_cases(
 ) -> pd.DataFrame:
     """Synthesise every case; return one row each: status "written", "kept" or "failed", and the reason.
 
+    The column "notes" lists the warnings that need no action; the file does not have it.
     Files "left out" or "aside" get a row too. A case is kept if its output was made from the same input with the same
     models, options and code. The table is written to `summary` after every case, so an interrupted run leaves it as
     well. `checks` go to `synthesize_case`.
@@ -200,9 +209,8 @@ def synthesize_cases(
         if progress:
             progress(done, len(found.cases), case.name)
         write_csv(summary, _table(rows))
-    frame = _table(rows)
-    write_csv(summary, frame)
-    return frame
+    write_csv(summary, _table(rows))
+    return _table(rows, "notes")
 
 
 def check_summary(path: Path, overwrite: bool) -> None:
@@ -235,14 +243,15 @@ def _attempt(
                 facts = synthesize_case(case.source, case.output, models, options, **(more | checks))
     except MrictError as error:
         return row | {"status": "failed", "reason": printable(error), "warnings": "", "output": ""}
-    return row | {"warnings": BETWEEN.join(facts["warnings"])} | {key: _plain(facts.get(key)) for key in FACTS}
+    row |= {"warnings": BETWEEN.join(facts["warnings"]), "notes": notes_of(facts)}
+    return row | {key: _plain(facts.get(key)) for key in FACTS}
 
 
 def _plain(value: Any) -> Any:
     return "×".join(f"{v:g}" for v in value) if isinstance(value, list) else value
 
 
-def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _table(rows: list[dict[str, Any]], *more: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["order"] = frame["status"].isin(ASIDE)
-    return frame.sort_values(["order", "case"], ignore_index=True).reindex(columns=[*FIRST, *FACTS])
+    return frame.sort_values(["order", "case"], ignore_index=True).reindex(columns=[*FIRST, *FACTS, *more])

@@ -311,6 +311,11 @@ def unfinished(sidecar: Path) -> str:
         return ""
 
 
+def notes_of(facts: dict[str, Any]) -> list[str]:
+    """Return those warnings of a case's json that need no action."""
+    return [finding["text"] for finding in facts.get("findings", ()) if finding["severity"] == gate.NOTE]
+
+
 def _of_model(model: Model) -> list[gate.Finding]:
     """Return what a user of this model should know."""
     profile = model.synthesizer.facts.profile.name
