@@ -1,10 +1,8 @@
-"""Intensities: HU windows, MR normalisation, and what an MR's values must be; those of a CT: `plausible`."""
+"""MR intensities: normalisation, padding, and what values an MR may have."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,38 +11,10 @@ from mrict_core.data.images.padding import background_beside
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
-AIR_HU = -1024
 MR_PERCENTILES = (0.5, 99.5)
 PADDING_SHARE = 0.01  # of an MR's voxels: fewer are stray values
 PADDING_GAP = 0.001  # so few may lie between the padding and half of it
 PADDING_SURE, PADDING_EDGES = -900.0, 0.05  # no MR goes there of itself; resampling blurs the border of the padding
-
-
-def _as_float(values: Any) -> Any:
-    """Return a float32 array, or a float32 tensor for a tensor (which has `float()`, as an array has not)."""
-    return values.float() if hasattr(values, "float") else np.asarray(values, np.float32)
-
-
-@dataclass(frozen=True)
-class HuWindow:
-    """The HU range that the networks' [-1, 1] stands for."""
-
-    low: float
-    high: float
-
-    def to_unit(self, hu: Any) -> Any:
-        """Map HU (array or tensor, any shape) to [-1, 1] float32; values outside the window are clipped to it."""
-        return (_as_float(hu).clip(self.low, self.high) - self.low) * (2.0 / (self.high - self.low)) - 1.0
-
-    def to_hu(self, unit: Any) -> Any:
-        """Map [-1, 1] (array or tensor) to HU float32: the inverse of `to_unit` inside the window, to 0.001 HU."""
-        return (_as_float(unit) + 1.0) * ((self.high - self.low) / 2.0) + self.low
-
-
-WINDOWS = {
-    "patient": HuWindow(-1024.0, 3000.0),  # SynthRAD2023's evaluation range
-    "predecessor": HuWindow(-1000.0, 1000.0),
-}
 
 
 def robust_mr_range(mr: np.ndarray, body: np.ndarray, path: Path | str = "MR") -> tuple[float, float]:

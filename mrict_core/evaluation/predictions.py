@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
-CODE = ("networks", "methods", "inference", "data/intensity", "evaluation/predictions")  # it decides the volumes too
+CODE = (
+    "hu",
+    "networks",
+    "methods",
+    "inference",
+    "data/intensity",
+    "evaluation/predictions",
+)  # decides the volumes
 PRECISION = "float32"  # that every stored volume is computed in, on whatever device
 
 

@@ -19,8 +19,8 @@ from mrict_core.data.cache.patient import (
 from mrict_core.data.images.orders import PLANES, SliceOrder
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.inference.synthesizer import Synthesizer
 from mrict_core.inference.tiles import slices_to_hu
 
@@ -124,7 +124,7 @@ def synthesize_volume(
         if progress:
             progress(done, facts["passes"], model.variant.name)
     hu = _merged([m.mean for m in moments.values()])
-    hu = np.where(inside, hu, np.float32(AIR_HU))
+    hu = np.where(inside, hu, np.float32(AIR_FLOOR_HU))
     sd = np.where(inside, (every or moments[planes[0]]).sd(), np.float32(0)) if options.uncertainty else None
     facts["tiled"] = bool(tiled)
     if tiled:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import SYNTHRAD2023
 from mrict_core.metrics import frechet
 from mrict_core.metrics.metric import Metric
 
 if TYPE_CHECKING:
     import torch
 
-HU_LOW, HU_HIGH = -1024.0, 3000.0
 FID_MIN_SLICES = 2048  # dimensions of the Inception features: below it the covariance is singular
 KID_MIN_SLICES = 10
 KID_FEW_SLICES = 100
@@ -54,8 +54,7 @@ class FeatureScore:
 
 def to_unit_range(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return slices for a network: [-1024, 3000] HU to [-1, 1], -1 outside the mask.  # (N, H, W) => float32"""
-    unit = (np.clip(np.asarray(hu, np.float32), HU_LOW, HU_HIGH) - HU_LOW) * np.float32(2 / (HU_HIGH - HU_LOW)) - 1
-    return np.where(mask, unit, np.float32(-1))
+    return np.where(mask, SYNTHRAD2023.to_unit(hu), np.float32(-1))
 
 
 def to_uint8(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -225,7 +224,7 @@ def _mean_score(name: str, means: Sequence[float], named: Mapping[str, Any]) -> 
     return FeatureScore(name, float(np.mean(means)), low, high, **named)
 
 
-_RANGE = "[-1024, 3000] HU, the whole window"
+_RANGE = f"{SYNTHRAD2023}, the whole window"
 _INCEPTION = "Inception v3 of the FID (2048-d) by torch-fidelity; its file's hash stands with each value"
 _RESIZE = "resized to 299 x 299 inside the network as TensorFlow 1 did, without antialiasing; three equal channels"
 _PATIENTS = "mean over the slices of a patient, then over patients; 95 % bootstrap over patients"

@@ -45,7 +45,7 @@ from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
 from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record
 
-CODE = ("data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # it decides the scores
+CODE = ("hu", "data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # it decides the scores
 
 
 @dataclass(frozen=True)

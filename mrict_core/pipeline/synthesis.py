@@ -40,7 +40,7 @@ from mrict_core.training.facts import ModelFacts
 Check = Callable[[Volume, ModelFacts], list[gate.Finding]]  # MR and a model's facts => what does not fit
 CheckOutput = Callable[[Synthesis, ModelFacts], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
-CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
+CODE = ("hu", "data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from mrict_core.data.images.volumes import SliceOrder
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError
+from mrict_core.hu import AIR_FLOOR_HU
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,6 @@ def restore_volume(
     """Return HU canvases (N, S, S) at slices `z` on the grid of their file, `shape`; air where there is none."""
     if len(hu_slices) != len(z):
         raise MrictError(f"{len(hu_slices)} slices came, expected {len(z)}")
-    stack = np.full((shape[order.axes[0]], crop.rows, crop.cols), AIR_HU, hu_slices.dtype)
-    stack[z] = crop.invert(hu_slices, AIR_HU)
+    stack = np.full((shape[order.axes[0]], crop.rows, crop.cols), AIR_FLOOR_HU, hu_slices.dtype)
+    stack[z] = crop.invert(hu_slices, AIR_FLOOR_HU)
     return np.ascontiguousarray(order.to_array(stack))

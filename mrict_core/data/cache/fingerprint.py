@@ -17,6 +17,7 @@ from mrict_core.data.cache.canvas import CropPad
 from mrict_core.data.cache.patient import prepare_mr
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.images.volumes import SliceOrder, Volume
+from mrict_core.hu import DENSE_BONE_HU, SPONGY_BONE_HU
 
 VERSION = 1
 PROTOCOL = "patient"  # the other protocol's input needs the CT, so nothing can be compared at use
@@ -25,7 +26,6 @@ LEVELS = 5  # heights from the body's lowest to its highest slice
 RIM_MM = 10.0  # skin, fat and muscle lie within it
 DIRECTIONS = ("slices", "rows", "cols")
 SIDES = ("front", "back", "right", "left")
-BONE_HU = (300, 700)  # spongy bone and more; dense bone
 
 FEW_PATIENTS = 6  # with fewer, limits that fit the spread over patients are so wide that little is caught
 HARDLY_ANY = 4  # with fewer next to nothing: both as measured in docs/gate.md
@@ -154,7 +154,10 @@ def fingerprint(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
 def bone_shares(hu: np.ndarray, body: np.ndarray) -> dict[str, float]:
     """Return {"above_300_hu": share of the body's voxels, "above_700_hu": ...} of a CT of any shape."""
     inside = hu[np.asarray(body, bool)]
-    return {f"above_{level}_hu": float(np.mean(inside > level)) if inside.size else 0.0 for level in BONE_HU}
+    return {
+        f"above_{level}_hu": float(np.mean(inside > level)) if inside.size else 0.0
+        for level in (SPONGY_BONE_HU, DENSE_BONE_HU)
+    }
 
 
 def bone_range(rows: Sequence[dict[str, float]]) -> dict[str, Any]:

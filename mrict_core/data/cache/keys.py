@@ -19,7 +19,7 @@ from mrict_core.files import available, code_hash, hash_of, read_json
 from mrict_core.machine import cpu_count
 from mrict_core.paths import shown
 
-CODE = ("data/images", "data/cache", "data/checks", "data/intensity", "data/masks")
+CODE = ("hu", "data/images", "data/cache", "data/checks", "data/intensity", "data/masks")
 
 
 @dataclass(frozen=True)

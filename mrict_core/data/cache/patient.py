@@ -11,6 +11,7 @@ from mrict_core.data.cache.canvas import CropPad, centred_crop, predecessor_crop
 from mrict_core.data.images.orders import PLANES, SliceOrder
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.hu import AIR_FLOOR_HU, PREDECESSOR
 from mrict_core.paths import shown
 
 STORED_MR = np.float16
@@ -135,10 +136,10 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
     mask = order.to_slices(mask)
     prepared = prepare_mr(mr, size, keep=mask, dtype=STORED_MR)
     kept, stack = mask[prepared.z], order.to_slices(ct.array)
-    hu = (np.where(mask[k], stack[k], np.float32(intensity.AIR_HU)) for k in prepared.z)
+    hu = (np.where(mask[k], stack[k], np.float32(AIR_FLOOR_HU)) for k in prepared.z)
     arrays = {
         "mr": prepared.mr,
-        "ct": prepared.crop.collect(hu, len(kept), intensity.AIR_HU, stack.dtype),
+        "ct": prepared.crop.collect(hu, len(kept), AIR_FLOOR_HU, stack.dtype),
         "mask": prepared.crop.apply(kept, False),
         "body": prepared.body,
     }
@@ -148,7 +149,7 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
 def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
     """Return the same of protocol `predecessor`: union mask, every slice along axis 2,
     per-slice min-max, masked to 0, centre crop."""
-    mr, order, window = unpadded(mr), SliceOrder.raw(), intensity.WINDOWS["predecessor"]
+    mr, order, window = unpadded(mr), SliceOrder.raw(), PREDECESSOR
     stack, target = order.to_slices(mr.array), order.to_slices(ct.array)
     union = order.to_slices(masks.union_otsu_mask(mr.array, ct.array))
     crop = predecessor_crop(*stack.shape[1:], size)

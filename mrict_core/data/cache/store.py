@@ -15,10 +15,10 @@ import numpy as np
 from mrict_core.data.cache.canvas import CropPad, restore_volume
 from mrict_core.data.discovery import ROLES
 from mrict_core.data.images.volumes import SliceOrder, Volume, hash_image, load_volume, state_of
-from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.data.masks import check_mask
 from mrict_core.errors import MrictError
 from mrict_core.files import NEW, atomic_folder, hash_array, hash_of, read_json, write_json
+from mrict_core.hu import WINDOWS, HuRange
 from mrict_core.paths import shown
 
 INDEX, META = "index.json", "meta.json"
@@ -58,7 +58,7 @@ class SliceStore:
             self.region: str = settings["region"]
             self._entries: dict[str, dict[str, Any]] = self.index["patients"]
             self.skipped: list[dict[str, str]] = self.index["skipped"]
-            self.window: HuWindow = WINDOWS[self.protocol]
+            self.window: HuRange = WINDOWS[self.protocol]
             self._subjects = {p: str(entry.get("subject", p)) for p, entry in self._entries.items()}
             self.remarks: list[str] = list(self.index.get("remarks", []))  # on who may be one person
             if any(len(entry["z"]) != entry["slices"] or not entry["centre"] for entry in self._entries.values()):

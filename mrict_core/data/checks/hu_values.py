@@ -14,14 +14,21 @@ from pathlib import Path
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import (
+    AIR_BELOW_HU,
+    AIR_FLOOR_HU,
+    AIR_HU,
+    CEILING_HU,
+    CONSTANT_SD_HU,
+    SOFT_TISSUE_HU,
+    SYNTHRAD2023,
+    WATER_HU,
+)
 from mrict_core.paths import shown
 
-EXPECTED = "expected HU (air -1000, water 0)"
+EXPECTED = f"expected HU (air {AIR_HU:g}, water {WATER_HU:g})"
 SAMPLE_VOXELS = 200_000  # levels and shares are taken over so many, evenly spread
 MIN_MASK_VOXELS = 1000  # fewer give no number that means something
-AIR_HU, TISSUE_HU = -1000.0, 40.0
-LIMITS_HU = (-1024.0, 3000.0)
-AIR_BELOW_HU = -200.0  # every CT of a body shows lower values: air around it or fat beside gas
 SURE_AIR_HU = -800.0
 CT_AIR_HU, CT_AIR_SHARE, CT_FAT_BELOW_HU, CT_FAT_SHARE = (-1100.0, -850.0), 0.02, -20.0, 0.02  # of a CT given as an MR
 AIR_SHARE = 0.002  # of the CT's voxels, for an sCT to be expected to show some
@@ -38,7 +45,6 @@ TISSUE_MEDIAN_HU = (-500.0, 700.0)  # of the voxels inside the mask, but for mas
 SOFT_HU, SOFT_SHARE = (-150.0, 150.0), 0.03  # of all voxels, around such masks
 SOFT_PART = 0.4  # of what is no air, where a scaling is undone rightly
 FAR = 3.0  # any factor from it on is looked for; a model's contrast may be wrong by less
-CONSTANT_SD_HU = 1.0
 LEVEL_HU = 150.0  # how far air, and the median inside the mask, may be from where undoing a scaling should bring them
 GAIN = 0.7  # undoing must lessen the error so far where the CT shows no slope
 LOSS = 1.5  # nor may it grow so far elsewhere: padding, or where a window ends, looks like air of another scale
@@ -68,15 +74,15 @@ def _unwrap(modulus: int) -> Callable[[np.ndarray], np.ndarray]:
 
 SIGN = Scaling("sign turned", "multiply by -1", np.negative)
 FIXED = (
-    _linear("stored values, the rescale intercept of -1024 lost", "subtract 1024", 1, 1024),
-    _linear("the rescale intercept of -1024 applied twice", "add 1024", 1, -1024),
+    _linear("stored values, the rescale intercept of -1024 lost", "subtract 1024", 1, -AIR_FLOOR_HU),
+    _linear("the rescale intercept of -1024 applied twice", "add 1024", 1, AIR_FLOOR_HU),
     *(_linear(f"HU multiplied by {factor:g}", f"divide by {factor:g}", factor, 0) for factor in (0.1, 10.0, 0.5, 2.0)),
     *(
         _linear(
             "stored values, rescale slope and intercept lost",
             f"multiply by {1 / slope:g} and subtract 1024",
             slope,
-            1024 * slope,
+            -AIR_FLOOR_HU * slope,
         )
         for slope in (0.5, 2.0, 0.1, 10.0)
     ),
@@ -95,7 +101,7 @@ def _range_name(low: float, high: float) -> str:
 
 def _wraps(low: float, high: float) -> Iterator[Scaling]:
     """Yield the unsigned types that would have wrapped negative HU round to such a range."""
-    if low >= 0 and 3071 < high <= 4095:
+    if low >= 0 and CEILING_HU < high <= 4095:
         yield Scaling("negative HU wrapped round at 12 bits", "subtract 4096 above 3071", _unwrap(4096))
     for bits in (16, 32):
         if low >= 0 and 0.6 < high / 2**bits <= 1:
@@ -111,7 +117,7 @@ def _scalings(low: float, high: float, air: float, tissue: float) -> Iterator[Sc
     factor = air / AIR_HU
     if factor >= FAR:
         yield _linear(f"HU multiplied by about {factor:.3g}", f"divide by {factor:.3g}", factor, 0)
-    slope = (tissue - air) / (TISSUE_HU - AIR_HU)
+    slope = (tissue - air) / (SOFT_TISSUE_HU - AIR_HU)
     if slope > 0 and (name := _range_name(low, high)):
         yield _linear(f"scaled to {name}", "map it back to HU, or save it unscaled", slope, air - slope * AIR_HU)
     yield SIGN
@@ -259,7 +265,7 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
     if low == high:
         return sct_remarks(sct, mask)
     far = (np.asarray(ct) < SURE_AIR_HU) & ~inside
-    fake, real = spread_over(sct, inside), spread_over(ct, inside).clip(*LIMITS_HU)
+    fake, real = spread_over(sct, inside), SYNTHRAD2023.clip(spread_over(ct, inside))
     around = spread_over(sct, far)
     air = float(np.median(around)) if around.size else float(np.percentile(fake, 1))
     if _small(low, high, fake, real):
@@ -295,7 +301,7 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
 
 def _error(fake: np.ndarray, real: np.ndarray) -> float:
     """Return the mean error in HU of values clipped to what HU can be."""
-    return float(np.abs(fake.clip(*LIMITS_HU) - real).mean())
+    return float(np.abs(SYNTHRAD2023.clip(fake) - real).mean())
 
 
 def _explains(scaling: Scaling, fake: np.ndarray, real: np.ndarray, around: np.ndarray) -> bool:
@@ -312,7 +318,7 @@ def _explains(scaling: Scaling, fake: np.ndarray, real: np.ndarray, around: np.n
         return False
     if real.std() < SPREAD_HU:
         return air.size > 0 and _error(undone, real) < GAIN * _error(fake, real)
-    undone = undone.clip(LIMITS_HU[0], 2 * LIMITS_HU[1])
+    undone = undone.clip(SYNTHRAD2023.low, 2 * SYNTHRAD2023.high)
     if undone.std() < CONSTANT_SD_HU:
         return False
     correlation = float(np.corrcoef(undone, real)[0, 1])

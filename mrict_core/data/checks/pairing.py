@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from skimage.measure import block_reduce
 
+from mrict_core.hu import AIR_BELOW_HU, PAIRING
+
 COARSE_MM = 3.5  # voxels are joined to about this size
 REACH_VOXELS = 6  # of those
 BINS = 24
-CT_RANGE_HU = (-1024.0, 1500.0)
 MARGIN = 1.1  # another pose must share so much more information: see docs/quality.md for how sound pairs vary
-AIR_BELOW_HU, TISSUE_ABOVE_HU = -500.0, -200.0
+SURE_AIR_BELOW_HU = -500.0  # partly air at most
 Pose = Callable[[np.ndarray], np.ndarray]
 
 
@@ -24,7 +25,7 @@ def check_pair(mr: np.ndarray, ct: np.ndarray, spacing_mm: Sequence[float]) -> l
     factors = [max(1, min(n, round(COARSE_MM / s))) for n, s in zip(mr.shape, spacing_mm, strict=True)]
     flat = (factors[0], factors[1], 1)  # slice orders need every slice
     steps_mm = np.multiply(factors, spacing_mm)
-    ct = np.clip(ct, *CT_RANGE_HU)
+    ct = PAIRING.clip(ct)
     found: list[tuple[float, str]] = []
     for blocks, poses in ((tuple(factors), _moves(mr.shape, factors, steps_mm)), (flat, _orders(mr.shape[2]))):
         fixed, moving = _binned(block_reduce(mr, blocks, np.mean)), _binned(block_reduce(ct, blocks, np.mean))
@@ -84,6 +85,6 @@ def overlap(ct: np.ndarray, mask: np.ndarray, body: np.ndarray) -> tuple[float, 
     Both inside `mask`; arrays of one shape, CT in HU.
     """
     inside, seen = np.asarray(mask) > 0, np.asarray(body) > 0
-    common, tissue = inside & seen, inside & (ct > TISSUE_ABOVE_HU)
-    air = np.count_nonzero(common & (ct < AIR_BELOW_HU)) / max(1, np.count_nonzero(common))
+    common, tissue = inside & seen, inside & (ct > AIR_BELOW_HU)
+    air = np.count_nonzero(common & (ct < SURE_AIR_BELOW_HU)) / max(1, np.count_nonzero(common))
     return air, np.count_nonzero(tissue & ~seen) / max(1, np.count_nonzero(tissue))

@@ -11,8 +11,8 @@ import numpy as np
 from mrict_core.data.images import grids
 from mrict_core.data.images.headers import ItkFrame
 from mrict_core.data.images.volumes import Volume
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.paths import shown
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def grid_text(volume: Volume) -> str:
     return grids.in_words(volume.shape, volume.affine)
 
 
-def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: float = AIR_HU) -> Volume:
+def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: float = AIR_FLOOR_HU) -> Volume:
     """Return `volume` on the grid of `like`: linear, or by the nearest voxel for masks; `fill` where it holds nothing.
 
     A volume on that grid already is returned as it is. Sheared grids, which ITK cannot hold, raise MrictError.
