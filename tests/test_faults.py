@@ -19,7 +19,7 @@ BEGIN = """
 import sys, time
 from pathlib import Path
 from mrict_core.cli import main
-from mrict_core.runtime import held, write_json
+from mrict_core.files import held, write_json
 folder = Path(sys.argv[1]) / "results"
 """
 SOUND = """

@@ -12,15 +12,15 @@ from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
 MR_PERCENTILES = (0.5, 99.5)
-PADDING_SHARE = 0.01  # of an MR's voxels: fewer are stray values
-PADDING_GAP = 0.001  # so few may lie between the padding and half of it
-PADDING_SURE, PADDING_EDGES = -900.0, 0.05  # no MR goes there of itself; resampling blurs the border of the padding
+PADDING_SHARE = 0.01  # of an MR's voxels; fewer are stray values
+PADDING_GAP = 0.001  # largest share of voxels between the padding and half of it
+PADDING_SURE, PADDING_EDGES = -900.0, 0.05  # no MR reaches it by itself; resampling blurs the edge of padding
 
 
 def robust_mr_range(mr: np.ndarray, body: np.ndarray, path: Path | str = "MR") -> tuple[float, float]:
-    """Return the MR values that become -1 and 1: percentiles over the whole volume inside the body mask.
+    """Return the MR values that become -1 and 1: percentiles of the whole volume inside the body mask.
 
-    MR units differ from scan to scan, but not within one: one range per volume keeps neighbouring slices comparable.
+    MR units differ between scans, not within one: one range per volume keeps neighbouring slices comparable.
     """
     inside = np.asarray(mr)[np.asarray(body, bool)]
     if inside.size == 0:
@@ -47,9 +47,9 @@ def minmax_slice(mr_slice: np.ndarray, eps: float = 1e-5) -> np.ndarray:
 
 
 def without_padding(mr: np.ndarray) -> np.ndarray:
-    """Return an MR whose padding, one negative value far below all others (-1, -1024, -32768), became background.
+    """Return an MR whose padding, one negative value far below all others (-1, -1024, -32768), is set to background.
 
-    It becomes as dark as the air beside it (`padding.background_beside`). A CT is returned as it came.
+    Background is as dark as the neighbouring air (`padding.background_beside`). A CT is returned unchanged.
     """
     low = float(np.min(mr))
     if low >= 0:
@@ -63,15 +63,15 @@ def without_padding(mr: np.ndarray) -> np.ndarray:
     if padded.all():
         return mr
     level = background_beside(mr, padded)
-    return np.where(padded, np.float32(level), np.maximum(mr, np.float32(min(level, 0))))  # edges are blended with it
+    return np.where(padded, np.float32(level), np.maximum(mr, np.float32(min(level, 0))))  # resampled edges
 
 
 def check_mr(mr: np.ndarray, path: Path | str) -> None:
-    """Raise `MrictError` for an MR that is constant, binary or that looks like a CT in HU; padding is left aside."""
+    """Raise `MrictError` for an MR that is constant, binary or looks like a CT in HU; padding is ignored."""
     if is_ct(spread_over(mr)):
         raise MrictError(
             f"{shown(path)}: values {np.min(mr):g}…{np.max(mr):g} look like a CT in HU (air near -1000, fat below 0); "
-            "expected MR intensities; check that mr and ct are not exchanged"
+            "expected MR intensities; check that mr and ct are not swapped"
         )
     mr = without_padding(mr)
     low, high = float(np.min(mr)), float(np.max(mr))
@@ -79,6 +79,6 @@ def check_mr(mr: np.ndarray, path: Path | str) -> None:
         raise MrictError(f"{shown(path)}: MR has the constant value {low:g}; expected an image; export it again")
     if not any(np.any((plane > low) & (plane < high)) for plane in np.moveaxis(mr, np.argmax(np.abs(mr.strides)), 0)):
         raise MrictError(
-            f"{shown(path)}: holds the values {low:g} and {high:g} alone, as a mask does; expected MR intensities; "
-            "check that mr and mask are not exchanged"
+            f"{shown(path)}: holds only the values {low:g} and {high:g}, like a mask; expected MR intensities; "
+            "check that mr and mask are not swapped"
         )

@@ -15,8 +15,9 @@ from mrict_core import __version__, metrics
 from mrict_core.data.checks.hu_values import MIN_MASK_VOXELS, check_hu, check_sct
 from mrict_core.data.checks.slice_levels import check_slices
 from mrict_core.data.images.grids import difference
+from mrict_core.data.images.orders import SliceOrder
 from mrict_core.data.images.resample import grid_text, resample_to, same_grid
-from mrict_core.data.images.volumes import SUFFIXES, SliceOrder, Volume, hash_image, load_volume, stem_of
+from mrict_core.data.images.volumes import SUFFIXES, Volume, hash_image, load_volume, stem_of
 from mrict_core.errors import MrictError, UnavailableError, unknown_name
 from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE, SIDE_MIN

@@ -17,7 +17,7 @@ import numpy as np
 from mrict_core.data import intensity
 from mrict_core.data.cache.canvas import centred_crop
 from mrict_core.data.checks import hu_values
-from mrict_core.data.images.volumes import SliceOrder
+from mrict_core.data.images.orders import SliceOrder
 from mrict_core.files import hash_file
 from mrict_core.hu import AIR_FLOOR_HU
 from reference import masks

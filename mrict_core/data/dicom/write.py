@@ -18,7 +18,9 @@ from mrict_core.data.dicom.ct_object import MAKER, Plane, SeriesFacts, ct_slice
 from mrict_core.data.dicom.frames import RIGHT_ANGLE
 from mrict_core.data.dicom.read import DicomVolume, Source
 from mrict_core.data.dicom.values import hushed, text_of
-from mrict_core.data.images.volumes import LPS_TO_RAS, SliceOrder, Volume
+from mrict_core.data.images.grids import LPS_TO_RAS
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.files import atomic_folder
 from mrict_core.hu import AIR_FLOOR_HU
