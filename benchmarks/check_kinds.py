@@ -24,10 +24,10 @@ def picture(a: np.ndarray, top: float, low: float = -1024, high: float = 3000) -
 SCALED: dict[str, tuple[Change, str]] = {
     "wrap of uint16": (
         lambda a, m: np.round(a) + 65536 * (np.round(a) < 0),
-        "wrapped round by an unsigned 16",
+        "wrapped by an unsigned 16",
     ),
     "wrap of uint32": (lambda a, m: np.round(a) + 2.0**32 * (np.round(a) < 0), "by an unsigned 32-bit type"),
-    "wrap of 12 bits": (lambda a, m: np.round(a) + 4096 * (np.round(a) < 0), "wrapped round at 12 bits"),
+    "wrap of 12 bits": (lambda a, m: np.round(a) + 4096 * (np.round(a) < 0), "wrapped at 12 bits"),
     "wrap of uint8": (lambda a, m: np.round(a) % 256, "fill 8 bits"),
     "16-bit picture": (lambda a, m: picture(a, 65535), "scaled to 16 bits"),
     "16-bit picture of a window": (lambda a, m: picture(a, 65535, -1000, 1000), "scaled to 16 bits"),

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mrict_core.data.images.volumes import SliceOrder, Volume
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import Volume
 
 Kind = Callable[[Volume, np.random.Generator], Volume]
 

@@ -26,7 +26,8 @@ from mrict_core.data import masks
 from mrict_core.data.cache.patient import PROTOCOLS, body_slices, compact
 from mrict_core.data.cache.preprocess import preprocess
 from mrict_core.data.cache.store import write_patient
-from mrict_core.data.images.volumes import SliceOrder, load_volume, save_nifti
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import load_volume, save_nifti
 from mrict_core.data.phantom import PhantomSpec, make_patient
 from mrict_core.files import hash_file
 from mrict_core.machine import cpu_count

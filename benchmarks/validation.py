@@ -23,9 +23,9 @@ from torchvision import models
 
 from benchmarks import measure
 from mrict_core.data.batches import Batch, loader
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.hu import WINDOWS
 from mrict_core.methods import build_method
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.networks import features

@@ -146,7 +146,7 @@ def test_a_ct_of_wrong_sign_is_refused() -> None:
     ct = np.full((8, 20, 20), 1000.0)
     ct[:, 5:15, 5:15] = -40
     ct[0, 10, 10] = -900
-    with pytest.raises(MrictError, match="sign turned"):
+    with pytest.raises(MrictError, match="sign inverted"):
         check_hu(ct, "ct.nii.gz", ct < 0)
 
 
@@ -249,7 +249,7 @@ def test_files_replaced_after_preprocessing_are_noticed(own: Workspace) -> None:
     held_out.unlink()
     assert evaluate_variant(MK1, SMOKE, own, device="cpu")[0] == record, "nothing needs the file again"
     shutil.rmtree(own.metrics)
-    with pytest.raises(MrictError, match=r"ct\.nii\.gz: cannot be read any more .* put it back"):
+    with pytest.raises(MrictError, match=r"ct\.nii\.gz: can no longer be read .* restore it"):
         evaluate_variant(MK1, SMOKE, own, device="cpu")
     held_out.write_bytes(content)
     image = nib.load(learned)

@@ -21,7 +21,7 @@ from pydicom.uid import SecondaryCaptureImageStorage as SECONDARY_CAPTURE
 from scipy.spatial.transform import Rotation
 
 from mrict_core.data.dicom import DicomVolume, is_dicom, list_series, read_series, series_below
-from mrict_core.data.images.volumes import corner_gap_mm
+from mrict_core.data.images.grids import corner_gap_mm
 from mrict_core.errors import MrictError
 
 PYDICOM = Path(pydicom.__file__).parent / "data" / "test_files"

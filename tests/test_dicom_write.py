@@ -25,7 +25,8 @@ from scipy.spatial.transform import Rotation
 from test_dicom_read import PYDICOM, grid, sitk_volume, stored
 
 from mrict_core.data.dicom import DicomVolume, read_series, write_ct_series
-from mrict_core.data.images.volumes import Volume, corner_gap_mm, load_volume
+from mrict_core.data.images.grids import corner_gap_mm
+from mrict_core.data.images.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
 
 BY = {"model": "mk3@0123abcd", "version": "0.1.0"}

@@ -16,11 +16,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mrict_core import cli
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.experiments import all_variants, get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.experiments.schema import Part
+from mrict_core.hu import WINDOWS
 from mrict_core.inference import load_synthesizer
 from mrict_core.legacy import importing
 from mrict_core.legacy.importing import NETWORKS, import_checkpoint

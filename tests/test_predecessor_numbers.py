@@ -12,11 +12,11 @@ from reference.validate import slice_ssim
 from skimage.metrics import structural_similarity
 
 from mrict_core import metrics
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import Predictions, metrics_record, score_patients
 from mrict_core.evaluation.controls import CONTROLS, blindness, control_predictions
 from mrict_core.experiments import get
+from mrict_core.hu import WINDOWS
 from mrict_core.legacy.protocol import (
     UNIT,
     Translation,

@@ -22,8 +22,9 @@ from tiny_models import files_in, head_array, untrained_checkpoint, write_head
 
 from mrict_core import cli
 from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.grids import corner_gap_mm
 from mrict_core.data.images.resample import itk_image
-from mrict_core.data.images.volumes import ITK, NOTE, Volume, corner_gap_mm, load_volume
+from mrict_core.data.images.volumes import ITK, NOTE, Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
 from mrict_core.inference.input_files import read_input

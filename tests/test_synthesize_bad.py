@@ -80,7 +80,7 @@ BAD = {
     "not an image": (lambda p: p.write_bytes(b"hello"), "cannot be read"),
     "cut short": (cut_short, "cannot be read"),
     "constant": (lambda p: nifti(p, np.full((9, 9, 3), 4.0, np.float32)), "constant"),
-    "a mask": (lambda p: nifti(p, (head_array((20, 20, 5)) > 100).astype(np.float32)), "as a mask does"),
+    "a mask": (lambda p: nifti(p, (head_array((20, 20, 5)) > 100).astype(np.float32)), "like a mask"),
     "a CT": (lambda p: nifti(p, ct_array((20, 20, 5))), "look like a CT in HU"),
     "absent": (lambda p: None, "No such file"),
 }

@@ -16,8 +16,9 @@ from test_dicom_privacy import content_of, found_in
 from tiny_models import head_array, untrained_checkpoint, write_head
 
 from mrict_core.data.dicom import list_series, read_series
+from mrict_core.data.images.grids import corner_gap_mm
 from mrict_core.data.images.resample import itk_image
-from mrict_core.data.images.volumes import Volume, corner_gap_mm, load_volume
+from mrict_core.data.images.volumes import Volume, load_volume
 
 SHAPE, SPACING = (34, 40, 7), (5.0, 5.0, 6.0)
 

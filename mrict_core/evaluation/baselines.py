@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.predictions import Predictions
+from mrict_core.hu import AIR_FLOOR_HU, WATER_HU
 
 if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
-WATER_HU = 0.0
 AXIAL_BINS = 16  # of the mean CT, from the lowest slice to the highest
 
 
@@ -46,7 +45,7 @@ def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> di
         slices = store.slices(patient)
         body = np.asarray(slices.body) > 0
         mr = np.asarray(slices.mr, dtype=np.float32)
-        hu = np.full(body.shape, AIR_HU, dtype=np.float32)
+        hu = np.full(body.shape, AIR_FLOOR_HU, dtype=np.float32)
         hu[body] = np.interp(_ranks(mr[body]), *distribution())
         return hu
 
@@ -59,7 +58,7 @@ def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> di
 
 
 def _in_body(hu: np.ndarray, body: np.ndarray) -> np.ndarray:
-    return np.where(body, hu, AIR_HU).astype(np.float32)
+    return np.where(body, hu, AIR_FLOOR_HU).astype(np.float32)
 
 
 def _axial_bins(count: int) -> np.ndarray:
@@ -84,7 +83,7 @@ def _ct_distribution(store: SliceStore, patients: Sequence[str]) -> tuple[np.nda
     """Return the distribution of the training CT inside body and scoring mask: (cumulative fractions, their HU)."""
     histogram = np.zeros(1, dtype=np.int64)
     for inside, ct in _training_slices(store, patients):
-        levels = np.clip(np.rint(ct[inside]) - AIR_HU, 0, None).astype(np.int64)
+        levels = np.clip(np.rint(ct[inside]) - AIR_FLOOR_HU, 0, None).astype(np.int64)
         found = np.bincount(levels, minlength=histogram.size)
         found[: histogram.size] += histogram
         histogram = found
@@ -92,7 +91,7 @@ def _ct_distribution(store: SliceStore, patients: Sequence[str]) -> tuple[np.nda
         raise MrictError("the training patients' body and scoring masks do not overlap; check their mask files")
     present = np.flatnonzero(histogram)
     counts = histogram[present]
-    return (np.cumsum(counts) - counts / 2) / counts.sum(), (present + AIR_HU).astype(np.float64)
+    return (np.cumsum(counts) - counts / 2) / counts.sum(), (present + AIR_FLOOR_HU).astype(np.float64)
 
 
 def _training_slices(store: SliceStore, patients: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import SETS, Split
+from mrict_core.hu import AIR_BELOW_HU
 
 
 def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
@@ -45,7 +46,7 @@ def mask_agreement(store: SliceStore) -> pd.DataFrame:
     for patient in store.patients:
         slices = store.slices(patient)
         body, mask = np.asarray(slices.body) > 0, np.asarray(slices.mask) > 0
-        tissue = mask & (np.asarray(slices.ct) > -200)
+        tissue = mask & (np.asarray(slices.ct) > AIR_BELOW_HU)
         overlap = 2 * np.count_nonzero(body & mask) / max(1, np.count_nonzero(body) + np.count_nonzero(mask))
         lost = np.count_nonzero(tissue & ~body) / max(1, np.count_nonzero(tissue))
         rows.append({"centre": store.centre(patient), "dice": overlap, "lost": 100 * lost})

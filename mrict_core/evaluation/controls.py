@@ -10,12 +10,11 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation.predictions import Predict, Predictions
+from mrict_core.hu import BIAS_HU, BLACK_HU
 
 if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
-BLACK_HU = -1000.0
-BIAS_HU = 150.0
 UNSEEN = 0.05  # of a black image's error
 Make = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (MR as the window's HU, CT in HU), (N, H, W) => HU
 
@@ -97,6 +96,6 @@ def _short(name: str) -> str:
     return {
         "control_black": "a black image",
         "control_copy_of_mr": "a copy of the MR",
-        "control_bias_150": "150 HU of bias",
+        "control_bias_150": f"{BIAS_HU:g} HU of bias",
         "control_shift_1": "a shift by one pixel",
     }[name]

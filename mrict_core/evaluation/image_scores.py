@@ -15,10 +15,11 @@ from mrict_core import __version__, metrics
 from mrict_core.data.checks.hu_values import MIN_MASK_VOXELS, check_hu, check_sct
 from mrict_core.data.checks.slice_levels import check_slices
 from mrict_core.data.images.grids import difference
+from mrict_core.data.images.orders import SliceOrder
 from mrict_core.data.images.resample import grid_text, resample_to, same_grid
-from mrict_core.data.images.volumes import SUFFIXES, SliceOrder, Volume, hash_image, load_volume, stem_of
-from mrict_core.data.intensity import AIR_HU
+from mrict_core.data.images.volumes import SUFFIXES, Volume, hash_image, load_volume, stem_of
 from mrict_core.errors import MrictError, UnavailableError, unknown_name
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.metrics.ms_ssim import EXPONENTS, LUMINANCE, SIDE_MIN
 from mrict_core.paths import shown
 
@@ -210,7 +211,7 @@ def _where_both_are(
     _covered(share, f"{shown(sct.path)}: covers only {{}} of the mask", options, warnings)
     if not (held & inside).any():
         raise MrictError(f"{shown(sct.path)}: covers none of the mask; expected the same patient; check the files")
-    return replace(sct, array=np.where(held, sct.array, np.float32(AIR_HU))), held & inside
+    return replace(sct, array=np.where(held, sct.array, np.float32(AIR_FLOOR_HU))), held & inside
 
 
 def _covered(share: float, text: str, options: ScoreOptions, warnings: list[str]) -> None:

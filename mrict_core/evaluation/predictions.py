@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
-CODE = ("networks", "methods", "inference", "data/intensity", "evaluation/predictions")  # code that decides the volumes
+CODE = ("hu", "networks", "methods", "inference", "data/intensity", "evaluation/predictions")  # decides the volumes
 PRECISION = "float32"  # of every stored volume, on any device
 
 

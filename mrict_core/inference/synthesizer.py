@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.data.cache.store import SliceStore
-from mrict_core.data.intensity import HuWindow
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
+from mrict_core.hu import HuRange
 from mrict_core.machine import pick_device, pick_precision
 from mrict_core.methods import METHODS, Method, build_method, check, check_networks
 from mrict_core.models.folder import Networks, load_facts_and_weights
@@ -57,7 +57,7 @@ class Synthesizer:
         return self.method.generator
 
     @property
-    def window(self) -> HuWindow:
+    def window(self) -> HuRange:
         """The HU range of the network's [-1, 1]."""
         return self.facts.window
 

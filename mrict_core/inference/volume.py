@@ -19,8 +19,8 @@ from mrict_core.data.cache.patient import (
 from mrict_core.data.images.orders import PLANES, SliceOrder
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.inference.synthesizer import Synthesizer
 from mrict_core.inference.tiles import slices_to_hu
 
@@ -125,7 +125,7 @@ def synthesize_volume(
             progress(done, facts["passes"], model.variant.name)
     means = [m.mean for m in moments.values()]
     hu = means[0] if len(means) == 1 else np.median(means, axis=0).astype(np.float32)
-    hu = np.where(inside, hu, np.float32(AIR_HU))
+    hu = np.where(inside, hu, np.float32(AIR_FLOOR_HU))
     sd = np.where(inside, (every or moments[planes[0]]).sd(), np.float32(0)) if options.uncertainty else None
     facts["tiled"] = bool(tiled)
     if tiled:

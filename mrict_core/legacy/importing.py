@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import hash_of
+from mrict_core.hu import WINDOWS
 from mrict_core.legacy.pth import Recognised, read_state, recognise
 from mrict_core.methods import METHODS
 from mrict_core.models.folder import write_model

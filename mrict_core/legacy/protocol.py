@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mrict_core import metrics
 from mrict_core.data.batches import Slice, View
-from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.controls import CONTROLS
 from mrict_core.evaluation.records import seeds_of
+from mrict_core.hu import PREDECESSOR, HuRange
 from mrict_core.inference import Synthesizer
 from mrict_core.legacy.published import BLACK, PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
 from mrict_core.metrics.predecessor import NUMBERS, VGG_SIDE, Features, slice_scores
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BATCH = 32
 ONE_SLICE = Slice()
 ROTATION_DEGREES = 10.0
-UNIT = WINDOWS["predecessor"]  # its [-1, 1] is [-1000, 1000] HU
+UNIT = PREDECESSOR  # its [-1, 1] is [-1000, 1000] HU
 Look = tuple[str, Features] | MrictError  # a feature network's name and features, or why it is unavailable
 
 
@@ -39,7 +39,7 @@ class Translation:
     view: View = ONE_SLICE
 
 
-def synthesizer_translation(synthesizer: Synthesizer, window: HuWindow) -> Translation:
+def synthesizer_translation(synthesizer: Synthesizer, window: HuRange) -> Translation:
     """Return a trained model as a predictor; `window` is the HU range of its [-1, 1]."""
     method = synthesizer.method
 
@@ -49,7 +49,7 @@ def synthesizer_translation(synthesizer: Synthesizer, window: HuWindow) -> Trans
     return Translation(run, method.view)
 
 
-def control_translation(name: str, window: HuWindow) -> Translation:
+def control_translation(name: str, window: HuRange) -> Translation:
     """Return a control as a predictor; `window` is the HU range of the dataset cache's [-1, 1]."""
 
     def run(real_A: Tensor, real_B: Tensor) -> Tensor:

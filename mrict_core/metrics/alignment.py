@@ -10,10 +10,10 @@ import numpy as np
 from scipy import ndimage
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import BONE_ABOVE_HU
 from mrict_core.machine import cpu_count
 from mrict_core.metrics.case import checked_volumes
 
-BONE_ABOVE_HU = 250.0
 REACH_VOXELS = 2
 SHELL_VOXELS = 3
 

@@ -8,39 +8,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError
+from mrict_core.hu import HuRange
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HuRange:
-    """A range of HU that volumes are clipped to."""
-
-    name: str
-    low: float
-    high: float
-
-    @property
-    def width(self) -> float:
-        return self.high - self.low
-
-
-RANGES = {
-    r.name: r
-    for r in (
-        HuRange("synthrad2023", -1024.0, 3000.0),
-        HuRange("synthrad2025", -1024.0, 3071.0),  # of the challenge's evaluation
-        HuRange("synthrad2025_metrics", -1024.0, 3000.0),  # of its published metrics code
-    )
-}
-
-
-def range_of(name: str) -> HuRange:
-    """Return a HU range by name; the error for an unknown name suggests the nearest."""
-    if name not in RANGES:
-        raise unknown_name("HU range", name, RANGES)
-    return RANGES[name]
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrict_core.hu import AIR_BELOW_HU, BONE_ABOVE_HU, CALIBRATION_EDGES_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics.alignment import alignment, continuity
 from mrict_core.metrics.case import checked_volumes
 from mrict_core.metrics.metric import Metric
@@ -19,8 +20,6 @@ from mrict_core.metrics.path_length import Wepl, wepl_errors
 if TYPE_CHECKING:
     from mrict_core.metrics.case import Case
 
-AIR_BELOW_HU = -200.0
-BONE_ABOVE_HU = 250.0
 TISSUES = {  # tissue => where it is
     "air": f"CT is below {AIR_BELOW_HU:g} HU",
     "soft": f"CT is from {AIR_BELOW_HU:g} to {BONE_ABOVE_HU:g} HU",
@@ -31,9 +30,6 @@ SPANS = {  # the same, short, for axes
     "soft": f"{AIR_BELOW_HU:g}…{BONE_ABOVE_HU:g} HU",
     "bone": f"> {BONE_ABOVE_HU:g} HU",
 }
-DICE_THRESHOLDS_HU = (150, 250, 350, 500)
-# 50 HU steps, from below air to dense bone; values beyond count in the end bins
-CALIBRATION_EDGES_HU = tuple(float(edge) for edge in range(-1050, 2051, 50))
 
 
 def tissue_errors(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray) -> dict[str, float]:

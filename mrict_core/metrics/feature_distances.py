@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import SYNTHRAD2023
 from mrict_core.metrics import frechet
 from mrict_core.metrics.metric import Metric
 from mrict_core.metrics.predecessor import in_batches, predecessor_vgg
@@ -23,7 +24,6 @@ from mrict_core.metrics.statistics import bootstrap_mean
 if TYPE_CHECKING:
     import torch
 
-HU_LOW, HU_HIGH = -1024.0, 3000.0
 FID_MIN_SLICES = 2048  # dimensions of the Inception features: below it the covariance is singular
 KID_MIN_SLICES = 10
 KID_FEW_SLICES = 100
@@ -56,8 +56,7 @@ class FeatureScore:
 
 def to_unit_range(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return slices for a network: [-1024, 3000] HU to [-1, 1], -1 outside the mask.  # (N, H, W) => float32"""
-    unit = (np.clip(np.asarray(hu, np.float32), HU_LOW, HU_HIGH) - HU_LOW) * np.float32(2 / (HU_HIGH - HU_LOW)) - 1
-    return np.where(mask, unit, np.float32(-1))
+    return np.where(mask, SYNTHRAD2023.to_unit(hu), np.float32(-1))
 
 
 def to_uint8(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -221,7 +220,7 @@ def _with_interval(
     return FeatureScore(name, value, low, high, warning="; ".join(remarks), **named)
 
 
-_RANGE = "[-1024, 3000] HU, the whole window"
+_RANGE = f"{SYNTHRAD2023}, the whole window"
 _INCEPTION = "Inception v3 of the FID (2048-d) by torch-fidelity; the file's hash is given with each value"
 _RESIZE = "resized to 299 x 299 inside the network as in TensorFlow 1, without antialiasing; three equal channels"
 _PATIENTS = "mean over the slices of a patient, then over patients; 95 % bootstrap over patients"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrict_core.metrics.case import Case, HuRange
+    from mrict_core.hu import HuRange
+    from mrict_core.metrics.case import Case
 
 BETTER = {
     "lower": "lower is better",

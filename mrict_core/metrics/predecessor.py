@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import PREDECESSOR
 from mrict_core.machine import cpu_count
 from mrict_core.metrics.frechet import Cloud, frechet_distance, joined
 from mrict_core.metrics.metric import Metric
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from mrict_core.metrics.case import Case
 
-HU_LOW = -1000.0
-HU_HIGH = 1000.0
 SSIM_WINDOW = 7
 VGG_SIDE = 224  # pixels, the side the predecessor resized to before VGG16
 
@@ -34,8 +33,8 @@ Features = Callable[["torch.Tensor"], "torch.Tensor"]  # (B, 3, H, W) => (B, ...
 
 def to_unit(hu: np.ndarray) -> np.ndarray:
     """Return HU clipped to [-1000, 1000] and mapped to [-1, 1], float32."""
-    middle, half = (HU_HIGH + HU_LOW) / 2, (HU_HIGH - HU_LOW) / 2
-    return ((np.clip(np.asarray(hu, np.float32), HU_LOW, HU_HIGH) - middle) / half).astype(np.float32)
+    middle, half = (PREDECESSOR.high + PREDECESSOR.low) / 2, PREDECESSOR.width / 2
+    return ((PREDECESSOR.clip(np.asarray(hu, np.float32)) - middle) / half).astype(np.float32)
 
 
 def predecessor_scores(real_hu: np.ndarray, fake_hu: np.ndarray) -> dict[str, float]:
@@ -215,7 +214,7 @@ def _of_slices(_ct: np.ndarray, _sct: np.ndarray, _inside: np.ndarray, slices: t
     return predecessor_scores(*slices[:2])
 
 
-_RANGE = "[-1000, 1000] HU clipped and mapped to [-1, 1]"
+_RANGE = f"{PREDECESSOR} clipped and mapped to [-1, 1]"
 _OLD = "the predecessor's number, for comparison with its published table, not for ranking; dominated by background"
 _row = partial(
     Metric,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from mrict_core.errors import unknown_name
+from mrict_core.hu import range_of
 from mrict_core.metrics import clinical, feature_distances, predecessor, synthrad, twins
-from mrict_core.metrics.case import Case, range_of
+from mrict_core.metrics.case import Case
 from mrict_core.metrics.metric import BETTER, Metric
 
 TABLE: dict[str, Metric] = {

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import PREDECESSOR
 from mrict_core.metrics import windows
 from mrict_core.metrics.metric import Metric
 from mrict_core.metrics.predecessor import check_stacks, to_unit
@@ -49,7 +50,7 @@ def _checked(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> tupl
     return real, fake, inside
 
 
-_RANGE = "[-1000, 1000] HU clipped and mapped to [-1, 1], the same for every slice"
+_RANGE = f"{PREDECESSOR} clipped and mapped to [-1, 1], the same for every slice"
 _MASK = "the data set's own mask, mask > 0, on the canvas"
 _row = partial(
     Metric,

@@ -45,7 +45,7 @@ from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
 from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record
 
-CODE = ("data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # rooms that decide the scores
+CODE = ("hu", "data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # decide the scores
 NETWORKS = {  # of the feature metrics: role => (name, options)
     "inception": ("inception_fid", {}),
     "lpips": ("lpips_squeeze", {}),

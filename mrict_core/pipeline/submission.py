@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mrict_core.data.dicom import series_below
-from mrict_core.data.images.volumes import SUFFIXES, check_same_grid, load_volume, read_geometry, stem_of
+from mrict_core.data.images.grids import check_same_grid
+from mrict_core.data.images.volumes import SUFFIXES, load_volume, read_geometry, stem_of
 from mrict_core.data.masks import check_mask
 from mrict_core.errors import MrictError
 from mrict_core.files import read_json

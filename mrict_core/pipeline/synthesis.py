@@ -40,7 +40,7 @@ from mrict_core.training.facts import ModelFacts
 Check = Callable[[Volume, ModelFacts], list[gate.Finding]]  # MR and model facts => what does not fit
 CheckOutput = Callable[[Synthesis, ModelFacts], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
-CODE = ("data", "networks", "methods", "inference")  # rooms that decide a synthetic CT
+CODE = ("hu", "data", "networks", "methods", "inference")  # rooms that decide a synthetic CT
 
 
 @dataclass(frozen=True)

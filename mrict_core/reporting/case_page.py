@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 from mrict_core.data.images.orders import SliceOrder
 from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import normalise_mr
+from mrict_core.hu import DISPLAY_WINDOWS_HU, LANDMARKS_HU, SD_LIMIT_HU
 from mrict_core.reporting import style
 from mrict_core.reporting.images import _hu, _mr, _outline
 
 HEIGHTS = (0.15, 0.38, 0.62, 0.85)  # of the body, of the axial slices shown
-SD_LIMIT_HU = 200.0
-LANDMARKS_HU = {"air": -1000, "fat": -100, "water": 0, "bone": 700}  # roughly; for the eye
 
 
 def _views(stack: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
@@ -89,7 +88,7 @@ def case_figure(
 
 
 def _histogram(axis: Axes, values: np.ndarray) -> None:
-    low, high = style.WINDOWS_HU["wide"]
+    low, high = DISPLAY_WINDOWS_HU["wide"]
     axis.hist(np.clip(values, low, high), bins=120, range=(low, high), color=style.PALETTE["blue"], log=True)
     axis.set(title="HU inside the body", xlabel="HU (values beyond are in the end bins)", ylabel="voxels")
     axis.set_ylim(top=6 * axis.get_ylim()[1])  # leaves space for the names

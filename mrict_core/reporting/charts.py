@@ -17,7 +17,7 @@ from mrict_core import metrics
 from mrict_core.data.splits import SETS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
-from mrict_core.metrics.clinical import AIR_BELOW_HU, BONE_ABOVE_HU
+from mrict_core.hu import AIR_BELOW_HU, BONE_ABOVE_HU, DISPLAY_WINDOWS_HU
 from mrict_core.reporting import style
 from mrict_core.training.schedules import FORMER
 
@@ -223,7 +223,7 @@ def _centre_legend(axis: Axes, centres: set[str]) -> None:
 @style.styled
 def histogram_figure(store: SliceStore, *, label: str, bins: int = 64) -> Figure:
     """Return histograms by centre of normalised MR in the body mask and of CT in the scoring mask."""
-    edges = {"mr": np.linspace(-1, 1, bins + 1), "ct": np.linspace(*style.WINDOWS_HU["wide"], bins + 1)}
+    edges = {"mr": np.linspace(-1, 1, bins + 1), "ct": np.linspace(*DISPLAY_WINDOWS_HU["wide"], bins + 1)}
     counts: dict[tuple[str, str], np.ndarray] = {}
     for patient in store.patients:
         slices = store.slices(patient)
@@ -287,7 +287,7 @@ def joint_histogram_figure(
     Arrows point at the medians of the bone and of the air voxels, with their share, if the CT has any.
     """
     x, y = np.asarray(mr, np.float64)[inside], np.asarray(ct, np.float64)[inside]
-    low, high = style.WINDOWS_HU["wide"]
+    low, high = DISPLAY_WINDOWS_HU["wide"]
     top = float(np.quantile(x, 0.999))
     figure = style.new_figure(4.6, 3.6, title="MR value and HU of the same voxels", label=label)
     axis = figure.subplots()

@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
+from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics import Metric
-from mrict_core.metrics.clinical import DICE_THRESHOLDS_HU, SPANS, TISSUES
+from mrict_core.metrics.clinical import SPANS, TISSUES
 from mrict_core.reporting import style
 
 Record = Mapping[str, Any]
 SHOWN = 5  # variants in a figure, best first, besides the best baseline
 COLOURS = tuple(style.PALETTE[c] for c in ("blue", "vermilion", "green", "orange", "purple"))
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))  # in addition to colour
-HU_SHOWN = (-1000.0, 1600.0)
 
 
 def leading(records: Sequence[Record], count: int = SHOWN) -> list[Record]:
@@ -86,11 +86,11 @@ def _calibration(axis: Axes, record: Record, colour: str) -> None:
     )
     known = np.isfinite(means).any(axis=0)
     mean, spread = (np.nanmean(part[:, known], axis=0) for part in (means, spreads))
-    axis.plot(HU_SHOWN, HU_SHOWN, color=style.FAINT, linestyle="--", linewidth=0.8, zorder=1)
+    axis.plot(CALIBRATION_SHOWN_HU, CALIBRATION_SHOWN_HU, color=style.FAINT, linestyle="--", linewidth=0.8, zorder=1)
     axis.fill_between(centres[known], mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     axis.plot(centres[known], mean, color=colour)
     axis.plot(centres, means.T, linestyle="none", marker=".", markersize=2, color=style.INK, alpha=0.5)
-    axis.set(title=shown_name(record), xlim=HU_SHOWN, ylim=HU_SHOWN)
+    axis.set(title=shown_name(record), xlim=CALIBRATION_SHOWN_HU, ylim=CALIBRATION_SHOWN_HU)
     axis.set_aspect("equal")
     axis.grid()
 

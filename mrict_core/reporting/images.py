@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import ERROR_LIMIT_HU
 from mrict_core.reporting import style
 
 # patient, z, spacing_mm (rows, columns) and 2-D arrays of one shape: mr in [-1, 1]; sct, ct in HU; mask, body
@@ -165,7 +166,7 @@ def _hu(axis: Axes, hu: np.ndarray, window: str, spacing_mm: tuple[float, float]
 def _error(axis: Axes, sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float]) -> AxesImage:
     _bare(axis)
     error = np.where(mask, np.asarray(sct, np.float32) - np.asarray(ct, np.float32), np.nan)
-    limit, aspect = style.ERROR_LIMIT_HU, spacing_mm[0] / spacing_mm[1]
+    limit, aspect = ERROR_LIMIT_HU, spacing_mm[0] / spacing_mm[1]
     image = axis.imshow(error, cmap=style.ERROR_MAP, vmin=-limit, vmax=limit, aspect=aspect)
     _outline(axis, mask, style.FAINT)
     return image

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mrict_core.errors import unknown_name
 from mrict_core.files import atomic_path
+from mrict_core.hu import DISPLAY_WINDOWS_HU
 
 DPI = 200
 # Okabe & Ito 2008, distinguishable with common colour blindness
@@ -28,13 +29,6 @@ PALETTE = {
 }
 CENTRE_COLOURS = {"A": PALETTE["blue"], "B": PALETTE["vermilion"], "C": PALETTE["green"], "?": "#777777"}
 INK, FAINT = "#222222", "#8A8A8A"
-WINDOWS_HU = {  # display only: (low, high)
-    "wide": (-1000.0, 1500.0),
-    "soft": (-160.0, 240.0),
-    "bone": (-500.0, 1500.0),
-    "brain": (0.0, 80.0),
-}
-ERROR_LIMIT_HU = 500.0  # of the signed error's colours, the same in every figure
 ERROR_MAP = "RdBu_r"  # blue: sCT too low, red: too high
 BODY_COLOUR, MASK_COLOUR = PALETTE["orange"], PALETTE["sky"]
 
@@ -98,9 +92,9 @@ def new_figure(width_in: float, height_in: float, *, title: str, label: str) -> 
 
 def window_hu(name: str) -> tuple[float, float]:
     """Return (low, high) of a display window by name."""
-    if name not in WINDOWS_HU:
-        raise unknown_name("display window", name, WINDOWS_HU)
-    return WINDOWS_HU[name]
+    if name not in DISPLAY_WINDOWS_HU:
+        raise unknown_name("display window", name, DISPLAY_WINDOWS_HU)
+    return DISPLAY_WINDOWS_HU[name]
 
 
 def save(figure: Figure, path: Path, *, pdf: bool = False) -> Path:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mrict_core.data.images.orders import PLANES
-from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, as_plain, from_plain
 from mrict_core.experiments import read as read_experiment
 from mrict_core.experiments.profiles import Profile
+from mrict_core.hu import WINDOWS, HuRange
 from mrict_core.paths import shown
 from mrict_core.training.runs import TENSORS
 
@@ -56,9 +56,9 @@ class ModelFacts:
     others: dict[str, Any] = field(default_factory=dict)  # facts of another version, kept on rewriting
 
     @property
-    def window(self) -> HuWindow:
+    def window(self) -> HuRange:
         """HU range of the network's [-1, 1]."""
-        return HuWindow(*self.window_hu)
+        return HuRange(*self.window_hu)
 
     def as_plain(self) -> dict[str, Any]:
         """Return everything as plain values under the keys of files."""

@@ -18,6 +18,7 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, as_plain
 from mrict_core.experiments.profiles import Profile
 from mrict_core.files import code_hash, read_json, sole_writer, write_csv, write_json
+from mrict_core.hu import CONSTANT_SD_HU
 from mrict_core.machine import pick_device, seed_everything, set_threads, versions
 from mrict_core.methods import Method
 from mrict_core.paths import Workspace, shown
@@ -38,7 +39,6 @@ from mrict_core.training.runs import BEST, CODE, LAST, RESUME, RUN, Files, Repor
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score, todays_columns
 
 RUN_FORMAT = 1  # of run.json
-CONSTANT_SD_HU = 1.0  # SD over whole slices below which an output is a constant image
 Progress = Callable[[Iterable, int, str], Iterable]  # (batches, number of batches, description) => batches
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mrict_core.data.batches import PairedSlices, ahead, loader
-from mrict_core.data.intensity import HuWindow
+from mrict_core.hu import PREDECESSOR, HuRange
 from mrict_core.methods import Method
-from mrict_core.metrics.predecessor import HU_HIGH, HU_LOW, VGG_SIDE, Features, slice_scores, to_unit
+from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores, to_unit
 from mrict_core.networks.layers import autocast
 from mrict_core.training.feature_cache import KEEP_MIB, RealSide
 
@@ -27,7 +27,7 @@ class Validator:
 
     def __init__(
         self,
-        window: HuWindow,
+        window: HuRange,
         datasets: Sequence[PairedSlices],
         *,
         batch_size: int,
@@ -80,8 +80,7 @@ class Validator:
 
     def _unit(self, values: np.ndarray) -> np.ndarray:
         """Return values in the predecessor's unit instead of the window's; unchanged if the windows are equal."""
-        same = (self.window.low, self.window.high) == (HU_LOW, HU_HIGH)
-        return values if same else to_unit(self.window.to_hu(values))
+        return values if self.window == PREDECESSOR else to_unit(self.window.to_hu(values))
 
 
 @dataclass

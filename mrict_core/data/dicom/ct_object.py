@@ -12,12 +12,12 @@ from pydicom.valuerep import DSfloat
 
 from mrict_core.data.dicom.frames import Frame
 from mrict_core.files import hash_of
+from mrict_core.hu import DISPLAY_WINDOWS_HU
 
 SERIES_NUMBER = 9001  # after the scanner's own
 MAKER = "MRICT"
 NOTE = "not for clinical use"
 LONG_STRING = 64  # characters of VR LO
-WINDOW_HU = (40, 400)  # centre and width a viewer opens with: soft tissue
 EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
 EMPTY += ("AccessionNumber", "ReferringPhysicianName")  # type 2: present, value unknown
 
@@ -128,5 +128,6 @@ def _set_pixels(image: Dataset, facts: SeriesFacts, hu: np.ndarray) -> None:
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 0
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = facts.intercept, 1, "HU"
-    image.WindowCenter, image.WindowWidth = WINDOW_HU
+    low, high = map(int, DISPLAY_WINDOWS_HU["soft"])
+    image.WindowCenter, image.WindowWidth = (low + high) // 2, high - low
     image.add_new("PixelData", "OW", (hu - facts.intercept).astype("<u2").tobytes())

@@ -10,7 +10,8 @@ import numpy as np
 from mrict_core.data.dicom.attributes import FACTS
 from mrict_core.data.dicom.frames import Frame
 from mrict_core.data.dicom.series_parts import NAMED, doubles
-from mrict_core.data.images.volumes import LPS_TO_RAS, SPACING_MM
+from mrict_core.data.images.grids import LPS_TO_RAS
+from mrict_core.data.images.headers import SPACING_MM
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 

@@ -18,12 +18,14 @@ from mrict_core.data.dicom.ct_object import MAKER, Plane, SeriesFacts, ct_slice
 from mrict_core.data.dicom.frames import RIGHT_ANGLE
 from mrict_core.data.dicom.read import DicomVolume, Source
 from mrict_core.data.dicom.values import hushed, text_of
-from mrict_core.data.images.volumes import LPS_TO_RAS, SliceOrder, Volume
+from mrict_core.data.images.grids import LPS_TO_RAS
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.files import atomic_folder
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.paths import shown
 
-LOWEST_HU = -1024  # the intercept, unless lower values come
 STORED = 2**16 - 1
 FILE = re.compile(r"CT\d{4,}\.dcm")
 
@@ -59,7 +61,7 @@ def staged_ct_series(
     if not np.isfinite(hu).all():
         raise MrictError(f"{shown(folder)}: NaN or infinite HU; expected numbers; the model's output is broken")
     low, high = int(np.rint(hu.min())), int(np.rint(hu.max()))
-    intercept = min(LOWEST_HU, low)
+    intercept = min(AIR_FLOOR_HU, low)  # the usual one, unless lower values come
     if high - intercept > STORED:
         raise MrictError(f"{shown(folder)}: {low} to {high} HU; expected a range of 16 bits; the output is broken")
     source = volume.source if isinstance(volume, DicomVolume) else None

@@ -20,8 +20,8 @@ from scipy import ndimage
 from mrict_core.data.phantom.anatomy import rotation
 from mrict_core.data.phantom.fields import Grid, WaveField
 from mrict_core.data.phantom.tissues import Tissue, column, patient_hu
+from mrict_core.hu import AIR_FLOOR_HU, CEILING_HU
 
-CT_RANGE_HU = (-1024, 3071)
 CT_NOISE_VOXEL_MM3 = 1.5  # the voxel for which `Centre.ct_noise_hu` is given
 MR_FULL_SCALE = 1000.0  # signal of bright fat at unit gain; scanners store whole numbers
 
@@ -137,7 +137,7 @@ def image_mr(labels: np.ndarray, grid: Grid, factor: int, centre: Centre, rng: n
 def image_ct(
     labels: np.ndarray, grid: Grid, factor: int, centre: Centre, region: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the CT image, int16 HU in `CT_RANGE_HU`, for fine labels on `grid` refined by `factor`."""
+    """Return the CT image, int16 HU as 12 bits hold them, for fine labels on `grid` refined by `factor`."""
     fine_grid = grid.refined(factor)
     hu = patient_hu(region, rng).astype(np.float32)
     texture = column("hu_texture").astype(np.float32)
@@ -150,4 +150,4 @@ def image_ct(
     # averaging over larger voxels lowers correlated noise less than white noise (exponent -0.5)
     coarser = (np.prod(grid.spacing_mm) / CT_NOISE_VOXEL_MM3) ** -0.25
     image += noise * np.float32(centre.ct_noise_hu * coarser / noise.std())
-    return np.rint(image).clip(*CT_RANGE_HU).astype(np.int16)
+    return np.rint(image).clip(AIR_FLOOR_HU, CEILING_HU).astype(np.int16)

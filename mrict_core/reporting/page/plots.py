@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from mrict_core import metrics
 from mrict_core.evaluation import shown_name
-from mrict_core.metrics.clinical import DICE_THRESHOLDS_HU, SPANS
+from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
+from mrict_core.metrics.clinical import SPANS
 from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, PALETTE
 
 Record = Mapping[str, Any]
@@ -118,7 +119,7 @@ def centres(records: Sequence[Record]) -> dict[str, Any]:
 def calibration(records: Sequence[Record]) -> dict[str, Any] | None:
     """The mean sCT at each CT value, averaged over patients, for the leading models."""
     figure = go.Figure()
-    span = [-1000, 1600]
+    span = list(map(int, CALIBRATION_SHOWN_HU))
     figure.add_scatter(x=span, y=span, mode="lines", name="no bias", line={"color": FAINT, "dash": "dot"})
     for place, record in enumerate(leading(records)):
         curve = record.get("details", {}).get("calibration")

@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from mrict_core import __version__, metrics
 from mrict_core.evaluation import seeds_sd
 from mrict_core.evaluation.records import plain
+from mrict_core.hu import DISPLAY_WINDOWS_HU, ERROR_LIMIT_HU
 from mrict_core.reporting import style
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
@@ -91,6 +92,6 @@ def _colours() -> dict[str, Any]:
     table = colormaps[style.ERROR_MAP]
     return {
         "error": [[round(255 * channel) for channel in table(k / 255)[:3]] for k in range(256)],
-        "errorLimit": style.ERROR_LIMIT_HU,
-        "windows": style.WINDOWS_HU,
+        "errorLimit": ERROR_LIMIT_HU,
+        "windows": DISPLAY_WINDOWS_HU,
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, shown_name
+from mrict_core.hu import BIAS_HU
 from mrict_core.metrics import NOTHING
 from mrict_core.metrics.predecessor import NUMBERS
 from mrict_core.reporting.page import plots, slices
@@ -18,7 +19,7 @@ from mrict_core.reporting.text_tables import absent_remarks, heading, remarks
 CONTROL_HEADINGS = {
     "control_black": "black",
     "control_copy_of_mr": "copy of the MR",
-    "control_bias_150": "CT + 150 HU",
+    "control_bias_150": f"CT + {BIAS_HU:g} HU",
     "control_shift_1": "CT + 1 px",
 }
 TESTED_SHOWN = 40  # pairs in the table of comparisons; the csv has them all
@@ -258,7 +259,7 @@ EXPECTED: tuple[tuple[str, str, str, Callable[[PageData], dict[str, Any]]], ...]
     (
         "controls",
         "What each number does not see",
-        "Control images: black, a copy of the MR, the true CT + 150 HU, the true CT shifted by one pixel.",
+        f"Control images: black, a copy of the MR, the true CT + {BIAS_HU:g} HU, the true CT shifted by one pixel.",
         _controls,
     ),
     (

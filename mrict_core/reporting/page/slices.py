@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.reporting.page.data import BrowserPatient
 
 STEP_HU = 2
@@ -22,7 +23,6 @@ MAX_BYTES = 8_000_000  # of all blocks, in base64
 SIDE_MAX = 160  # pixels
 SLICES_MIN = 12
 MARGIN = 3
-AIR_HU = -1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _View:
 
     def hu(self, volume: np.ndarray) -> np.ndarray:
         """Return reduced HU, air outside the body."""
-        return self._small(np.where(self.keep, volume[self.cut], AIR_HU))
+        return self._small(np.where(self.keep, volume[self.cut], AIR_FLOOR_HU))
 
     def _small(self, cut: np.ndarray) -> np.ndarray:
         volume, factor = cut[self.slices].astype(np.float32), self.factor
