@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mrict_core import cli
 from mrict_core.errors import MrictError
-from mrict_core.experiments import all_variants, get
+from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.experiments.schema import Part
 from mrict_core.hu import WINDOWS
@@ -384,7 +384,12 @@ def test_the_card_says_what_is_not_known(variant, wide, said, tmp_path):
     )
 
 
-@pytest.mark.parametrize("variant", [v.name for v in all_variants()])
+OF_THE_PREDECESSOR = [
+    flat["name"] for flat in json.loads((Path(__file__).parent / "data" / "variants.json").read_text())["variants"]
+]
+
+
+@pytest.mark.parametrize("variant", OF_THE_PREDECESSOR)
 def test_every_variant_has_a_record_of_its_data(variant, tmp_path):
     experiment = get(variant)
     G = experiment.network["G"]

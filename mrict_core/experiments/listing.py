@@ -108,7 +108,7 @@ def _row(v: Experiment) -> tuple[str, ...]:
         v.name,
         v.family,
         v.init_from or "-",
-        *(v.network.get(role, none).name for role in ("G", "D")),
+        *(v.network.get(role, none).name.removeprefix("monai.") for role in ("G", "D")),
         losses(v),
         *(value_text(option(name, default)) for name, default in (("real_label", 1.0), ("gradient_penalty", 0.0))),
         "/".join(number(optimizer.lr) for optimizer in v.optimizer.values()),
