@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Device, Precision
+from mrict_core.cli.options import Device, Parts, Precision
 from mrict_core.cli.progress import say
 from mrict_core.cli.synthesize import ResampleMm, Strict, Tta
 from mrict_core.errors import MrictError
@@ -26,6 +26,7 @@ def challenge(
     strict: Strict = False,
     device: Device = "auto",
     precision: Precision = "float32",
+    experiment: Parts = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what exists")] = False,
 ) -> None:
     """Synthesise the cases of a SynthRAD container: /input/images/{mri,body} to /output/images/synthetic-ct."""

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Files, GroupBy, Name, Precision, Profile, Protocol, Region, Seed, Sets
+from mrict_core.cli.options import (
+    Data,
+    Device,
+    Files,
+    GroupBy,
+    Name,
+    Parts,
+    Precision,
+    Profile,
+    Protocol,
+    Region,
+    Seed,
+    Sets,
+)
 from mrict_core.cli.progress import Bar, batches, say
 from mrict_core.errors import MrictError
 from mrict_core.experiments import listing
@@ -231,6 +244,7 @@ def leave_one_centre_out(
     protocol: Protocol = "patient",
     seed: Seed = 42,
     device: Device = "auto",
+    experiment: Parts = None,
 ) -> None:
     """Train a variant once per centre without that centre, and score it there."""
     from mrict_core.experiments import get

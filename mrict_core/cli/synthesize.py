@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrict_core.cli.options import Device, Precision
+from mrict_core.cli.options import Device, Parts, Precision
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown, some
@@ -65,6 +65,7 @@ def synthesize(
     strict: Strict = False,
     device: Device = "auto",
     precision: Precision = "float32",
+    experiment: Parts = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what exists")] = False,
 ) -> None:
     """Make a synthetic CT on exactly the grid of the MR. Not for clinical use."""

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
-CODE = ("networks", "methods", "inference", "data/intensity", "evaluation/predictions")  # it decides the volumes too
+CODE = (
+    "networks",
+    "methods",
+    "inference",
+    "data/batches",
+    "data/intensity",
+    "evaluation/predictions",
+)  # it decides the volumes too
 PRECISION = "float32"  # that every stored volume is computed in, on whatever device
 
 
@@ -69,7 +76,8 @@ class StoredPredictions(Predictions):
     @cached_property
     def key(self) -> str:
         """Hash of all that decides the volumes: weights, slices, precision, code; the device is no part of it."""
-        return hash_of([self.weights, self.store.key, PRECISION, code_hash(*CODE)])
+        own = getattr(self.predict, "own_code", None)
+        return hash_of([self.weights, self.store.key, PRECISION, code_hash(*CODE), *([own] if own else [])])
 
     def slices(self, patient: str) -> np.ndarray:
         """Return what `Predictions.slices` does, from the patient's file, which is written where there is none."""

@@ -8,14 +8,14 @@
 from __future__ import annotations
 
 import dataclasses
-import runpy
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mrict_core import experiments
+from mrict_core import experiments, parts
 from mrict_core.errors import MrictError
 from mrict_core.experiments.listing import number
 from mrict_core.experiments.saved import NAME
@@ -25,6 +25,7 @@ from mrict_core.paths import shown
 
 NAME_MAX = 80  # characters; a longer name of a changed experiment becomes a hash
 RESERVED = ("baseline_", "control_")  # names of what models are compared with
+LOADED: set[str] = set()  # paths of files that this process has loaded
 OF_SELF = ("name", "why", "parent", "init_from")
 
 
@@ -42,6 +43,8 @@ def chosen(
     MrictError for an experiment that cannot be built. Raises MrictError, with the nearest name, for what is not there.
     """
     defined = [one for path in files for one in load(Path(path))]
+    if files and not text and not defined:
+        raise MrictError(f"{shown(files[0])}: defines no experiment; name the variant that uses its parts")
     found = [experiments.get(one) for one in experiments.named(text)] if text or not defined else defined
     if name and (len(found) != 1 or not sets):
         raise MrictError(
@@ -141,43 +144,45 @@ def add(experiment: Experiment) -> Experiment:
 def load(path: Path) -> list[Experiment]:
     """Return the experiments that a file defines, in its order; they are known by name from then on.
 
-    A .py file is run, so it must be one that the user trusts. Raises MrictError, with the file's name, for one that
-    cannot be read, defines nothing, or defines what cannot be.
+    A .py file is run, so it must be one that the user trusts; it may register parts alone. Processes that this one
+    starts know the file too. Raises MrictError, with the file's name, for one that cannot be read, defines nothing, or
+    defines what cannot be.
     """
-    path = path.expanduser()
+    path = Path(os.path.abspath(path.expanduser()))
     readers = {".py": _of_python, ".yaml": _of_yaml, ".yml": _of_yaml}
     if path.suffix not in readers:
         raise MrictError(f"{shown(path)}: expected a file of experiments, {', '.join(readers)}")
+    if os.pathsep in str(path):
+        raise MrictError(
+            f"{shown(path)}: '{os.pathsep}' separates files in {parts.USERS_FILES}; rename the file or folder"
+        )
+    LOADED.add(str(path))
     try:
         found = readers[path.suffix](path)
     except MrictError as error:
         named = str(error).startswith(shown(path))
         raise error if named else MrictError(f"{shown(path)}: {error}") from None
-    if not found:
+    if not found and str(path) not in parts.REGISTERED:
         raise MrictError(f"{shown(path)}: defines no experiment; derive one, see docs/howto/variant.md")
+    os.environ[parts.USERS_FILES] = os.pathsep.join(dict.fromkeys([*parts.users_files(), str(path)]))
     return found
+
+
+def load_named() -> None:
+    """Load the files in MRICT_EXPERIMENTS that this process did not load yet."""
+    for path in parts.users_files():
+        if path not in LOADED:
+            load(Path(path))
 
 
 def _of_python(path: Path) -> list[Experiment]:
     before = dict(experiments.OF_USER)
-    try:
-        with available(path):
-            values = runpy.run_path(str(path))
-    except MrictError:
-        raise
-    except (Exception, SystemExit) as error:
-        line = next((f.lineno for f in reversed(_frames(error)) if f.filename == str(path)), 0)
-        raise MrictError(f"line {line}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+    with available(path):
+        values = parts.run_file(str(path))
     derived = [one for one in experiments.OF_USER.values() if before.get(one.name) is not one]
     listed = [one for value in values.values() for one in (value if isinstance(value, list | tuple) else [value])]
     own = [one for one in listed if isinstance(one, Experiment) and not experiments.is_declared(one.name)]
     return derived + [add(one) for one in own if one not in derived]
-
-
-def _frames(error: BaseException) -> list[Any]:
-    import traceback
-
-    return list(traceback.extract_tb(error.__traceback__))
 
 
 def _of_yaml(path: Path) -> list[Experiment]:
