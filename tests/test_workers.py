@@ -16,7 +16,7 @@ import pytest
 
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import read_record
-from mrict_core.experiments import Experiment, get
+from mrict_core.experiments import Experiment, get, user, with_values
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.suite.workers import Training, Workers
@@ -80,6 +80,23 @@ def test_reuses_what_is_there_unless_told_to_train_again(workers, place):
     workers.train(dataclasses.replace(task, retrain=True), quiet)
     newest = runs_of(place, "third")[-1].folder.name
     assert (len(runs_of(place, "third")), read_record(place.metrics, "third")["context"]["run"]) == (2, newest)
+
+
+def test_a_worker_knows_the_parts_in_a_file_of_the_users(place, tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from mrict_core.losses import LOSSES\n"
+        "@LOSSES.register('of_worker')\n"
+        "def of_worker(out, batch):\n    return out.fake_B.abs().mean()\n"
+    )
+    monkeypatch.setenv("MRICT_EXPERIMENTS", "")
+    user.load(path)
+    with Workers() as workers:
+        one = with_values(own("of_file"), {"loss.of_worker.weight": 1})
+        workers.train(training(place, one), quiet)
+    (trained,) = runs_of(place, "of_file")
+    assert "loss_g_of_worker" in trained.history.read_text().splitlines()[0]
+    assert "mine.py" in trained.versions
 
 
 def test_scores_of_other_code_are_taken_again(workers, place):

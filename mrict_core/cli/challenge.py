@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Device, Overwrite, Precision, ResampleMm, Strict, Tta
+from mrict_core.cli.options import Device, Overwrite, Parts, Precision, ResampleMm, Strict, Tta
 from mrict_core.cli.progress import say
 from mrict_core.errors import MrictError
 
@@ -25,6 +25,7 @@ def challenge(
     strict: Strict = False,
     device: Device = "auto",
     precision: Precision = "float32",
+    experiment: Parts = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Synthesise the cases of a SynthRAD container: /input/images/{mri,body} to /output/images/synthetic-ct."""

@@ -226,6 +226,7 @@ def leave_one_centre_out(
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,
     device: option.Device = "auto",
+    experiment: option.Parts = None,
 ) -> None:
     """Leave each centre out in turn: train without it, score on it."""
     from mrict_core.experiments import get

@@ -62,6 +62,29 @@ Files = Annotated[
         "--experiment", metavar="FILE", help="a file of your own experiments, .yaml or .py; see docs/howto/variant.md"
     ),
 ]
+
+
+def run_files(files: list[str] | None) -> list[str] | None:
+    """Load the files of an option, for the parts that they register."""
+    if files:
+        from pathlib import Path
+
+        from mrict_core.experiments.user import load
+
+        for file in files:
+            load(Path(file))
+    return files
+
+
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--experiment",
+        metavar="FILE",
+        callback=run_files,
+        help="a file of your own that registers a part of the model (a network, method or view), .py",
+    ),
+]
 Name = Annotated[str, typer.Option("--name", help="name of the variant that --set makes; none: after the change")]
 Force = Annotated[bool, typer.Option("--force", help="run even if nothing changed")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing files")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Files, Force, GroupBy, Profile, Protocol, Region, Sets
+from mrict_core.cli.options import Data, Device, Files, Force, GroupBy, Parts, Profile, Protocol, Region, Sets
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError
 
@@ -80,6 +80,7 @@ def report(
     protocol: Protocol = "patient",
     variants: Annotated[str, typer.Option("--variants", help="names separated by commas; none: all scored")] = "",
     device: Device = "auto",
+    experiment: Parts = None,
 ) -> None:
     """Write index.html, summary.md and summary.csv of the trained and scored variants."""
     from mrict_core.experiments.profiles import get_profile

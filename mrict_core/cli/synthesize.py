@@ -34,6 +34,7 @@ def synthesize(
     strict: option.Strict = False,
     device: option.Device = "auto",
     precision: option.Precision = "float32",
+    experiment: option.Parts = None,
     overwrite: option.Overwrite = False,
 ) -> None:
     """Make a synthetic CT on exactly the grid of the MR. Not for clinical use."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
-CODE = ("hu", "networks", "methods", "inference", "data/intensity", "evaluation/predictions")  # decides the volumes
+CODE = ("hu", "networks", "methods", "inference", "data/batches", "data/intensity", "evaluation/predictions")
 PRECISION = "float32"  # of every stored volume, on any device
 
 
@@ -69,7 +69,8 @@ class StoredPredictions(Predictions):
     @cached_property
     def key(self) -> str:
         """Hash of everything that decides the volumes: weights, slices, precision and code, but not the device."""
-        return hash_of([self.weights, self.store.key, PRECISION, code_hash(*CODE)])
+        own = getattr(self.predict, "own_code", None)
+        return hash_of([self.weights, self.store.key, PRECISION, code_hash(*CODE), *([own] if own else [])])
 
     def slices(self, patient: str) -> np.ndarray:
         """Return `Predictions.slices` from the patient's file, which is written if missing."""

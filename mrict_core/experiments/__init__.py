@@ -41,6 +41,10 @@ def get(name: str) -> Experiment:
     """Return an experiment by name or alias. Raises MrictError, with the nearest name, for an unknown one."""
     if is_declared(name):
         return REGISTRY.get(name)
+    if name not in OF_USER:
+        from mrict_core.experiments.user import load_named
+
+        load_named()
     found = OF_USER.get(name) or saved.find(name)
     if found is None:
         known = {*(v.name for v in all_variants()), *REGISTRY.aliases(), *OF_USER, *saved.names()}

@@ -8,15 +8,14 @@
 from __future__ import annotations
 
 import dataclasses
-import runpy
-import traceback
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mrict_core import experiments
+from mrict_core import experiments, parts
 from mrict_core.errors import MrictError
 from mrict_core.experiments.listing import number
 from mrict_core.experiments.saved import NAME
@@ -26,6 +25,7 @@ from mrict_core.paths import shown
 
 NAME_MAX = 80  # characters; the changes in a longer name become a hash
 RESERVED = ("baseline_", "control_")  # prefixes of baselines and controls
+LOADED: set[str] = set()  # paths of files that this process has loaded
 OF_SELF = ("name", "why", "parent", "init_from")
 
 
@@ -43,6 +43,8 @@ def chosen(
     an experiment that cannot be built.
     """
     defined = [one for path in files for one in load(Path(path))]
+    if files and not text and not defined:
+        raise MrictError(f"{shown(files[0])}: defines no experiment; name the variant that uses its parts")
     found = [experiments.get(one) for one in experiments.named(text)] if text or not defined else defined
     if name and (len(found) != 1 or not sets):
         raise MrictError(f"--name {name}: names one variant changed by --set; give one variant and a --set, or no name")
@@ -140,33 +142,40 @@ def add(experiment: Experiment) -> Experiment:
 def load(path: Path) -> list[Experiment]:
     """Return the experiments that a file defines, in its order, and make them known by name.
 
-    A .py file is executed, so it must be trusted. Raises MrictError, with the file's name, for one that cannot be read
-    or defines nothing valid.
+    A .py file is executed, so it must be trusted; it may only register parts. Processes that this one starts know the
+    file too. Raises MrictError, with the file's name, for one that cannot be read or defines nothing valid.
     """
-    path = path.expanduser()
+    path = Path(os.path.abspath(path.expanduser()))
     readers = {".py": _of_python, ".yaml": _of_yaml, ".yml": _of_yaml}
     if path.suffix not in readers:
         raise MrictError(f"{shown(path)}: expected a file of experiments, {', '.join(readers)}")
+    if os.pathsep in str(path):
+        raise MrictError(
+            f"{shown(path)}: '{os.pathsep}' separates files in {parts.USERS_FILES}; rename the file or folder"
+        )
+    LOADED.add(str(path))
     try:
         found = readers[path.suffix](path)
     except MrictError as error:
-        raise error if str(error).startswith(shown(path)) else MrictError(f"{shown(path)}: {error}") from None
-    if not found:
+        named = str(error).startswith(shown(path))
+        raise error if named else MrictError(f"{shown(path)}: {error}") from None
+    if not found and str(path) not in parts.REGISTERED:
         raise MrictError(f"{shown(path)}: defines no experiment; derive one, see docs/howto/variant.md")
+    os.environ[parts.USERS_FILES] = os.pathsep.join(dict.fromkeys([*parts.users_files(), str(path)]))
     return found
+
+
+def load_named() -> None:
+    """Load the files in MRICT_EXPERIMENTS that this process did not load yet."""
+    for path in parts.users_files():
+        if path not in LOADED:
+            load(Path(path))
 
 
 def _of_python(path: Path) -> list[Experiment]:
     before = dict(experiments.OF_USER)
-    try:
-        with available(path):
-            values = runpy.run_path(str(path))
-    except MrictError:
-        raise
-    except (Exception, SystemExit) as error:
-        frames = reversed(traceback.extract_tb(error.__traceback__))
-        line = next((frame.lineno for frame in frames if frame.filename == str(path)), 0)
-        raise MrictError(f"line {line}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+    with available(path):
+        values = parts.run_file(str(path))
     derived = [one for one in experiments.OF_USER.values() if before.get(one.name) is not one]
     listed = [one for value in values.values() for one in (value if isinstance(value, list | tuple) else [value])]
     own = [one for one in listed if isinstance(one, Experiment) and not experiments.is_declared(one.name)]

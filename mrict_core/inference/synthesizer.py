@@ -15,9 +15,10 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
 from mrict_core.hu import HuRange
 from mrict_core.machine import pick_device, pick_precision
-from mrict_core.methods import METHODS, Method, build_method, check, check_networks
+from mrict_core.methods import METHODS, Method, build_method, check, check_networks, own_code
 from mrict_core.models.folder import Networks, load_facts_and_weights
 from mrict_core.networks.layers import autocast
+from mrict_core.parts import missing_files
 from mrict_core.paths import shown
 from mrict_core.training.checkpoint import check_shapes, load_weights
 from mrict_core.training.facts import ModelFacts
@@ -50,6 +51,11 @@ class Synthesizer:
     def variant(self) -> Experiment:
         """The experiment as trained, not as declared today."""
         return self.facts.experiment
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """The user's files that it is made with, and their hashes."""
+        return own_code(self.variant)
 
     @property
     def generator(self) -> nn.Module:
@@ -118,7 +124,8 @@ def make_synthesizer(
         check(facts.experiment, training=False)
         check_networks(facts.experiment, facts.profile, facts.size, training=False)
     except MrictError as error:
-        remedy = "import its file again" if facts.files else "train the variant again"
+        own = missing_files(facts.versions)
+        remedy = "import its file again" if facts.files else f"add {own}" if own else "train the variant again"
         raise MrictError(f"{shown(path)}: {error}; {remedy}") from None
     name = METHODS[facts.experiment.method.name].mr_to_ct
     if name not in networks:

@@ -13,9 +13,9 @@ import torch
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment
 from mrict_core.methods.base import METHODS, Method, Setup
-from mrict_core.methods.checks import check, check_networks
+from mrict_core.methods.checks import check, check_networks, own_code
 
-__all__ = ["METHODS", "Method", "build_method", "check", "check_networks"]
+__all__ = ["METHODS", "Method", "build_method", "check", "check_networks", "own_code"]
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mrict_core.data.batches import VIEWS
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments import saved
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment, Schedule
-from mrict_core.losses import check_terms
+from mrict_core.losses import LOSSES, check_terms
 from mrict_core.methods.base import METHODS, OPTIMIZERS, Method, Setup
 from mrict_core.networks import NETWORKS
+from mrict_core.parts import RAN, missing_files
 
 SCHEDULES = {"constant": (), "plateau": ("factor", "patience"), "cosine": ("t_0",)}  # kind => required values
 VALIDATION = ("val_mae_hu", "val_mse", "val_ssim", "val_fid", "val_vgg", "output_sd_hu")  # columns of a history
@@ -28,7 +31,18 @@ def check(experiment: Experiment, *, training: bool = True) -> None:
     try:
         _check(experiment, training)
     except MrictError as error:
-        raise MrictError(f"{experiment.name}: {error}") from None
+        files = missing_files(saved.versions(experiment.name)) if training else ""
+        remedy = f"; it was trained with a file of your own: add {files}" if files else ""
+        raise MrictError(f"{experiment.name}: {error}{remedy}") from None
+
+
+def own_code(experiment: Experiment) -> dict[str, str]:
+    """Return {name: hash} of the user's files that register the parts of an experiment; empty for none."""
+    named = ((VIEWS, experiment.data.view.name), (METHODS, experiment.method.name))
+    named += tuple((NETWORKS, part.name) for part in experiment.network.values())
+    named += tuple((LOSSES, term.function or name) for name, term in experiment.loss.items())
+    paths = {parts[name].__module__ for parts, name in named if name in parts}
+    return {Path(path).name: RAN[path] for path in sorted(paths & RAN.keys())}
 
 
 def _check(experiment: Experiment, training: bool) -> None:

@@ -102,7 +102,8 @@ def _existing(folder: Path) -> Path | None:
     for path in sorted(folder.parent.glob(f"*/{FACTS}")):
         with contextlib.suppress(MrictError):
             described = read_model(path.parent)
-            facts = json.loads(json.dumps(ModelFacts.from_plain(described["facts"], shown(path)).as_plain()))
+            facts = ModelFacts.from_plain(described["facts"], shown(path)).as_plain()
+            facts = json.loads(json.dumps(facts | {"complete": True}))  # best.pt was published as it was, then
             if model_hash(described | {"facts": facts}) == folder.name:
                 return path.parent
     return None

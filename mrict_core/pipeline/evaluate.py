@@ -206,6 +206,8 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
         "training_pairs": facts.training_pairs,
         "seed": facts.seed,
     }
+    if synthesizer.own_code:
+        context["own_code"] = synthesizer.own_code
     predictions = StoredPredictions(store, synthesizer, run.predictions, checkpoint_hash, report)
     record = bench.record(
         variant.name,

@@ -279,7 +279,8 @@ def case_key(
     """Return a hash of everything that decides a synthetic CT: input, models, options, code, precision and device."""
     parts = [(m.hash, plane_of(m.synthesizer), str(m.synthesizer.precision), m.synthesizer.device.type) for m in models]
     mask = hash_of(np.packbits(body).tobytes().hex()) if body is not None else ""
-    return hash_of([input_hash, parts, dataclasses.asdict(options), code_hash(*CODE), mask])
+    own = [m.synthesizer.own_code for m in models]
+    return hash_of([input_hash, parts, dataclasses.asdict(options), code_hash(*CODE), mask, *filter(None, own)])
 
 
 def is_current(

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.experiments import Experiment
+from mrict_core.experiments import Experiment, is_declared
 from mrict_core.files import code_hash, hash_file, hash_of, read_json
 from mrict_core.paths import ROOT, Workspace, shown
 from mrict_core.training.runs import of_record
@@ -55,7 +55,13 @@ class TrainingStep(Step):
 
     @property
     def source(self) -> Any:
-        return self.chain
+        own = [one for one in self.chain if not is_declared(one.name)]
+        if not own:
+            return self.chain
+        from mrict_core.methods import own_code  # torch is needed for a user's experiments alone
+
+        codes = [code for one in own if (code := own_code(one))]
+        return [self.chain, codes] if codes else self.chain
 
 
 def plan(variants: list[Experiment], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:

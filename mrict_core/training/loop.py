@@ -20,7 +20,7 @@ from mrict_core.experiments.profiles import Profile
 from mrict_core.files import code_hash, read_json, sole_writer, write_csv, write_json
 from mrict_core.hu import CONSTANT_SD_HU
 from mrict_core.machine import pick_device, seed_everything, set_threads, versions
-from mrict_core.methods import Method
+from mrict_core.methods import Method, own_code
 from mrict_core.paths import Workspace, shown
 from mrict_core.training.checkpoint import (
     check_key,
@@ -254,7 +254,7 @@ class Training:
             stopped=self.stopped,
             history=list(self.history),
             code=code_hash(*CODE),
-            versions=versions(),
+            versions=versions() | own_code(self.run.variant),
             others=self.others,
         )
 
@@ -282,7 +282,7 @@ class Training:
             "finished": now if self.complete else "",
             "seconds": round(sum(row["seconds"] for row in self.history), 3),
             "code": codes if codes[-1:] == [code] else [*codes, code],
-            "versions": versions(),
+            "versions": versions() | own_code(run.variant),
         }
         write_json(self.target.folder / RUN, self.record)
 

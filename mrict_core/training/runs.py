@@ -25,6 +25,7 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import as_plain, deciding, from_plain, is_declared, read
 from mrict_core.experiments.flat import is_flat
 from mrict_core.files import code_hash, hash_of, held, read_json
+from mrict_core.parts import edited
 from mrict_core.paths import Workspace, checkpoints_root, data_root, shown
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ class TrainingRun(RunFacts, Files):
 
     @property
     def todays(self) -> bool:
-        """Whether the present code trained it last."""
-        return self.code[-1:] == [code_hash(*CODE)]
+        """Whether the present code trained it last, with the present files of the user as far as they are known."""
+        return self.code[-1:] == [code_hash(*CODE)] and not edited(self.versions)
 
     @property
     def progress(self) -> str:
