@@ -245,7 +245,7 @@ def test_two_files_cannot_register_one_name(tmp_path):
     first, second = (loss_file(tmp_path / folder, "twice") for folder in "ab")
     user.load(first)
     user.load(first)  # the same again
-    with pytest.raises(MrictError, match=rf"{second}: loss 'twice' is there already, in {first}"):
+    with pytest.raises(MrictError, match=rf"{second}: loss 'twice' is already registered in {first}"):
         user.load(second)
 
 
