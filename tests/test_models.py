@@ -168,7 +168,7 @@ def test_evaluating_again_writes_nothing_new(published, fresh_space):
     before, said = files_of(published), []
     evaluate_variant(get("mk1"), SMOKE, fresh_space, device="cpu", report=said.append)
     assert files_of(published) == before
-    assert said == [f"model mk1@{published.name} (existing): {published}"]
+    assert said == [f"model mk1@{published.name} (there already): {published}"]
     assert len(entries()) == 1
 
 

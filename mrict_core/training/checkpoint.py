@@ -108,10 +108,9 @@ def check_resumable(payload: dict[str, Any], path: Path) -> None:
         raise MrictError(
             f"{shown(path)}: no {', '.join(missing)} to resume from (a copy of best.pt?); delete it, train again"
         )
-    if len(payload["history"]) != payload["epoch"]:
+    if (epochs := len(payload.get("history", ()))) != payload["epoch"]:
         raise MrictError(
-            f"{shown(path)}: a history of {len(payload['history'])} epochs after epoch {payload['epoch']}; delete it, "
-            "train again"
+            f"{shown(path)}: a history of {epochs} epochs after epoch {payload['epoch']}; delete it, train again"
         )
 
 
