@@ -197,7 +197,7 @@ def test_keys_change_with_notebook_parameters_experiment_and_code(copied, monkey
     others = [dataclasses.replace(s, parameters=other_seed) if s.name == "mk1" else s for s in steps]
     assert changed(before, keys_of(others, space)) == {"mk1", "02", "06", "07", "08"}
 
-    parent = dataclasses.replace(by_name["mk6_0_1"].chain[0], lambda_gp=1.0)
+    parent = dataclasses.replace(by_name["mk6_0_1"].chain[0], select_by="fid_vgg")
     chains = {"mk3_1_2_v4_50": (parent,), "mk6_0_1": (parent, by_name["mk6_0_1"].chain[1])}
     others = [dataclasses.replace(s, chain=chains[s.name]) if s.name in chains else s for s in steps]
     assert changed(before, keys_of(others, space)) == {"mk3_1_2_v4_50", "mk6_0_1", "04", "05", "06", "07", "08"}
