@@ -123,7 +123,7 @@ class Web:
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             if not self.answered and isinstance(_root(error), NameResolutionError):
                 raise MrictError(
-                    f"{url}: the name of the server or proxy cannot be found ({_reason(error)}); check the "
+                    f"{url}: server or proxy name cannot be found ({_reason(error)}); check the "
                     "address and the network; the partial download is kept"
                 ) from None
             raise TryAgain(f"no connection ({_reason(error)})") from None

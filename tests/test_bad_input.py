@@ -168,7 +168,7 @@ def test_wrong_places_and_names(arguments: tuple[str, ...], message: str) -> Non
 
 def test_a_loop_of_links_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(MrictError, match=r"loop: no (usable|such) folder"):
+    with pytest.raises(MrictError, match=r"loop: (not a usable|no such) folder"):
         workspace("smoke", tmp_path / "loop")
 
 
@@ -297,7 +297,7 @@ def test_checkpoints_that_lack_something_are_refused(own: Workspace, trained: Pa
         load_synthesizer(best, device="cpu")
     unfinish(trained)
     rewritten(last, {}, drop=("optimizers",))
-    with pytest.raises(MrictError, match=r"last\.pt: holds no optimizers"):
+    with pytest.raises(MrictError, match=r"last\.pt: no optimizers"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
     rewritten(last, {"optimizers": {}}, drop=("history",))
     with pytest.raises(MrictError, match=r"last\.pt: a history of 0 epochs after epoch 1"):

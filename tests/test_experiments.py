@@ -13,17 +13,13 @@ import pytest
 
 from mrict_core import experiments, paths
 from mrict_core.errors import MrictError
-from mrict_core.experiments import README_VARIANTS, all_variants, diff, get, lineage, listing, named, with_ancestors
+from mrict_core.experiments import README_VARIANTS, all_variants, diff, get, lineage, listing, select
 from mrict_core.experiments.flat import is_flat, upgraded
 from mrict_core.experiments.registry import Registry
 from mrict_core.experiments.schema import Experiment, Schedule, as_plain, from_plain, with_values
 
 NAMES = [v.name for v in all_variants()]
 FROZEN = json.loads((Path(__file__).parent / "data" / "variants.json").read_text())  # `variants --json` of 2026-11
-
-
-def select(text: str) -> list[Experiment]:
-    return with_ancestors([get(name) for name in named(text)])
 
 
 @pytest.mark.parametrize("flat", FROZEN["variants"], ids=lambda flat: flat["name"])

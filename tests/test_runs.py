@@ -463,7 +463,7 @@ def test_a_child_takes_the_only_seed_of_its_parent_and_never_one_of_several(fres
     only = train(PARENT, SMOKE, fresh_space, seeded(1), **QUIET).run
     child = train(CHILD, SMOKE, fresh_space, seeded(5), report=lines.append).run
     assert child.trained["parent"] == only.id
-    assert f"{PARENT.name} was trained with seed 1 alone" in lines[0]
+    assert f"{PARENT.name} was trained only with seed 1" in lines[0]
     train(PARENT, SMOKE, fresh_space, seeded(2), **QUIET)
     with pytest.raises(MrictError, match=r"seeds 1, 2 only; train it with this seed too: .* --lineage --seed 6"):
         train(CHILD, SMOKE, fresh_space, seeded(6), **QUIET)

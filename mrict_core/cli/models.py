@@ -71,6 +71,6 @@ def import_checkpoint(
         print(f"{name}: {kind}")
     for note in result.notes:
         print(f"note: {note}")
-    existing = "" if result.new else " (existing)"
+    existing = "" if result.new else " (already published)"
     print(f"model {chosen.name}@{result.path.name}{existing}: {shown(result.path)}")
     print(f"its limits: python -m mrict_core models --card {chosen.name}@{result.path.name[:8]}")

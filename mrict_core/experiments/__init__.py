@@ -29,6 +29,7 @@ __all__ = [
     "named",
     "parent_of",
     "read",
+    "select",
     "users",
     "with_ancestors",
     "with_values",
@@ -114,3 +115,8 @@ def with_ancestors(experiments: list[Experiment]) -> list[Experiment]:
     wanted = {one.name: one for experiment in experiments for one in lineage(experiment)}
     declared = [variant for variant in all_variants() if variant.name in wanted]
     return [*declared, *(one for one in wanted.values() if not is_declared(one.name))]
+
+
+def select(text: str) -> list[Experiment]:
+    """Return the experiments that `text` names (see `named`) and those whose weights they start from."""
+    return with_ancestors([get(name) for name in named(text)])

@@ -102,7 +102,7 @@ class ModelFacts:
         if not all(type(edge) in (int, float) for edge in window) or len(window) != 2:
             raise MrictError(f"window_hu is {str(window)[:40]}, expected two numbers")
         if not -WINDOW_HU <= window[0] < window[1] <= WINDOW_HU:
-            raise MrictError(f"window_hu is {str(window)[:40]}, expected two ascending numbers within ±{WINDOW_HU} HU")
+            raise MrictError(f"window_hu is {str(window)[:40]}, expected two rising numbers within ±{WINDOW_HU} HU")
 
 
 NAMES = tuple(f.name for f in dataclasses.fields(ModelFacts) if f.name != "others")
