@@ -292,7 +292,9 @@ def check_terms(terms: Mapping[str, Term], gives: Collection[str]) -> None:
             raise MrictError(
                 f"{where}: needs {', '.join(missing)}, which the method does not give; choose from {', '.join(fitting)}"
             )
-        if term.options.get(STEP) and "gan" not in terms:
+        if type(step := term.options.get(STEP, 0)) not in (int, float):
+            raise MrictError(f"{where}.{STEP} is {str(step)[:40]!r}, expected float")
+        if step and "gan" not in terms:
             raise MrictError(f"{where}.{STEP}: compares with the missing term 'gan'; add loss.gan")
     if not any(term.weight for term in terms.values()):
         raise MrictError("loss: no term has a weight; add one, such as loss.l1.weight=1")

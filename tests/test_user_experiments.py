@@ -69,6 +69,8 @@ def test_a_value_is_read_as_yaml_and_a_short_number_as_a_number(text, path, valu
         (["epochs=3", "loss.l1.weight=20"], "mk1+epochs=3+l1.weight=20"),
         (["optimizer.G.betas=[0.0, 0.9]"], "mk1+G.betas=0.0--0.9"),
         (["optimizer.G.lr=1e-4", "network.G=unet_b"], "mk1+G=unet_b+G.lr=1e-4"),
+        (["loss.l1.weight=-5"], "mk1+l1.weight=-5"),
+        (["epochs=1000000000000"], "mk1+epochs=1e12"),
         (["loss.perceptual=null", "loss.l1.weight=1"], "mk1+l1.weight=1+perceptual=None"),
     ],
 )
@@ -185,6 +187,11 @@ def test_a_python_file_defines_or_derives(tmp_path):
         ("my.yaml", "[a", "not yaml"),
         ("my.yaml", "hello", "expected named values"),
         ("my.yaml", "parent: mk1", "'name' is missing"),
+        ("my.yaml", "{name: null, parent: mk1}", "'name' is missing"),
+        ("my.yaml", "&a [*a]", "yaml with an alias"),
+        ("my.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nname: bomb\nparent: mk1", "yaml with an alias"),
+        ("my.yaml", f"{{name: x, parent: mk1, epochs: {'9' * 5000}}}", "not yaml"),
+        ("my.yaml", "[{name: x, parent: mk1, epochs: 2}, {name: x, parent: mk1, epochs: 3}]", "two experiments of one"),
         ("my.yaml", "{name: x, parent: mk9}", "unknown variant 'mk9'"),
         ("my.yaml", "{name: x, parent: mk1, epoch: 3}", "unknown field 'epoch': did you mean 'epochs'"),
         (

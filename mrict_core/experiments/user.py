@@ -63,10 +63,20 @@ def parse(sets: Iterable[str]) -> dict[str, Any]:
         if not equals or not path.strip():
             raise MrictError(f"--set {text}: expected PATH=VALUE, such as loss.l1.weight=20")
         try:
-            found[path.strip()] = _numbers(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise MrictError(f"--set {text}: the value is not yaml ({' '.join(str(error).split())[:100]})") from None
+            found[path.strip()] = _numbers(_yaml(value))
+        except MrictError as error:
+            raise MrictError(f"--set {text[:80]}: the value is {error}") from None
     return found
+
+
+def _yaml(text: str) -> Any:
+    """Return what a yaml text holds. An alias (*name) is refused: a few of them can stand for billions of values."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise MrictError("yaml with an alias (*name); write the values out")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise MrictError(f"not yaml ({' '.join(str(error).split())[:150]})") from None
 
 
 def _numbers(value: Any) -> Any:
@@ -108,7 +118,9 @@ def _name(parent: str, changes: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    text = number(value) if type(value) in (int, float) else str(value)
+    if type(value) in (int, float):
+        return number(value).replace("+", "")  # the sign stays: -5 is not 5
+    text = str(value)
     return "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in text).strip("-") or "none"
 
 
@@ -159,6 +171,8 @@ def load(path: Path) -> list[Experiment]:
     except MrictError as error:
         named = str(error).startswith(shown(path))
         raise error if named else MrictError(f"{shown(path)}: {error}") from None
+    if len({one.name for one in found}) < len(found):
+        raise MrictError(f"{shown(path)}: defines two experiments of one name; give each its own")
     if not found and str(path) not in parts.REGISTERED:
         raise MrictError(f"{shown(path)}: defines no experiment; derive one, see docs/howto/variant.md")
     os.environ[parts.USERS_FILES] = os.pathsep.join(dict.fromkeys([*parts.users_files(), str(path)]))
@@ -185,9 +199,10 @@ def _of_python(path: Path) -> list[Experiment]:
 def _of_yaml(path: Path) -> list[Experiment]:
     try:
         with available(path):
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+            text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise MrictError(f"not yaml ({' '.join(str(error).split())[:150]})") from None
+    content = _yaml(text)
     return [_of_values(values) for values in (content if isinstance(content, list) else [content]) if values]
 
 
@@ -195,7 +210,7 @@ def _of_values(values: Any) -> Experiment:
     if not isinstance(values, Mapping):
         raise MrictError(f"holds {str(values)[:40]!r}, expected named values: parent, name, why and the changes")
     values = _numbers(dict(values))
-    if "name" not in values:
+    if not values.get("name"):
         raise MrictError("'name' is missing; give the experiment one")
     own = {key: values.pop(key) for key in OF_SELF if key in values}
     if not own.get("parent"):

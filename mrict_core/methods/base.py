@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.data.batches import CPU, Batch, make_view
+from mrict_core.errors import MrictError
 from mrict_core.experiments.flat import upgraded_state
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment, Optimizer
@@ -26,6 +27,7 @@ OPTIMIZERS |= {
     name.lower(): kind
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    if name not in ("LBFGS", "SparseAdam")  # the one steps through a closure, the other wants sparse gradients
 }
 
 
@@ -140,7 +142,8 @@ class Method(ABC):
         networks = [self.networks[name] for name, own in self.NETWORKS.items() if own == role]
         parameters = [p for network in networks for p in network.parameters()]
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in part.options.items()}
-        return OPTIMIZERS.build(part.name, options, params=parameters, lr=part.lr, fused=True)
+        fused = {"fused": True} if not {"foreach", "differentiable"} & options.keys() else {}
+        return OPTIMIZERS.build(part.name, options, params=parameters, lr=part.lr, **fused)
 
     def descend(self, role: str, loss: Tensor) -> None:
         """Take one step of a role's optimiser on `loss`, ()."""
@@ -179,6 +182,15 @@ class Adversarial(Method):
     real_label: float = 1.0  # of real patches, smoothed if below 1; also the generator's target
     gradient_penalty: float = 0.0  # weight of the penalty on the discriminator
     generator_eval_after_first_validation: bool = False  # a mistake of the predecessor
+
+    @staticmethod
+    def check_options(*, generator_steps: int = 1, gradient_penalty: float = 0.0, **_: object) -> None:
+        for name, value, least in (
+            ("generator_steps", generator_steps, 1),
+            ("gradient_penalty", gradient_penalty, 0),
+        ):
+            if value < least:
+                raise MrictError(f"{name} is {value}, expected at least {least}")
 
     logs: ClassVar = ("loss_d_gan", "loss_gp", "loss_d", "d_real", "d_fake")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mrict_core.data.batches import VIEWS
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import saved
 from mrict_core.experiments.profiles import Profile
-from mrict_core.experiments.schema import Experiment, Schedule
+from mrict_core.experiments.schema import Experiment, Optimizer, Schedule
 from mrict_core.losses import LOSSES, check_terms
 from mrict_core.methods.base import METHODS, OPTIMIZERS, Method, Setup
 from mrict_core.networks import NETWORKS
@@ -20,6 +21,7 @@ from mrict_core.parts import RAN, missing_files
 
 SCHEDULES = {"constant": (), "plateau": ("factor", "patience"), "cosine": ("t_0",)}  # kind => required values
 VALIDATION = ("val_mae_hu", "val_mse", "val_ssim", "val_fid", "val_vgg", "output_sd_hu")  # columns of a history
+LEAST = {"epochs": 1, "data.batch_size": 1, "data.max_pairs": 1, "early_stop_patience": 1, "score.boost_epochs": 1e-3}
 SELECT_BY = ("mae_hu", "fid_vgg")
 
 
@@ -59,9 +61,13 @@ def _check(experiment: Experiment, training: bool) -> None:
         return
     _check_roles(experiment.optimizer, roles, "optimizer", named.name)
     for role, optimizer in experiment.optimizer.items():
-        OPTIMIZERS.check(optimizer.name, optimizer.options, f"optimizer.{role}")
+        _check_optimizer(optimizer, f"optimizer.{role}")
         _check_schedule(optimizer.schedule, experiment, method, f"optimizer.{role}.schedule")
     check_terms(experiment.loss, method.gives)
+    for path, least in LEAST.items():
+        value = attrgetter(path)(experiment)
+        if value is not None and value < least:
+            raise MrictError(f"{path} is {value}, expected at least {least}")
     if experiment.select_by not in SELECT_BY:
         raise MrictError(f"select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
 
@@ -85,7 +91,7 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
             if size % (multiple := getattr(method.generator, "multiple", 1)):
                 raise MrictError(f"{where()}: needs slices of a multiple of {multiple} px, these have {size}")
             made = method.generator.eval()(torch.empty(1, method.view.in_channels, size, size))
-            expected, came = (1, method.out_channels, size, size), tuple(getattr(made, "shape", ()))
+            expected, came = (1, max(1, method.out_channels), size, size), tuple(getattr(made, "shape", ()))
             if came != expected:
                 raise MrictError(f"{where()}: returns {came or type(made).__name__} for a slice, expected {expected}")
             for name in kind.NETWORKS if training else ():
@@ -104,12 +110,35 @@ def _check_roles(given: Mapping[str, Any], roles: list[str], where: str, method:
         raise MrictError(f"{where}: {unknown_name(f'role of {method}', unknown[0], roles)}; leave it out (None)")
 
 
+def _check_optimizer(optimizer: Optimizer, where: str) -> None:
+    OPTIMIZERS.check(optimizer.name, optimizer.options, where)
+    betas = optimizer.options.get("betas", (0, 0))
+    if not isinstance(betas, list | tuple) or len(betas) != 2 or not all(type(b) in (int, float) for b in betas):
+        raise MrictError(f"{where}.betas is {str(betas)[:40]}, expected two numbers from 0 to below 1")
+    if not optimizer.lr > 0:
+        raise MrictError(f"{where}.lr is {optimizer.lr:g}, expected a number above 0")
+    try:
+        weight = torch.nn.Parameter(torch.zeros(1))
+        OPTIMIZERS.build(optimizer.name, optimizer.options, params=[weight], lr=optimizer.lr)
+    except Exception as error:  # what torch's own constructors refuse
+        raise MrictError(f"{where}: {optimizer.name}: {' '.join(str(error).split())[:200]}") from None
+
+
 def _check_schedule(schedule: Schedule, experiment: Experiment, method: type[Method], where: str) -> None:
     if schedule.kind not in SCHEDULES:
         raise MrictError(f"{where}: {unknown_name('schedule', schedule.kind, SCHEDULES)}")
     for needed in SCHEDULES[schedule.kind]:
         if getattr(schedule, needed) is None:
             raise MrictError(f"{where}: {schedule.kind} needs '{needed}'; add {where}.{needed}")
+    for name, fits, expected in (
+        ("factor", lambda v: 0 < v < 1, "a number between 0 and 1"),
+        ("patience", lambda v: v >= 0, "at least 0"),
+        ("mode", lambda v: v in ("min", "max"), "min or max"),
+        ("t_0", lambda v: v >= 1, "at least 1"),
+        ("t_mult", lambda v: v >= 1, "at least 1"),
+    ):
+        if (value := getattr(schedule, name)) is not None and not fits(value):
+            raise MrictError(f"{where}.{name} is {value}, expected {expected}")
     columns = ("score", "loss_g", *(f"loss_g_{term}" for term in experiment.loss), *method.logs, *VALIDATION)
     if schedule.kind == "plateau" and schedule.watch not in columns:
         raise MrictError(f"{where}.watch: {unknown_name('column', schedule.watch, columns)}")
