@@ -4,7 +4,7 @@ set -euo pipefail
 typed_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-NEED_GB=9 # torch's CUDA build and the rest, unpacked, with pip's working copies
+NEED_GB=9 # torch's CUDA build and the other packages unpacked, with pip's temporary copies
 
 find_python() {
   local candidate
@@ -20,7 +20,7 @@ find_python() {
 
 setup_venv() {
   install_requirements
-  # Kernels and nbval start in notebooks/; this line lets them find mrict_core wherever the repository stands.
+  # Kernels and nbval start in notebooks/; this line lets them find mrict_core.
   local site
   site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   [ "$(cat "$site/mrict_core.pth" 2>/dev/null)" = "$PWD" ] || echo "$PWD" > "$site/mrict_core.pth"
@@ -34,7 +34,7 @@ install_requirements() {
     echo "Python 3.11 or newer is needed, found: $(python3 --version 2>/dev/null || echo none). Install it, or name one: MRICT_PYTHON=/path/to/python3" >&2
     exit 1
   fi
-  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # absent, or left unfinished
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # missing or unfinished
     free_kb=$(df -Pk . | awk 'NR == 2 {print $4}')
     if [ "$free_kb" -lt $((NEED_GB * 1024 * 1024)) ]; then
       echo "The disk is too small: $((free_kb / 1024 / 1024)) GB free here, about ${NEED_GB} GB are needed for .venv. Free some, or clone onto a larger disk." >&2
@@ -60,27 +60,28 @@ usage: ./run_all.sh [options]
 
   --profile demo|full   demo: small networks on a CPU, minutes (default); full: the predecessor's size, wants a GPU
   --data DIR            your patients: DIR/Task1/<region>/<patient>/{mr,ct,mask}.nii.gz, or any folder of such
-                        patients; without it the suite makes phantom patients of its own
+                        patients; without it the suite generates phantom patients
   --region brain|pelvis (default brain)
-  --variants LIST       readme (default), all, or names separated by commas; what they start from is included
-  --set PATH=VALUE      change a value of these variants, as loss.l1.weight=20; may be repeated (docs/howto/variant.md)
-  --experiment FILE     experiments of your own, .yaml or .py; without --variants all of them
-  --group-by RULE       whose images are one subject's and stay in one set: a regular expression with the subject in
-                        brackets, '(.+)_[ab]', or a csv of patient, subject (default: as before, BIDS sessions first)
+  --variants LIST       readme (default), all, or comma-separated names; their ancestors are included
+  --set PATH=VALUE      change a value of these variants, e.g. loss.l1.weight=20; repeatable (docs/howto/variant.md)
+  --experiment FILE     your own experiments, .yaml or .py; without --variants all of them
+  --group-by RULE       which images belong to one subject and stay in one set: a regular expression with the subject
+                        in brackets, '(.+)_[ab]', or a csv of patient, subject (default: the last rule given, at
+                        first BIDS sessions)
   --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
-  --only LIST           run these notebooks only, with the trainings that they are about, e.g. 00 or 00,05
-  --jobs N              trainings and notebooks at a time (default: 2 in the demo, 1 in full)
-  --force               repeat what is done already
+  --only LIST           run only these notebooks and their trainings, e.g. 00 or 00,05
+  --jobs N              trainings and notebooks in parallel (default: 2 in the demo, 1 in full)
+  --force               repeat what is already done
   --setup-only          make or update .venv, run nothing
   --help                this text
 
 A second run does only what is missing or changed. Results: reports/ (other data: reports/runs/<name>/).
-Status: 0 all done; 1 a training or a notebook failed, or patients were left out (the last lines say which);
+Exit status: 0 all done; 1 a training or notebook failed, or patients were left out (the last lines say which);
 2 an unknown option; 130 interrupted.
 TEXT
 }
 
-# A relative folder or csv is meant from the folder where the command was typed.
+# A relative folder or csv is relative to the folder where the command was typed.
 meant() { # OPTION VALUE
   case "$1 $2" in
     "--data "[!/~]*|"--experiment "[!/~]*|"--group-by "[!/~]*.csv) echo "$typed_in/$2" ;;

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
 
-# The tests write into a folder of their own; results of the user's runs are neither read nor touched.
+# The tests write into their own folder; they neither read nor change the user's results.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export MRICT_DATA="$scratch/data" MRICT_CHECKPOINTS="$scratch/checkpoints" MRICT_REPORTS="$scratch/reports"
@@ -15,9 +15,9 @@ export MRICT_DATA="$scratch/data" MRICT_CHECKPOINTS="$scratch/checkpoints" MRICT
 if [ $# -gt 0 ]; then
   .venv/bin/python -m pytest "$@"
 else
-  # One session for both, so that the last lines count every test, in two processes. The notebooks, which follow each
-  # other in one of them (tests/conftest.py), come first: they take the longest.
-  # OMP_WAIT_POLICY: torch's threads must not wait in a loop on a core that the other process needs.
+  # One session in two processes, so that the last lines count every test. The notebooks run one after another in one
+  # process (tests/conftest.py) and take the longest, so they come first.
+  # OMP_WAIT_POLICY: idle torch threads must not occupy a core that the other process needs.
   OMP_WAIT_POLICY=passive .venv/bin/python -m pytest notebooks tests --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10 \
     --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 fi

@@ -1,4 +1,4 @@
-"""Measurements. The plain forms they hold fast ones against, and the sample data, are those of the tests."""
+"""Benchmarks. They share the plain implementations and the sample data with the tests."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run the measurements, print a table, write json and markdown under reports/benchmarks/."""
+"""`python -m benchmarks`: run benchmarks; print tables and write json and markdown to reports/benchmarks/."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ BENCHMARKS = (
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="small sizes: does it run, not how fast")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="small sizes, to check that it runs")] = False,
     only: Annotated[str, typer.Option("--only", help=f"one of {', '.join(BENCHMARKS)}")] = "",
     output: Annotated[Path | None, typer.Option("--output", help="folder; default reports/benchmarks")] = None,
 ) -> None:
-    """Measure plain against lean forms, in turns, in one run; ratios of medians are what to quote."""
+    """Compare plain and fast implementations, in turns within one run; quote ratios of medians."""
     try:
         if only and only not in BENCHMARKS:
             raise unknown_name("benchmark", only, BENCHMARKS)

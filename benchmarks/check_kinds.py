@@ -1,4 +1,4 @@
-"""CT and synthetic CT that are wrong, good, or bad but honest, made from sound ones: tables for benchmark and tests.
+"""Wrong and good CTs, and synthetic CTs of bad models, derived from sound ones: tables for benchmark and tests.
 
 Arrays are volumes of one shape: `a` in HU, `m` the body (bool).
 """
@@ -24,10 +24,10 @@ def picture(a: np.ndarray, top: float, low: float = -1024, high: float = 3000) -
 SCALED: dict[str, tuple[Change, str]] = {
     "wrap of uint16": (
         lambda a, m: np.round(a) + 65536 * (np.round(a) < 0),
-        "wrapped round by an unsigned 16",
+        "wrapped by an unsigned 16",
     ),
     "wrap of uint32": (lambda a, m: np.round(a) + 2.0**32 * (np.round(a) < 0), "by an unsigned 32-bit type"),
-    "wrap of 12 bits": (lambda a, m: np.round(a) + 4096 * (np.round(a) < 0), "wrapped round at 12 bits"),
+    "wrap of 12 bits": (lambda a, m: np.round(a) + 4096 * (np.round(a) < 0), "wrapped at 12 bits"),
     "wrap of uint8": (lambda a, m: np.round(a) % 256, "fill 8 bits"),
     "16-bit picture": (lambda a, m: picture(a, 65535), "scaled to 16 bits"),
     "16-bit picture of a window": (lambda a, m: picture(a, 65535, -1000, 1000), "scaled to 16 bits"),
@@ -73,7 +73,7 @@ GOOD: dict[str, Change] = {
 
 
 def bad_models(ct: np.ndarray, body: np.ndarray) -> dict[str, np.ndarray]:
-    """Return synthetic CTs in HU as bad models make them, {what is bad: sCT}."""
+    """Return synthetic CTs in HU of bad models, {fault: sCT}."""
     rng = np.random.default_rng(1)
     noise = rng.normal(0, 1, ct.shape)
     air, zero = (lambda a: np.where(body, a, -1024.0)), (lambda a: np.where(body, a, 0.0))
@@ -105,7 +105,7 @@ def bad_models(ct: np.ndarray, body: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def of_slices(which: Callable[[int], Iterable[int]], change: Change) -> Change:
-    """Return a change of some slices along the last axis; `which` gets their number."""
+    """Return a change of some slices along the last axis; `which` gets the number of slices."""
 
     def changed(a: np.ndarray, m: np.ndarray) -> np.ndarray:
         a = np.array(a, np.float32)
@@ -132,7 +132,7 @@ def noise(m: np.ndarray, level: float, sd: float) -> np.ndarray:
     return np.random.default_rng(0).normal(level, sd, m.shape)
 
 
-SLICES: dict[str, tuple[Change, str]] = {  # what => change, what it must come to
+SLICES: dict[str, tuple[Change, str]] = {  # kind => change, expected outcome
     "every third +1024": (of_slices(every(3), lambda a, m: a + 1024), "refused"),
     "every second +1024": (of_slices(every(2), lambda a, m: a + 1024), "refused"),
     "lower half +1024": (of_slices(lambda n: range(n // 2), lambda a, m: a + 1024), "refused"),
@@ -148,7 +148,7 @@ SLICES: dict[str, tuple[Change, str]] = {  # what => change, what it must come t
     "two of noise like air": (of_slices(two, lambda a, m: noise(m, -1000, 10)), "named"),
     "one of noise": (of_slices(one, lambda a, m: noise(m, 0, 300)), "named"),
     "one all soft tissue": (of_slices(one, lambda a, m: np.where(m, noise(m, 40, 8), -1000)), "named"),
-    "one of turned sign": (of_slices(one, lambda a, m: -a), ""),  # not looked for
+    "one of turned sign": (of_slices(one, lambda a, m: -a), ""),  # not tested
 }
 
 

@@ -1,4 +1,4 @@
-"""The checks of CT measured: scalings, odd slices and misplaced CT found, and false alarms on sound data."""
+"""Checks of CT: detection of scalings, odd slices and misplaced CT, and false alarms on sound data."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mrict_core.errors import MrictError
 TITLE = "Checks of CT: what is refused, what is warned of, and false alarms"
 HOW = "counts of images"
 SPECS = {"brain": PhantomSpec("brain", 3.6, 5.0, 2), "pelvis": PhantomSpec("pelvis", 6.0, 8.0, 1)}
-BAD_EVERY = 5  # of the patients serve for bad models
-POOR_HU = 150.0  # of noise on a good sCT: a poor model's
+BAD_EVERY = 5  # every fifth patient is used for bad models
+POOR_HU = 150.0  # noise on a good sCT, for a poor model
 
 
 @dataclass(frozen=True)
 class Case:
-    """One patient: volumes (nx, ny, nz) of one grid, body as bool."""
+    """One patient: volumes (nx, ny, nz) on one grid, body as bool."""
 
     mr: np.ndarray
     ct: np.ndarray
@@ -105,7 +105,7 @@ def _pair(a: np.ndarray, case: Case) -> list[str]:
 
 
 def _kinds(data: str, cases: list[Case]) -> Iterator[dict[str, Any]]:
-    """Yield what becomes of everything that is wrong or only bad."""
+    """Yield the outcomes of all wrong, good and bad-model inputs."""
     scts = [_sct(case) for case in cases]
     for kind, (change, _) in SCALED.items():
         yield _row(data, "CT", kind, _each((change(c.ct, c.body) for c in cases), cases, _ct))
@@ -122,7 +122,7 @@ def _kinds(data: str, cases: list[Case]) -> Iterator[dict[str, Any]]:
 
 
 def _sound(data: str, cases: Iterable[Case]) -> list[dict[str, Any]]:
-    """Return how often sound data are refused or warned of."""
+    """Return how often sound data are refused or cause a warning."""
     checks = {"CT": _ct, "slices": _slices, "CT on MR": _pair}
     outcomes: dict[str, list[str]] = {name: [] for name in (*checks, "sCT of a poor model")}
     for case in cases:

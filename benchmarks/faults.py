@@ -1,8 +1,8 @@
-"""Faults, injected: processes killed, disks full, files that come and go. What does the next run make of it?
+"""Injected faults: killed processes, full disks, vanishing files. Does the next run recover?
 
-Every trial starts from a fresh copy of a folder, disturbs one command, lets the command run again in peace and compares
-all that is there with what an undisturbed run leaves: numbers, arrays and names of files, without times. The mutated
-files are in `benchmarks/mutations.py`.
+Each trial starts from a fresh copy of a folder, disturbs one command, runs it again undisturbed and compares the result
+with that of an undisturbed run: numbers, arrays and names of files, without times. `benchmarks/mutations.py` has the
+mutated files.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+from zenodo_server import Shop
 
 from benchmarks import mutations
 from mrict_core.data.images.volumes import NIFTI, load_volume
@@ -45,8 +46,8 @@ TITLE = "Faults: what the next run makes of them"
 HOW = "a try is sound when nothing of what the columns count went wrong"
 SPEC = PhantomSpec("brain", 5.0, 20.0, 1)
 HOOK = ROOT / "benchmarks" / "fault_hook"
-TIMES = {"seconds", "published", "date", "files", "checkpoint_hash", "checkpoints"}  # over seconds, or times
-UNREAD = (".ipynb", ".pdf", ".html", ".md", ".lock")  # times and addresses stand in them: they need only be there
+TIMES = {"seconds", "published", "date", "files", "checkpoint_hash", "checkpoints"}  # contain times
+UNREAD = (".ipynb", ".pdf", ".html", ".md", ".lock")  # contain times and addresses: only their names are compared
 SETTLE_S = 6.0  # for processes whose parent was killed
 PATIENCE_S = 180.0
 EVERY = 10_000
@@ -54,7 +55,7 @@ SIZES = {  # tries of each kind
     "full": {"random": 20, "renames": EVERY, "two": 1, "limits": 4, "disk": 4, "moving": 4, "mutations": 200},
     "quick": {"random": 1, "renames": 1, "two": 0, "limits": 0, "disk": 0, "moving": 0, "mutations": 8},
 }
-SUITE_SIZES = {  # a run of all notebooks takes a while
+SUITE_SIZES = {  # all notebooks take long
     "full": SIZES["full"] | {"limits": 2, "disk": 2},
     "quick": {"random": 0, "renames": 0, "two": 0, "limits": 0, "disk": 0},
 }
@@ -62,12 +63,12 @@ SUITE_SIZES = {  # a run of all notebooks takes a while
 
 @dataclass(frozen=True)
 class Command:
-    """A command under test: `words(place)` to run, and the folder that a trial starts with a copy of."""
+    """A command under test, and the start folder that each trial copies."""
 
     name: str
     words: Callable[[Path], list[str]]
     start: Path | None = None
-    goes_on: bool = False  # long, and never does again what is done: killed rename by rename in one place
+    goes_on: bool = False  # long, but resumes: killed rename by rename in one folder
 
 
 @dataclass
@@ -77,12 +78,12 @@ class Done:
     status: int
     output: str
     seconds: float
-    survivors: int = 0  # processes of it that were still there after SETTLE_S
+    survivors: int = 0  # its processes alive after SETTLE_S
 
 
 @dataclass
 class Reference:
-    """What an undisturbed run of a command leaves, how long it takes, how many bytes, and the targets it renames to."""
+    """Results, duration, bytes and rename targets of an undisturbed run."""
 
     state: dict[str, Any]
     seconds: float
@@ -113,7 +114,7 @@ class Tally:
 
 
 def environment(place: Path, **more: str) -> dict[str, str]:
-    """Return the environment of a run whose results all go into `place`."""
+    """Return the environment of a run that writes all results to `place`."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MRICT_", "FAULT_"))}
     roots = {f"MRICT_{name.upper()}": str(place / name) for name in ("data", "checkpoints", "reports")}
     one = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "COLUMNS": "200"}
@@ -121,7 +122,7 @@ def environment(place: Path, **more: str) -> dict[str, str]:
 
 
 def start(command: Command, place: Path, limits: str = "", **more: str) -> subprocess.Popen:
-    """Start the command, under `limits` of ulimit; its output goes to a file beside `place`, not into it."""
+    """Start the command under `limits` of ulimit; its output goes to a file beside `place`."""
     words = command.words(place)
     if limits:
         words = ["bash", "-c", f'ulimit {limits}; exec "$@"', "bash", *words]
@@ -141,7 +142,7 @@ def start(command: Command, place: Path, limits: str = "", **more: str) -> subpr
 
 
 def finish(process: subprocess.Popen) -> Done:
-    """Wait for a run's end and for the end of all that it started; what stays is counted and killed."""
+    """Wait until a run and its children end; count and kill children that remain."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(PATIENCE_S)
     seconds = time.perf_counter() - process.begun
@@ -158,7 +159,7 @@ def finish(process: subprocess.Popen) -> Done:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Return the living processes that carry a run's mark in their environment."""
+    """Return the living processes with a run's mark in their environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -168,12 +169,11 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def carry_out(command: Command, place: Path, limits: str = "", **more: str) -> Done:
-    """Run the command to its end."""
     return finish(start(command, place, limits, **more))
 
 
 def killed(command: Command, place: Path, after_s: float) -> Done:
-    """Start the command and end it, and it alone, with `kill -9` after so many seconds."""
+    """Start the command and `kill -9` its main process after `after_s` seconds."""
     process = start(command, place)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(after_s)
@@ -185,7 +185,7 @@ def killed(command: Command, place: Path, after_s: float) -> Done:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """Return {file: what it holds, without times} of all files and empty folders under `folder`."""
+    """Return {path: content without times} of all files and empty folders in `folder`."""
     return {
         str(path.relative_to(folder)): content(path) if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
@@ -194,7 +194,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def content(path: Path) -> Any:
-    """Return what a file holds, so that two runs that computed the same give the same."""
+    """Return a file's content, equal for two runs with the same results."""
     if path.name.endswith(UNREAD):
         return "there"
     try:
@@ -228,7 +228,7 @@ def timeless(value: Any) -> Any:
 
 
 def tensors(path: Path) -> str:
-    """Return a hash over the tensors and facts of a checkpoint, whatever its layout."""
+    """Return a hash of a checkpoint's tensors and facts, independent of its layout."""
     import torch
 
     def plain(value: Any) -> Any:
@@ -255,7 +255,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def complaints(done: Done, *, may_fail: bool) -> list[str]:
-    """Return what is wrong with how a run ended: a traceback, a signal, an error of more than a line, a child left."""
+    """Return the faults of a run's end: a traceback, a signal, an error of several lines, remaining children."""
     found = []
     if "Traceback (most recent call last)" in done.output:
         found.append(f"traceback: {done.output.strip().splitlines()[-1][:100]}")
@@ -278,7 +278,7 @@ def last_error(output: str) -> str:
 
 
 def afterwards(command: Command, place: Path, wanted: dict[str, Any]) -> list[str]:
-    """Let the command run in peace; return what is wrong with its end and with what is there then."""
+    """Run the command undisturbed; return the faults of its end and of its results."""
     done = carry_out(command, place)
     return complaints(done, may_fail=False) + differences(state(place), wanted)
 
@@ -288,7 +288,7 @@ def afterwards(command: Command, place: Path, wanted: dict[str, Any]) -> list[st
 
 @contextlib.contextmanager
 def fresh(command: Command, scratch: Path) -> Iterator[Path]:
-    """Give a new place with what the command starts from."""
+    """Yield a new copy of the command's start folder."""
     place = Path(tempfile.mkdtemp(prefix=f"{command.name.split()[0]}-", dir=scratch))
     try:
         fill(command, place)
@@ -303,7 +303,7 @@ def fill(command: Command, place: Path) -> None:
 
 
 def mrict(*words: str | Path) -> Callable[[Path], list[str]]:
-    """Return the words of a command of `python -m mrict_core`; PLACE in them is the trial's folder."""
+    """Return the words of a `python -m mrict_core` command; PLACE in them becomes the trial's folder."""
 
     def at(place: Path) -> list[str]:
         return [sys.executable, "-m", "mrict_core", *(str(word).replace("PLACE", str(place)) for word in words)]
@@ -312,26 +312,26 @@ def mrict(*words: str | Path) -> Callable[[Path], list[str]]:
 
 
 def suite(*words: str | Path) -> Callable[[Path], list[str]]:
-    """Return the words of run_all.sh where its .venv is there, else of what it ends in."""
+    """Return the words of run_all.sh if .venv exists, else of the command it calls."""
     if (ROOT / ".venv" / "bin" / "python").exists():
         return lambda place: [str(ROOT / "run_all.sh"), *map(str, words)]
     return mrict("suite", *words)
 
 
 def shop(patients: Path) -> str:
-    """Start a server that has the patients as SynthRAD2023's archive; return its address."""
+    """Start a server with the patients as SynthRAD2023's archive; return its address."""
     archive = patients.with_suffix(".zip")
     with zipfile.ZipFile(archive, "w") as packed:
         for path in sorted(patients.rglob("*.nii.gz")):
             packed.write(path, path.relative_to(patients))
         packed.writestr("Task1/overview.bin", np.random.default_rng(0).bytes(20 << 20))
-    server = mutations.test_module("zenodo_server").Shop()
+    server = Shop()
     server.reset(Task1_zip=archive.read_bytes())
     return server.url
 
 
 def make_commands(scratch: Path, url: str) -> dict[str, Command]:
-    """Return the commands under test; what they start from is made here, by undisturbed runs."""
+    """Return the commands under test; undisturbed runs prepare their start folders."""
     patients, cases = scratch / "patients", scratch / "cases"
     shown = ("--profile", "demo", "--data", patients)
     small = ("--profile", "smoke", "--data", patients, "--variants", "mk1", "--jobs", "1")
@@ -339,27 +339,16 @@ def make_commands(scratch: Path, url: str) -> dict[str, Command]:
     prepared = made(scratch / "prepared", found[0])
     found.append(Command("train", mrict("train", "mk1", *shown), prepared))
     trained = made(scratch / "trained", found[1], Command("evaluate", mrict("evaluate", "mk1", *shown)))
-    batch = (
-        "-o",
-        "PLACE/out",
-        "--model",
-        "mk1",
-        "--device",
-        "cpu",
-        "--qa",
-        "PLACE/qa",
-        "--uncertainty",
-        "PLACE/sd",
-        "--tta",
-    )
-    found.append(Command("synthesize", mrict("synthesize", cases, *batch), trained))
+    outputs = ("-o", "PLACE/out", "--qa", "PLACE/qa", "--uncertainty", "PLACE/sd")
+    batch = ("synthesize", cases, *outputs, "--model", "mk1", "--device", "cpu", "--tta")
+    found.append(Command("synthesize", mrict(*batch), trained))
     found.append(Command("download", mrict("download", "synthrad2023-task1", "--dest", "PLACE/got", "--url", url)))
     found.append(Command("run_all.sh", suite(*small), goes_on=True))
     return {command.name: command for command in found}
 
 
 def made(place: Path, *commands: Command) -> Path:
-    """Run commands one after the other in `place`; an error of theirs ends the benchmark."""
+    """Run commands one after another in `place`; an error ends the benchmark."""
     fill(commands[0], place)
     for command in commands:
         done = carry_out(command, place)
@@ -369,7 +358,7 @@ def made(place: Path, *commands: Command) -> Path:
 
 
 def undisturbed(command: Command, scratch: Path) -> Reference:
-    """Run the command in peace, its renames noted; the next run must find it whole."""
+    """Run the command undisturbed and record its renames; return the reference for the trials."""
     with fresh(command, scratch) as place:
         log = place.with_name(f"{place.name}.renames")
         log.touch()
@@ -402,7 +391,7 @@ def _rename(command: Command, place: Path, target: str) -> list[str]:
 
 
 def two_at_once(command: Command, reference: Reference, scratch: Path) -> list[str]:
-    """Two runs in one place: both may end well, or one refuses in a line; the next run finds all whole."""
+    """Start two runs in one place: both may succeed, or one may refuse in one line."""
     with fresh(command, scratch) as place:
         both = [start(command, place), start(command, place)]
         ends = [finish(process) for process in both]
@@ -413,14 +402,14 @@ def two_at_once(command: Command, reference: Reference, scratch: Path) -> list[s
 
 
 def limited(command: Command, reference: Reference, scratch: Path, limits: str) -> list[str]:
-    """Run under limits of the system (ulimit); it may fail in a line."""
+    """Run under limits of the system (ulimit); the run may fail in one line."""
     with fresh(command, scratch) as place:
         done = carry_out(command, place, limits)
         return complaints(done, may_fail=True) + afterwards(command, place, reference.state)
 
 
 def mounts() -> str:
-    """Return why no small disk can be mounted here, "" where it can."""
+    """Return why no small disk can be mounted here, or ""."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "mounting a small disk needs Linux and root"
     with tempfile.TemporaryDirectory() as folder:
@@ -432,7 +421,7 @@ def mounts() -> str:
 
 @contextlib.contextmanager
 def disk(command: Command, scratch: Path, size: int) -> Iterator[Path]:
-    """Give a place on a disk of its own with `size` bytes beyond what the command starts from."""
+    """Yield a copy of the start folder on its own disk with `size` bytes free."""
     place = Path(tempfile.mkdtemp(prefix="disk-", dir=scratch))
     taken = sum(p.stat().st_size + 4096 for p in command.start.rglob("*")) if command.start else 0
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={taken + size}", "tmpfs", place], check=True)
@@ -465,7 +454,7 @@ def on_a_read_only_disk(command: Command, reference: Reference, scratch: Path) -
 
 
 def input_moves(command: Command, reference: Reference, scratch: Path, victims: list[Path], seed: int) -> list[str]:
-    """Take files or folders of the input away for moments while the command runs; then once in peace."""
+    """Rename files or folders of the input away and back while the command runs."""
     rng, over = random.Random(seed), threading.Event()
 
     def move() -> None:
@@ -491,7 +480,7 @@ def input_moves(command: Command, reference: Reference, scratch: Path, victims: 
 
 
 def input_changes(command: Command, scratch: Path, seed: int) -> list[str]:
-    """Replace the MRs by others and back while they are synthesised: a json must name the MR that its CT is of."""
+    """Replace MRs by others and back during synthesis: a json must name the MR of its CT."""
     rng, over = random.Random(seed), threading.Event()
     cases = sorted((scratch / "cases").glob("*.nii.gz"))
     kept = {path: path.read_bytes() for path in cases}
@@ -522,7 +511,7 @@ def input_changes(command: Command, scratch: Path, seed: int) -> list[str]:
 
 
 def written(place: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Return the synthetic CTs in a place, each with what its json says."""
+    """Return the synthetic CTs in a place, each with its json."""
     found = [(path.with_name(f"{path.stem}.nii.gz"), read_json(path)) for path in (place / "out").glob("*.json")]
     return [(ct, facts) for ct, facts in found if ct.is_file()]
 
@@ -536,7 +525,7 @@ def spread(items: list[Any], count: int) -> list[Any]:
 
 
 def trials(pool: ThreadPoolExecutor, case: str, calls: list[Callable[[], list[str]]]) -> dict[str, Any]:
-    """Return the row of several trials, two and two at a time."""
+    """Return the row of several trials."""
     tally = Tally(case)
     for problems in pool.map(lambda call: call(), calls):
         tally.add(problems)
@@ -553,7 +542,7 @@ def command_rows(
     sizes: dict[str, int],
     reason: str,
 ) -> list[dict[str, Any]]:
-    """Return the rows of one command, trials in `pool` or one by one; `reason` says why there are no small disks."""
+    """Return the rows of one command, trials in `pool` or one by one; `reason`: why there are no small disks."""
     rng, name = random.Random(command.name), command.name
 
     def calls(fault: Callable[..., list[str]], arguments: list[Any]) -> list[Callable[[], list[str]]]:
@@ -581,7 +570,7 @@ def command_rows(
 
 
 def renames(command: Command, reference: Reference, scratch: Path, count: int) -> list[Callable[[], list[str]]]:
-    """Return a trial for each of `count` renames; of a command that goes on where it stopped, one after the other."""
+    """Return a trial for each of `count` renames; for a command that resumes, all in one folder."""
     targets = spread(reference.renames, count)
     if not command.goes_on:
         return [functools.partial(at_a_rename, command, reference, scratch, target) for target in targets]
@@ -593,7 +582,7 @@ def renames(command: Command, reference: Reference, scratch: Path, count: int) -
 def moving_rows(
     one: ThreadPoolExecutor, commands: dict[str, Command], known: dict[str, Reference], scratch: Path, tries: int
 ) -> list[dict[str, Any]]:
-    """Return the rows of inputs that come, go and change; one trial at a time, for they share the input."""
+    """Return the rows of vanishing and changing inputs; one trial at a time, because they share the input."""
     rows, part = [], functools.partial
     patients, cases = scratch / "patients", scratch / "cases"
     files = {"preprocess": sorted(patients.rglob("*.nii.gz")), "synthesize": sorted(cases.glob("*.nii.gz"))}

@@ -1,4 +1,4 @@
-"""The gate measured: how many inputs of the wrong kind it catches, and how many good ones it would refuse."""
+"""Input check: how many wrong inputs it catches, and how many good ones it would refuse."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trained_on(volumes: Iterable[Volume], size: int) -> dict[str, Any]:
 
 
 def row(data: str, kind: str, volumes: Iterable[Volume], found: dict[str, Any], wrong: bool = True) -> dict[str, Any]:
-    findings = [check_input(volume, None, found) for volume in volumes]
+    findings = [check_input(volume, found) for volume in volumes]
     stopped = sum(map(bool, findings))
     names = [each[0].name for each in findings if each]
     first = max(sorted(set(names)), key=names.count) if names else "–"
@@ -53,7 +53,7 @@ def _pairs(count: int) -> list[tuple[Volume, Volume]]:
 
 
 def bone_row(data: str, training: Iterable[tuple[Volume, Volume]], held_out: Iterable[tuple[Volume, Volume]]) -> dict:
-    """Return the row of how many true CTs of good patients have bone that is found odd."""
+    """Return the row of how many true CTs fail the bone check."""
     known = bone_range([bone_shares(ct.array, body_of(mr)) for mr, ct in training])
     odd = [bool(check_bone(ct.array, body_of(mr), {"bone": known})) for mr, ct in held_out]
     counts = {"caught": "–", "refused": f"{sum(odd)}/{len(odd)}", "most frequent finding": "bone"}
@@ -85,7 +85,7 @@ def _phantoms(quick: bool) -> list[dict[str, Any]]:
 
 
 def _few(quick: bool) -> list[dict[str, Any]]:
-    """Return one row per number of training patients: how much of all wrong kinds together such a gate catches."""
+    """Return one row per number of training patients: how many inputs of all wrong kinds are caught."""
     training = [_features(phantom(p, 0)) for n in (1, 2, 3) for p in phantom_ids("brain", 3)[n - 1 :: 3]]
     held_out = [phantom(p, seed) for seed in (1, 2) for p in phantom_ids("brain", 1)][: 1 if quick else None]
     wrong = [_features(make(v, np.random.default_rng(0))) for make in KINDS.values() for v in held_out]
@@ -101,7 +101,7 @@ def _few(quick: bool) -> list[dict[str, Any]]:
 
 
 def _features(volume: Volume) -> dict[str, float] | None:
-    """Return a volume's features, None where it is refused before there are any."""
+    """Return a volume's features, None if it is refused before they are computed."""
     try:
         return volume_features(volume, SIZES["phantoms"])[0]
     except MrictError:

@@ -1,4 +1,4 @@
-"""Inputs of the wrong kind, made from good ones: each a function Volume, generator -> Volume."""
+"""Wrong inputs derived from good ones; each kind is a function of volume and random generator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mrict_core.data.images.volumes import SliceOrder, Volume
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import Volume
 
 Kind = Callable[[Volume, np.random.Generator], Volume]
 
@@ -21,13 +22,12 @@ def inverted(volume: Volume, rng: np.random.Generator) -> Volume:
 
 
 def inverted_in_body(volume: Volume, rng: np.random.Generator) -> Volume:
-    """The contrast of the tissue inverted, the air left dark."""
+    """Invert the contrast of tissue; air stays dark."""
     top = np.percentile(volume.array, 99.5)
     return _array(volume, np.where(volume.array > 0.1 * top, np.clip(1.1 * top - volume.array, 0, None), volume.array))
 
 
 def other_contrast(volume: Volume, rng: np.random.Generator) -> Volume:
-    """Another curve from tissue to grey value: the square."""
     return _array(volume, volume.array.astype(float) ** 2 / max(float(volume.array.max()), 1.0))
 
 
@@ -43,7 +43,7 @@ def noise_added(volume: Volume, rng: np.random.Generator) -> Volume:
 
 
 def cut(axis: int, share: float) -> Kind:
-    """Return what keeps the first `share` of the slices (0), rows (1) or columns (2)."""
+    """Return a kind that keeps the first `share` of slices (axis 0), rows (1) or columns (2)."""
 
     def made(volume: Volume, rng: np.random.Generator) -> Volume:
         order = SliceOrder.axial(volume.affine)
@@ -63,7 +63,7 @@ def spacing(factor: float) -> Kind:
 
 
 def turned(*axes: int) -> Kind:
-    """Return what reverses the content along slices (0), rows (1), columns (2) under an unchanged header."""
+    """Return a kind that flips slices (axis 0), rows (1) or columns (2) and keeps the header."""
 
     def made(volume: Volume, rng: np.random.Generator) -> Volume:
         order = SliceOrder.axial(volume.affine)

@@ -1,4 +1,4 @@
-"""The MK6 step on a GPU: images per second, share of the card's measured matrix rate, memory, a whole training."""
+"""The MK6 step on a GPU: images per second, share of the card's matrix rate, memory, time of a whole training."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Sized = tuple[tuple[int, ...], int, int, int]
 
 
 def missing() -> str:
-    """Return why this benchmark cannot run here, or nothing."""
+    """Return why this benchmark cannot run here, or ""."""
     return "" if torch.cuda.is_available() else "this machine shows no CUDA device; see benchmarks/on_gpu.sh"
 
 
 def clock(call: Callable[[], Any], device: torch.device, repeats: int, warm: int = 3) -> tuple[float, float]:
-    """Return the median seconds of `call` once warmed up, and the peak memory in MiB of the card's own allocator."""
+    """Return the median seconds of `call` after warm-up, and the peak memory in MiB of the card's allocator."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for _ in range(warm):
         call()
@@ -50,7 +50,7 @@ def clock(call: Callable[[], Any], device: torch.device, repeats: int, warm: int
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, side: int, repeats: int) -> float:
-    """Return the operations per second of a product of two square matrices."""
+    """Return the operations per second of a square matrix product."""
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / clock(lambda: a @ b, device, repeats)[0]
 
@@ -58,7 +58,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, side: int, repeats: in
 def step_flop(variant: Experiment, profile: Profile, *images: torch.Tensor) -> float:
     """Return the operations of the suite's step: matrix products and convolutions, forward and backward.
 
-    D's penalty is left out, for the counter cannot follow a second derivative; the true figure is a little higher.
+    D's penalty is excluded, because the counter cannot follow a second derivative; the true number is slightly higher.
     """
     method = build_method(with_values(variant, {"method.gradient_penalty": 0.0}), profile, images[0].device)
     with FlopCounterMode(display=False) as counter:
@@ -67,7 +67,7 @@ def step_flop(variant: Experiment, profile: Profile, *images: torch.Tensor) -> f
 
 
 def steps(device: torch.device, sizes: Sized) -> list[dict[str, Any]]:
-    """Return one row per form of the step and batch."""
+    """Return one row per form of the step and batch size."""
     batches, side, matrix, repeats = sizes
     variant, profile = get(VARIANT), get_profile("full")
     rates = {dtype: matrix_rate(device, dtype, matrix, repeats) for dtype in (torch.float32, torch.bfloat16)}
@@ -105,7 +105,7 @@ def steps(device: torch.device, sizes: Sized) -> list[dict[str, Any]]:
 
 
 def around_the_step(device: torch.device, sizes: Sized) -> list[dict[str, Any]]:
-    """Return rows of what goes with training: augmentation on the card, synthesis of slices."""
+    """Return the rows of augmentation on the card and of synthesis."""
     batches, side, _, repeats = sizes
     batch = batches[-1]
     real = torch.rand(batch, 1, side, side, device=device) * 2 - 1

@@ -1,4 +1,4 @@
-"""Synthesis of a volume: how near the whole pass comes to the rate of the network's bare convolutions."""
+"""Synthesis of a volume, compared with the network's bare convolutions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def synthesizer(precision: torch.dtype, batch_size: int) -> Synthesizer:
-    """Return a full-width generator with random weights: time does not depend on their values."""
+    """Return a full-width generator with random weights (time does not depend on them)."""
     return random_model(get("mk6_3_4"), get_profile("full"), torch.device("cpu"), batch_size, precision)
 
 
@@ -46,7 +46,7 @@ def random_model(
 
 
 def macs(generator: nn.Module, side: int) -> int:
-    """Return the multiplications of one slice in the convolutions."""
+    """Return the multiplications of the convolutions for one slice."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -63,7 +63,7 @@ def macs(generator: nn.Module, side: int) -> int:
 
 
 def bare_convolutions(model: Synthesizer, mr: np.ndarray) -> Callable[[], None]:
-    """Return the call that runs every convolution of the generator on its recorded input, once per batch of `mr`."""
+    """Return a call that runs each convolution of the generator on its recorded input, once per batch of `mr`."""
     calls: list[tuple[nn.Module, torch.Tensor]] = []
     handles = [
         m.register_forward_hook(lambda module, inputs, _: calls.append((module, inputs[0])))
@@ -85,7 +85,6 @@ def bare_convolutions(model: Synthesizer, mr: np.ndarray) -> Callable[[], None]:
 
 
 def volume_call(batch_size: int, slices: int, side: int) -> Callable[[], np.ndarray]:
-    """Return the call whose memory is measured."""
     mr = np.zeros((slices, side, side), np.float32)
     model = synthesizer(torch.float32, batch_size)
     model.slices_to_hu(mr[:batch_size])
@@ -93,7 +92,7 @@ def volume_call(batch_size: int, slices: int, side: int) -> Callable[[], np.ndar
 
 
 def file_to_file(model: Synthesizer, slices: int, side: int) -> tuple[float, float]:
-    """Return the seconds of NIfTI → sCT → NIfTI for a head of that size, and the share of the network in them."""
+    """Return the seconds from NIfTI to sCT NIfTI for a head of that size, and those in the network."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mr.nii.gz"
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""How things are measured: plain and lean in turns, medians, peak memory in a process of its own."""
+"""Measurement: plain and lean in turns, medians, peak memory in a separate process."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mrict_core.machine import cpu_count, end_with_parent, versions
 
 
 def in_turns(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of every call, taken in turns after one warm-up each."""
+    """Return the seconds of each call, measured in turns after one warm-up each."""
     return _turns({name: functools.partial(_seconds, call) for name, call in calls.items()}, repeats)
 
 
 def in_turns_apart(targets: dict[str, tuple[Any, ...]], repeats: int) -> dict[str, list[float]]:
-    """The same, every form in a process of its own: {name: (target, *arguments)}; `target(*arguments)()` is measured.
+    """The same, each form in its own process: {name: (target, *arguments)}; `target(*arguments)()` is measured.
 
-    What one form asks of its process, of its memory above all, does not reach the others.
+    So process settings and memory of one form do not affect the others.
     """
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
@@ -34,7 +34,7 @@ def in_turns_apart(targets: dict[str, tuple[Any, ...]], repeats: int) -> dict[st
         for name, target in targets.items():
             pool = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=target)
             stack.enter_context(pool)
-            takes[name] = functools.partial(_seconds_apart, pool)
+            takes[name] = lambda pool=pool: pool.submit(_seconds_prepared).result()
         return _turns(takes, repeats)
 
 
@@ -54,10 +54,6 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _seconds_apart(pool: ProcessPoolExecutor) -> float:
-    return pool.submit(_seconds_prepared).result()
-
-
 def _prepare(target: Callable[..., Any], *arguments: Any) -> None:
     global _prepared
     end_with_parent()
@@ -69,7 +65,7 @@ def _seconds_prepared() -> float:
 
 
 def alternating(plain: Callable[[], Any], lean: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """Return the seconds of both forms, taken in turns, their medians and the ratio."""
+    """Return the seconds of both forms, measured in turns, their medians and the ratio."""
     seconds = in_turns({"plain": plain, "lean": lean}, repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
@@ -82,15 +78,12 @@ def alternating(plain: Callable[[], Any], lean: Callable[[], Any], repeats: int)
 
 
 def peak_growth_mib(target: Callable[..., Any], *arguments: Any) -> float:
-    """Return by how many MiB the peak memory of a fresh process grows while it runs `target(*arguments)()`.
-
-    `target` returns the call to measure; what it prepares before that does not count.
-    """
+    """Return the growth of a fresh process's peak memory in `target(*arguments)()`, without what `target` prepares."""
     return cost(target, *arguments, repeats=1)["peak_mib"]
 
 
 def cost(target: Callable[..., Any], *arguments: Any, repeats: int) -> dict[str, float]:
-    """Return the median seconds of `target(*arguments)()` in a fresh process, and the MiB its peak memory grows by."""
+    """Return the median seconds of `target(*arguments)()` in a fresh process, and the growth of its peak memory."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
         return pool.submit(_cost, target, arguments, repeats).result()
@@ -98,13 +91,9 @@ def cost(target: Callable[..., Any], *arguments: Any, repeats: int) -> dict[str,
 
 def _cost(target: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:
     call = target(*arguments)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now (Linux)
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to what is resident now (Linux)
     before = _resident_kib("VmHWM")
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
+    seconds = [_seconds(call) for _ in range(repeats)]
     return {"seconds": statistics.median(seconds), "peak_mib": (_resident_kib("VmHWM") - before) / 1024}
 
 
@@ -114,7 +103,6 @@ def _resident_kib(name: str) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were taken on."""
     names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     cpu = names[0] if names else platform.processor() or "unknown"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""

@@ -1,19 +1,17 @@
-"""Mutated image files through every command that reads them: only one-line errors, and no wrong number unnoticed.
+"""Mutated image files through every command that reads them: expect one-line errors and no silently wrong number.
 
-Flipped bits, cuts and odd header fields, in every format. A flipped bit of compressed voxels is found by the stream's
-own checksum; uncompressed voxels and text headers carry none, so what slips through there is counted apart.
+Flipped bits, cuts and odd header fields, in every format. The stream's checksum detects flipped bits in compressed
+voxels; uncompressed voxels and text headers have no checksum, so undetected changes there are counted separately.
 """
 
 from __future__ import annotations
 
 import gzip
-import importlib
 import os
 import random
 import re
 import resource
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from dicom_files import write_mr_series
 
 from mrict_core.data.cache.preprocess import preprocess
 from mrict_core.data.images.resample import itk_image
@@ -35,35 +34,27 @@ from mrict_core.evaluation.image_scores import CaseFiles, ScoreOptions, score_fi
 from mrict_core.inference.input_files import read_input
 from mrict_core.inference.volume import SynthesisOptions
 from mrict_core.machine import cpu_count, end_with_parent
-from mrict_core.paths import ROOT
 
 FORMATS = ("nii", "nii.gz", "mha", "mha, compressed", "mhd + raw", "nrrd", "nrrd, gzip", "dicom")
 KINDS = ("bit", "bit", "cut", "header")
 ROLES = ("mr", "ct")
-ADDRESS_SPACE = 12 << 30  # bytes beyond which a reader gets no memory
+ADDRESS_SPACE = 12 << 30  # bytes, the limit of a reader's memory
 ODD = ("0", "-1", "1", "65535", "1e30", "nan", "inf", "", "x", "4294967296", "-32768", "1 1 1", "1 0 0 0 1 0 0 0 1")
-Found = dict[str, str]  # reader or command => what it made of the file
+Found = dict[str, str]  # reader or command => outcome
 
 
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def test_module(name: str) -> Any:
-    """Return a module of tests/ by its name: writers of odd files and servers that the tests use too."""
-    if (folder := str(ROOT / "tests")) not in sys.path:
-        sys.path.append(folder)
-    return importlib.import_module(name)
-
-
 def write(kind: str, folder: Path, role: str, volume: Volume) -> tuple[Path, Path]:
-    """Write an image in a format; return what a command is given and the file of it that is mutated."""
+    """Write an image in a format; return the path for commands and the file to mutate."""
     import SimpleITK as sitk
 
     suffix = kind.split(",")[0].split(" ")[0]
     path = folder / f"{role}.{suffix}"
     if kind == "dicom":
         series = folder / f"{role}_dicom"
-        files = test_module("dicom_files").write_mr_series(series, volume.array.astype(np.uint16), volume.affine)
+        files = write_mr_series(series, volume.array.astype(np.uint16), volume.affine)
         return series, files[len(files) // 2]
     if suffix.startswith("nii"):
         return (save_nifti(path, volume.array, volume.affine, dtype=np.int16),) * 2
@@ -73,7 +64,7 @@ def write(kind: str, folder: Path, role: str, volume: Volume) -> tuple[Path, Pat
 
 
 def header_end(kind: str, data: bytes) -> int:
-    """Return where the voxels begin in a file of one part."""
+    """Return where the voxels begin in a single-file format."""
     if kind.startswith("mha"):
         return data.index(b"\n", data.index(b"ElementDataFile")) + 1
     if kind.startswith("nrrd"):
@@ -82,7 +73,7 @@ def header_end(kind: str, data: bytes) -> int:
 
 
 def checked(kind: str, what: str, at: int, data: bytes) -> bool:
-    """Say whether the format lets a reader find this: bits under a checksum, and files that end too early."""
+    """Return whether a reader can detect the change: bits under a checksum, truncated files."""
     if what == "cut":
         return True
     return what == "bit" and (
@@ -91,7 +82,7 @@ def checked(kind: str, what: str, at: int, data: bytes) -> bool:
 
 
 def mutate(kind: str, given: Path, file: Path, what: str, rng: random.Random) -> str:
-    """Change the file in one way; return where: "checksum", "voxels" or "header"."""
+    """Mutate the file; return where: "checksum", "voxels" or "header"."""
     data, at = file.read_bytes(), 0
     if what == "bit":
         at = rng.randrange(len(data))
@@ -110,7 +101,7 @@ def mutate(kind: str, given: Path, file: Path, what: str, rng: random.Random) ->
 
 
 def odd_header(kind: str, data: bytes, rng: random.Random) -> bytes:
-    """Return the file with one field of its header set to something odd, checksums made right again."""
+    """Return the file with one header field set to an odd value, with a valid checksum."""
     if kind == "nii.gz":
         return gzip.compress(odd_header("nii", gzip.decompress(data), rng))
     if kind == "nii":
@@ -141,7 +132,7 @@ def odd_header(kind: str, data: bytes, rng: random.Random) -> bytes:
 
 
 class Bench:
-    """One process with the sound files of a format, a model, and what every command makes of the sound files."""
+    """Process of one format: sound files, a model, and every command's results on the sound files."""
 
     def __init__(self, kind: str, folder: Path, patient: Path, checkpoints: Path) -> None:
         from mrict_core.pipeline.synthesis import load_models
@@ -158,14 +149,14 @@ class Bench:
             self.right[name] = call()
 
     def files(self, place: Path) -> tuple[Path, dict[str, tuple[Path, Path]]]:
-        """Write a patient in this format; of DICOM the MR alone, for commands take no CT and no mask of it."""
+        """Write a patient in this format; in DICOM only the MR, because commands read no other role from it."""
         shutil.rmtree(place, ignore_errors=True)
         (place / "patient").mkdir(parents=True)
         whole = {role: "nii.gz" if self.kind == "dicom" and role != "mr" else self.kind for role in self.sound}
         return place, {role: write(kind, place / "patient", role, self.sound[role]) for role, kind in whole.items()}
 
     def calls(self, place: Path, files: dict[str, tuple[Path, Path]]) -> dict[str, Callable[[], Any]]:
-        """Return {reader or command: call that returns what it computes}."""
+        """Return {reader or command: call that returns its result}."""
         from mrict_core.pipeline.synthesis import synthesize_case
 
         mr, ct, mask = (files[role][0] for role in ("mr", "ct", "mask"))
@@ -196,7 +187,7 @@ class Bench:
         return of_mr if self.kind == "dicom" else of_mr | of_both
 
     def mutated(self, number: int) -> Found:
-        """Mutate MR and CT once and put them through everything; say where they were changed and what came of it."""
+        """Mutate MR and CT once and run everything on them; return where they were changed, and the outcomes."""
         rng, what = random.Random(f"{self.kind} {number}"), KINDS[number % len(KINDS)]
         place, files = self.files(self.folder / "mutated")
         found = {f"where {role}": mutate(self.kind, *files[role], what, rng) for role in self.roles}
@@ -229,7 +220,7 @@ def through(number: int) -> Found:
 
 
 def tried(kind: str, scratch: Path, patient: Path, checkpoints: Path, count: int) -> list[Found]:
-    """Put `count` mutations of a format through everything, in a process of its own; one that kills it is told."""
+    """Run everything on `count` mutations of a format in a separate process; report one that kills it."""
     folder, found, pool = scratch / f"mutated {kind}", [], None
     folder.mkdir()
     for number in range(count):
@@ -252,7 +243,7 @@ def tried(kind: str, scratch: Path, patient: Path, checkpoints: Path, count: int
 
 
 def row(kind: str, found: list[Found]) -> dict[str, Any]:
-    """Return the row of a format: what the readers made of the files, and what is wrong with that."""
+    """Return the row of a format: outcomes and problems."""
     reads = Counter(
         (f.get(f"where {role}", "?"), f[f"read {role}"]) for f in found for role in ROLES if f"read {role}" in f
     )
@@ -280,7 +271,7 @@ def row(kind: str, found: list[Found]) -> dict[str, Any]:
 
 
 def rows(scratch: Path, patient: Path, checkpoints: Path, count: int) -> list[dict[str, Any]]:
-    """Return one row per format; two formats at a time where there are two cores."""
+    """Return one row per format, as many at a time as there are cores."""
     one = partial(tried, scratch=scratch, patient=patient, checkpoints=checkpoints, count=count)
     with ThreadPoolExecutor(cpu_count()) as pool:
         found = [row(kind, each) for kind, each in zip(FORMATS, pool.map(one, FORMATS), strict=True)]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call of at most nine minutes: the GPU tests, then the benchmark of the step.
-# Figures: reports/benchmarks/gpu.json and gpu.md, or the folder given as the first argument.
+# Run everything that needs a GPU in at most nine minutes: the GPU tests, then the benchmark of the training step.
+# Results: reports/benchmarks/gpu.json and gpu.md, or the folder given as the first argument.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

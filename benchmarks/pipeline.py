@@ -28,7 +28,7 @@ FOLDERS = ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")
 
 @contextmanager
 def scratch(profile: str) -> Iterator[Workspace]:
-    """Prepare the embedded phantoms of a profile in folders of their own, gone afterwards."""
+    """Prepare the embedded phantoms of a profile in temporary folders."""
     before = {name: os.environ.get(name) for name in FOLDERS}
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {name: f"{folder}/{name.lower()}" for name in FOLDERS}
@@ -63,7 +63,7 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     set_threads(profile.threads)
     with scratch(profile.name) as space:
         for name in VARIANTS[:1] if quick else VARIANTS:
-            variant = dataclasses.replace(get(name), init_from=None)  # fresh weights: time does not depend on them
+            variant = dataclasses.replace(get(name), init_from=None)  # random weights: time does not depend on them
             training = prepare_run(variant, profile, space, TrainSettings(device="cpu"))
             seed_everything(0)
             method = build_method(variant, profile)

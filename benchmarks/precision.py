@@ -1,4 +1,4 @@
-"""Does bfloat16 learn the same? One demo training per seed in either precision, on the embedded phantoms."""
+"""Does bfloat16 learn equally well? One demo training per seed and precision, on the embedded phantoms."""
 
 from __future__ import annotations
 

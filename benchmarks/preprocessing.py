@@ -1,8 +1,7 @@
-"""Preprocessing per patient: the predecessor's notebooks and whole-volume forms against `data.preprocess`.
+"""Preprocessing per patient: the predecessor's notebooks and whole-volume forms against `data.cache.preprocess`.
 
-Phantom heads of 256×256×220 voxels, 0.86 mm; more patients are links to the same files under other names, each read,
-prepared and written as any other. Times are per patient; the limit is what no preprocessing can leave out: to hash and
-unzip the files and to write the arrays.
+Phantom heads of 256×256×220 voxels, 0.86 mm; further patients are hard links to the same files. Times are per patient;
+the limit is the unavoidable part: hashing and unzipping the files and writing the arrays.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from mrict_core.data import masks
 from mrict_core.data.cache.patient import PROTOCOLS, body_slices, compact
 from mrict_core.data.cache.preprocess import preprocess
 from mrict_core.data.cache.store import write_patient
-from mrict_core.data.images.volumes import SliceOrder, load_volume, save_nifti
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import load_volume, save_nifti
 from mrict_core.data.phantom import PhantomSpec, make_patient
 from mrict_core.files import hash_file
 from mrict_core.machine import cpu_count
@@ -50,7 +50,7 @@ source, folder, size = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int
 
 
 def write_head(folder: Path, shape: tuple[int, int, int], in_plane_mm: float, slice_mm: float) -> Path:
-    """Write a phantom head to `folder`, in the middle of a grid of `shape` filled with the air of its corner."""
+    """Write a phantom head to `folder`, centred in a grid of `shape` filled with air from its corner."""
     patient, rng = make_patient("1BA001", 0, PhantomSpec("brain", in_plane_mm, slice_mm)), np.random.default_rng(0)
     at = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(shape, patient.mr.shape, strict=True))
     for role, dtype in (("mr", np.int16), ("ct", np.int16), ("mask", np.uint8)):
@@ -62,7 +62,7 @@ def write_head(folder: Path, shape: tuple[int, int, int], in_plane_mm: float, sl
 
 
 def cohort(root: Path, head: Path, count: int) -> list[Path]:
-    """Link `count` patients under `root` to the files of one; return their folders."""
+    """Link `count` patients in `root` to the files of one; return their folders."""
     folders = [root / "Task1" / "brain" / f"1B{'ABC'[k % 3]}{k:03d}" for k in range(count)]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -71,8 +71,8 @@ def cohort(root: Path, head: Path, count: int) -> list[Path]:
     return folders
 
 
-def anew(work: Callable[[Path], Any], scratch: Path) -> Callable[[], Any]:
-    """Return the call of `work` with a fresh folder, gone afterwards."""
+def with_folder(work: Callable[[Path], Any], scratch: Path) -> Callable[[], Any]:
+    """Return a call of `work` with a temporary folder."""
 
     def call() -> None:
         folder = Path(tempfile.mkdtemp(dir=scratch))
@@ -87,8 +87,8 @@ def anew(work: Callable[[Path], Any], scratch: Path) -> Callable[[], Any]:
 def speed(scratch: Path, head: Path, size: int, repeats: int) -> list[dict[str, Any]]:
     """Return a row per protocol, for one process and for all cores: seconds per patient, plain and lean.
 
-    On all cores the lean form's processes are started anew each time, Python and all; the plain form's time per patient
-    does not depend on how many there are.
+    On all cores the lean form starts its Python processes every time; the plain form's time per patient does not depend
+    on their number.
     """
     rows = []
     plain_forms = {"predecessor": plain.notebooks, "patient": plain.patients}
@@ -100,8 +100,8 @@ def speed(scratch: Path, head: Path, size: int, repeats: int) -> list[dict[str, 
             settings = {"region": "brain", "protocol": protocol, "size": size, "workers": workers}
             inside = functools.partial(preprocess, source, **settings)
             outside = functools.partial(fresh, "lean", source, size=size, protocol=protocol)
-            slow = anew(lambda folder, form=form, folders=folders: form(folders, folder, size), scratch)
-            found = measure.alternating(slow, anew(inside if workers == 1 else outside, scratch), repeats)
+            slow = with_folder(lambda folder, form=form, folders=folders: form(folders, folder, size), scratch)
+            found = measure.alternating(slow, with_folder(inside if workers == 1 else outside, scratch), repeats)
             found["lean_s"] /= count
             found["all_lean_s"] = [seconds / count for seconds in found["all_lean_s"]]
             found["times_faster"] = found["plain_s"] / found["lean_s"]
@@ -112,7 +112,7 @@ def speed(scratch: Path, head: Path, size: int, repeats: int) -> list[dict[str, 
 
 
 def fresh(form: str, source: Path, folder: Path, size: int, protocol: str = "patient") -> dict[int, int]:
-    """Prepare `source` in a Python process of its own; return the peak of every process there was, KiB."""
+    """Prepare `source` in a separate Python process; return {process: peak KiB} of it and its children."""
     words = [sys.executable, "-c", START + CODE[form], *map(str, (source, folder, size, protocol))]
     process = subprocess.Popen(words, cwd=ROOT)
     peaks: dict[int, int] = {}
@@ -125,7 +125,7 @@ def fresh(form: str, source: Path, folder: Path, size: int, protocol: str = "pat
 
 
 def parts(head: Path, scratch: Path, protocol: str, size: int) -> dict[str, Callable[[], Any]]:
-    """Return the calls of a patient's parts, each on what the others made before."""
+    """Return the calls of the parts of preprocessing a patient."""
     paths = [head / f"{role}.nii.gz" for role in ROLES]
     packed = [path.read_bytes() for path in paths]
     mr, ct, mask = (load_volume(path) for path in paths)
@@ -141,19 +141,19 @@ def parts(head: Path, scratch: Path, protocol: str, size: int) -> dict[str, Call
         "unzip": lambda: [igzip.decompress(content) for content in packed],
         "read": lambda: [load_volume(path) for path in paths],  # with unzip
         "masks": find[protocol],
-        "write": anew(lambda folder: write_patient(folder, "1BA001", arrays, {"content": {}}), scratch),
+        "write": with_folder(lambda folder: write_patient(folder, "1BA001", arrays, {"content": {}}), scratch),
     }
 
 
 def limits(scratch: Path, head: Path, size: int, repeats: int) -> list[dict[str, Any]]:
-    """Return a row per protocol: the shares of a patient's time, the limit, and how near to it the whole is."""
+    """Return a row per protocol: each part's share of the time, the limit, and the whole relative to it."""
     rows = []
     source = scratch / "limit"
     cohort(source, head, 1)
     for protocol in PROTOCOLS:
         calls = parts(head, scratch, protocol, size)
         lean = functools.partial(preprocess, source, region="brain", protocol=protocol, size=size, workers=1)
-        seconds = measure.in_turns(calls | {"whole": anew(lean, scratch)}, repeats)
+        seconds = measure.in_turns(calls | {"whole": with_folder(lean, scratch)}, repeats)
         median = {name: float(np.median(values)) for name, values in seconds.items()}
         median["read"] = max(median["read"] - median["unzip"], 0.0)
         limit = median["hash"] + median["unzip"] + median["write"]
@@ -165,7 +165,7 @@ def limits(scratch: Path, head: Path, size: int, repeats: int) -> list[dict[str,
 
 
 def _peaks(process: int) -> dict[int, int]:
-    """Return {process: peak resident KiB} of a process and all below it (Linux)."""
+    """Return {process: peak resident KiB} of a process and its descendants (Linux)."""
     found, todo = {}, [process]
     while todo:
         one = todo.pop()
@@ -180,7 +180,7 @@ def _peaks(process: int) -> dict[int, int]:
 
 
 def memory(scratch: Path, head: Path, size: int, form: str, count: int) -> dict[str, Any]:
-    """Return the row of a cohort prepared from start to end: seconds, and the sum of the peaks of all processes."""
+    """Return the row of a whole cohort: seconds, and the sum of the peaks of all processes."""
     source = scratch / f"memory {form} {count}"
     cohort(source, head, count)
     folder = Path(tempfile.mkdtemp(dir=scratch))
@@ -199,7 +199,7 @@ def memory(scratch: Path, head: Path, size: int, form: str, count: int) -> dict[
 
 
 def run(quick: bool = False) -> list[dict[str, Any]]:
-    """Return rows of seconds per patient, of the limit, and of the peak memory of small and large cohorts."""
+    """Return rows of seconds per patient, of the limit, and of peak memory for small and large cohorts."""
     kind = "quick" if quick else "full"
     shape, in_plane_mm, slice_mm = SHAPES[kind]
     size = shape[0]

@@ -1,4 +1,4 @@
-"""How cost grows: patients, image side, batch. Every point in a process of its own, time and memory."""
+"""How time and memory grow with patients, image side and batch. Each point in a separate process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AXES = {"patients": "patients", "side": "image side (pixels)", "batch": "images 
 
 
 def preparing(folder: str, canvas: int) -> Callable[[], Any]:
-    """Return the call that prepares the patients under `folder`, in this process, from nothing every time."""
+    """Return a call that prepares the patients in `folder` from scratch, in this process."""
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as store:
@@ -43,18 +43,18 @@ def preparing(folder: str, canvas: int) -> Callable[[], Any]:
 
 
 def training(width: int, batch: int, side: int, vgg: bool) -> Callable[[], Any]:
-    """Return the suite's training step on random images, once warmed up."""
+    """Return the suite's training step on random images, after warm-up."""
     torch.manual_seed(0)
     profile = get_profile("full" if vgg else "demo")
     images = [torch.rand(batch, 1, side, side) * 2 - 1 for _ in range(2)]
     with random_vgg19() if vgg else nullcontext():
         method = build_method(get(VARIANT), dataclasses.replace(profile, width=width))
-    lean_call(method, *(image[:1, :, :64, :64] for image in images))()  # what is made once: Adam's moments, kernels
+    lean_call(method, *(image[:1, :, :64, :64] for image in images))()  # warm-up: Adam's moments, kernels
     return lean_call(method, *images)
 
 
 def by_patients(kind: str, repeats: int) -> list[dict[str, Any]]:
-    """Return seconds and memory of preprocessing as patients are added."""
+    """Return seconds and memory of preprocessing by number of patients."""
     rows = []
     for per_centre in PATIENTS[kind]:
         with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def by_patients(kind: str, repeats: int) -> list[dict[str, Any]]:
 
 
 def by_size(kind: str, repeats: int) -> list[dict[str, Any]]:
-    """Return seconds and memory of a training step as the image or the batch grows."""
+    """Return seconds and memory of a training step by image side and by batch."""
     width, vgg = (64, True) if kind == "full" else (4, False)
     rows = []
     for side in SIDES[kind]:
@@ -79,7 +79,7 @@ def by_size(kind: str, repeats: int) -> list[dict[str, Any]]:
 
 
 def run(quick: bool = False) -> list[dict[str, Any]]:
-    """Return one row per point; the exponents say how cost grows from the point before (1: in proportion)."""
+    """Return one row per point; the exponents give the growth from the previous point (1: proportional)."""
     kind = "quick" if quick else "full"
     rows = by_patients(kind, 1 if quick else 3) + by_size(kind, 1 if quick else 3)
     for before, row in zip([None, *rows], rows, strict=False):
@@ -92,7 +92,7 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
 
 @style.styled
 def figure(rows: list[dict[str, Any]]) -> Figure:
-    """Return seconds and memory over patients, side and batch, with the line of cost in proportion."""
+    """Draw seconds and memory over patients, side and batch, with the line of proportional cost."""
     drawn = style.new_figure(7.2, 3.9, title="How cost grows", label="benchmark")
     panels = drawn.subplots(2, len(AXES), sharex="col")
     for column, (axis, label) in zip(panels.T, AXES.items(), strict=True):

@@ -13,7 +13,7 @@ from mrict_core import metrics
 
 TITLE = "SynthRAD2023 scores of one case"
 SHAPES = {"full": (256, 256, 200), "quick": (96, 96, 64)}
-RELATIVE = 1e-6  # how near the values must be
+RELATIVE = 1e-6  # tolerance of the values
 
 
 def case(shape: tuple[int, int, int], kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def case(shape: tuple[int, int, int], kind: str) -> tuple[np.ndarray, np.ndarray
 
 
 def prepared(form: str, shape: tuple[int, int, int], kind: str) -> Callable[[], dict]:
-    """Return the call that scores a case in one form."""
+    """Return a call that scores a case in one form."""
     ct, sct, mask = case(shape, kind)
     score = plain.scores if form == "plain" else metrics.score_case
     return lambda: score(ct, sct, mask)

@@ -1,4 +1,4 @@
-"""Start-up: the command line, and what every notebook imports in its first cell."""
+"""Start-up: the command line, and the imports of every notebook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAVY = ("torch", "torchvision", "torchmetrics", "monai", "matplotlib", "plotly"
 
 
 def seconds(code: str, repeats: int) -> tuple[float, str]:
-    """Return the median seconds of a Python process that runs `code`, and what the last one printed."""
+    """Return the median seconds of a Python process that runs `code`, and the output of the last one."""
     found = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -31,14 +31,14 @@ def seconds(code: str, repeats: int) -> tuple[float, str]:
 
 
 def import_cell(path: Path) -> str:
-    """Return the lines of a notebook that import, without magics."""
+    """Return the import lines of a notebook."""
     cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     cell = next("".join(c["source"]) for c in cells if "import " in "".join(c["source"]))
     return "\n".join(line for line in cell.splitlines() if line.startswith(("import ", "from ", "    ", ")")))
 
 
 def kernel_row(repeats: int) -> dict[str, Any]:
-    """Return the row of a kernel as the suite starts one for each numbered notebook, from its start to its end."""
+    """Return the row of a whole kernel process, as the suite starts for each numbered notebook."""
     cell, found = import_cell(ROOT / "notebooks" / "05_pix2pix_mk6.ipynb"), []
     for _ in range(repeats + 1):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
@@ -50,7 +50,7 @@ def kernel_row(repeats: int) -> dict[str, Any]:
 
 
 def run(quick: bool = False) -> list[dict[str, Any]]:
-    """Return one row per command and notebook: seconds, and which heavy packages were imported."""
+    """Return one row per command and notebook: seconds, and the heavy packages it imports."""
     repeats = 1 if quick else 5
     tell = f"\nimport sys; print(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
     rows = []

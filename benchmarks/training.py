@@ -29,7 +29,7 @@ CASES = {"full": {"full": (4, 256), "demo": (8, 64)}, "quick": {"demo": (8, 64)}
 
 @contextmanager
 def random_vgg19() -> Iterator[nn.Module]:
-    """Give the methods VGG19 with random weights, named so, while the context lasts; yield its layers."""
+    """Let the methods use VGG19 with random weights; yield its layers."""
     layers, real = models.vgg19(weights=None).features, losses.build_features
 
     def features(name: str) -> nn.Module:
@@ -45,7 +45,7 @@ def random_vgg19() -> Iterator[nn.Module]:
 
 
 def plain_call(variant: Experiment, profile: Profile, vgg: nn.Module, *images: torch.Tensor) -> Callable[[], Any]:
-    """Return the predecessor's step on networks of its own, in torch's default layout, with its default Adam."""
+    """Return the predecessor's step with its own networks, in torch's default layout, with default Adam."""
     method = build_method(variant, profile, images[0].device)
     G, D = (method.networks[name].to(memory_format=torch.contiguous_format).train() for name in ("G", "D"))
     given = variant.optimizer
@@ -65,14 +65,13 @@ def plain_call(variant: Experiment, profile: Profile, vgg: nn.Module, *images: t
 
 
 def lean_call(method: Method, *images: torch.Tensor) -> Callable[[], Any]:
-    """Return the suite's step."""
     method.begin_epoch(0)
     real_A, real_B = images
     return lambda: method.train_step(Batch(real_A, real_B, torch.ones_like(real_B)))
 
 
 def step_of(form: str, profile: Profile, batch: int, side: int) -> Callable[[], Any]:
-    """Return one form's step, "plain" or a precision of the lean one, in a process that is its own from now on."""
+    """Return the step of one form, "plain" or a precision of the lean one, for a separate process."""
     torch.manual_seed(0)
     variant = get(VARIANT)
     images = [torch.rand(batch, 1, side, side) * 2 - 1 for _ in range(2)]

@@ -23,9 +23,9 @@ from torchvision import models
 
 from benchmarks import measure
 from mrict_core.data.batches import Batch, loader
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.hu import WINDOWS
 from mrict_core.methods import build_method
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.networks import features
@@ -41,15 +41,15 @@ SLICES = {  # of each patient
 CLOUDS = {"full": (650, 2048), "quick": (64, 256)}  # vectors and dimensions; 650 slices were the predecessor's
 BATCH = {"full": 32, "quick": 4}
 RELATIVE = 1e-6
-# Below D vectors the plain FID takes roots of D - N eigenvalues that are 0 but for rounding; they add up. Turned into
-# fewer dimensions, its value comes to the lean one's (tests/test_validation_equal.py has 1e-9 without such zeros).
+# Below D vectors the plain FID adds roots of D - N eigenvalues that are 0 except for rounding. In fewer dimensions both
+# forms agree (to 1e-9 in tests/test_validation_equal.py).
 RELATIVE_FID = 1e-3
 NAMES = {"mae_hu": "val_mae_hu", "mse": "val_mse", "ssim": "val_ssim", "fid": "val_fid", "vgg": "val_vgg"}
 Pass = Callable[[], dict[str, float]]
 
 
 class Heads(Dataset):
-    """One patient: shelled ellipses with noise. What stands for the MR is the CT with more noise."""
+    """One patient: shelled ellipses with noise. The MR is the CT with more noise."""
 
     def __init__(self, slices: int, side: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ class Heads(Dataset):
 
 
 class Given(nn.Module):
-    """Vectors, or images, that are there already."""
+    """Identity network, for given vectors or images."""
 
     def __init__(self, num_features: int = 0) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Given(nn.Module):
 
 @dataclass
 class Predictor:
-    """What validation asks of a method."""
+    """The part of a method that validation uses."""
 
     generator: nn.Module
 
@@ -91,7 +91,7 @@ class Predictor:
 
 
 class Pooled(nn.Module):
-    """Stands for Inception where networks are left out: as many numbers, means over small fields, cost nothing."""
+    """Replaces Inception at no cost: as many numbers, means over small fields."""
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Pooled(nn.Module):
 
 
 class Inception(nn.Module):
-    """Inception's first `num_features` numbers, as torchmetrics wants a network, in the memory layout given."""
+    """Inception's first `num_features` numbers as a torchmetrics network, in a given memory layout."""
 
     def __init__(self, inception: InceptionFid, num_features: int, layout: torch.memory_format) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Inception(nn.Module):
 
 @contextmanager
 def random_weights() -> Iterator[None]:
-    """Let `InceptionFid` draw weights where it would load them."""
+    """Let `InceptionFid` draw random weights instead of loading them."""
     real = features.load_into, features.locate
 
     def draw(module: nn.Module, name: str, found: tuple[Path, str]) -> str:
@@ -134,7 +134,7 @@ def random_weights() -> Iterator[None]:
 
 
 def networks() -> tuple[nn.Module, InceptionFid, FeatureNetwork]:
-    """Return the full-width generator, Inception and VGG16 [:16], the same at every call."""
+    """Return the full-width generator, Inception and VGG16 [:16], the same in every call."""
     torch.manual_seed(0)
     with random_weights():
         inception = InceptionFid()
@@ -146,8 +146,8 @@ def networks() -> tuple[nn.Module, InceptionFid, FeatureNetwork]:
 def passes(which: str, size: str) -> dict[str, Pass]:
     """Return the passes over the same slices by form.
 
-    which: "scores", the slice scores of given images; "outputs", with the FID of given images through `Pooled`; "all",
-    everything with its networks.
+    which: "scores", the slice scores of given images; "outputs", these and FID through `Pooled`; "all", everything with
+    its networks.
     """
     data = [Heads(SLICES[size][which], 256, seed) for seed in range(PATIENTS)]
     batches = [[batch.parts for batch in loader(patient, BATCH[size])] for patient in data]
@@ -174,12 +174,12 @@ def passes(which: str, size: str) -> dict[str, Pass]:
 
 
 def prepared(form: str, which: str, size: str) -> Pass:
-    """Return one form's pass, for the measurement of memory; the lean one has nothing kept yet."""
+    """Return the pass of one form, for measuring memory; the lean one has an empty cache."""
     return passes(which, size)[form]
 
 
 def clouds(size: str) -> dict[str, Pass]:
-    """Return the Fréchet distance of given vectors by form; the real cloud of the lean one is there already."""
+    """Return the Fréchet distance of given vectors by form; the lean form has the real side already."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     count, length = CLOUDS[size]
@@ -199,7 +199,7 @@ def clouds(size: str) -> dict[str, Pass]:
 
 
 def bare_networks(slices: int) -> float:
-    """Return the seconds a slice takes in the three networks alone, synthetic side only: the lean pass's floor."""
+    """Return the seconds per slice of the three networks alone, synthetic side only: the lean pass's lower limit."""
     generator, inception, vgg = networks()
     count = min(8, slices)
     grey, resized = torch.rand(count, 1, 256, 256), torch.rand(count, 3, 224, 224)
@@ -212,7 +212,7 @@ def bare_networks(slices: int) -> float:
 
 
 def row(case: str, forms: dict[str, Pass], slices: int, repeats: int, form: str = "lean") -> dict[str, Any]:
-    """Return times per slice, the ratio and how far apart the values are; `first` is the lean form's warm-up."""
+    """Return times per slice, their ratio and the difference of values; `first` is the lean form's warm-up."""
     calls = {"plain": forms["plain"], "lean": forms[form]}
     first: dict[str, dict[str, float]] = {}
     seconds: dict[str, float] = {}
@@ -243,7 +243,7 @@ def row(case: str, forms: dict[str, Pass], slices: int, repeats: int, form: str 
 def run(quick: bool = False) -> list[dict[str, Any]]:
     """Return one row per part and one for the whole pass, float32; one more with the generator in bfloat16.
 
-    Peak memory is the growth of a process of its own over its first pass, what the lean form then keeps included.
+    Peak memory is the growth of a separate process over its first pass, including the lean form's cache.
     """
     size = "quick" if quick else "full"
     count, length = CLOUDS[size]

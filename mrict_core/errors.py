@@ -1,13 +1,13 @@
-"""Errors meant for the user: one line that says what came, what is allowed and what to do."""
+"""Errors for the user: one line that says what came, what was expected and what to do."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-STARVED = (
-    *("start new thread", "allocate memory", "out of memory", "not enough memory", "defaultcpuallocator"),
-    "failed to map segment",
+STARVED = (  # words of Python, torch, ITK and the dynamic linker
+    *("start new thread", "allocate memory", "out of memory", "not enough memory"),
+    *("defaultcpuallocator", "failed to map segment"),
 )
 
 
@@ -16,26 +16,26 @@ class MrictError(Exception):
 
 
 class UnavailableError(MrictError):
-    """A fault that says nothing about the content: a file that vanished, EIO, too many open files, too little memory.
+    """A fault of the machine, not of the content: a file that vanished, EIO, too many open files, too little memory.
 
-    It may be gone at the next try, so no result of it is ever remembered, and no patient or case is refused for it.
+    It may pass, so its outcome is never stored, and no patient or case is refused for it.
     """
 
 
 def starved(error: BaseException) -> bool:
-    """True where the system gave no memory or no thread, as Python, torch, ITK or the loader of libraries says it."""
-    said = str(error).lower() if isinstance(error, (RuntimeError, ImportError)) else ""
-    return isinstance(error, MemoryError) or any(words in said for words in STARVED)
+    """Return whether the system had no memory or no thread left."""
+    text = str(error).lower() if isinstance(error, (RuntimeError, ImportError)) else ""
+    return isinstance(error, MemoryError) or any(words in text for words in STARVED)
 
 
 def passing(error: BaseException) -> bool:
-    """True for a fault of the machine, which says nothing about the content of what was read."""
+    """Return whether an error is a fault of the machine, not of the content read."""
     by_system = isinstance(error, OSError) and error.errno is not None  # decompressors raise OSError for bad bytes
     return by_system or starved(error) or isinstance(error, UnavailableError)
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> MrictError:
-    """Return the error for a name that is not in `allowed`, with the nearest one as a suggestion."""
+    """Return the error for a name that is not in `allowed`; it suggests the nearest one."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""

@@ -1,4 +1,4 @@
-"""Files: written atomically, locked, hashed, read; faults of the file system named."""
+"""Files: atomic writing, locks, hashes, csv and json; faults of the file system as errors for the user."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +24,25 @@ if TYPE_CHECKING:
 
 LOCK_WAIT_S = 1.0
 CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
-NEW = ".new-"  # begins the name of a file or folder that is still being written
-OLD = ".old"  # ends the name of a folder that is being replaced
-# What a spreadsheet takes for a formula; quotes before it are counted, so that one more can be taken off again.
+NEW = ".new-"  # prefix of a file or folder that is still being written
+OLD = ".old"  # suffix of a folder that is being replaced
+# A formula to a spreadsheet, with any number of quotes before it: reading removes the one that writing added.
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
+_digest = partial(hashlib.blake2b, digest_size=8)
 
 
 def unavailable(path: Path, error: BaseException) -> UnavailableError:
     """Return the error for a fault of the machine (`errors.passing`) at `path`."""
     cause = error.strerror or error if isinstance(error, OSError) else "too little memory, or too many processes"
-    part = str(getattr(error, "filename", None) or path)  # a file in a folder, the voxels of a header
+    part = str(getattr(error, "filename", None) or path)  # such as a file in a folder, or the voxels of a header
     what = f"{cause}: {shown(part)}" if part != str(path) else cause
-    return UnavailableError(f"{shown(path)}: cannot be read ({what}); see that it is there and readable, run again")
+    return UnavailableError(f"{shown(path)}: cannot be read ({what}); check that it exists and is readable, run again")
 
 
 @contextlib.contextmanager
 def available(path: Path) -> Iterator[None]:
-    """Turn a fault of the machine while `path` is read into `UnavailableError`."""
+    """Raise `UnavailableError` for a fault of the machine while `path` is read."""
     try:
         yield
     except (OSError, MemoryError) as error:
@@ -56,16 +58,15 @@ def unwritable(path: Path, error: OSError | str) -> MrictError:
 
 
 def hash_of(value: Any) -> str:
-    """Return a short hash of anything json can hold; equal values give equal hashes on every machine."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    """Return a short hash of plain values, the same on every machine."""
+    return hash_bytes(json.dumps(value, sort_keys=True, default=str).encode())
 
 
 def hash_array(array: np.ndarray) -> str:
-    """Return a short hash of an array's shape, type and values; a view is copied plane by plane, never whole."""
+    """Return a short hash of an array's shape, type and values; a view is copied plane by plane."""
     import numpy as np
 
-    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=8)
+    digest = _digest(f"{array.shape} {array.dtype}".encode())
     for plane in array:
         digest.update(np.ascontiguousarray(plane))
     return digest.hexdigest()
@@ -73,20 +74,17 @@ def hash_array(array: np.ndarray) -> str:
 
 def hash_file(path: Path) -> str:
     """Return a short hash of a file's content."""
-    digest = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, _digest).hexdigest()
 
 
 def hash_bytes(content: bytes) -> str:
     """Return the hash that `hash_file` gives a file of this content."""
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return _digest(content).hexdigest()
 
 
 def code_hash(*rooms: str) -> str:
-    """Return a hash over the sources of the named modules and packages of mrict_core (all of it when none is named)."""
+    """Return a hash of the source of these modules and packages of mrict_core, of all if none is named."""
     package = Path(__file__).resolve().parent
     files: list[Path] = []
     for room in rooms or (".",):
@@ -98,13 +96,12 @@ def code_hash(*rooms: str) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` on success, remove it on any failure.
+    """Yield a temporary name in the folder of `path`; rename it to `path` on success, remove it on any failure.
 
-    Readers see the old file or the whole new one. Errors of the file system name the folder and the remedy. What killed
-    writers left in the folder is removed on the way.
+    Readers see the old file or the whole new one. Leftovers of killed writers in the folder are removed.
     """
     path = Path(path)
-    if path.name.startswith(NEW):  # a temporary name already: it stays the file that is locked
+    if path.name.startswith(NEW):  # already a temporary name, and locked
         yield path
         return
     try:
@@ -125,21 +122,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _locked_file(path: Path) -> tuple[int, Path]:
-    """Return a new file beside `path`, open and locked. The system frees the lock when its writer dies."""
+    """Return a new open, locked file in the folder of `path`. The system frees the lock when its writer dies."""
     while True:
         handle, name = tempfile.mkstemp(
             prefix=f"{NEW}{path.name[:40]}.", suffix="".join(path.suffixes)[-12:], dir=path.parent
         )
-        with contextlib.suppress(OSError):  # file systems without locks: there nothing is ever taken for left over
+        with contextlib.suppress(OSError):  # without locks nothing ever counts as a leftover
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:  # else another one's sweep was quicker than the lock
+        if os.fstat(handle).st_nlink:  # else another process swept it before the lock
             return handle, Path(name)
         os.close(handle)
 
 
 @contextlib.contextmanager
 def _abandoned(path: Path) -> Iterator[None]:
-    """Hold a temporary file or folder that nobody writes any more; OSError where somebody does."""
+    """Lock a temporary file or folder that nobody writes any more; OSError if somebody does."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,7 +146,7 @@ def _abandoned(path: Path) -> Iterator[None]:
 
 
 def sweep_files(folder: Path) -> None:
-    """Remove the temporary files of `atomic_path` in `folder` whose writers are gone; a living writer has a lock."""
+    """Remove temporary files of `atomic_path` in `folder` whose writers have died."""
     for leftover in Path(folder).glob(f"{NEW}*"):
         if leftover.is_file():
             with contextlib.suppress(OSError), _abandoned(leftover):
@@ -158,11 +155,10 @@ def sweep_files(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; rename it to `path` on success, remove it on any failure.
+    """Yield a temporary folder next to `path`; rename it to `path` on success, remove it on any failure.
 
-    What stands at `path` already is replaced only where `may_replace(path)` is given and does not raise; it is back in
-    its place when anything fails. What a killed writer of the same `path` left is removed on the way, or put back where
-    it is all that there is.
+    An existing `path` is replaced only if `may_replace(path)` is given and does not raise; it is restored on any
+    failure. Leftovers of a killed writer of `path` are removed, or restored if `path` itself is missing.
     """
     path = Path(path)
     try:
@@ -180,9 +176,7 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
         temporary.chmod(0o755)
         if os.path.lexists(path):
             if may_replace is None:
-                raise MrictError(
-                    f"{shown(path)}: exists already and is not replaced; move it away or choose another name"
-                )
+                raise MrictError(f"{shown(path)}: exists already and is not replaced; move it or choose another name")
             may_replace(path)
             path.rename(old)
         temporary.rename(path)
@@ -197,7 +191,7 @@ def atomic_folder(path: Path, may_replace: Callable[[Path], None] | None = None)
 
 
 def _sweep_folders(path: Path) -> None:
-    """Remove the temporary folders of `atomic_folder(path)` whose writers are gone."""
+    """Remove temporary folders of `atomic_folder(path)` whose writers have died."""
     own = re.compile(re.escape(f"{NEW}{path.name[:40]}-") + r"[a-z0-9_]{8}")
     for leftover in path.parent.glob(f"{NEW}*"):
         if own.fullmatch(leftover.name):
@@ -211,9 +205,9 @@ def _sweep_folders(path: Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
-    """Hold `folder` for this process; the operating system frees the lock when a process dies.
+    """Lock `folder` for this process; the system frees the lock when the process dies.
 
-    A folder that another process still holds after `wait_s` seconds is an error: "another process `work`".
+    Raises MrictError, "another process `work`", if another still holds it after `wait_s` seconds.
     """
     import filelock
 
@@ -234,44 +228,44 @@ def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sole_writer(folder: Path, work: str) -> Iterator[None]:
-    """Hold a folder that nobody writes to without holding it: temporary files of killed writers are removed."""
+    """Lock a folder that only lock holders write to; remove temporary files of killed writers."""
     with held(folder, work, LOCK_WAIT_S):
         sweep_files(folder)
         yield
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` atomically; return the path. Names of files that are no UTF-8 are written with escapes."""
+    """Write `text` atomically; return the path. Characters that are not valid UTF-8 are escaped."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 
 def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> Path:
-    """Write a table atomically, without its index; floats unrounded unless `float_format` says otherwise.
+    """Write a table atomically, without its index; floats are unrounded unless `float_format` is given.
 
-    A text that a spreadsheet would run as a formula, a patient named `=HYPERLINK(1)` say, gets a quote before it;
-    `read_csv` takes it off again. Numbers are left alone.
+    Text that a spreadsheet would run as a formula, such as a patient named `=HYPERLINK(1)`, gets a leading quote, which
+    `read_csv` removes.
     """
     return write_text(path, csv_text(frame, float_format))
 
 
 def csv_text(frame: pd.DataFrame, float_format: str | None = None) -> str:
-    """Return what `write_csv` writes."""
-    # Only what ends its lines is quoted in a cell, so both do: an unquoted \r would end a row for the reader.
+    """Return a table as the text that `write_csv` writes."""
+    # pandas quotes cells only for characters of the line end; with "\n\r" it quotes both.
     text = _text_cells(frame, _inert).to_csv(index=False, float_format=float_format, lineterminator="\n\r")
     return text.replace("\n\r", "\n")
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table of `write_csv`, its texts as they were; what pandas raises is the caller's to name."""
+    """Read a table that `write_csv` wrote. Errors of pandas are left to the caller."""
     import pandas as pd
 
     return _text_cells(pd.read_csv(path), lambda text: text[1:] if _is_formula(text) and text[0] == "'" else text)
 
 
 def _text_cells(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    """Return `frame` with `change` made to every text in it, numbers in their own types."""
+    """Return `frame` with every text changed; numbers keep their types."""
 
     def cell(value: Any) -> Any:
         return change(value) if isinstance(value, str) else value
@@ -293,13 +287,13 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read a json file; a damaged one is an error that names it."""
+    """Read a json file. Raises MrictError, with its name, for a missing or damaged one."""
     try:
         with available(path):
             if not Path(path).exists():
                 raise MrictError(f"{shown(path)}: not found; run the step that makes it first")
             return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: also of wrong UTF-8 and of endless numbers
+    except (ValueError, RecursionError) as error:  # ValueError: also wrong UTF-8 and huge integers
         raise MrictError(
             f"{shown(path)}: not valid json ({error}); delete it and run the step that makes it again"
         ) from None

@@ -1,10 +1,10 @@
-"""Losses. A term of a generator's loss is a function f(out, batch) -> (), registered by name, a mean over the batch.
+"""Losses. A term of a generator's loss is a registered function f(out, batch) -> (), a mean over the batch.
 
-    out     what the generator made of the batch: an `Output`
+    out     the generator's output: an `Output`
     batch   real_A, real_B and mask: a `data.batches.Batch`
 
-An experiment names the terms and gives each a weight and options: loss.l1 = {"weight": 5.0}. What a term computes, and
-its defaults, stand here; to add one is to add its function.
+An experiment names its terms and gives each a weight and options: loss.l1 = {"weight": 5.0}. What a term computes and
+its defaults are declared here; to add a term, add its function.
 """
 
 from __future__ import annotations
@@ -33,19 +33,21 @@ Logs = dict[str, Tensor]  # name => detached scalar
 
 
 class Output(SimpleNamespace):
-    """What one generator made of one batch. A method fills in what it has, and names it in its `gives`.
+    """One generator's output for one batch. A method sets what its `gives` names.
 
-    fake_B: (B, C, H, W), the image that stands for batch.real_B. logits: of the discriminator on fake_B. real_label:
-    what they are held against. rec_A: batch.real_A again, made of fake_B by the other generator. idt_B: what the
-    generator makes of real_B itself.
+    fake_B      (B, C, H, W), compared with batch.real_B
+    logits      of the discriminator on fake_B, any shape
+    real_label  float, their target
+    rec_A       (B, C, H, W), the other generator's output for fake_B, compared with batch.real_A
+    idt_B       (B, C, H, W), the generator's output for real_B itself
     """
 
 
 class Terms(Parts):
-    """Terms by name; `needs` is what a term reads of the output."""
+    """Terms by name; `needs` names what a term reads of the output."""
 
     def register(self, name: str, needs: Collection[str] = ("fake_B",)) -> Callable[[Any], Any]:
-        """Return a decorator that makes a function, or a class whose objects are called, known as the term `name`."""
+        """Return a decorator that registers a function, or a class with callable objects, as the term `name`."""
 
         def known(term: Any) -> Any:
             term.needs = tuple(needs)
@@ -62,10 +64,9 @@ LOSSES = Terms("loss", supplied=("out", "batch", "device", "precision", "feature
 
 @LOSSES.register("gan", needs=("logits", "real_label"))
 def gan(out: Output, batch: Batch) -> Tensor:
-    """Return how far the discriminator is from calling the fake real: BCE(D(G(m)), y), non-saturating.
+    """Return the non-saturating GAN loss BCE(D(G(m)), y) (Goodfellow et al. 2014).
 
-    Goodfellow et al. 2014. The target y is the discriminator's own label of real patches, smoothed or not, as in the
-    predecessor.
+    The target y is the discriminator's label of real patches, smoothed or not, as in the predecessor.
     """
     return bce(out.logits, out.real_label)
 
@@ -78,13 +79,13 @@ def l1(out: Output, batch: Batch) -> Tensor:
 
 @LOSSES.register("cycle", needs=("rec_A",))
 def cycle(out: Output, batch: Batch) -> Tensor:
-    """Return mean |F(G(a)) - a|: the way back leads to the image itself (CycleGAN: Zhu et al. 2017)."""
+    """Return mean |F(G(a)) - a|: back to the input (CycleGAN: Zhu et al. 2017)."""
     return distance_l1(out.rec_A, batch.real_A)
 
 
 @LOSSES.register("identity", needs=("idt_B",))
 def identity(out: Output, batch: Batch) -> Tensor:
-    """Return mean |G(b) - b|: what is a CT already stays as it is (CycleGAN: Zhu et al. 2017)."""
+    """Return mean |G(b) - b|: a CT is to stay unchanged (CycleGAN: Zhu et al. 2017)."""
     return distance_l1(out.idt_B, batch.real_B)
 
 
@@ -95,7 +96,7 @@ class Perceptual:
         mse: mean (phi(fake) - phi(real))^2          l1: mean |phi(fake) - phi(real)|
 
     The predecessor's P is mse on VGG19 pool5; MK3.6 used l1 on VGG19 relu3_3. The features of the real images are
-    computed once for a batch. feature_network: what a profile puts in the place of `features`.
+    computed once per batch. feature_network: a profile's replacement for `features`.
     """
 
     def __init__(
@@ -119,22 +120,20 @@ class Perceptual:
                 raise unknown_name(kind, name, known)
 
     def __call__(self, out: Output, batch: Batch) -> Tensor:
-        real = batch.once(self, lambda: self.features_of(batch.real_B))
-        with autocast(self.device, self.precision):
-            fake = self.features(out.fake_B)
-        return self.distance(fake, real)
+        real = batch.once(self, lambda: self.phi(batch.real_B))
+        return self.distance(self.phi(out.fake_B), real)
 
-    @torch.no_grad()
-    def features_of(self, real: Tensor) -> Tensor:
+    def phi(self, image: Tensor) -> Tensor:
+        """Return the features of images.  # (B, C, H, W) => (B, C', H', W')"""
         with autocast(self.device, self.precision):
-            return self.features(real)
+            return self.features(image)
 
 
 # ---------------------------------------------------------------------------------------------------------- distances
 
 
 def require_same_shape(fake: Tensor, real: Tensor) -> None:
-    """Raise ValueError where the shapes differ; torch would broadcast and return a wrong number."""
+    """Raise ValueError if the shapes differ; torch would silently broadcast."""
     if fake.shape != real.shape:
         raise ValueError(f"fake has shape {tuple(fake.shape)}, real has {tuple(real.shape)}; they must be equal")
 
@@ -154,13 +153,13 @@ def distance_mse(fake: Tensor, real: Tensor) -> Tensor:
 DISTANCES = {"mse": distance_mse, "l1": distance_l1}
 
 
-# ------------------------------------------------------------------------------------------------- the discriminator's
+# ------------------------------------------------------------------------------------------- loss of the discriminator
 
 
 def bce(logits: Tensor, label: float) -> Tensor:
-    """Return the binary cross entropy of logits, any shape, with one label: the mean over batch and patches.
+    """Return the mean binary cross entropy of logits, any shape, with one label.
 
-    On logits it equals the predecessor's BCE on the sigmoid, without its overflow.
+    It equals the predecessor's BCE on the sigmoid, without its overflow.
     """
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
@@ -168,8 +167,8 @@ def bce(logits: Tensor, label: float) -> Tensor:
 def bce_discriminator(logits_real: Tensor, logits_fake: Tensor, real_label: float) -> Tensor:
     """Return L_D = (BCE(D(x), y) + BCE(D(G(m)), 0)) / 2 (Goodfellow et al. 2014).  # two maps of logits => ()
 
-    y is 1, or less where smoothed on one side (Salimans et al. 2016). The fake label is always 0: the predecessor's
-    "smoothed" zeros, 0 * 0.9, were zeros too.
+    y is 1, or less with one-sided smoothing (Salimans et al. 2016). The fake label is 0: the predecessor's "smoothed"
+    zeros, 0 * 0.9, were zeros too.
     """
     return (bce(logits_real, real_label) + bce(logits_fake, FAKE_LABEL)) / 2
 
@@ -180,16 +179,15 @@ def gradient_penalty(
     fake: Tensor,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return the penalty of Gulrajani et al. 2017 (eq. 3) in the predecessor's form.  # two of (B, C, H, W) => ()
+    """Return the gradient penalty of Gulrajani et al. 2017 (eq. 3), predecessor's form.  # two of (B, C, H, W) => ()
 
         GP = mean_b (|| grad_z sum_patches sigmoid(D(z_b)) ||_2 - 1)^2,   z_b = a_b real_b + (1 - a_b) fake_b
 
-    The paper differentiates an unbounded critic; the predecessor differentiates the sum of the patches' sigmoids, and D
-    keeps its mode (training: batch norm and dropout act). Both are kept, since they decide what is learned.
+    The paper differentiates an unbounded critic; the predecessor the sum of the patches' sigmoids, with D in training
+    mode (batch norm and dropout act). Both decide what is learned, so both are reproduced.
 
-    `discriminator` maps images to logits; a conditional one is passed with its MR bound. `generator` draws the a_b,
-    uniform in [0, 1), one per sample; None uses torch's global one. The result can be differentiated with respect to
-    the discriminator's weights; the images get no gradient.
+    `discriminator` maps images to logits. `generator` draws a_b, uniform in [0, 1), one per sample; None: torch's
+    global generator. The gradient reaches the discriminator's weights, not the images.
     """
     require_same_shape(fake, real)
     source = generator.device if generator is not None else real.device
@@ -204,12 +202,12 @@ def gradient_penalty(
 def discriminator_loss(
     D: nn.Module, real: Tensor, fake: Tensor, *, real_label: float, penalty: float
 ) -> tuple[Tensor, Logs]:
-    """Return L_D + penalty · GP, and what went into it.  # two of (B, C, H, W) => (), logs"""
+    """Return L_D + penalty · GP, and its parts.  # two of (B, C, H, W) => (), logs"""
     logits_real, logits_fake = D(real), D(fake)
     loss_gan = bce_discriminator(logits_real, logits_fake, real_label)
     loss_D, logs = loss_gan, {"loss_d_gan": loss_gan.detach()}
     if penalty > 0:
-        loss_gp = gradient_penalty(D.forward, real, fake)  # never the compiled D: this is differentiated twice
+        loss_gp = gradient_penalty(D.forward, real, fake)  # not the compiled D: this is differentiated twice
         loss_D = loss_D + penalty * loss_gp
         logs["loss_gp"] = loss_gp.detach()
     logs["loss_d"] = loss_D.detach()
@@ -218,51 +216,50 @@ def discriminator_loss(
     return loss_D, logs
 
 
-# -------------------------------------------------------------------------------------------------- an experiment's sum
+# ---------------------------------------------------------------------------------------------------- sum of the terms
 
 
 class Loss:
     """The weighted sum of an experiment's terms, in their order; a term of weight zero is not built.
 
-    A term with a `weight_step` follows the rule of mk4_1, see `end_epoch`.
+    A term with a `weight_step` follows the rule of mk4_1, see `end_epoch`. supplied: device, precision and
+    feature_network, for the terms that take them.
     """
 
     def __init__(self, terms: Mapping[str, Term], **supplied: Any) -> None:
-        """supplied: device, precision and feature_network, for the terms that take them."""
         self.terms: dict[str, Callable[[Output, Batch], Tensor]] = {}
         self.needs: set[str] = set()
         self.weights: dict[str, float] = {}
         self.steps: dict[str, float] = {}
-        self.previous: dict[str, float] = {}  # mean of every term in the last epoch
+        self.previous: dict[str, float] = {}  # each term's mean in the last epoch
         for name, term in terms.items():
             if not term.weight:
                 continue
-            part, options = LOSSES.find(term.function or name), own_options(term)
-            of_class = inspect.isclass(part)
-            self.terms[name] = (
-                LOSSES.build(term.function or name, options, **supplied) if of_class else partial(part, **options)
-            )
+            function, options = term.function or name, own_options(term)
+            part = LOSSES.find(function)
+            built = inspect.isclass(part)
+            self.terms[name] = LOSSES.build(function, options, **supplied) if built else partial(part, **options)
             self.needs |= set(part.needs)
             self.weights[name] = term.weight
             if step := term.options.get(STEP):
                 self.steps[name] = step
 
-    def __call__(self, *made: tuple[Output, Batch]) -> tuple[Tensor, Logs]:
-        """Return the loss, (), and its terms: of one generator, or the sum over those of several."""
-        values = {name: sum(term(out, batch) for out, batch in made) for name, term in self.terms.items()}
+    def __call__(self, *pairs: tuple[Output, Batch]) -> tuple[Tensor, Logs]:
+        """Return the loss, (), and its terms, each summed over the generators; a pair for each generator."""
+        values = {name: sum(term(out, batch) for out, batch in pairs) for name, term in self.terms.items()}
         total = sum(self.weights[name] * value for name, value in values.items())
         logs = {f"loss_g_{name}": value.detach() for name, value in values.items()}
         return total, logs | {"loss_g": total.detach()}
 
     @property
     def features(self) -> nn.Module | None:
-        """The frozen network that a term looks through, if one does."""
+        """The frozen network of the perceptual term, if there is one."""
         return next((term.features for term in self.terms.values() if hasattr(term, "features")), None)
 
     def end_epoch(self, means: Mapping[str, float]) -> None:
-        """Move the weights that have a step: down where a term fell (relatively) at least as much as the GAN loss.
+        """Move each weight with a step: down if its term fell, relatively, at least as much as the GAN loss, else up.
 
-        Else up. The first epoch has nothing to be compared with and changes nothing.
+        The first epoch changes nothing.
         """
         now = {name: means[f"loss_g_{name}"] for name in (*self.steps, "gan")} if self.steps else {}
         if self.previous:
@@ -281,21 +278,23 @@ class Loss:
 
 
 def own_options(term: Term) -> dict[str, Any]:
-    """Return the options of a term's function: all but the step of its weight."""
+    """Return the options of a term's function, without the step of its weight."""
     return {name: value for name, value in term.options.items() if name != STEP}
 
 
 def check_terms(terms: Mapping[str, Term], gives: Collection[str]) -> None:
-    """Raise MrictError for a term that is not known, or that needs what a method does not give."""
+    """Raise MrictError for an unknown term, or one that needs what the method does not give."""
     for name, term in terms.items():
         where, function = f"loss.{name}", term.function or name
         LOSSES.check(function, own_options(term), where)
         if missing := [one for one in LOSSES[function].needs if one not in gives]:
             fitting = sorted(n for n, part in LOSSES.items() if set(part.needs) <= set(gives))
             raise MrictError(
-                f"{where}: needs {', '.join(missing)}, which the method does not make; it can have {', '.join(fitting)}"
+                f"{where}: needs {', '.join(missing)}, which the method does not give; choose from {', '.join(fitting)}"
             )
-        if term.options.get(STEP) and "gan" not in terms:
-            raise MrictError(f"{where}.{STEP}: compares with the term 'gan', which is missing; add loss.gan")
+        if type(step := term.options.get(STEP, 0)) not in (int, float):
+            raise MrictError(f"{where}.{STEP} is {str(step)[:40]!r}, expected float")
+        if step and "gan" not in terms:
+            raise MrictError(f"{where}.{STEP}: compares with the missing term 'gan'; add loss.gan")
     if not any(term.weight for term in terms.values()):
-        raise MrictError("loss: no term has a weight, so nothing is learned; add one: loss.l1.weight=1")
+        raise MrictError("loss: no term has a weight; add one, such as loss.l1.weight=1")

@@ -16,15 +16,8 @@ from typing import Any
 from mrict_core.errors import MrictError, UnavailableError, unknown_name
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "scikit-image",
-    "nibabel",
-    "SimpleITK",
-    "opencv-python",
-    "pydicom",
+    *("torch", "torchvision", "numpy", "scipy", "scikit-image"),
+    *("nibabel", "SimpleITK", "opencv-python", "pydicom"),
 )
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -48,19 +41,19 @@ def pick_device(name: str = "auto") -> Any:
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
         raise MrictError(f"device '{name}' is not known; allowed: auto, cpu, cuda, cuda:N")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise MrictError(f"device '{name}': this machine shows no CUDA device; use --device cpu")
+        raise MrictError(f"device '{name}': this machine has no CUDA device; use --device cpu")
     if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
         raise MrictError(
-            f"device '{name}': this machine has {torch.cuda.device_count()} CUDA device(s), from cuda:0 on"
+            f"device '{name}': this machine has {torch.cuda.device_count()} CUDA device(s), numbered from 0"
         )
     return torch.device(name)
 
 
 def pick_precision(name: str, device: Any) -> Any:
-    """Return the torch dtype that networks compute in on `device`: of `auto`, `float32` or `bfloat16`.
+    """Return the torch dtype of the networks' passes on `device` for `auto`, `float32` or `bfloat16`.
 
-    `auto` is bfloat16 on a GPU that has it and float32 elsewhere: results on a CPU stay equal from machine to machine.
-    Weights, losses, optimisers and images are float32 in either.
+    `auto` is bfloat16 on a GPU that supports it and float32 elsewhere, so that CPU results agree between machines.
+    Weights, losses, optimisers and images are always float32.
     """
     import torch
 
@@ -71,7 +64,7 @@ def pick_precision(name: str, device: Any) -> Any:
 
 
 def tune_gpu(device: Any) -> None:
-    """Let a GPU use its matrix units for float32 too (TF32) and time its convolution algorithms once per shape."""
+    """Let a GPU use TF32 for float32, and choose its convolution algorithms by timing them once per shape."""
     import torch
 
     if device.type == "cuda":
@@ -81,7 +74,7 @@ def tune_gpu(device: Any) -> None:
 
 
 def set_threads(count: int | None) -> int:
-    """Pin torch's threads (bit-equal results need an equal count); None keeps torch's choice. Return the count."""
+    """Set and return torch's number of threads, which bit-equal results depend on; None keeps torch's choice."""
     import torch
 
     if count:
@@ -90,7 +83,7 @@ def set_threads(count: int | None) -> int:
 
 
 def free_memory() -> int:
-    """Return how many bytes this process may still take: of the machine, its container and its own limit."""
+    """Return the bytes that this process may still allocate: the least of machine, container and own limit."""
     import psutil
 
     found = [psutil.virtual_memory().available]
@@ -109,17 +102,17 @@ def free_memory() -> int:
 
 
 def check_memory(needed: int, name: str) -> None:
-    """Raise `UnavailableError` where `needed` bytes for `name` are more than there are."""
-    there = free_memory()
-    if needed > there:
+    """Raise `UnavailableError` if `needed` bytes for `name` are not available."""
+    free = free_memory()
+    if needed > free:
         raise UnavailableError(
-            f"{name}: needs {needed / 1e9:.3g} GB of memory, {there / 1e9:.3g} GB there; "
+            f"{name}: needs {needed / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free; "
             "close other programs, or use a machine with more"
         )
 
 
 def check_open_files(needed: int) -> None:
-    """Raise `UnavailableError` where this process may open fewer than `needed` files."""
+    """Raise `UnavailableError` if this process may open fewer than `needed` files."""
     with contextlib.suppress(ImportError):  # not on Windows
         import resource
 
@@ -131,14 +124,14 @@ def check_open_files(needed: int) -> None:
 
 
 def cpu_count() -> int:
-    """Return how many CPUs this process may use (on macOS: how many there are)."""
+    """Return the number of CPUs this process may use (on macOS: all)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
-    """End this worker of a process pool as soon as the process that started it has ended, even by kill -9.
+    """End this worker process as soon as its parent has ended, even by kill -9.
 
-    To be called in the worker, as the pool's initializer: a worker whose parent is gone would wait for work for ever.
+    Called in the worker, as the pool's initializer: without its parent it would wait for work for ever.
     """
     parent = multiprocessing.parent_process()
 
@@ -151,7 +144,7 @@ def end_with_parent() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that can change a result."""
+    """Return the versions that may affect results."""
     from mrict_core import __version__
 
     found = {"mrict_core": __version__, "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""Where things lie. Every path of the suite is made here, so that notebooks run from any working directory."""
+"""Where everything is kept. All paths are made here, so that notebooks run from any working directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mrict_core.errors import MrictError, unknown_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PHANTOM = "phantom"
-REGIONS = ("brain", "pelvis", "HN", "TH", "AB")  # of SynthRAD; phantoms exist of the first two
+REGIONS = ("brain", "pelvis", "HN", "TH", "AB")  # of SynthRAD; phantoms exist for the first two
 PROTOCOLS = ("patient", "predecessor")
 DEFAULT_RUN = "demo-phantom-brain"
 
@@ -24,14 +24,14 @@ def _root(variable: str, folder: str) -> Path:
 
 
 def pin_roots() -> None:
-    """Make relative folders in the environment absolute, so that processes started elsewhere mean the same."""
+    """Make the folders in the environment absolute, for processes with another working directory."""
     for variable in ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS", "MRICT_WEIGHTS"):
         if os.environ.get(variable):
             os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
 
 
 def data_root() -> Path:
-    """Folder of slice stores and phantoms (`MRICT_DATA`, else `data/`)."""
+    """Folder of dataset caches and phantoms (`MRICT_DATA`, else `data/`)."""
     return _root("MRICT_DATA", "data")
 
 
@@ -46,39 +46,39 @@ def reports_root() -> Path:
 
 
 def printable(text: object) -> str:
-    """Return `text` on one line that a terminal only shows: control characters and line ends as escapes."""
+    """Return `text` on one line, control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def shown(path: Path | str) -> str:
-    """Return `path` as it is printed: relative to the repository where it is inside it, always printable."""
+    """Return a printable path, relative to the repository if inside it."""
     path = Path(path)
     try:
         return printable(path.resolve().relative_to(ROOT))
-    except (ValueError, OSError, RuntimeError):  # elsewhere, or a loop of links
+    except (ValueError, OSError, RuntimeError):  # outside, or a loop of links
         return printable(path)
 
 
 def some(names: Sequence[str], most: int, between: str = ", ") -> str:
-    """Return the first names on one line, and how many more there are."""
+    """Return the first `most` names and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(names[:most]) + more
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Everything that belongs to one combination of profile, data set, region and protocol.
+    """The folders of one combination of profile, data set, region and protocol.
 
-    Two combinations never share a store, a checkpoint or a table, so numbers of different data cannot mix.
+    Two combinations never share a dataset cache, a checkpoint or a table, so results of different data cannot mix.
     """
 
     name: str
     profile: str
     region: str
     protocol: str
-    data_dir: Path  # the input: a folder of patients in SynthRAD layout
-    embedded: bool  # True: `data_dir` holds phantoms that the suite makes itself
-    fold: str = ""  # the kind of another split of the same slices, leave_out_A say, with results of its own
+    data_dir: Path  # input: patients in SynthRAD layout
+    embedded: bool  # `data_dir` holds the phantoms that the suite makes
+    fold: str = ""  # another split of the same slices, such as leave_out_A, with its own results
 
     def of_fold(self, kind: str) -> Workspace:
         """Return the workspace of another split of the same slices."""
@@ -94,7 +94,7 @@ class Workspace:
 
     @property
     def results(self) -> str:
-        """The name under which checkpoints and reports lie."""
+        """Name of the folders of checkpoints and reports."""
         return f"{self.name}-{self.fold}" if self.fold else self.name
 
     @property
@@ -103,9 +103,8 @@ class Workspace:
 
     @property
     def reports(self) -> Path:
-        """The default run reports straight into `reports/`; every other one into a folder of its own."""
-        default = self.results == DEFAULT_RUN
-        return reports_root() if default else reports_root() / "runs" / self.results
+        """`reports/` itself for the default run, else `reports/runs/<name>`."""
+        return reports_root() if self.results == DEFAULT_RUN else reports_root() / "runs" / self.results
 
     @property
     def metrics(self) -> Path:
@@ -121,22 +120,20 @@ class Workspace:
 
 
 def _folder(data_dir: str | Path) -> Path:
-    """Return the absolute path of a folder of patients."""
     try:
         source, problem = Path(data_dir).expanduser().resolve(), "no such folder"
         if source.is_dir():
             return source
     except (OSError, RuntimeError, ValueError) as error:  # loops of links, names too long, unknown users, null bytes
-        problem = f"no usable folder ({getattr(error, 'strerror', None) or error})"
-    shortened = str(data_dir)[:200]
-    raise MrictError(f"{shortened}: {problem}; give a folder of patients with mr, ct and mask files")
+        problem = f"not a usable folder ({getattr(error, 'strerror', None) or error})"
+    raise MrictError(f"{str(data_dir)[:200]}: {problem}; give a folder of patients with mr, ct and mask files")
 
 
 def workspace(profile: str, data_dir: str | Path = "", region: str = "brain", protocol: str = "patient") -> Workspace:
     """Return the workspace for a run.
 
-    `data_dir` empty means the embedded phantom patients. A user's folder adds its name and a short hash of its
-    absolute path, so that two folders of the same name stay apart.
+    An empty `data_dir` means the embedded phantoms. A user's folder adds its name and a short hash of its absolute
+    path, so that folders of the same name stay apart.
     """
     for kind, given, allowed in (("region", region, REGIONS), ("protocol", protocol, PROTOCOLS)):
         if given not in allowed:

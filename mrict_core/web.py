@@ -1,7 +1,6 @@
-"""Files over HTTP: gone on with where an earlier try stopped; patience with busy servers; errors in one line.
+"""Downloads over HTTP: resumed after an interruption, retried while a server is busy, errors in one line.
 
-Retry-After: RFC 9110, section 10.2.3; ranges: section 14. Proxies and certificates come from the environment, as
-requests reads it.
+Retry-After: RFC 9110, section 10.2.3; ranges: section 14. requests reads proxies and certificates from the environment.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from mrict_core.files import unwritable
 
 AGENT = f"mrict_core/{__version__} (research software: CT from MRI; python-requests/{requests.__version__})"
 CONNECT_S, READ_S = 10.0, 60.0
-TRIES = 6  # in a row that bring nothing
-MIN_GAIN = 1 << 20  # bytes; a try that brought less counts as one that brought nothing
-LONGEST_WAIT_S = 300.0  # a server that asks for more is busy for today: the user decides when to come back
+TRIES = 6  # in a row without progress
+MIN_GAIN = 1 << 20  # bytes; less is no progress
+LONGEST_WAIT_S = 300.0  # if a server asks for more, the user decides when to retry
 BUSY = (408, 429, 500, 502, 503, 504)
-BLOCK = 1 << 16  # bytes; what is lost at most when a connection breaks off
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the step
+BLOCK = 1 << 16  # bytes; the most that is lost when a connection breaks
+Progress = Callable[[int, int, str], None]  # bytes done, total bytes, step
 T = TypeVar("T")
 
 
 class TryAgain(Exception):
-    """A try that failed for a reason that may pass; `wait_s` is what the server asked for, None when it did not."""
+    """A try failed for a reason that may pass; `wait_s`: the wait that the server asked for, if any."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -41,7 +40,7 @@ class TryAgain(Exception):
 
 
 class Web:
-    """Asks servers over HTTP. `say` gets one line for every wait; `sleep` waits that many seconds."""
+    """A patient HTTP client. `say` gets a line for every wait."""
 
     def __init__(
         self,
@@ -52,13 +51,13 @@ class Web:
         self.say = say or (lambda line: None)
         self.sleep = sleep
         self.timeout_s = timeout_s
-        self.answered = False  # a name that has been found once is worth waiting for, one that never was is not
+        self.answered = False  # once a server has answered, a failing name lookup is retried
         self.session = requests.Session()
-        # Zenodo slows down clients that do not say who they are. `identity`: ranges count bytes of the file itself.
+        # Zenodo slows down anonymous clients. `identity`: ranges count bytes of the file itself.
         self.session.headers.update({"User-Agent": AGENT, "Accept-Encoding": "identity"})
 
     def json(self, url: str) -> Any:
-        """Return the json at an address."""
+        """Return the json at a URL."""
 
         def attempt() -> Any:
             with self._get(url, {"Accept": "application/json"}) as answer:
@@ -67,20 +66,19 @@ class Web:
                 except requests.JSONDecodeError as error:
                     raise MrictError(f"{url}: the answer is not json ({error}); check the address") from None
                 except requests.RequestException as error:
-                    raise TryAgain(f"the connection broke off ({_reason(error)})") from None
+                    raise TryAgain(f"the connection broke ({_reason(error)})") from None
 
         return self._patiently(url, attempt)
 
     def fetch(self, url: str, part: Path, size: int | None = None, progress: Progress | None = None) -> None:
-        """Bring a file to `part`, on from what it holds already; after an error it stays for the next call.
+        """Download a file to `part`, resuming from its present size; after an error it stays for the next call.
 
-        `size`: the bytes that the file must have (None: as many as the server says). What they are is the caller's to
-        verify by a checksum.
+        `size`: expected bytes; None: the server's. Checksums are left to the caller.
         """
-        self._patiently(url, lambda: self._go_on(url, part, size, progress), lambda: _size(part))
+        self._patiently(url, lambda: self._resume(url, part, size, progress), lambda: _size(part))
 
-    def _go_on(self, url: str, part: Path, size: int | None, progress: Progress | None) -> None:
-        """Ask for what is missing of `part` and append it; start anew where the server cannot go on."""
+    def _resume(self, url: str, part: Path, size: int | None, progress: Progress | None) -> None:
+        """Append the missing bytes to `part`; restart if the server cannot resume."""
         have = _size(part)
         if have == size:
             return
@@ -93,9 +91,9 @@ class Web:
                 return
             if start not in (0, have):
                 part.unlink(missing_ok=True)
-                raise TryAgain("the server cannot go on where we stopped")
+                raise TryAgain("the server cannot resume the download")
             if have and not start:
-                self.say(f"{part.stem}: the server sends the whole file again; starting anew")
+                self.say(f"{part.stem}: the server sends the whole file again; restarting")
             have = start
             try:
                 with open(part, "ab" if start else "wb") as file:
@@ -106,31 +104,31 @@ class Web:
                         file.write(block)
                         if progress:
                             progress(have, total or have, "fetch")
-            except requests.RequestException as error:  # before OSError, which it is one of
-                raise TryAgain(f"the connection broke off after {_size(part)} bytes ({_reason(error)})") from None
+            except requests.RequestException as error:  # a subclass of OSError
+                raise TryAgain(f"the connection broke after {_size(part)} bytes ({_reason(error)})") from None
             except OSError as error:
                 raise unwritable(part, error) from error
             if total is not None and have < total:
                 raise TryAgain(f"the server stopped after {have} of {total} bytes")
 
     def _get(self, url: str, headers: dict[str, str]) -> requests.Response:
-        """Send one request; answers 200, 206 and 416 come back, the rest is TryAgain or MrictError."""
+        """Send one request; return answers 200, 206 and 416, raise TryAgain or MrictError for the rest."""
         try:
             answer = self.session.get(url, headers=headers, stream=True, timeout=self.timeout_s)
         except requests.exceptions.SSLError as error:
             raise MrictError(
                 f"{url}: no trusted connection ({_reason(error)}); check the address, the clock and the certificates "
-                "of this machine (REQUESTS_CA_BUNDLE names others)"
+                "of this machine (REQUESTS_CA_BUNDLE sets others)"
             ) from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             if not self.answered and isinstance(_root(error), NameResolutionError):
                 raise MrictError(
-                    f"{url}: the server's name cannot be found, or that of the proxy ({_reason(error)}); check the "
-                    "address and the network; what was fetched is kept"
+                    f"{url}: server or proxy name cannot be found ({_reason(error)}); check the "
+                    "address and the network; the partial download is kept"
                 ) from None
             raise TryAgain(f"no connection ({_reason(error)})") from None
         except requests.RequestException as error:
-            raise MrictError(f"{url}: cannot be asked for ({_reason(error)}); check the address") from None
+            raise MrictError(f"{url}: cannot be requested ({_reason(error)}); check the address") from None
         self.answered, status = True, answer.status_code
         if status in (200, 206, 416):
             return answer
@@ -147,7 +145,7 @@ class Web:
         )
 
     def _patiently(self, url: str, attempt: Callable[[], T], position: Callable[[], int] = lambda: 0) -> T:
-        """Repeat `attempt` while it asks for it and, of the last TRIES, one has moved `position` on."""
+        """Repeat `attempt` while it raises TryAgain, until TRIES in a row have not advanced `position`."""
         fruitless = 0
         while True:
             before = position()
@@ -160,7 +158,7 @@ class Web:
                 if wait_s > LONGEST_WAIT_S:
                     end = f"the server asks to wait {wait_s:.0f} s; run again after that"
                 if end:
-                    raise MrictError(f"{url}: {problem}; {end}, what was fetched is kept") from None
+                    raise MrictError(f"{url}: {problem}; {end}, the partial download is kept") from None
                 self.say(f"{problem}; next try in {wait_s:.0f} s")
                 self.sleep(wait_s)
 
@@ -170,7 +168,7 @@ def _size(part: Path) -> int:
 
 
 def _range(answer: requests.Response) -> tuple[int | None, int | None]:
-    """Return the first byte that an answer brings (None: it does not say) and the whole file's size, where told."""
+    """Return an answer's first byte and the size of the whole file; None: not stated."""
     if answer.status_code == 200:
         length = answer.headers.get("Content-Length", "")
         return 0, int(length) if length.isdecimal() else None
@@ -180,7 +178,7 @@ def _range(answer: requests.Response) -> tuple[int | None, int | None]:
 
 
 def _root(error: Exception) -> Exception:
-    """Return an error's innermost cause: the outer ones repeat the address and the whole call."""
+    """Return an error's innermost cause; the outer ones repeat the address and the call."""
     while True:
         causes = (getattr(error, "reason", None), getattr(error, "original_error", None), *error.args)
         inner = next((cause for cause in causes if isinstance(cause, Exception)), None)
@@ -190,7 +188,6 @@ def _root(error: Exception) -> Exception:
 
 
 def _reason(error: Exception) -> str:
-    """Return the innermost cause's words."""
     root = _root(error)
     text = str(root.args[-1] if root.args else root) or type(root).__name__
     return re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", " ".join(text.split()))[:200]

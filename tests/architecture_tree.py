@@ -1,4 +1,4 @@
-"""The tree of docs/architecture.md: the package's modules as paths, its rooms in their order."""
+"""The tree of docs/architecture.md: modules as paths, rooms in their order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGE = Path("mrict_core")
 
 
 def modules() -> list[Path]:
-    """Return the modules of the package as the tree lists them; what is indented below a folder is inside it."""
+    """Return the modules of the package in the tree; indentation below a folder means inside it."""
     found, open_folders = [], []
     for line in TREE.split(f"\n{PACKAGE}/\n")[1].splitlines():
         indent = len(line) - len(line.lstrip())

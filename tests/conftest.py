@@ -1,4 +1,4 @@
-"""Fixtures: small real NIfTI patients, prepared once per session, and a scratch place for everything written."""
+"""Fixtures: small NIfTI patients, prepared once per session, and temporary folders for all output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDERS = ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")
 
 
 def pytest_configure():
-    """Of several test processes, give each its own part of the folders that the caller chose."""
+    """Give each of several test processes its own part of the caller's folders."""
     process = os.environ.get("PYTEST_XDIST_WORKER")
     for name in FOLDERS:
         if process and os.environ.get(name):
@@ -24,7 +24,7 @@ def pytest_configure():
 
 
 class Together(LoadScopeScheduling):
-    """Keeps in one process what builds on each other: the tests of a file, and all notebooks."""
+    """Keep the tests of a file, and all notebooks, in one process: they build on each other."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
@@ -32,13 +32,13 @@ class Together(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Share the tests between processes so (pytest-xdist 3.8's own marks for it do nothing under pytest 9.2)."""
+    """Use `Together` (pytest-xdist 3.8's own marks for this have no effect under pytest 9.2)."""
     return Together(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _scratch(tmp_path_factory):
-    """Send everything the suite writes into a temporary folder, unless the caller already chose one."""
+    """Send all output of the suite to a temporary folder, unless the caller chose one."""
     root = tmp_path_factory.mktemp("mrict")
     chosen = {name: os.environ.get(name) for name in FOLDERS}
     for name, value in chosen.items():
@@ -69,7 +69,7 @@ def write_patient(folder: Path, seed: int, shape: tuple[int, int, int] = (40, 46
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory) -> Path:
-    """A folder of nine small patients of three centres in SynthRAD layout."""
+    """A folder of nine small patients from three centres in SynthRAD layout."""
     root = tmp_path_factory.mktemp("cohort")
     for k, patient in enumerate(f"1B{centre}{number:03d}" for centre in "ABC" for number in (1, 2, 3)):
         write_patient(root / "Task1" / "brain" / patient, seed=k)

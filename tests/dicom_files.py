@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DSfloat
 
-from mrict_core.data.images.volumes import LPS_TO_RAS
+from mrict_core.data.images.grids import LPS_TO_RAS
 
 IDENTIFIERS = {
     "PatientName": "DOE^JOHN",

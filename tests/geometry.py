@@ -1,4 +1,4 @@
-"""Grids for tests: as ITK reads a file, and oblique ones made by chance."""
+"""Grids for tests: as ITK reads a file, and random oblique ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def itk_affine(image: Any) -> np.ndarray:
 
 
 def placed_by_itk(path: Path) -> np.ndarray:
-    """Return where SimpleITK puts a file's voxels."""
+    """Return SimpleITK's affine of a file."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
@@ -53,7 +53,7 @@ def nifti_with_forms(
     unit: str = "mm",
     array: np.ndarray | None = None,
 ) -> Path:
-    """Write a NIfTI file with these forms; a form of code 0 is stored all the same."""
+    """Write a NIfTI file with these forms, including those of code 0."""
     header = nib.Nifti1Header()
     if qform is not None:
         header.set_qform(qform, q_code)

@@ -12,7 +12,7 @@ from mrict_core import cli
 from mrict_core.paths import ROOT
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NAMED = re.compile(r"# ([\w./-]+\.\w+)\n")  # a block of a file begins with its path
+NAMED = re.compile(r"# ([\w./-]+\.\w+)\n")  # a block for a file begins with its path
 
 
 class Howto:

@@ -1,4 +1,4 @@
-"""A report's data of the size of the default suite, made up: for the tests of the page."""
+"""Synthetic data of a report of the default suite's size, for tests of the page."""
 
 from __future__ import annotations
 

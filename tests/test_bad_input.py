@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import write_patient
 
-from mrict_core import runtime, suite
+from mrict_core import files, machine, suite
 from mrict_core.data.cache import preprocess as preprocessing
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.checks.hu_values import check_hu
@@ -146,7 +146,7 @@ def test_a_ct_of_wrong_sign_is_refused() -> None:
     ct = np.full((8, 20, 20), 1000.0)
     ct[:, 5:15, 5:15] = -40
     ct[0, 10, 10] = -900
-    with pytest.raises(MrictError, match="sign turned"):
+    with pytest.raises(MrictError, match="sign inverted"):
         check_hu(ct, "ct.nii.gz", ct < 0)
 
 
@@ -156,9 +156,9 @@ def test_a_ct_of_wrong_sign_is_refused() -> None:
         (("smoke", "", "knee"), "unknown region 'knee'"),
         (("smoke", "", "../../x"), "unknown region"),
         (("smoke", "", "brain", "patien"), "did you mean 'patient'"),
-        (("smoke", "x" * 5000), "no usable folder"),
-        (("smoke", "a\0b"), "no usable folder"),
-        (("smoke", "~no_such_user_here/x"), "no usable folder"),
+        (("smoke", "x" * 5000), "not a usable folder"),
+        (("smoke", "a\0b"), "not a usable folder"),
+        (("smoke", "~no_such_user_here/x"), "not a usable folder"),
     ],
 )
 def test_wrong_places_and_names(arguments: tuple[str, ...], message: str) -> None:
@@ -168,14 +168,14 @@ def test_wrong_places_and_names(arguments: tuple[str, ...], message: str) -> Non
 
 def test_a_loop_of_links_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(MrictError, match=r"loop: no (usable|such) folder"):
+    with pytest.raises(MrictError, match=r"loop: (not a usable|no such) folder"):
         workspace("smoke", tmp_path / "loop")
 
 
 @pytest.mark.parametrize("device", ["mps", "meta", "cpu:7", "gpu", "cuda:abc", "cuda:999", ""])
 def test_devices_the_suite_does_not_run_on(device: str) -> None:
     with pytest.raises(MrictError, match=f"device '{device}'"):
-        runtime.pick_device(device)
+        machine.pick_device(device)
 
 
 @pytest.mark.parametrize("settings", [{"seed": 2**70}, {"seed": -SEED_MAX - 1}, {"max_pairs": 0}, {"max_pairs": -3}])
@@ -249,7 +249,7 @@ def test_files_replaced_after_preprocessing_are_noticed(own: Workspace) -> None:
     held_out.unlink()
     assert evaluate_variant(MK1, SMOKE, own, device="cpu")[0] == record, "nothing needs the file again"
     shutil.rmtree(own.metrics)
-    with pytest.raises(MrictError, match=r"ct\.nii\.gz: cannot be read any more .* put it back"):
+    with pytest.raises(MrictError, match=r"ct\.nii\.gz: can no longer be read .* restore it"):
         evaluate_variant(MK1, SMOKE, own, device="cpu")
     held_out.write_bytes(content)
     image = nib.load(learned)
@@ -290,23 +290,23 @@ def rewritten(path: Path, change: dict, drop: tuple[str, ...] = ()) -> None:
 def test_checkpoints_that_lack_something_are_refused(own: Workspace, trained: Path) -> None:
     best, last = trained / "best.pt", trained / "last.pt"
     rewritten(best, {"networks": {}})
-    with pytest.raises(MrictError, match=r"best\.pt: holds no network G"):
+    with pytest.raises(MrictError, match=r"best\.pt: has no network G"):
         load_synthesizer(best, device="cpu")
     rewritten(best, {"fields": {}})
     with pytest.raises(MrictError, match="train the variant again"):
         load_synthesizer(best, device="cpu")
     unfinish(trained)
     rewritten(last, {}, drop=("optimizers",))
-    with pytest.raises(MrictError, match=r"last\.pt: holds no optimizers"):
+    with pytest.raises(MrictError, match=r"last\.pt: no optimizers"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
     rewritten(last, {"optimizers": {}}, drop=("history",))
     with pytest.raises(MrictError, match=r"last\.pt: a history of 0 epochs after epoch 1"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
     rewritten(last, {"key": "another"})
-    with pytest.raises(MrictError, match=r"last\.pt: of training another, its folder is of training"):
+    with pytest.raises(MrictError, match=r"last\.pt: of training another, but its folder is of training"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
     rewritten(last, {}, drop=("fields", "size"))
-    with pytest.raises(MrictError, match=r"last\.pt: not a whole checkpoint .* fields, size missing"):
+    with pytest.raises(MrictError, match=r"last\.pt: not a complete checkpoint .* fields, size missing"):
         train(MK1, SMOKE, own, CPU, report=lambda line: None)
 
 
@@ -338,7 +338,7 @@ def test_equal_checkpoints_are_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_two_trainings_of_a_variant_do_not_mix(own: Workspace, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
     before = (trained / "best.pt").read_bytes()
     unfinish(trained)
     with filelock.FileLock(trained / ".lock"), pytest.raises(MrictError, match="another process trains mk1"):
@@ -347,14 +347,14 @@ def test_two_trainings_of_a_variant_do_not_mix(own: Workspace, trained: Path, mo
 
 
 def test_leftovers_of_a_killed_training_are_swept(own: Workspace, trained: Path) -> None:
-    (trained / f"{runtime.NEW}last.pt.killed.pt").write_bytes(b"half")
+    (trained / f"{files.NEW}last.pt.killed.pt").write_bytes(b"half")
     unfinish(trained)
     train(MK1, SMOKE, own, CPU, report=lambda line: None)
     assert sorted(p.name for p in trained.iterdir()) == [".lock", "best.pt", "history.csv", "last.pt", "run.json"]
 
 
 def test_a_suite_runs_once_at_a_time_and_mends_damaged_stamps(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
     own.executed.mkdir(parents=True)
     with filelock.FileLock(own.executed / ".lock"), pytest.raises(MrictError, match="another process runs the"):
         run_suite("smoke", str(own.data_dir), variants="mk1", only="00", say=lambda line: None)

@@ -1,4 +1,4 @@
-"""The measurements run and say whether plain and lean forms agree; how fast they are is no test's business."""
+"""The benchmarks run and compare plain with lean results; speed is not tested."""
 
 from __future__ import annotations
 

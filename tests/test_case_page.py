@@ -39,7 +39,7 @@ def test_the_page_holds_picture_warnings_and_provenance(tmp_path, models):
     assert models[0].hash in page
     assert facts["input_hash"] in page
     assert "not for clinical use" in page
-    assert "no bound of the error" in page
+    assert "not a bound on the error" in page
     assert "secret_name.nii.gz" in page  # which case it is of
     assert str(tmp_path) not in page
     assert not re.search(r"https?://|src=\"(?!data:)", page)
@@ -52,8 +52,8 @@ def text_of(page: Path) -> str:
 
 
 FINDINGS = {
-    "fits": ([], "Fits Nothing that is checked speaks against it"),
-    "a note alone": ([Finding("a", "joined from tiles", "note")], "Fits Nothing that is checked"),
+    "fits": ([], "Fits No check speaks against it"),
+    "a note alone": ([Finding("a", "joined from tiles", "note")], "Fits No check speaks"),
     "doubtful": ([Finding("a", "the body is small"), Finding("b", "by the way", "note")], "Doubtful the body is small"),
     "do not use": ([Finding("a", "the body is small"), Finding("b", "a CT", "refuse")], "Do not use a CT"),
 }
@@ -81,15 +81,15 @@ def test_an_ensemble_says_nothing_three_times(tmp_path):
     three = load_models(names, device="cpu")
     synthesize_case(write_head(tmp_path / "mr.nii"), tmp_path / "ct.nii", three, qa=tmp_path / "p.html")
     page = text_of(tmp_path / "p.html")
-    for text in ("made to show the suite", "keeps no fingerprint", "whether bone is missing was not judged"):
+    for text in ("made to demonstrate the suite", "has no training fingerprint", "missing bone was not checked"):
         assert page.count(text) == 1, text
 
 
 @pytest.mark.parametrize(
     ("known", "said"),
     [
-        (None, "whether bone is missing cannot be judged"),
-        ({"low": 0.0, "high": 1.0}, "as much as the training's CTs"),
+        (None, "missing bone cannot be detected"),
+        ({"low": 0.0, "high": 1.0}, "as in the training CTs"),
         ({"low": 0.01, "high": 0.02}, "there is too much bone: "),
     ],
 )

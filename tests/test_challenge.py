@@ -90,9 +90,9 @@ def test_what_is_left_out_of_the_input_is_listed_and_counted(tmp_path, checkpoin
         "images/body/case9.mha: left out: a body without an MR",
         "images/mri/deeper/case8.mha: left out: not in images/mri",
         "images/other.mha: left out: not in images/mri",
-        "images/mri/scan.mgz: left out: not a type that is read",
-        "images/ct/case1.mha: no MR: in a folder named ct",
-        "images/mri/notes.txt: no MR: no image",
+        "images/mri/scan.mgz: left out: not a readable type",
+        "images/ct/case1.mha: not an MR: in a folder named ct",
+        "images/mri/notes.txt: not an MR: not an image",
     ):
         assert line in result.output
     last = result.output.strip().splitlines()[-1]

@@ -265,7 +265,7 @@ def test_the_home_of_no_user_is_one_line(words):
     done = shell(*words)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line == "error: a path begins with ~ and the name of no user of this machine; write it out"
+    assert line == "error: a path begins with ~ and an unknown user name; write it out"
 
 
 # ------------------------------------------------------------------------------------------------ what the system lacks

@@ -48,7 +48,7 @@ def test_pairs_by_hand():
     assert first["p"] == statistics.smallest_p(9)
     assert table["p_holm"].tolist() == pytest.approx(statistics.holm(table["p"].to_numpy()).tolist())
     assert first["verdict"] == "different"
-    assert table.iloc[0]["verdict"] == "not told apart"
+    assert table.iloc[0]["verdict"] == "no difference shown"
     assert (table["n"] == 9).all()
 
 
@@ -58,7 +58,7 @@ def test_few_patients_cannot_tell_and_the_table_says_so():
     )
     assert len(table) == 1  # c was scored on other patients
     assert table["p"][0] == 0.25
-    assert table["verdict"][0] == "cannot be told with 3 patients and 1 comparison"
+    assert table["verdict"][0] == "undecidable with 3 patients and 1 comparison"
     assert evaluation.pairwise_table([record("a", [1.0])]).empty
 
 
@@ -129,7 +129,7 @@ def test_only_patients_of_both_runs_count_and_the_others_are_named(tmp_path):
     text = comparison_text(found)
     for part in (
         "Patients of all: 3 in both runs; 1 left out, only in a: 1BB004; 2 left out, only in b: 1BC005, 1BX999",
-        "1 left out, the same name but other images: 1BA003",
+        "1 left out, same name but different images: 1BA003",
     ):
         assert part in text
 
@@ -146,7 +146,7 @@ def rescanned(one: dict) -> dict:
     return one
 
 
-@pytest.mark.parametrize(("change", "said"), [(renamed, "no patient in common;"), (rescanned, "have other images")])
+@pytest.mark.parametrize(("change", "said"), [(renamed, "no patient in common;"), (rescanned, "have different images")])
 def test_no_patient_in_common_is_an_error(tmp_path, change, said):
     write(tmp_path / "a", record("mk1", [1.0, 2]))
     write(tmp_path / "b", change(record("mk1", [1.0, 2])))
@@ -203,7 +203,7 @@ def test_the_command_prints_text_and_json(tmp_path):
     ("prepare", "message"),
     [
         (lambda root: None, "b: no such folder"),
-        (lambda root: (root / "b").mkdir(), "holds no metrics"),
+        (lambda root: (root / "b").mkdir(), "no metrics"),
         (lambda root: write(root / "b", record("other", [1.0])), "no variant in common: mk1 against other"),
     ],
 )

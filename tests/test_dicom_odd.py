@@ -92,7 +92,7 @@ def test_modality_by_class_by_tag_or_by_name(tmp_path, case):
     if modality == "MR":
         assert read_series(tmp_path).remarks == ()
         return
-    with pytest.raises(MrictError, match=rf"no MR series; it holds: \w{{8}} \({modality}, 6 images\)") as error:
+    with pytest.raises(MrictError, match=rf"no MR series; found: \w{{8}} \({modality}, 6 images\)") as error:
         read_series(tmp_path)
     if modality in ("CT", "US"):
         with pytest.raises(MrictError, match="no MR series of that name"):
@@ -101,7 +101,7 @@ def test_modality_by_class_by_tag_or_by_name(tmp_path, case):
     assert f"--series {series.name} if that is one" in str(error.value)
     volume = read_series(tmp_path, series.name)
     np.testing.assert_array_equal(volume.array, stored())
-    assert volume.remarks == (f"taken for MR by its name alone: {modality}",)
+    assert volume.remarks == (f"read as MR because --series names it: {modality}",)
 
 
 def test_a_screenshot_in_the_series_is_no_part_of_it(tmp_path):
@@ -150,7 +150,7 @@ def test_padding_is_background_and_the_rest_as_it_was(tmp_path, case, kind):
     least = expected[~outside].min()
     np.testing.assert_allclose(volume.array, np.where(outside, least, expected), rtol=1e-6)
     count = np.count_nonzero(outside)
-    assert volume.notes == (f"{count} voxels are PixelPaddingValue or in its range: taken as background ({least:g})",)
+    assert volume.notes == (f"{count} padding voxels (PixelPaddingValue) set to background ({least:g})",)
 
 
 def test_a_negative_padding_that_the_header_writes_as_an_unsigned_number(tmp_path):
@@ -174,33 +174,33 @@ def test_padding_that_is_background_already_is_not_worth_a_word(tmp_path):
 
 def test_nothing_but_padding(tmp_path):
     write_mr_series(tmp_path, np.full(SHAPE, 7, np.uint16), grid(), PixelPaddingValue=7)
-    with pytest.raises(MrictError, match="every pixel is PixelPaddingValue or in its range"):
+    with pytest.raises(MrictError, match="every pixel is padding by its PixelPaddingValue"):
         read_series(tmp_path)
 
 
 def test_padding_after_a_lossy_compression_is_left_and_said(tmp_path):
     write_mr_series(tmp_path, stored(), grid(), PixelPaddingValue=7, LossyImageCompression="01")
     (remark,) = read_series(tmp_path).remarks
-    assert remark.startswith("compressed with loss: PixelPaddingValue is not exact")
+    assert remark.startswith("lossy compression: PixelPaddingValue is no longer exact")
 
 
 ABSURD = {
-    "pixels": ({"Rows": 65535, "Columns": 65535}, r"bytes, its header says \d{10,} bytes of pixels"),
+    "pixels": ({"Rows": 65535, "Columns": 65535}, r"bytes, expected at least \d{10,} bytes of pixels"),
     "frames below 0": ({"NumberOfFrames": -5}, "NumberOfFrames is not a positive number"),
     "no frames": ({"NumberOfFrames": 0}, "NumberOfFrames is not a positive number"),
     "billions of frames": ({"NumberOfFrames": 2**31 - 1}, "frames"),
-    "frames, one missing": ({"NumberOfFrames": 5}, "5 frames(, 6 descriptions| without a position)"),
+    "frames, one missing": ({"NumberOfFrames": 5}, "5 frames (but 6 descriptions|without positions)"),
     "no rows": ({"Rows": 0}, "Rows or Columns is not a positive number"),
     "without rows": ({"Rows": None}, "an image without Rows and Columns"),
-    "bits": ({"BitsAllocated": 65535}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
-    "few bits": ({"BitsAllocated": 12}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
-    "no bits": ({"BitsAllocated": None}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
-    "more bits stored": ({"BitsStored": 40}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
+    "bits": ({"BitsAllocated": 65535}, "BitsAllocated, BitsStored and PixelRepresentation give no number type"),
+    "few bits": ({"BitsAllocated": 12}, "BitsAllocated, BitsStored and PixelRepresentation give no number type"),
+    "no bits": ({"BitsAllocated": None}, "BitsAllocated, BitsStored and PixelRepresentation give no number type"),
+    "more bits stored": ({"BitsStored": 40}, "BitsAllocated, BitsStored and PixelRepresentation give no number type"),
     "fewer bits stored than used": ({"BitsStored": 4, "HighBit": 3}, "pixels with more bits than BitsStored"),
     "bits elsewhere": ({"HighBit": 3}, "HighBit is not the last of BitsStored"),
-    "sign": ({"PixelRepresentation": 9}, "BitsAllocated, BitsStored and PixelRepresentation say no type"),
+    "sign": ({"PixelRepresentation": 9}, "BitsAllocated, BitsStored and PixelRepresentation give no number type"),
     "no colour space": ({"PhotometricInterpretation": None}, "no PhotometricInterpretation"),
-    "pixels cut": ({"PixelData": b"\0" * 20}, "(bytes of pixels|bytes, its header says)"),
+    "pixels cut": ({"PixelData": b"\0" * 20}, "(bytes of pixels, expected|bytes, expected at least)"),
 }
 
 
@@ -293,10 +293,10 @@ def test_bytes_that_change_anywhere_never_end_in_another_error(tmp_path, kind):
 def test_a_file_named_as_dicom_that_is_none_may_be_the_missing_slice(tmp_path, content):
     files = write_mr_series(tmp_path, stored(), grid())
     files[0].write_bytes(content)
-    with pytest.raises(MrictError, match=rf"{files[0].name}: cannot be read \(its name ends as that of a DICOM file"):
+    with pytest.raises(MrictError, match=rf"{files[0].name}: cannot be read \(named like a DICOM file, but not DICOM"):
         read_series(tmp_path)
     files[0].rename(tmp_path / "notes.txt")
-    assert "left aside: not DICOM (1)" in read_series(tmp_path).notes
+    assert "skipped: not DICOM (1)" in read_series(tmp_path).notes
 
 
 def test_a_localizer_alone_is_taken_and_said(tmp_path):
@@ -351,7 +351,7 @@ TILTED = {
     "a tilt in an uneven series": (lambda k: (0, 0.4 * k, 2.5 * k + 0.6 * (k % 3)), r"sideways by up to 2 mm and 1\.3"),
     "two stacks beside each other": (
         lambda k: (80 * (k % 2), 0, 5 * (k // 2)),
-        "80 mm beside each other",
+        "80 mm apart sideways",
     ),
 }
 

@@ -130,7 +130,7 @@ def test_slices_of_two_images_are_named_and_either_can_be_chosen(tmp_path, kind,
     for text, label in typed.items():
         volume = read_series(tmp_path / "whole", text)
         np.testing.assert_array_equal(volume.array, arrays[labels.index(label)])
-        assert f"taken: {fact}={label}, {SLICES} of the {2 * SLICES} images of its series" in volume.notes
+        assert f"read: {fact}={label}, {SLICES} of the {2 * SLICES} images of its series" in volume.notes
         assert not any("numbered" in remark for remark in volume.remarks)
     with pytest.raises(MrictError, match=rf"no part {fact}=nonsense in series \w{{8}}; it has {fact}: "):
         read_series(tmp_path / "whole", text.split("/")[0] + f"/{fact}=nonsense")
@@ -323,8 +323,8 @@ TAKEN = {
     "water": (["DERIVED", "PRIMARY", "DIXON", "WATER"], ""),
     "opposed phase": (["DERIVED", "PRIMARY", "OPP_PHASE"], ""),
     "reformatted": (["DERIVED", "SECONDARY", "MPR"], ""),
-    "trace-weighted": (["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW", "ND"], "a word of its ImageType is TRACEW"),
-    "perhaps a map": (["DERIVED", "PRIMARY", "M", "T1"], "a word of its ImageType is T1"),
+    "trace-weighted": (["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW", "ND"], "its ImageType contains TRACEW"),
+    "perhaps a map": (["DERIVED", "PRIMARY", "M", "T1"], "its ImageType contains T1"),
     "of an unknown way": (["DERIVED", "SECONDARY", "DOE^JOHN"], "its ImageType does not say how"),
 }
 

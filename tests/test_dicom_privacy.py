@@ -152,7 +152,7 @@ def test_identifiers_are_kept_on_demand_only_and_no_more_than_the_study_needs(tm
     assert not {IDENTIFIERS[k] for k in absent} & set(found_in(content_of(folder)))
     plain = read_series(tmp_path / "mr")
     assert plain.source.identity is None
-    with pytest.raises(MrictError, match="no identifiers to keep; expected a DICOM series read with them"):
+    with pytest.raises(MrictError, match="no identifiers to keep; expected a DICOM series; read it with"):
         write_ct_series(tmp_path / "other", plain.array, plain, keep_identifiers=True, **BY)
 
 

@@ -25,7 +25,8 @@ from scipy.spatial.transform import Rotation
 from test_dicom_read import PYDICOM, grid, sitk_volume, stored
 
 from mrict_core.data.dicom import DicomVolume, read_series, write_ct_series
-from mrict_core.data.images.volumes import Volume, corner_gap_mm, load_volume
+from mrict_core.data.images.grids import corner_gap_mm
+from mrict_core.data.images.volumes import Volume, load_volume
 from mrict_core.errors import MrictError
 
 BY = {"model": "mk3@0123abcd", "version": "0.1.0"}
@@ -149,7 +150,7 @@ def test_broken_output_is_refused(tmp_path, mr, value, message):
 def test_sheared_nifti_is_refused(tmp_path):
     affine = np.eye(4)
     affine[0, 1] = 0.2
-    with pytest.raises(MrictError, match="not at right angles, which DICOM cannot hold"):
+    with pytest.raises(MrictError, match="not at right angles, which DICOM cannot store"):
         write_ct_series(tmp_path / "ct", some_hu((3, 3, 3)), Volume(some_hu((3, 3, 3)), affine, tmp_path / "x"), **BY)
 
 
@@ -161,12 +162,12 @@ def test_existing_folders(tmp_path, mr):
     write_ct_series(folder, hu + 1, mr, overwrite=True, **BY)
     np.testing.assert_array_equal(read_series(folder, modality="CT").array, np.rint(hu + 1))
     (folder / "plan.txt").write_text("precious")
-    with pytest.raises(MrictError, match=r"holds other files.*nothing was replaced"):
+    with pytest.raises(MrictError, match=r"contains files other.*nothing was overwritten"):
         write_ct_series(folder, hu, mr, overwrite=True, **BY)
     assert (folder / "plan.txt").read_text() == "precious"
-    with pytest.raises(MrictError, match="holds other files"):
+    with pytest.raises(MrictError, match="contains files other"):
         write_ct_series(tmp_path / "mr", hu, mr, overwrite=True, **BY)
-    with pytest.raises(MrictError, match="is no folder"):
+    with pytest.raises(MrictError, match="is not a folder"):
         write_ct_series(folder / "plan.txt", hu, mr, overwrite=True, **BY)
     (tmp_path / "empty").mkdir()
     write_ct_series(tmp_path / "empty", hu, mr, **BY)
@@ -178,7 +179,7 @@ def test_a_series_of_others_is_never_replaced(tmp_path, mr):
     for file in (tmp_path / "mr").iterdir():
         file.rename(file.with_name(file.name.replace("IM", "CT")))
     before = {file.name: file.read_bytes() for file in (tmp_path / "mr").iterdir()}
-    with pytest.raises(MrictError, match="holds other files"):
+    with pytest.raises(MrictError, match="contains files other"):
         write_ct_series(tmp_path / "mr", some_hu(mr.shape), mr, overwrite=True, **BY)
     assert {file.name: file.read_bytes() for file in (tmp_path / "mr").iterdir()} == before
 
@@ -191,7 +192,7 @@ def test_a_place_that_cannot_be_is_named(tmp_path, mr):
 
 def test_leftovers_of_a_killed_writer_are_not_read(tmp_path, mr):
     write_ct_series(tmp_path / "mr" / ".ct.killed", some_hu(mr.shape), mr, **BY)
-    assert read_series(tmp_path / "mr").notes == ("left aside: hidden folder (1)",)
+    assert read_series(tmp_path / "mr").notes == ("skipped: hidden folder (1)",)
 
 
 @contextlib.contextmanager

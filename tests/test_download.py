@@ -205,7 +205,7 @@ def test_breaks_are_resumed_where_they_were(shop, client, patients, tmp_path):
 
 def test_a_second_call_goes_on(shop, client, patients, archive, tmp_path):
     shop.faults.extend([Fault(stop_after=HALF), *[Fault(stop_after=0)] * TRIES])
-    assert "run again, what was fetched is kept" in error_of(tmp_path, client)
+    assert "run again, the partial download is kept" in error_of(tmp_path, client)
     part = (tmp_path / PART).read_bytes()
     assert archive.startswith(part)
     assert len(part) > HALF - BLOCK
@@ -296,7 +296,7 @@ def test_file_changed_between_tries_same_size(shop, client, patients, archive, t
     shop.checksums["Task1.zip"] = hashlib.md5(archive).hexdigest()
     shop.files["Task1.zip"] = os.urandom(len(archive))
     shop.faults.append(Fault(stop_after=HALF, wait=lambda: shop.files.update({"Task1.zip": archive})))
-    assert "what was fetched is deleted; run again" in error_of(tmp_path, client)
+    assert "the download was deleted; run again" in error_of(tmp_path, client)
     assert names(tmp_path) == set()
     download(NAME, tmp_path, client)
     assert content(tmp_path) == patients
@@ -489,7 +489,7 @@ def test_nobody_listens(shop, tmp_path):
 def test_addresses_that_are_none(shop, url):
     code, text = run(NAME, "--url", url)
     assert code == 1
-    assert "is no address of a server" in text
+    assert "is not a server's address" in text
 
 
 # ------------------------------------------------------------------------------------------------ the place on disk
@@ -540,7 +540,7 @@ def test_archives_that_cannot_be_used_leave_no_data(shop, client, tmp_path):
     with zipfile.ZipFile(buffer, "w") as opened:
         opened.writestr("Task1/brain/1BA001/mr.nii.gz", os.urandom(1000))
         opened.writestr("../x", b"out")
-    for archive, words in ((buffer.getvalue(), "unsafe name"), (os.urandom(1000), "no sound zip")):
+    for archive, words in ((buffer.getvalue(), "unsafe name"), (os.urandom(1000), "not a sound zip")):
         shop.files["Task1.zip"] = archive
         assert words in error_of(tmp_path / "data", client)
         assert content(tmp_path / "data").keys() == {PART}
@@ -550,7 +550,7 @@ def test_archives_that_cannot_be_used_leave_no_data(shop, client, tmp_path):
 def test_an_archive_of_the_users_own_stays_when_it_is_refused(shop, client, tmp_path):
     shop.files["Task1.zip"] = os.urandom(1000)
     (tmp_path / "Task1.zip").write_bytes(shop.files["Task1.zip"])
-    assert "no sound zip" in error_of(tmp_path, client)
+    assert "not a sound zip" in error_of(tmp_path, client)
     assert content(tmp_path) == {"Task1.zip": shop.files["Task1.zip"]}
     assert names(tmp_path) == {"Task1.zip"}
 
@@ -567,7 +567,7 @@ def test_an_archive_without_patients_is_not_put_in_place(shop, client, tmp_path)
 def test_data_of_the_users_own_are_not_touched(shop, client, tmp_path):
     write_patient(tmp_path / "Task1/brain/1BA001", seed=1)
     before = content(tmp_path)
-    assert "was not made by this command" in error_of(tmp_path, client)
+    assert "is not from this command" in error_of(tmp_path, client)
     assert content(tmp_path) == before
     assert shop.requests == []
 

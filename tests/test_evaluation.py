@@ -12,9 +12,9 @@ import pytest
 from mrict_core import evaluation, metrics
 from mrict_core.data.cache.preprocess import preprocess
 from mrict_core.data.cache.store import SliceStore
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import Predictions
+from mrict_core.hu import AIR_FLOOR_HU
 
 SHAPE = (40, 44, 10)
 CANVAS = 48
@@ -61,7 +61,7 @@ def perfect(store: SliceStore, patient: str) -> np.ndarray:
 
 def biased(store: SliceStore, patient: str) -> np.ndarray:
     slices = store.slices(patient)
-    return np.where(np.asarray(slices.mask) > 0, np.asarray(slices.ct, np.float32) + 150, AIR_HU)
+    return np.where(np.asarray(slices.mask) > 0, np.asarray(slices.ct, np.float32) + 150, AIR_FLOOR_HU)
 
 
 def test_a_perfect_prediction_scores_perfectly(store):
@@ -93,7 +93,7 @@ def test_voxels_left_off_the_canvas_count_as_air(tmp_path):
     frame = evaluation.score_patients(cropped, ["1BA001"], Predictions(cropped, perfect)).frame
     ct, mask, _ = cropped.reference("1BA001")
     seen = cropped.to_volume("1BA001", np.ones_like(cropped.slices("1BA001").ct)) == 1
-    expected = np.abs(ct.array - AIR_HU)[mask & ~seen].sum() / mask.sum()
+    expected = np.abs(ct.array - AIR_FLOOR_HU)[mask & ~seen].sum() / mask.sum()
     assert expected > 100
     assert frame["mae_hu"][0] == pytest.approx(expected, rel=1e-6)
 
@@ -137,7 +137,7 @@ def test_baselines_see_training_patients_only_and_keep_to_the_body(store):
     for name, hu in images.items():
         assert hu.shape == slices.ct.shape, name
         assert hu.dtype == np.int16
-        assert (hu[~body] == AIR_HU).all(), name
+        assert (hu[~body] == AIR_FLOOR_HU).all(), name
     assert (images["baseline_water_body"][body] == 0).all()
 
 
@@ -226,7 +226,7 @@ def test_a_record_survives_its_files(tmp_path, store):
 def test_damaged_and_foreign_files_are_named(tmp_path):
     assert evaluation.read_metrics(tmp_path / "none") == []
     (tmp_path / "odd.json").write_text("[1, 2]")
-    with pytest.raises(MrictError, match=r"odd\.json: no metrics record"):
+    with pytest.raises(MrictError, match=r"odd\.json: not a metrics record"):
         evaluation.read_metrics(tmp_path)
     (tmp_path / "odd.json").write_text("{")
     with pytest.raises(MrictError, match=r"odd\.json: not valid json"):
@@ -290,5 +290,5 @@ def test_predictions_that_are_not_finite_are_no_score(space, value):
         return fake
 
     store, split = open_data(space)
-    with pytest.raises(MrictError, match="holds NaN or infinite values; the model has diverged"):
+    with pytest.raises(MrictError, match="has NaN or infinite values; the model has diverged"):
         evaluation.score_patients(store, split.test, Predictions(store, diverged))

@@ -200,7 +200,7 @@ def test_weights_are_never_inherited(registry):
 @pytest.mark.parametrize(
     ("changes", "more", "message"),
     [
-        ({"los.l1.weight": 5.0}, {}, "unknown value 'los.l1.weight': did you mean 'loss."),
+        ({"los.l1.weight": 5.0}, {}, "unknown value 'los.l1.weight': did you mean one of loss."),
         ({"epochs": 20}, {}, "'child': epochs does not differ from 'root'; leave it out"),
         ({"epochs": 3}, {"init_from": "later"}, "init_from 'later' must be declared above it"),
     ],

@@ -1,4 +1,4 @@
-"""The benchmark of faults finds faults: a program that writes whole files passes, one that does not is caught."""
+"""The benchmark of faults works: a program that writes complete files passes, another is caught."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEGIN = """
 import sys, time
 from pathlib import Path
 from mrict_core.cli import main
-from mrict_core.runtime import held, write_json
+from mrict_core.files import held, write_json
 folder = Path(sys.argv[1]) / "results"
 """
 SOUND = """
@@ -39,7 +39,7 @@ def work():
             with open(folder / f"{name}.json", "w") as file:
                 file.write('{"name": "')
                 file.flush()
-                time.sleep(0.3)
+                time.sleep(1.0)
                 file.write('x"}')
 """
 END = """
@@ -85,7 +85,7 @@ def test_whole_files_pass_a_full_and_a_read_only_disk(sound):
 
 def test_half_files_are_caught(tmp_path):
     reference = faults.undisturbed(command(UNSOUND), tmp_path)
-    moments = [reference.seconds - before for before in (0.45, 0.2, 0.7, 0.3, 0.6)]  # the machine may be busy
+    moments = [reference.seconds - before for before in (1.5, 1.0, 2.0, 0.7, 2.5)]  # the machine may be busy
     kills = (faults.at_a_random_moment(command(UNSOUND), reference, tmp_path, moment) for moment in moments)
     found = next(filter(None, kills))
     assert found[0].startswith("differs: results/")

@@ -15,7 +15,7 @@ from mrict_core.networks import build_features, weights
 
 
 class Pooled(torch.nn.Module):
-    """Mean and quadrant means of an image: features that cost nothing."""
+    """Quadrant means of an image, as cheap features."""
 
     name, weights_hash = "pooled", "0" * 64
 
@@ -35,7 +35,7 @@ class Distance(torch.nn.Module):
 
 
 def collected(real: dict, fake: dict, masks: dict, networks: dict) -> list[fm.FeatureScore]:
-    """What the pipeline does: one patient after the other."""
+    """Collect one patient after another, as the pipeline does."""
     collector = fm.FeatureCollector(networks)
     for patient in real:
         collector.add(real[patient], fake[patient], masks[patient])
@@ -176,7 +176,7 @@ def test_lpips_pads_small_slices_with_air_and_goes_in_batches():
 
 @pytest.fixture
 def nothing_here(tmp_path, monkeypatch):
-    """No weights anywhere, and an address where nobody listens."""
+    """No weights, and a server address without a server."""
     monkeypatch.setenv(weights.FOLDER, str(tmp_path))
     monkeypatch.setenv(weights.MIRROR, "http://127.0.0.1:9")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -190,7 +190,7 @@ def test_without_download_absent_weights_are_one_line(nothing_here, name):
     ) as error:
         build_features(name, download=False)
     assert "\n" not in str(error.value)
-    with pytest.raises(MrictError, match="download from"):  # allowed, it is tried
+    with pytest.raises(MrictError, match="cannot be downloaded"):  # allowed, it is tried
         build_features(name)
 
 
@@ -242,7 +242,7 @@ def test_the_vgg_twin_is_the_distance_at_224_averaged_over_slices():
 
 
 def test_inception_and_vgg_from_files_of_the_right_shape(nothing_here):
-    """Made-up values in files of the real names: the whole way from file to score, with the file's hash on it."""
+    """Random values in files of the real names: the whole path from file to score, with the file's hash."""
     import hashlib
 
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

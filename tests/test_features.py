@@ -22,6 +22,11 @@ DEMO_HASH = "fc4c01526ef556c67dbeb6473800e54153f9f0800b33469c1e9ff178f34c0f16"
 VGG_NAMES = ("vgg19_pool5", "vgg19_relu3_3", "vgg16_relu3_3")
 
 
+def load_state(name: str) -> tuple[dict[str, torch.Tensor], str]:
+    path, digest = weights.locate(name)
+    return weights._read(path), digest
+
+
 def head(bone: float, tissue: float, inner: float, size: int = 64) -> torch.Tensor:
     """A disc with a ring around it and a hole, on air: what a head looks like to a local filter."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
@@ -195,7 +200,7 @@ def test_vgg_sees_minus_one_to_one_unless_imagenet_normalisation_is_asked_for(vg
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = ((CT + 1) / 2 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     torch.testing.assert_close(twin.prepare(CT), expected)
-    state, _ = weights.load_state("vgg16")
+    state, _ = load_state("vgg16")
     first = torch.nn.functional.conv2d(expected, state["0.weight"], state["0.bias"], padding=1)
     torch.testing.assert_close(twin.layers[0](twin.prepare(CT)), first)
 
@@ -313,10 +318,10 @@ def server(tmp_path, monkeypatch, folder):
 
 def test_download_is_checked_cached_and_asked_for_once(server):
     answer, name, cache = server
-    state, digest = weights.load_state("small")
+    state, digest = load_state("small")
     assert list(state) == ["0.weight"]
     assert digest == hashlib.sha256(answer["body"]).hexdigest()
-    weights.load_state("small")
+    load_state("small")
     assert answer["requests"] == [f"/mirror/{name}"]
     assert {p.name for p in cache.iterdir()} - {".lock"} == {name}
 
@@ -334,7 +339,7 @@ def test_failed_download_names_all_and_leaves_no_weights(server, folder, change,
     answer, name, cache = server
     answer.update(change)
     with pytest.raises(MrictError, match=reason) as caught:
-        weights.load_state("small")
+        load_state("small")
     message = str(caught.value)
     assert name in message
     assert str(folder) in message
@@ -349,13 +354,13 @@ def test_a_download_is_gone_on_with(server):
     cache.mkdir(parents=True)
     (cache / f"{name}.part").write_bytes(body[:100])
     answer.update(body=body)
-    assert weights.load_state("small")[1] == hashlib.sha256(body).hexdigest()
+    assert load_state("small")[1] == hashlib.sha256(body).hexdigest()
 
 
 def test_folder_comes_before_the_download_and_may_hold_another_hash(server, folder):
     answer, name, _ = server
     torch.save({"0.weight": torch.zeros(1)}, folder / name)
-    state, digest = weights.load_state("small")
+    state, digest = load_state("small")
     assert state["0.weight"].shape == (1,)
     assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
     assert answer["requests"] == []
@@ -363,17 +368,17 @@ def test_folder_comes_before_the_download_and_may_hold_another_hash(server, fold
 
 def test_altered_cache_is_refused(server):
     _, name, cache = server
-    weights.load_state("small")
+    load_state("small")
     with open(cache / name, "ab") as file:
         file.write(b"x")
     with pytest.raises(MrictError, match=f"{name}: sha256 starts with .* delete it"):
-        weights.load_state("small")
+        load_state("small")
 
 
 def test_folder_that_does_not_exist_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv(weights.FOLDER, str(tmp_path / "nowhere"))
     with pytest.raises(MrictError, match=r"nowhere: no such folder; set it .* holds vgg19-dcbb9e9d\.pth"):
-        weights.load_state("vgg19")
+        load_state("vgg19")
 
 
 class Malicious:
@@ -386,8 +391,8 @@ class Malicious:
 
 def test_a_file_with_code_in_it_is_refused_and_not_run(folder, tmp_path):
     torch.save({"0.weight": Malicious(tmp_path / "ran")}, folder / "vgg16-397923af.pth")
-    with pytest.raises(MrictError, match=r"vgg16-397923af\.pth: is no readable file of weights"):
-        weights.load_state("vgg16")
+    with pytest.raises(MrictError, match=r"vgg16-397923af\.pth: not a readable weights file"):
+        load_state("vgg16")
     assert not (tmp_path / "ran").exists()
 
 
@@ -396,7 +401,7 @@ def test_truncated_file_is_an_error_that_names_it(folder, keep):
     path = folder / "vgg16-397923af.pth"
     torch.save({"0.weight": torch.zeros(64, 3, 3, 3)}, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(MrictError, match=r"vgg16-397923af\.pth: is no readable file of weights") as caught:
+    with pytest.raises(MrictError, match=r"vgg16-397923af\.pth: not a readable weights file") as caught:
         build_features("vgg16_relu3_3")
     assert "\n" not in str(caught.value)
 
@@ -416,7 +421,7 @@ def first_layers(path: Path) -> dict[str, torch.Tensor]:
             r"'5\.weight' .* \(7, 64, 3, 3\), expected \(128, 64, 3, 3\)",
         ),
         (lambda s: {k: v for k, v in s.items() if k != "2.bias"}, r"has no '2\.bias'; expected the weights of vgg16"),
-        (lambda s: [s], "holds list, expected a plain state dict"),
+        (lambda s: [s], "contains list, expected a plain state dict"),
         (lambda s: {"state_dict": s}, "expected a plain state dict of tensors"),
     ],
     ids=["shape", "missing key", "list", "wrapped"],
@@ -436,4 +441,4 @@ def test_the_first_layers_alone_are_enough_for_a_network_that_ends_there(folder,
 
 def test_unknown_weights_are_an_error():
     with pytest.raises(MrictError, match="unknown weights 'vgg_19': did you mean 'vgg19'"):
-        weights.load_state("vgg_19")
+        load_state("vgg_19")

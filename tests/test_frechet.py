@@ -39,7 +39,7 @@ def test_it_is_the_definitions_value(count, length):
 
 
 def test_what_differs_from_torchmetrics_is_torchmetrics_rounding():
-    """It adds the roots of D - N eigenvalues that are 0 but for rounding, and ends up far further off than ours."""
+    """It adds the roots of D - N eigenvalues that are 0 except for rounding, and is much less accurate than ours."""
     real, fake = clouds(8, 400)
     expected = exact_frechet(real, fake)
     ours, theirs = frechet_distance(Cloud.of(real), Cloud.of(fake)), by_torchmetrics(real, fake)

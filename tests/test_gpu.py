@@ -1,4 +1,4 @@
-"""What only a GPU can show; run there by benchmarks/on_gpu.sh, skipped elsewhere."""
+"""Tests that need a GPU; run by benchmarks/on_gpu.sh, skipped elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/howto: loss, network, method and view, followed to the letter: the code goes where the text says, and trains."""
+"""docs/howto: loss, network, method and view, followed to the letter: the code goes where the text says and trains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REGISTRIES = (VIEWS, LOSSES, NETWORKS, METHODS)
 
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
-    """Leave no part of an example behind."""
+    """Unregister the parts of the examples."""
     before = [dict(registry) for registry in REGISTRIES]
     yield
     for registry, known in zip(REGISTRIES, before, strict=True):
@@ -46,7 +46,7 @@ def _registries() -> Iterator[None]:
 
 
 def follow(name: str, folder: Path) -> list[list[str]]:
-    """Put every piece of code of a how-to where it says, Python in memory; return the commands."""
+    """Apply every code block of a how-to, Python in memory; return the commands."""
     text = Howto(name)
     for path, code in text.files().items():
         if path.endswith(".py"):
@@ -57,7 +57,7 @@ def follow(name: str, folder: Path) -> list[list[str]]:
 
 
 def append(path: str, code: str) -> None:
-    """Run code as if it stood at the end of that file, or in a new one."""
+    """Run code as if it were at the end of that file, or in a new one."""
     name = ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__")
     if (ROOT / path).is_file():
         module = importlib.import_module(name)
@@ -130,7 +130,7 @@ def test_a_slab_is_seen_alike_in_training_scores_and_synthesis(fresh_space, tmp_
 
 
 def test_a_method_without_a_discriminator_goes_all_the_way(fresh_space, tmp_path, monkeypatch):
-    """Trained, resumed, scored, published, and a CT synthesised: nothing but the method's file knows of it."""
+    """Train, resume, score, publish and synthesise a CT; only the method's file is new."""
     monkeypatch.chdir(tmp_path)
     train, evaluate = follow("method", tmp_path)
     assert "loss_D" not in run(train, fresh_space)

@@ -544,8 +544,8 @@ def test_a_small_file_cannot_hold_many_voxels(tmp_path: Path) -> None:
 
 def test_too_little_memory_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = WRITERS["mr.nii.gz"](tmp_path / "mr.nii.gz")
-    monkeypatch.setattr("mrict_core.runtime.free_memory", lambda: 1_000_000)
-    with pytest.raises(UnavailableError, match=r"needs 0\.0168 GB of memory, 0\.001 GB there"):
+    monkeypatch.setattr("mrict_core.machine.free_memory", lambda: 1_000_000)
+    with pytest.raises(UnavailableError, match=r"needs 0\.0168 GB of memory, 0\.001 GB are free"):
         load_volume(path)
 
 

@@ -16,11 +16,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from mrict_core import cli
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.experiments.schema import Part
+from mrict_core.hu import WINDOWS
 from mrict_core.inference import load_synthesizer
 from mrict_core.legacy import importing
 from mrict_core.legacy.importing import NETWORKS, import_checkpoint
@@ -195,47 +195,47 @@ def changed(**changes: object):
 BAD = {
     "absent": (lambda f: f / "best_generator.pth", "no such file; checkpoints/README.md says where"),
     "a folder": (lambda f: f, "no such file"),
-    "empty": (lambda f: text(f, ""), "not a readable file of weights"),
-    "text": (lambda f: text(f, "hello, world\n" * 9), "not a readable file of weights"),
+    "empty": (lambda f: text(f, ""), "not a readable weights file"),
+    "text": (lambda f: text(f, "hello, world\n" * 9), "not a readable weights file"),
     "git-LFS pointer": (lambda f: text(f, "version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     "web page": (lambda f: text(f, "<!DOCTYPE html><title>Sign in</title>"), "a web page, not the file"),
-    "zip of something": (archive, "not a readable file of weights"),
-    "truncated": (cut, "not a readable file of weights"),
-    "one byte wrong": (one_byte, "wrong check sum"),
-    "runs code": (lambda f: saved(f, {"enc1.0.weight": Unsafe(f)}), "could run code.*nothing of it was run"),
-    "runs code, plain pickle": (lambda f: pickled(f, Unsafe(f)), "could run code.*nothing of it was run"),
+    "zip of something": (archive, "not a readable weights file"),
+    "truncated": (cut, "not a readable weights file"),
+    "one byte wrong": (one_byte, "wrong checksum"),
+    "runs code": (lambda f: saved(f, {"enc1.0.weight": Unsafe(f)}), "could run code.*no code was run"),
+    "runs code, plain pickle": (lambda f: pickled(f, Unsafe(f)), "could run code.*no code was run"),
     "runs code, old format": (
         lambda f: saved(f, {"enc1.0.weight": Unsafe(f)}, _use_new_zipfile_serialization=False),
         "could run code",
     ),
-    "whole module": (lambda f: saved(f, plain()), "a whole module, or an unsafe file"),
+    "whole module": (lambda f: saved(f, plain()), "a pickled module or an unsafe file"),
     "optimiser": (optimizer, "the state of an optimiser.*give the generator's file"),
-    "tensor": (lambda f: saved(f, torch.ones(3)), "holds a Tensor; expected the plain state dict"),
-    "list": (lambda f: saved(f, [torch.ones(3)]), "holds a list"),
-    "empty dict": (lambda f: saved(f, {}), "holds an empty dict"),
+    "tensor": (lambda f: saved(f, torch.ones(3)), "contains a Tensor; expected the plain state dict"),
+    "list": (lambda f: saved(f, [torch.ones(3)]), "contains a list"),
+    "empty dict": (lambda f: saved(f, {}), "contains an empty dict"),
     "training checkpoint": (
         lambda f: saved(f, {"epoch": 3, "generator": plain().state_dict(), "discriminator": discriminator()}),
         "'epoch' is a int, not a tensor",
     ),
-    "another network": (lambda f: saved(f, nn.Linear(3, 3).state_dict()), "of no network of the predecessor"),
-    "odd first tensor": (changed(enc1__0__weight=torch.ones(4)), "of no network of the predecessor"),
+    "another network": (lambda f: saved(f, nn.Linear(3, 3).state_dict()), "match no network of the predecessor"),
+    "odd first tensor": (changed(enc1__0__weight=torch.ones(4)), "match no network of the predecessor"),
     "wrong shape": (
         changed(dec2__0__weight=torch.zeros(32, 8, 3, 3)),
-        r"of unet_b, the nearest, 1 tensors differ: 'dec2\.0\.weight' is \(32, 8, 3, 3\) in the file, expected",
+        r"1 tensors differ from the closest, unet_b: 'dec2\.0\.weight' is \(32, 8, 3, 3\) in the file, expected",
     ),
     "one missing": (changed(dec3__1__running_var=None), r"'dec3\.1\.running_var' is absent in the file"),
     "one too many": (changed(attention__weight=torch.zeros(3)), r"'attention\.weight' is \(3,\) in the file"),
-    "NaN": (changed(enc2__0__bias=torch.full((8,), torch.nan)), r"'enc2\.0\.bias' holds 8 values that are NaN"),
+    "NaN": (changed(enc2__0__bias=torch.full((8,), torch.nan)), r"'enc2\.0\.bias' has 8 values that are NaN"),
     "infinite": (changed(dec1__1__running_mean=torch.full((4,), torch.inf)), "NaN or infinite"),
-    "negative variance": (changed(enc3__1__running_var=-torch.ones(16)), "negative values, which cannot be"),
+    "negative variance": (changed(enc3__1__running_var=-torch.ones(16)), "negative values, expected none"),
     "half precision": (
         changed(enc1__0__weight=torch.zeros(4, 1, 4, 4, dtype=torch.float16)),
         "is float16, expected float32",
     ),
     "another width": (lambda f: saved(f, plain(width=8).state_dict()), "width 8, but the G of mk6_3_4 .* width 4"),
-    "G-A": (lambda f: saved(f, plain(wide=False).state_dict()), "holds unet_a .* the G of mk6_3_4 is unet_b"),
+    "G-A": (lambda f: saved(f, plain(wide=False).state_dict()), "contains unet_a .* the G of mk6_3_4 is unet_b"),
     "three channels": (lambda f: saved(f, plain(channels=3).state_dict()), r"3 channel\(s\)"),
-    "D-3": (lambda f: saved(f, discriminator("patch3")), "holds patch3 .* the D of mk6_3_4 is patch4"),
+    "D-3": (lambda f: saved(f, discriminator("patch3")), "contains patch3 .* the D of mk6_3_4 is patch4"),
 }
 
 
@@ -263,9 +263,9 @@ def test_the_unsafe_pickle_of_these_tests_would_run(tmp_path):
 @pytest.mark.parametrize(
     ("wrap", "note"),
     [
-        (lambda state: {"state_dict": state}, "taken from its entry 'state_dict'"),
-        (lambda state: {"model_state_dict": state, "epoch": 3}, "taken from its entry 'model_state_dict'"),
-        (lambda state: {f"module.{key}": value for key, value in state.items()}, "'module.' taken off its names"),
+        (lambda state: {"state_dict": state}, "read from its entry 'state_dict'"),
+        (lambda state: {"model_state_dict": state, "epoch": 3}, "read from its entry 'model_state_dict'"),
+        (lambda state: {f"module.{key}": value for key, value in state.items()}, "prefix 'module.' removed"),
     ],
 )
 def test_common_wrappings_are_taken_off_and_said(wrap, note, tmp_path):
@@ -355,8 +355,8 @@ def test_generator_and_discriminator_make_one_model_and_twice_the_same_is_one(tm
 
 def test_a_discriminator_alone_is_no_model_to_synthesise_with(tmp_path):
     imported = run(saved(tmp_path, discriminator(), "final_discriminator.pth"), "mk6_3_4", tmp_path / "root")
-    assert imported.notes == ("holds no G: it cannot make a CT",)
-    with pytest.raises(MrictError, match="holds no network G, so it cannot make a CT"):
+    assert imported.notes == ("has no G: it cannot predict a CT",)
+    with pytest.raises(MrictError, match="has no network G, so it cannot predict a CT"):
         load_synthesizer(imported.path, device="cpu")
     with pytest.raises(MrictError, match="mk6_3_4: no model in"):
         find("mk6_3_4", tmp_path / "root")
@@ -373,7 +373,7 @@ def test_a_discriminator_alone_is_no_model_to_synthesise_with(tmp_path):
 def test_the_card_says_what_is_not_known(variant, wide, said, tmp_path):
     imported = run(saved(tmp_path, plain(wide).state_dict()), variant, tmp_path / "root")
     card = (imported.path / CARD).read_text(encoding="utf-8")
-    parts = ("Not for clinical use", "imported unchanged", "scored it on no patient", "no fingerprint", said)
+    parts = ("Not for clinical use", "imported unchanged", "has not scored it", "no fingerprint", said)
     assert [part for part in parts if part not in card] == []
     assert "Demo" not in card
     assert str(tmp_path) not in card + json.dumps(read_model(imported.path))

@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mrict_core import hu as scale
 from mrict_core.data import intensity
 from mrict_core.data.checks import hu_values
 from mrict_core.errors import MrictError
 
-WINDOWS = sorted(intensity.WINDOWS)
+WINDOWS = sorted(scale.WINDOWS)
 
 
 @pytest.mark.parametrize("name", WINDOWS)
 @given(data=st.data())
 def test_window_inverse_restores_whole_hu_inside_it(name: str, data: st.DataObject) -> None:
-    window = intensity.WINDOWS[name]
+    window = scale.WINDOWS[name]
     values = st.integers(int(window.low), int(window.high))
     hu = data.draw(hnp.arrays(np.int16, hnp.array_shapes(max_side=6), elements=values))
     unit = window.to_unit(hu)
@@ -30,13 +31,13 @@ def test_window_inverse_restores_whole_hu_inside_it(name: str, data: st.DataObje
 
 @pytest.mark.parametrize("name", WINDOWS)
 def test_window_ends_and_clipping(name: str) -> None:
-    window = intensity.WINDOWS[name]
+    window = scale.WINDOWS[name]
     hu = [window.low - 500, window.low, (window.low + window.high) / 2, window.high, window.high + 500]
     np.testing.assert_allclose(window.to_unit(np.array(hu)), [-1, -1, 0, 1, 1], atol=1e-6)
 
 
 def test_window_of_tensors_equals_that_of_arrays() -> None:
-    window = intensity.WINDOWS["patient"]
+    window = scale.WINDOWS["patient"]
     hu = np.array([[-2000, -1024, 0, 40, 3000, 4000]], np.int16)
     unit = window.to_unit(torch.from_numpy(hu))
     assert isinstance(unit, torch.Tensor)

@@ -52,7 +52,7 @@ def test_the_documentation_is_in_step_with_the_table():
 
 
 def test_no_heading_is_written_twice():
-    """A heading with a unit belongs to its row; everything else asks the table."""
+    """A heading with a unit is only in its row; everything else reads the table."""
     headings = {row.heading for row in ROWS if "(" in row.heading}
     files = [path for path in (ROOT / "mrict_core").rglob("*.py") if path.parent.name != "metrics"]
     found = {(path.name, h) for path in files for h in headings if f'"{h}"' in path.read_text(encoding="utf-8")}
@@ -151,7 +151,7 @@ def columns_on(page: str, section: str) -> list[str]:
 
 
 def shows_the_table(tmp_path) -> None:
-    """Hold every place against the table."""
+    """Compare every place with the table."""
     data, leading, panel = page_data(3, 2, 24), list(metrics.keys("leaderboard")), list(metrics.keys("clinical"))
     one = data.records[0]
     assert list(one["summary"]["all"]) == list(one["cards"]) == list(metrics.recorded())
@@ -229,7 +229,7 @@ def test_a_record_of_before_lacks_the_metric_and_says_so(tmp_path, request):
     assert pd.isna(board.loc["mk1", new.key])
     assert board.loc["mk2", new.key] > 0
     assert remarks(records, [new.key]) == [
-        "Absent: NRMSE of all 3 patients (mk1): not taken by the version that scored it; evaluate again."
+        "Absent: NRMSE of all 3 patients (mk1): not computed by the version that scored it; evaluate again."
     ]
     data = dataclasses.replace(page_data(3, 2, 24), records=records, board=board.reset_index())
     assert 'data-metric="nrmse" data-name="mk1">–</td>' in render(data)

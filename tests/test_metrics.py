@@ -1,4 +1,4 @@
-"""Metrics against direct formulas, hand-computed cases and the facts known of the definitions."""
+"""Metrics against direct formulas, hand-computed cases and known properties of the definitions."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def corrupted(what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ("mask shape", "mask 9×8×9"),
         ("2-D", "3-D volumes"),
         ("empty mask", "mask is empty"),
-        ("NaN", "sCT holds 1 NaN"),
-        ("infinite", "CT holds 1 NaN or infinite"),
+        ("NaN", "sCT has 1 NaN"),
+        ("infinite", "CT has 1 NaN or infinite"),
     ],
 )
 @pytest.mark.parametrize("metric", [metrics.mae_hu, metrics.psnr_db, metrics.ssim])
@@ -190,7 +190,7 @@ def test_a_constant_real_slice_uses_the_whole_range(fake_hu, expected):
 
 
 class MeanFeatures(torch.nn.Module):
-    """Spread of every image, and its quadrant means."""
+    """Quadrant means and SD of an image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         images = images.float()
@@ -227,7 +227,7 @@ def test_frechet_distance_does_not_depend_on_the_parts_and_sees_the_predecessors
     frechet(grey, grey, lambda images: (seen.append(images), images.float().flatten(1)[:, :2])[1])
     assert seen[-1].dtype == torch.uint8
     assert seen[-1][:, 2, 5, 5].tolist() == [0, 0, 127, 255]
-    with pytest.raises(MrictError, match="at least 2 slices, 1 was given"):
+    with pytest.raises(MrictError, match="at least 2 slices, got 1"):
         frechet(real[:1], fake[:1], MeanFeatures())
 
 

@@ -1,4 +1,4 @@
-"""The clinical panel on cases computed by hand, and what must not change when a volume is stored differently."""
+"""The clinical panel on hand-computed cases, and its independence of the storage order."""
 
 from __future__ import annotations
 

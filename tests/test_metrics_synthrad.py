@@ -108,5 +108,5 @@ def test_a_mask_that_ms_ssim_cannot_use_is_named():
     ct, sct, mask = case((100, 100, 100), seed=7)
     mask[:] = False
     mask[51, 51, 51] = True  # lost at the second scale, which keeps even voxels
-    with pytest.raises(MrictError, match=r"no voxel of scale 2 .*every 2\. voxel"):
+    with pytest.raises(MrictError, match=r"no voxel at scale 2 .*every 2\. voxel"):
         metrics.ms_ssim(ct, sct, mask)

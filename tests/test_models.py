@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from tiny_models import run_of
 from typer.testing import CliRunner
 
-from mrict_core import cli, runtime
+from mrict_core import cli
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import load_split, make_split, save_split
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
-from mrict_core.files import read_json, write_json
+from mrict_core.files import atomic_folder, read_json, write_json
 from mrict_core.inference import load_synthesizer
 from mrict_core.models import folder as folders
 from mrict_core.models.card import card_text
@@ -168,7 +168,7 @@ def test_evaluating_again_writes_nothing_new(published, fresh_space):
     before, said = files_of(published), []
     evaluate_variant(get("mk1"), SMOKE, fresh_space, device="cpu", report=said.append)
     assert files_of(published) == before
-    assert said == [f"model mk1@{published.name} (there already): {published}"]
+    assert said == [f"model mk1@{published.name} (already published): {published}"]
     assert len(entries()) == 1
 
 
@@ -277,9 +277,9 @@ DAMAGE = {  # how => (what the loader says, whether a listing sees it without re
     "facts cut": (cut(FACTS), r"model\.json: not valid json", True),
     "facts gone": (lambda f: (f / FACTS).unlink(), r"model\.json: not found", True),
     "facts a list": (lambda f: (f / FACTS).write_text("[]"), "not the facts of a model, format, hash", True),
-    "window edited": (edit(FACTS, lambda c: c["facts"].update(window_hu=[-1, 1])), "it was edited or damaged", True),
-    "data edited": (edit(FACTS, lambda c: c["data"].update(name="real")), "it was edited or damaged", True),
-    "hash edited": (edit(FACTS, lambda c: c.update(hash="0" * 16)), "it was edited or damaged", True),
+    "window edited": (edit(FACTS, lambda c: c["facts"].update(window_hu=[-1, 1])), "edited or damaged", True),
+    "data edited": (edit(FACTS, lambda c: c["data"].update(name="real")), "edited or damaged", True),
+    "hash edited": (edit(FACTS, lambda c: c.update(hash="0" * 16)), "edited or damaged", True),
     "no facts in it": (edit(FACTS, lambda c: c.update(facts=None)), "not the facts of a model", True),
     "newer format": (edit(FACTS, lambda c: c.update(format=2)), "model format 2, this version reads 1", True),
 }
@@ -318,7 +318,7 @@ def test_a_damaged_model_is_not_published_over_and_never_stands_behind_a_bare_na
     with pytest.raises(MrictError, match="changed or damaged; delete the folder"):
         evaluate_variant(get("mk1"), SMOKE, fresh_space, device="cpu")
     cut(WEIGHTS)(published)
-    with pytest.raises(MrictError, match=rf"mk1: which .* is not known, mk1@{published.name[:8]} is damaged"):
+    with pytest.raises(MrictError, match=rf"mk1: the newest model is unknown, mk1@{published.name[:8]} is damaged"):
         find("mk1")
     assert find(f"mk1@{other.name[:6]}") == other
     with pytest.raises(MrictError, match=r"expected \d+ bytes of weights"):
@@ -327,7 +327,7 @@ def test_a_damaged_model_is_not_published_over_and_never_stands_behind_a_bare_na
 
 def test_a_folder_under_another_name_is_said_and_still_loads_by_path(published, tmp_path):
     renamed = published.rename(published.with_name("best"))
-    assert f"name the folder mk1/{read_json(renamed / FACTS)['hash']}" in entries()[0].problem
+    assert f"rename the folder to mk1/{read_json(renamed / FACTS)['hash']}" in entries()[0].problem
     elsewhere = Path(shutil.copytree(renamed, tmp_path / "sent by mail"))
     assert load_synthesizer(find(str(elsewhere)), device="cpu").facts.variant == "mk1"
 
@@ -374,7 +374,7 @@ UNTRUE = {  # what a model says of itself => what the one line names
     "window one": ({"window_hu": 5}, "window_hu is '5', expected list"),
     "method": ({"fields": {"method": {"name": "diffusion"}}}, "unknown method 'diffusion'"),
     "generator": ({"fields": {"network": {"G": "unet_z", "D": "patch4"}}}, "unknown .* 'unet_z'"),
-    "epoch 0": ({"epoch": 0}, "no epoch of its training was done"),
+    "epoch 0": ({"epoch": 0}, "epoch is 0, expected a trained network"),
     "channels": (
         {"fields": {"network": {"G": {"name": "unet_a", "slope": 0.1, "out_channels": 10**6}, "D": "patch4"}}},
         "does not fit network G",
@@ -469,14 +469,14 @@ def test_two_publications_of_a_variant_wait_for_each_other(published, monkeypatc
 
 
 def test_atomic_folder_never_replaces(tmp_path):
-    with runtime.atomic_folder(tmp_path / "made") as temporary:
+    with atomic_folder(tmp_path / "made") as temporary:
         (temporary / "a").write_text("first")
     with (
         pytest.raises(MrictError, match="made: exists already and is not replaced"),
-        runtime.atomic_folder(tmp_path / "made") as temporary,
+        atomic_folder(tmp_path / "made") as temporary,
     ):
         (temporary / "a").write_text("second")
-    with pytest.raises(KeyboardInterrupt), runtime.atomic_folder(tmp_path / "other"):
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "other"):
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made" / "a").read_text() == "first"
@@ -525,9 +525,9 @@ def test_an_alias_is_its_variant(published):
         ("mk1@zz", r"mk1@zz: no such model in .*; published of mk1: mk1@"),
         ("mk1@", "mk1@: no such model"),
         ("mk2", r"mk2: no model in .*train mk2 --lineage.*import-checkpoint FILE --as mk2"),
-        ("no/such/model", "no/such/model: no model; give a checkpoint"),
-        ("gone.pt", r"gone\.pt: no model; give a checkpoint"),
-        ("{root}/mk1", "no model; give a checkpoint"),
+        ("no/such/model", "no/such/model: not a model; give a checkpoint"),
+        ("gone.pt", r"gone\.pt: not a model; give a checkpoint"),
+        ("{root}/mk1", "not a model; give a checkpoint"),
         ("{root}/plain.pth", "python -m mrict_core import-checkpoint FILE --as VARIANT"),
         ("x" * 5000, "unknown variant"),
         ("a\0b", "unknown variant"),
@@ -542,7 +542,7 @@ def test_names_that_mean_nothing(spec, message, published):
 def test_a_hash_that_begins_two_models_is_refused(published):
     twins = [another(checkpoints_root(), published, seed=k) for k in range(1, 20)]
     start = next(a for a in "0123456789abcdef" if sum(t.name[0] == a for t in twins) > 1)
-    with pytest.raises(MrictError, match=rf"mk1@{start}: means \d+ models .*give more of the hash"):
+    with pytest.raises(MrictError, match=rf"mk1@{start}: matches \d+ models .*give more digits"):
         find(f"mk1@{start}")
 
 
@@ -554,7 +554,7 @@ def test_what_was_trained_and_not_published_is_found_unless_it_is_ambiguous(fres
     with pytest.raises(MrictError, match="trained and not published"):
         read_card("mk1")
     shutil.copytree(best.parent.parent, root / "another-run" / "mk1")
-    with pytest.raises(MrictError, match="mk1: trained in 2 runs and published from none"):
+    with pytest.raises(MrictError, match="mk1: trained in 2 runs, none published"):
         find("mk1")
 
 

@@ -1,4 +1,4 @@
-"""The notebooks' habits: unrun sources, short cells, plain parameters that papermill can set, no code of their own."""
+"""Rules for notebooks: unrun sources, short cells, plain parameters for papermill, no definitions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_cells_are_short_and_define_nothing(path):
     assert 10 <= len(cells) <= 16
     for cell in cells:
         lines = [line for line in cell.source.splitlines() if line.strip()]
-        assert 1 <= len(lines) <= 15, f"{cell.id}: {len(lines)} lines"
+        assert 1 <= len(lines) <= 16, f"{cell.id}: {len(lines)} lines"
         nodes = list(ast.walk(ast.parse(cell.source)))  # a magic is no Python: parsing fails
         defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
         assert not [node for node in nodes if isinstance(node, defined)], cell.id
@@ -91,7 +91,7 @@ def test_cells_are_short_and_define_nothing(path):
 
 @pytest.mark.parametrize("name", [p.stem for p in PATHS if p.stem[:2] not in ("00", "08")])
 def test_asserts_are_of_our_own_making_and_say_what_broke(name):
-    """What the user's data hold (bone, centres, a range) is printed; an assertion is about the suite, in words."""
+    """Print, do not assert, what depends on the user's data (bone, centres, a range); give every assert a message."""
     (path,) = (path for path in PATHS if path.stem == name)
     checks = [n for cell in code(path) for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
     assert all(node.msg is not None for node in checks)

@@ -76,7 +76,7 @@ def test_what_is_missing_is_said_with_its_reason(data):
         *("slices", "comparisons", "controls", "predecessor", "features", "training", "lineage", "provenance"),
     }
     page = render(bare)
-    assert "What this report does not hold" in page
+    assert "Missing from this report" in page
     for reason in missing.values():
         assert page.count(reason) >= 2  # at the top and in its place
     nothing = dataclasses.replace(bare, records=[], board=evaluation.leaderboard([]), centres=pd.DataFrame())
@@ -85,10 +85,10 @@ def test_what_is_missing_is_said_with_its_reason(data):
 
 
 def test_absent_feature_metrics_say_why(text, data):
-    assert "absent: FID: no weights here" in text
+    assert "Absent: FID: no weights here" in text
     only = dataclasses.replace(data, features=[f for f in data.features if f["value"] is None])
     (section,) = (s for s in build(only) if s.id == "features")
-    assert section.missing == "absent: FID: no weights here"
+    assert section.missing == "Absent: FID: no weights here"
 
 
 def test_names_and_notes_are_escaped(data):
@@ -150,7 +150,7 @@ def test_large_volumes_are_thinned_and_the_page_says_how():
     assert sum(map(len, encoded.blocks.values())) < 1.4 * 400_000
     assert encoded.patients[0]["count"] >= slices.SLICES_MIN
     assert max(encoded.patients[0]["rows"], encoded.patients[0]["columns"]) <= slices.SIDE_MAX
-    for part in ("every 3. slice", "pixels averaged 2 × 2", "of 6 variants"):
+    for part in ("one slice in 3", "pixels are averaged 2 × 2", "of 6 variants"):
         assert any(part in note for note in encoded.notes), part
     assert encoded.patients[0]["variants"] == names[: len(encoded.patients[0]["variants"])]  # the best stay
 

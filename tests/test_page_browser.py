@@ -210,7 +210,7 @@ def test_cards_open_from_headings_and_numbers_and_close_with_escape(page):
     page.keyboard.press("Enter")
     card = page.locator("dialog#card")
     assert card.is_visible()
-    for part in ("MAE (HU) (mae_hu)", "no clipping", "patients (N)", "5b11", "c0de"):
+    for part in ("MAE (HU) (mae_hu)", "without clipping", "patients (N)", "5b11", "c0de"):
         assert part in card.inner_text()
     page.keyboard.press("Escape")
     assert not card.is_visible()

@@ -73,9 +73,9 @@ def test_a_window_of_the_reference_and_padding_in_the_mask_are_said() -> None:
 
 def test_a_ct_of_turned_sign_or_without_negative_values_is_refused() -> None:
     for mask in ("body", "bone"):
-        with pytest.raises(MrictError, match=r"sign turned; .*multiply by -1"):
+        with pytest.raises(MrictError, match=r"sign inverted; .*multiply by -1"):
             check_hu(-CT, "ct.nii.gz", MASKS[mask])
-    with pytest.raises(MrictError, match="hold no air: negative HU cut off, a narrow window, or an MR"):
+    with pytest.raises(MrictError, match="hold no air: negative HU clipped, a narrow window, or an MR"):
         check_hu(CT.clip(0), "ct.nii.gz", BODY)
 
 
@@ -97,10 +97,10 @@ def test_a_bad_model_is_never_refused(kind: str, mask: str) -> None:
 @pytest.mark.parametrize(
     ("change", "remark"),
     [
-        (np.negative, "rise where the CT's fall: sign turned"),
-        (lambda a: a.clip(0), r"nothing lies below 0 HU, in the CT [\d.]+% lie below -800: negative HU cut off"),
-        (lambda a: a.clip(-160, 240), "nothing lies below -160 HU"),
-        (lambda a: np.where(BODY, a * 5, -1024), r"of the mask lies outside"),
+        (np.negative, "rise where the CT's fall: sign inverted"),
+        (lambda a: a.clip(0), r"nothing is below 0 HU, in the CT [\d.]+% are below -800: negative HU clipped"),
+        (lambda a: a.clip(-160, 240), "nothing is below -160 HU"),
+        (lambda a: np.where(BODY, a * 5, -1024), r"of the mask is outside"),
         (lambda a: np.where(BODY, 40.0, -1024), "constant inside the mask"),
     ],
 )
@@ -112,7 +112,7 @@ def test_what_is_doubtful_is_said(change: Callable[[np.ndarray], np.ndarray], re
 
 def test_negative_values_cut_off_inside_the_mask_alone_are_said() -> None:
     sct = np.where(BODY, CT.clip(0), -1000).astype(np.float32)
-    assert "nothing inside the mask lies below 0 HU" in check_sct(sct, CT, BODY, "sct.nii.gz")[0]
+    assert "nothing inside the mask is below 0 HU" in check_sct(sct, CT, BODY, "sct.nii.gz")[0]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_negative_values_cut_off_inside_the_mask_alone_are_said() -> None:
     ids=["offset of a signed type", "byte order", "wrap of uint64"],
 )
 def test_values_beyond_all_hu_are_refused(change: Callable[[np.ndarray], np.ndarray]) -> None:
-    with pytest.raises(MrictError, match=r"of the mask lies outside .*check type, byte order, slope and intercept"):
+    with pytest.raises(MrictError, match=r"of the mask is outside .*check type, byte order, slope and intercept"):
         check_sct(change(CT).astype(np.float32), CT, BODY, "sct.nii.gz")
 
 

@@ -12,11 +12,11 @@ from reference.validate import slice_ssim
 from skimage.metrics import structural_similarity
 
 from mrict_core import metrics
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import Predictions, metrics_record, score_patients
 from mrict_core.evaluation.controls import CONTROLS, blindness, control_predictions
 from mrict_core.experiments import get
+from mrict_core.hu import WINDOWS
 from mrict_core.legacy.protocol import (
     UNIT,
     Translation,
@@ -243,7 +243,7 @@ def test_the_table_reads_printed_and_ours_side_by_side(records):
     table = predecessor_table([record, black]).set_index("variant")
     assert list(table.index) == [*(row.variant for row in PRINTED), "control_black"]
     assert (table.loc["control_black", "printed_ssim"], table.loc["control_black", "ours_ssim"]) == (0.6884, 0.5)
-    assert "no model" in table.loc["control_black", "why"]
+    assert "not a model" in table.loc["control_black", "why"]
     own = table.loc["mk6_3_4"]
     assert (own["printed_ssim"], own["ours_ssim"], own["readme"]) == (0.917649, 0.25, "MK6.4.3_CP3")
     assert np.isnan(own["ours_fid"])

@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_believed_is_made_again_and_said(space, tmp_path, 
     predictions = StoredPredictions(store, ramp, tmp_path, "weights", said.append)
     assert np.array_equal(predictions.slices(patient), expected)
     assert len(said) == 1
-    assert said[0].endswith("; made again")
+    assert said[0].endswith("; recomputed")
     again = StoredPredictions(store, silent, tmp_path, "weights", silent)
     assert np.array_equal(again.slices(patient), expected)
 
@@ -181,7 +181,7 @@ def test_other_weights_replace_the_volumes_and_that_is_said_once(space, tmp_path
     other = StoredPredictions(store, lambda *which: ramp(*which) / 2, tmp_path, "others", said.append)
     found = [other.slices(patient) for patient in patients]
     assert len(said) == 1
-    assert "predictions of other weights, slices or code; made again" in said[0]
+    assert "predictions of other weights, slices or code; recomputed" in said[0]
     again = StoredPredictions(store, silent, tmp_path, "others", silent)
     assert all(np.array_equal(again.slices(p), hu) for p, hu in zip(patients, found, strict=True))
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{p}.npz" for p in patients], "none of the old is kept"
@@ -226,7 +226,7 @@ def test_two_processes_at_once_leave_whole_files(space, tmp_path):
 
 
 def test_pictures_are_of_what_was_scored_or_there_are_none(scored):
-    """Also where the training went on since, which writes another checkpoint to the same place."""
+    """Also where training has continued since, which writes another checkpoint to the same place."""
     _, split = open_data(scored)
     record, run = read_record(scored.metrics, "mk1"), run_of(scored, "mk1")
     expected = predictions_of(scored, record, "cpu", silent).slices(split.test[0])
@@ -234,9 +234,9 @@ def test_pictures_are_of_what_was_scored_or_there_are_none(scored):
     torch.save(payload | {"seconds": 1.0}, run.best)
     assert np.array_equal(predictions_of(scored, record, "cpu", silent).slices(split.test[0]), expected)
     shutil.rmtree(run.predictions)
-    with pytest.raises(MrictError, match=r"best\.pt: is \w+, scored was \w+: its training went on; evaluate mk1 again"):
+    with pytest.raises(MrictError, match=r"best\.pt: is \w+, but \w+ was scored: training has continued; evaluate"):
         predictions_of(scored, record, "cpu", silent).slices(split.test[0])
-    assert "its training went on; evaluate mk1 again" in write_report(SMOKE, scored)["page"].read_text()
+    assert "training has continued; evaluate mk1 again" in write_report(SMOKE, scored)["page"].read_text()
 
 
 def test_predictions_go_with_their_training(scored):

@@ -1,4 +1,4 @@
-"""Preprocessing and the slice store: contents, inverses, resuming, and what happens to bad patients."""
+"""Preprocessing and the dataset cache: contents, inverses, resuming, and what happens to bad patients."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (lambda p: change(p, "mr", with_nan), "1 voxels are NaN"),
     "constant MR": (lambda p: change(p, "mr", np.ones_like), "constant value 1"),
     "MR is a CT": (lambda p: shutil.copy(p / "ct.nii.gz", p / "mr.nii.gz"), "look like a CT"),
-    "MR is a mask": (lambda p: shutil.copy(p / "mask.nii.gz", p / "mr.nii.gz"), "as a mask does"),
+    "MR is a mask": (lambda p: shutil.copy(p / "mask.nii.gz", p / "mr.nii.gz"), "like a mask"),
     "CT is an MR": (lambda p: shutil.copy(p / "mr.nii.gz", p / "ct.nii.gz"), "or an MR"),
     "offset CT": (lambda p: change(p, "ct", lambda a: a + 1024), "subtract 1024"),
     "8-bit CT": (lambda p: change(p, "ct", lambda a: ((a + 1024.0) / 16).astype(np.uint8)), "8 bits"),
@@ -374,13 +374,13 @@ def test_store_refuses_what_it_cannot_serve(source: Path, tmp_path: Path) -> Non
     store = prepare(source, tmp_path / "store")
     with pytest.raises(MrictError, match="no patient '1BZ001'"):
         store.slices("1BZ001")
-    with pytest.raises(MrictError, match="5 slices came, expected 6"):
+    with pytest.raises(MrictError, match="5 slices, expected 6"):
         store.to_volume("1BA001", store.slices("1BA001").ct[:5])
     (tmp_path / "store" / "1BA001" / "ct.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(MrictError, match=r"ct\.npy: cannot be read"):
         SliceStore(tmp_path / "store").slices("1BA001")
     (tmp_path / "store" / "index.json").write_text("[]")
-    with pytest.raises(MrictError, match="not the index of a slice store"):
+    with pytest.raises(MrictError, match="not the index of a dataset cache"):
         SliceStore(tmp_path / "store")
 
 
@@ -459,7 +459,7 @@ def test_a_split_of_ones_own_is_kept_and_a_replaced_one_is_announced(cohort, tmp
     lines.clear()
     kept = prepare_data("smoke", str(cohort), force=True, report=lines.append)
     assert kept.split == own
-    assert "your own" in lines[0]
+    assert "yours" in lines[0]
     data["test"] = [*data["test"], "1BZ999"]
     path.write_text(json.dumps(data))
     with pytest.raises(MrictError, match="1BZ999"):
@@ -744,5 +744,5 @@ def test_a_store_between_two_states_is_not_read_as_one(source: Path, tmp_path: P
     assert killed(4, False, source, tmp_path / "store")  # the patient is new, the index is not
     store = SliceStore(tmp_path / "store")
     store.slices("1BA002")
-    with pytest.raises(MrictError, match="1BA001: prepared again by a run that did not end; run preprocess again"):
+    with pytest.raises(MrictError, match="1BA001: prepared again by an interrupted run; run preprocess again"):
         store.slices("1BA001")

@@ -1,4 +1,4 @@
-"""What preprocessing does with less work holds the same bits as the plain forms that define it."""
+"""Fast preprocessing gives the same bits as the plain forms that define it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_real_samples_are_their_plain_form(tmp_path: Path, name: str, region: st
 
 
 def volume(rng: np.random.RandomState, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return a bumpy volume: noise of a few widths, partly whole numbers, so that ties and specks occur."""
+    """Return smoothed noise of several widths, partly in whole numbers, so that ties and specks occur."""
     smooth = sum(w * ndimage.gaussian_filter(rng.normal(size=shape), w) for w in (0.7, 2, 5))
     values = np.abs(smooth) ** rng.uniform(0.5, 3) * 10 ** rng.uniform(0, 3)
     return (np.rint(values) if rng.rand() < 0.5 else values).astype(np.float32)

@@ -1,4 +1,4 @@
-"""README.md and docs/architecture.md name what is there, and nothing that is not."""
+"""README.md and docs/architecture.md name all existing files and no others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_tree_lists_every_module_where_it_is():
 
 
 def test_rooms_do_not_share_names():
-    """A name says one thing: `unet.py`, not five `utils.py`; commands are named like what they call."""
+    """Module names are unique; only commands share the name of the module they call."""
     names = Counter(path.name for path in modules() if path.parts[1] not in ("cli",))
     assert [name for name, count in names.items() if count > 1] == []
 

@@ -180,7 +180,7 @@ def test_masks_on_the_border_and_empty_masks_are_drawn():
     row = make_row()
     full = row | {"mask": np.ones_like(row["mask"])}
     empty = row | {"mask": np.zeros_like(row["mask"])}
-    assert "no mask here" in texts(figures.sample_figure([full, empty], title="t", label="demo"))
+    assert "no mask in this slice" in texts(figures.sample_figure([full, empty], title="t", label="demo"))
 
 
 def test_curves_leave_out_what_a_method_lacks_and_mark_the_best_epoch():

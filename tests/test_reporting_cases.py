@@ -1,4 +1,4 @@
-"""Records of small and odd data: every table, figure and page is made, and what is absent is said, never 0."""
+"""Records of small and odd data: every table, figure and page works, and absent values are marked, never 0."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AIR = ("mae_air_hu", "me_air_hu")
 
 
 def without(*names: str):
-    """Return a change that takes the values of metrics away, and the voxels and curves behind them."""
+    """Return a change that removes the values of metrics, with their voxels and curves."""
 
     def change(row: dict, details: dict) -> None:
         row |= dict.fromkeys(names, float("nan"))
@@ -68,7 +68,7 @@ CASES = {
 
 
 def changed(one: dict, count: int, change) -> dict:
-    """Return a record of page_data over its first patients, changed and summarised anew, as json holds it."""
+    """Return a record of page_data's first patients, changed and summarised again, as in json."""
     rows = [dict(row) for row in one["patients"][:count]]
     details = json.loads(json.dumps(one["details"]))
     for curves in details.values():

@@ -1,4 +1,4 @@
-"""The two commands' shell scripts, run on copies with stand-ins for Python, df and .venv: nothing is installed."""
+"""The two shell scripts, run on copies with fakes of Python, df and .venv: nothing is installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def script(path: Path, *lines: str) -> None:
 
 @pytest.fixture
 def clone(tmp_path) -> Path:
-    """A copy of what run_all.sh reads, beside a folder `bin` that is all of PATH."""
+    """A copy of the files that run_all.sh reads; its folder `bin` is the whole PATH."""
     folder = tmp_path / "a clone"
     folder.mkdir()
     for name in ("run_all.sh", "requirements.txt"):
@@ -45,7 +45,7 @@ def run(clone: Path, *arguments: str, cwd: Path | None = None, **env: str) -> su
 
 
 def stand_in_venv(clone: Path) -> None:
-    """A .venv that is up to date and whose python prints its arguments, one a line."""
+    """An up-to-date .venv with a python that prints its arguments, one per line."""
     (clone / "site").mkdir()
     python = clone / ".venv" / "bin" / "python"
     script(python, 'if [ "$1" = -c ]; then echo "$PWD/site"; else printf "%s\\n" "$PWD" "$@"; fi')
@@ -54,7 +54,7 @@ def stand_in_venv(clone: Path) -> None:
 
 
 def accepted_flags() -> set[str]:
-    """The long options that the script's own case patterns know."""
+    """The long options in the script's case patterns."""
     text = (ROOT / "run_all.sh").read_text()
     patterns = re.findall(r"^\s+(--\S+?)\)", text, re.MULTILINE)
     return {flag.removesuffix("=*") for pattern in patterns for flag in pattern.split("|") if flag.startswith("--")}

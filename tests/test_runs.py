@@ -143,13 +143,13 @@ def test_a_best_checkpoint_that_is_nowhere_any_more_means_the_start(fresh_space,
     write_json(whole.folder / "run.json", read_json(whole.folder / "run.json") | {"complete": False})
     whole.best.unlink()
     again = train(MK1, TWO, fresh_space, FEW, report=lines.append).run
-    assert "is not of epoch 1, the best; training from the start" in lines[0]
+    assert "is not of the best epoch, 1; training from the start" in lines[0]
     assert (again.folder, again.complete, again.best_epoch) == (whole.folder, True, 1)
     assert all(torch.equal(value, expected[key]) for key, value in tensors(again.best).items())
 
 
 def test_ctrl_c_in_a_new_training_leaves_the_finished_one(fresh_space, monkeypatch):
-    """So that "what was finished is kept" is true."""
+    """So that "finished results are kept" is true."""
     train(MK1, SMOKE, fresh_space, FEW, **QUIET)
     before, _ = files_of(fresh_space.checkpoints), evaluate_variant(MK1, SMOKE, fresh_space, **QUIET)
     record = read_json(fresh_space.metrics / "mk1.json")
@@ -175,7 +175,7 @@ def test_other_code_keeps_the_training_and_says_so(fresh_space, monkeypatch):
     monkeypatch.setattr(loop, "code_hash", lambda *rooms: "edited")
     again = train(MK1, SMOKE, fresh_space, FEW, report=lines.append)
     assert again.reused
-    assert "another version of the code; --retrain makes a new one beside it" in lines[0]
+    assert "another version of the code; --retrain trains again in a new folder" in lines[0]
     assert files_of(fresh_space.checkpoints) == before
     beside = train(MK1, SMOKE, fresh_space, FEW, retrain=True, **QUIET)
     assert beside.run.folder.name == f"{result.run.folder.name}-2"
@@ -271,7 +271,7 @@ def test_an_old_training_is_no_seed_of_a_new_one_and_that_is_said(old_space):
     chosen = choose(space, "mk4_1", trained.data)
     assert chosen.runs == (new,)
     assert chosen.left_out == (
-        f"left out: {trained.folder}: the layout differs, and an earlier version did not write down all its settings",
+        f"left out: {trained.folder}: the layout differs; an earlier version did not record all settings",
     )
     assert choose(space, "mk4_1", trained.data, like=trained).runs == (trained,)
 
@@ -303,7 +303,7 @@ def test_a_finished_training_described_by_flat_values_is_found_and_never_written
     before, lines = files_of(flat_space.checkpoints), []
     result = train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, report=lines.append)
     assert (result.reused, result.run.id, result.run.old) == (True, "9ef33a18de2fb2a3", False)
-    assert "unchanged, 1 epochs are there already" in lines[-1]
+    assert "unchanged, 1 epochs exist" in lines[-1]
     again = train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, retrain=True, **QUIET).run
     assert again.trained == result.run.trained
     assert train(get("mk4_1"), ONE, flat_space, FOUR_PAIRS, **QUIET).run == again, "the newest of the same is meant"
@@ -397,7 +397,9 @@ def test_a_record_with_wrong_values_says_what_to_do_and_the_checkpoints_stand_in
     record = run.folder / "run.json"
     whole = read_json(record)
     record.write_text(json.dumps(whole | values if values else values))
-    with pytest.raises(MrictError, match=r"run\.json: .*; delete the file: the checkpoints beside it say the same"):
+    with pytest.raises(
+        MrictError, match=r"run\.json: .*; delete the file: the checkpoints next to it hold the same facts"
+    ):
         train(MK1, SMOKE, fresh_space, FEW, **QUIET)
     record.unlink()
     result = train(MK1, SMOKE, fresh_space, FEW, **QUIET)
@@ -413,7 +415,7 @@ def test_a_collapse_in_the_first_epoch_is_an_error_each_time_and_no_model(fresh_
 
     monkeypatch.setattr(Pix2Pix, "train_step", step)
     for _ in range(2):
-        with pytest.raises(MrictError, match="collapsed in epoch 1: loss_g, loss_d not finite; nothing was learned"):
+        with pytest.raises(MrictError, match="collapsed in epoch 1: loss_g, loss_d not finite; there is no checkpoint"):
             train(MK1, TWO, fresh_space, FEW, **QUIET)
     run = run_of(fresh_space, "mk1")
     assert (run.epoch, run.complete, run.whole) == (0, True, False)
@@ -461,7 +463,7 @@ def test_a_child_takes_the_only_seed_of_its_parent_and_never_one_of_several(fres
     only = train(PARENT, SMOKE, fresh_space, seeded(1), **QUIET).run
     child = train(CHILD, SMOKE, fresh_space, seeded(5), report=lines.append).run
     assert child.trained["parent"] == only.id
-    assert f"{PARENT.name} was trained with seed 1 alone" in lines[0]
+    assert f"{PARENT.name} was trained only with seed 1" in lines[0]
     train(PARENT, SMOKE, fresh_space, seeded(2), **QUIET)
     with pytest.raises(MrictError, match=r"seeds 1, 2 only; train it with this seed too: .* --lineage --seed 6"):
         train(CHILD, SMOKE, fresh_space, seeded(6), **QUIET)
@@ -504,6 +506,8 @@ def test_the_commands(fresh_space, cohort):
     assert not first.folder.exists()
     assert second.best.exists()
     assert "--seeds 1,x: expected whole numbers" in str(invoke("train", "mk1", *common, "--seeds", "1,x").exception)
+    both = invoke("train", "mk1", *common, "--seeds", "4", "--seed", "5")
+    assert "--seed 5 and --seeds 4: expected one of them" in str(both.exception)
 
 
 def test_nothing_but_a_training_is_removed(fresh_space, tmp_path):

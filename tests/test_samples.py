@@ -16,7 +16,7 @@ from mrict_core.training.run import TrainSettings
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory) -> Prepared:
-    """Nine real patients, three of each centre, as links, so that the folder of samples stays as it is."""
+    """Nine real patients, three per centre, as links, so that the samples are not changed."""
     source = sample("synthrad_brain_axial") / "Task1" / "brain"
     folder = tmp_path_factory.mktemp("real") / "Task1" / "brain"
     folder.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_real_pairs_train_and_are_scored_in_2d(slices, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "region"), [("brainweb_head", "brain"), ("pelvis_bulk", "pelvis")])
 def test_volume_is_prepared_and_returns_exactly(name, region):
-    """The canvas here is the smallest that holds the whole patient, so that nothing is cropped away."""
+    """Use the smallest canvas that holds the whole patient, so that nothing is cropped."""
     prepared = prepare_data("demo", str(sample(name)), region)
     store = prepared.store
     (patient,) = store.patients

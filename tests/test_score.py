@@ -234,8 +234,8 @@ REFUSED = {
     "8 bits": r"sct\.nii\.gz: values 0…\d+ are not HU: scaled to 8 bits",
     "unit": r"sct\.nii\.gz: values -1…1 are normalised",
     "CT stored values": r"ct\.nii\.gz: values .* hold no air: stored values, the rescale intercept of -1024 lost",
-    "few voxels": r"mask\.nii\.gz: mask holds 144 voxels; expected at least 1000",
-    "labels": r"mask\.nii\.gz: mask holds 3 values",
+    "few voxels": r"mask\.nii\.gz: mask has 144 voxels; expected at least 1000",
+    "labels": r"mask\.nii\.gz: mask has 3 values",
 }
 FATAL = {"NaN": r"sct\.nii\.gz: 1 voxels are NaN", "empty mask": r"mask\.nii\.gz: mask is empty"}
 
@@ -313,7 +313,7 @@ def test_the_share_of_a_coarse_mask_on_the_ct_is_not_that_of_its_volume(case):
     mask = load_volume(case.mask)
     save_nifti(case.mask, mask.array[::2, ::2, ::2], mask.affine @ np.diag([2, 2, 2, 1]))
     found = score_files(case, ScoreOptions(resample=True))
-    assert not any("lies on the CT" in text for text in found["warnings"])
+    assert not any("is on the CT" in text for text in found["warnings"])
 
 
 @pytest.fixture

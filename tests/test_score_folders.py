@@ -93,10 +93,10 @@ def twice(folders: dict[str, Path]) -> None:
 LEFT_OUT: dict[str, tuple[Callable[[dict[str, Path]], None], str]] = {
     "a case without CT": (extra_case, "not scored: p9: no ct in"),
     "a mask without images": (extra_mask, "not scored: p9: no ct in"),
-    "a file too deep": (deeper, "lies deeper than a case's folder"),
+    "a file too deep": (deeper, "deeper than a case's folder"),
     "a file of unknown name": (unknown_name, "belongs to no case"),
-    "a file named as another role": (other_role, "is named as a ct, which is looked for in"),
-    "a folder without images": (no_images, "holds no image that is read"),
+    "a file named as another role": (other_role, "named as a ct, which is expected in"),
+    "a folder without images": (no_images, "no readable image in it"),
     "two files of one case": (twice, "two files for one ct"),
 }
 
@@ -125,7 +125,7 @@ def test_files_of_other_types_are_counted_and_do_no_harm(tmp_path: Path) -> None
     words = [word for role, folder in folders.items() for word in (f"--{role}", str(folder))]
     done = CliRunner().invoke(app, ["score", *words, "--csv", str(tmp_path / "scores.csv")])
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[-1] == "2 found: 2 scored, 0 not scored; 1 other files beside them"
+    assert done.stdout.splitlines()[-1] == "2 found: 2 scored, 0 not scored; 1 other files"
 
 
 def test_nothing_scored_leaves_no_csv_and_gives_every_reason(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_nothing_scored_leaves_no_csv_and_gives_every_reason(tmp_path: Path) -> 
     assert isinstance(done.exception, (MrictError, SystemExit))
     assert not list(tmp_path.glob("*.csv"))
     places = [str(folders[role]) for role in ("ct", "sct", "mask")]
-    with pytest.raises(MrictError, match=r"none of 2 cases can be scored, .*p1: .* \| p2: "):
+    with pytest.raises(MrictError, match=r"none of the 2 cases can be scored, .*p1: .* \| p2: "):
         score_folders(*places, ScoreOptions(), tmp_path / "scores.csv", json=False, progress=None)
 
 
@@ -173,7 +173,7 @@ def test_a_mask_that_changes_by_rounding_alone_is_whole(tmp_path: Path) -> None:
     save_nifti(case.mask, fine, affine)
     warnings = score_files(case, ScoreOptions(resample=True))["warnings"]
     assert any("mask resampled" in text for text in warnings)
-    assert not any("of the mask only" in text for text in warnings)
+    assert not any("of the mask is on" in text for text in warnings)
 
 
 def test_an_image_that_covers_too_little_is_refused(tmp_path: Path) -> None:
@@ -189,11 +189,11 @@ def test_images_of_different_places_are_refused(tmp_path: Path) -> None:
     far = AFFINE.copy()
     far[:3, 3] += 500
     save_nifti(case.sct, head()["sct"], far)
-    with pytest.raises(MrictError, match="covers nothing of the mask"):
+    with pytest.raises(MrictError, match="covers none of the mask"):
         score_files(case, ScoreOptions(resample=True, as_is=True))
     case = write(tmp_path / "mask")
     half = AFFINE.copy()
     half[2, 3] += 20
     save_nifti(case.mask, head()["mask"], half)
-    with pytest.raises(MrictError, match=r"of the mask only \d+\.\d% lies on the CT; expected at least 90%"):
+    with pytest.raises(MrictError, match=r"only \d+\.\d% of the mask is on the CT; expected at least 90%"):
         score_files(case, ScoreOptions(resample=True))

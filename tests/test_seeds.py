@@ -95,7 +95,7 @@ def one_twice(records):
         (other_data, "store_key"),
         (other_patients, "patients"),
         (other_variant, "name"),
-        (one_twice, "hold one twice"),
+        (one_twice, "contain one twice"),
         (list.clear, "no record of any seed"),
     ],
 )
@@ -168,9 +168,9 @@ def test_two_runs_of_other_seeds_say_so(several, tmp_path):
     evaluation.write_metrics(tmp_path / "a" / "metrics", several[0])
     evaluation.write_metrics(tmp_path / "b" / "metrics", seeded(shifts={4: 1.0})[0])
     text = comparison_text(compare_runs(tmp_path / "a", tmp_path / "b", ("mae_hu",)))
-    assert "values are means over seeds (a: 1, 2, 3; b: 4), their spread is not in the intervals" in text
+    assert "values are means over seeds (a: 1, 2, 3; b: 4); intervals do not include their spread" in text
 
 
 def test_pictures_say_of_which_seed_they_are(several):
-    assert slices_remark(several) == "pictures are of the first of several seeds (mk1: seed 1)"
+    assert slices_remark(several) == "images are of the first of several seeds (mk1: seed 1)"
     assert slices_remark(several[1:]) == ""

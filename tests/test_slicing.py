@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrict_core.data.cache.canvas import CropPad, centred_crop, predecessor_crop, restore_volume
-from mrict_core.data.images.volumes import SliceOrder
+from mrict_core.data.images.orders import SliceOrder
 from mrict_core.errors import MrictError
 
 SIDES = st.integers(1, 40)
@@ -84,7 +84,7 @@ def test_shapes_that_do_not_belong_are_refused() -> None:
         crop.apply(np.zeros((1, 12, 10)), 0)
     with pytest.raises(MrictError, match=r"expected \(8, 8\)"):
         crop.invert(np.zeros((1, 8, 9)), 0)
-    with pytest.raises(MrictError, match="2 slices came, expected 1"):
+    with pytest.raises(MrictError, match="2 slices, expected 1"):
         restore_volume(np.zeros((2, 8, 8)), np.array([3]), (10, 12, 5), SliceOrder.raw(), crop)
 
 

@@ -139,7 +139,7 @@ def edited(path: Path, **changes: object) -> Path:
     [
         ({"val": ["1BA000"], "train": ["1BA000", "1BA001"]}, "patient 1BA000 is in train and in val"),
         ({"test": ["1ba000"], "train": ["1BA000"]}, "patient 1ba000 is in train and in test"),
-        ({"train": ["1BA000", "1BA000"], "val": ["x"], "test": ["y"]}, "stands twice in train"),
+        ({"train": ["1BA000", "1BA000"], "val": ["x"], "test": ["y"]}, "listed twice in train"),
         ({"train": ["1BA000", "new"]}, "its sets do not match its hash"),
         ({"test": None}, "not a split; expected train, val, test, kind, seed"),
         ({"seed": "many"}, "not a split"),

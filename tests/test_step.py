@@ -28,7 +28,7 @@ EXACT = 1e-7  # in float64; only the sum of the first weights was rounded to flo
 
 @pytest.fixture
 def vgg19(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """The first layers of VGG19, wide ones too, with random weights, in place of the real file."""
+    """The first layers of VGG19 with random weights, instead of the real file."""
     torch.manual_seed(3)
     layers = models.vgg19(weights=None).features[:14]
 
@@ -40,7 +40,7 @@ def vgg19(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
 
 
 def without_chance(name: str, **changes) -> Experiment:
-    """The variant without dropout: its masks are drawn anew in every pass, and the plain step makes more passes."""
+    """The variant without dropout, whose masks differ in every pass; the plain step makes more passes."""
     return with_values(get(name), {"network.G.dropout": 0.0, "network.D.dropout": 0.0, **changes})
 
 
@@ -60,14 +60,14 @@ def paired(method: Method, real_A: Tensor, real_B: Tensor) -> Batch:
 
 
 def recording(optimizer: torch.optim.Optimizer, into: list[list[Tensor]]) -> torch.optim.Optimizer:
-    """Let `optimizer` write down its gradients before each of its steps."""
+    """Record the gradients before each step of `optimizer`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.register_step_pre_hook(lambda *_: into.append([p.grad.detach().clone() for p in parameters]))
     return optimizer
 
 
 def descents(G: nn.Module, D: nn.Module, into: dict[str, list]) -> dict[str, torch.optim.Optimizer]:
-    """Plain descent: Adam divides by the gradient's size and would make a large difference of the smallest."""
+    """Plain descent: Adam divides by the gradient's size and would amplify small differences."""
     return {n: recording(torch.optim.SGD(m.parameters(), lr=1e-3), into[n]) for n, m in (("G", G), ("D", D))}
 
 
@@ -113,7 +113,7 @@ def test_gradients_equal_those_of_the_plain_step(vgg19, name, dtype, bound):
 
 
 def test_the_plain_step_fills_gradients_that_nobody_uses(vgg19):
-    """What the lean step saves is really spent by the plain one."""
+    """The plain step really does the work that the lean one saves."""
     variant = without_chance("mk6_3_4", **{"method.generator_steps": 1})
     method = build_method(variant, dataclasses.replace(FULL, width=4))
     real = torch.rand(2, 1, SIDE, SIDE) * 2 - 1

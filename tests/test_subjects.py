@@ -60,7 +60,7 @@ def test_tables(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("(.+", "no regular expression"),
+        ("(.+", "not a regular expression"),
         (".+_[ab]", "has no group"),
         (r"^(\d+)_", r"gives no subject for p1, p2; expected one for every patient"),
         ("no/such.csv", r"no/such\.csv: cannot be read \(No such file"),
@@ -82,8 +82,8 @@ def test_rules_that_cannot_be_used(rule: str, message: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("patients", "remark"),
     [
-        (["01_a", "01_b", "02_a"], "01_a and 01_b are split as different persons"),
-        (["P7-1", "P7-2", "P8-1", "P8-2"], "P7-1 and P7-2 (and 1 such pairs or groups more)"),
+        (["01_a", "01_b", "02_a"], "01_a and 01_b are split as different people"),
+        (["P7-1", "P7-2", "P8-1", "P8-2"], "P7-1 and P7-2 (and 1 more such groups)"),
         (["x1_baseline", "x1_followup"], "x1_baseline and x1_followup"),
         (["p3_20200101", "p3_20210101"], "p3_20200101 and p3_20210101"),
         (["1BA001", "1BA002", "1BB001", "BW04"], ""),
@@ -224,7 +224,7 @@ def test_who_shares_one_image_is_one_subject(role: str, tmp_path: Path) -> None:
     store = preprocess(tmp_path / "in", tmp_path / "store", region="brain", size=64)
     assert store.skipped == []
     assert store.subjects() == {"p1": "p1", "p2": "p2", "p3": "p1"}
-    assert store.remarks == [f"p3 has the {role.upper()} of p1: taken for one subject"]
+    assert store.remarks == [f"p3 has the {role.upper()} of p1: one subject"]
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------

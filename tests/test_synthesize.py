@@ -22,8 +22,9 @@ from tiny_models import files_in, head_array, untrained_checkpoint, write_head
 
 from mrict_core import cli
 from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.grids import corner_gap_mm
 from mrict_core.data.images.resample import itk_image
-from mrict_core.data.images.volumes import ITK, NOTE, Volume, corner_gap_mm, load_volume
+from mrict_core.data.images.volumes import ITK, NOTE, Volume, load_volume
 from mrict_core.errors import MrictError
 from mrict_core.inference import load_synthesizer
 from mrict_core.inference.input_files import read_input
@@ -211,7 +212,7 @@ def test_the_name_of_an_output_says_its_format(tmp_path):
     assert [format_of(f"x{s}") for s in (".nii", ".NII.GZ", ".mha", ".nrrd")] == [".nii", ".nii.gz", ".mha", ".nrrd"]
     assert sidecar_path("a/b.c.nii.gz") == Path("a/b.c.json")
     volume = load_volume(write_head(tmp_path / "mr.nii"))
-    with pytest.raises(MrictError, match="expected that of the MR"):
+    with pytest.raises(MrictError, match="expected the MR's shape"):
         write_ct(tmp_path / "ct.nii", np.zeros((3, 3, 3)), volume)
     write_ct(tmp_path / "ct.nii", np.full(volume.shape, 40.4), volume, model="mk1")
     image = nib.load(tmp_path / "ct.nii")

@@ -101,9 +101,9 @@ def test_a_csv_names_cases_inputs_and_outputs(tmp_path, checkpoints):
     for case, reason in (
         ("third", "No such file"),
         ("fourth", "line 5 has no input"),
-        ("../up", "line 6: case and output are plain names"),
-        ("same", "x.nii.gz: another has its case name or output"),
-        ("same (2)", "y.nii.gz: another has its case name or output"),
+        ("../up", "line 6: case and output must be plain names"),
+        ("same", "x.nii.gz: its case name or output is used twice"),
+        ("same (2)", "y.nii.gz: its case name or output is used twice"),
         ("png", "not an image type that is written"),
     ):
         assert reason in reasons[case], case
@@ -140,7 +140,7 @@ def test_folders_that_cannot_be_meant_are_refused(tmp_path, checkpoints):
         ("in", "out", {}, "no case found"),
         ("in", "in", {}, "the folder of the inputs"),
         ("in", "file", {}, "expected a folder for the results"),
-        ("in", "out", {"uncertainty": tmp_path / "out"}, "the folder of the CTs too"),
+        ("in", "out", {"uncertainty": tmp_path / "out"}, "also the folder of the CTs"),
         ("nowhere", "out", {}, "no such file or folder"),
     ):
         with pytest.raises(MrictError, match=message):
@@ -148,7 +148,7 @@ def test_folders_that_cannot_be_meant_are_refused(tmp_path, checkpoints):
     write_head(tmp_path / "in" / "p.nii.gz")
     (tmp_path / "mine.csv").write_text("my,own,table\n")
     arguments = ["synthesize", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", str(checkpoints / "a.pt")]
-    assert "is no summary of this suite" in error_of(*arguments, "--csv", str(tmp_path / "mine.csv"))
+    assert "is not a summary of this suite" in error_of(*arguments, "--csv", str(tmp_path / "mine.csv"))
     assert "unknown format 'png'" in error_of(*arguments, "--format", "png")
     assert not (tmp_path / "out").exists()
 

@@ -16,8 +16,9 @@ from test_dicom_privacy import content_of, found_in
 from tiny_models import head_array, untrained_checkpoint, write_head
 
 from mrict_core.data.dicom import list_series, read_series
+from mrict_core.data.images.grids import corner_gap_mm
 from mrict_core.data.images.resample import itk_image
-from mrict_core.data.images.volumes import Volume, corner_gap_mm, load_volume
+from mrict_core.data.images.volumes import Volume, load_volume
 
 SHAPE, SPACING = (34, 40, 7), (5.0, 5.0, 6.0)
 
@@ -122,7 +123,7 @@ def test_one_echo_of_a_series_is_chosen_by_the_text_of_the_error(tmp_path, model
     typed = re.findall(r"--series \S+", str(result.exception))
     assert len(typed) == 2
     text = run(tmp_path / "mr", "-o", tmp_path / "ct.nii", "--model", model, *typed[0].split())
-    assert re.search(rf"warning: taken: EchoTime=\d+, {SHAPE[2]} of the {2 * SHAPE[2]} images of its series", text)
+    assert re.search(rf"note: read: EchoTime=\d+, {SHAPE[2]} of the {2 * SHAPE[2]} images of its series", text)
     assert load_volume(tmp_path / "ct.nii").shape == SHAPE
 
 
@@ -130,9 +131,9 @@ def test_one_echo_of_a_series_is_chosen_by_the_text_of_the_error(tmp_path, model
     ("arguments", "message"),
     [
         (("mr", "-o", "full"), "exists already"),
-        (("mr", "-o", "full", "--overwrite"), "holds"),
+        (("mr", "-o", "full", "--overwrite"), "contains files other"),
         (("mr.nii", "-o", "ct", "--keep-identifiers"), "keep"),
-        (("mr.nii", "-o", "ct", "--series", "x"), "no DICOM"),
+        (("mr.nii", "-o", "ct", "--series", "x"), "not DICOM"),
         (("mr", "-o", "mr", "--overwrite"), "same file|same"),
     ],
 )

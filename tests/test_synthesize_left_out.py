@@ -148,7 +148,7 @@ def test_earlier_outputs_are_no_inputs(tmp_path, models):
     assert reasons["out"] == "the results of this command"
     assert reasons["CT0001.dcm"].startswith("a CT series")
     assert sorted(survey(root).sources) == ["p1"]  # also where the results were written by another run
-    with pytest.raises(MrictError, match="a synthetic CT of this suite"):
+    with pytest.raises(MrictError, match="a synthetic CT or uncertainty map of this suite"):
         synthesize_case(root / "ct of p1.nii.gz", tmp_path / "again.nii", models)
 
 
@@ -162,7 +162,7 @@ def test_the_counts_of_the_last_line_add_up_and_the_status_tells(tmp_path, check
     last = result.output.strip().splitlines()[-1]
     total, *counts = map(int, re.findall(r"(\d+) (?:found|written|kept|failed|left out|no MR)", last))
     assert (total, counts) == (7, [2, 0, 1, 2, 2])
-    assert "T1w.nii.gz: left out: not where an MR is looked for" in result.output
+    assert "T1w.nii.gz: left out: not where an MR is expected" in result.output
     table = pd.read_csv(tmp_path / "out/summary.csv")
     assert len(table) == total
     assert table["reason"][table["status"] != "written"].notna().all()
@@ -175,9 +175,9 @@ OUTPUTS = {
     "one nested series": (["SE01/"], "ct.nii.gz", None),
     "a series deeper": (["study/SE01/"], "ct.mha", None),
     "one patient's folder": (["mr.nii.gz", "ct.nii.gz"], "ct.nii.gz", None),
-    "two series": (["SE01/", "SE02/"], "ct.nii.gz", "holds 2 inputs"),
-    "one left out": (["SE01/", "p2/T1.nii"], "ct.nii.gz", "holds 2 inputs"),
-    "a table": (["p1.nii", "p2.nii"], "out.csv", "a file by its name"),
+    "two series": (["SE01/", "SE02/"], "ct.nii.gz", "has 2 inputs"),
+    "one left out": (["SE01/", "p2/T1.nii"], "ct.nii.gz", "has 2 inputs"),
+    "a table": (["p1.nii", "p2.nii"], "out.csv", "has the name of a file"),
     "a page": (["p1.nii"], "out.html", "not an image type"),
 }
 
@@ -197,7 +197,7 @@ def test_an_output_named_like_a_file_is_a_file_or_an_error(name, tmp_path, check
     for folder in ("--uncertainty", "--qa"):
         make(tmp_path / "two", "p1.nii", "p2.nii")
         arguments = ["synthesize", str(tmp_path / "two"), "-o", str(tmp_path / "out"), folder, str(tmp_path / "x.nii")]
-        assert "a file by its name" in str(invoke(*arguments, "--model", str(checkpoints / "a.pt")).exception)
+        assert "has the name of a file" in str(invoke(*arguments, "--model", str(checkpoints / "a.pt")).exception)
 
 
 def test_names_of_outputs_and_messages_are_printable(tmp_path, checkpoints):

@@ -266,7 +266,7 @@ def test_the_pixel_is_changed_by_itself_only_far_from_training(trained_mm, resam
     model = dataclasses.replace(copying, facts=facts)
     found = synthesize_volume(model, smooth_head(2.5, 70))
     assert (found.facts["network_spacing_mm"][1] == pytest.approx(trained_mm)) is (resampled or trained_mm == 2.5)
-    assert any("the network learned on" in text for text in found.warnings) is resampled
+    assert any("the network was trained on" in text for text in found.warnings) is resampled
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_pixels_far_from_square_are_made_square(plane, pixel_mm, square, copying
     volume = Volume(head_array((110, 100, 30), (1.5, 1.5, 6.0)), affine_of("PSR", (1.5, 1.5, 6.0)), Path("thick.nii"))
     found = synthesize_volume(in_plane(copying, plane), volume)
     assert found.facts["network_spacing_mm"][1:] == pixel_mm
-    assert any("1.5 x 6 mm, the network learned on square ones" in text for text in found.warnings) is not square
+    assert any("1.5 x 6 mm, the network was trained on square ones" in text for text in found.warnings) is not square
     assert found.hu.shape == volume.shape
     core = ndimage.binary_erosion(found.body, iterations=2)
     assert np.abs(found.hu - expected_copy(volume, copying))[core].mean() < 60
@@ -288,7 +288,7 @@ def test_sheared_pixels_far_from_square_stay_with_a_warning(copying):
     affine[0, 1] = 0.5
     volume = Volume(head_array((60, 40, 5), (2.0, 5.0, 6.0)), affine, Path("sheared.nii"))
     found = synthesize_volume(copying, volume)
-    assert any("not at right angles: left as they are" in text for text in found.warnings)
+    assert any("not at right angles: not resampled" in text for text in found.warnings)
     np.testing.assert_allclose(found.hu, expected_copy(volume, copying), atol=0.01)
 
 
@@ -333,7 +333,7 @@ def test_what_cannot_be_asked_is_said(tiny, old):
         ([], {}, "no model given"),
         ([tiny], {"uncertainty": True}, "uncertainty needs several predictions"),
         ([tiny, old], {}, "protocols patient and predecessor"),
-        ([in_plane(old, "coronal")], {}, "axial slices alone"),
+        ([in_plane(old, "coronal")], {}, "only axial slices"),
         ([in_plane(tiny, "oblique")], {}, "unknown plane 'oblique'"),
     ):
         with pytest.raises(MrictError, match=message):

@@ -105,7 +105,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty folder": (empty, "mr.nii.gz is missing"),
     "one level deeper": (
         lambda p: (empty(p), write_patient(p / p.name)),
-        "mr.nii.gz is missing; expected mr, ct and mask; move up those of 1BA002/",
+        "mr.nii.gz is missing; expected mr, ct and mask; move the files up from 1BA002/",
     ),
     "two mr": (copy_with_other_suffix, "holds mr.nii and mr.nii.gz; expected one mr file"),
     "damaged header": (lambda p: (p / "ct.nii.gz").write_bytes(b"\x1f\x8b nothing"), "cannot be read"),
@@ -161,7 +161,7 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
     write_patient(tmp_path / "p" / "1PA001")
     with pytest.raises(MrictError, match="of region pelvis, not brain"):
         discover(tmp_path / "p", "brain")
-    with pytest.raises(MrictError, match="this is one patient: give the folder above it"):
+    with pytest.raises(MrictError, match="this is a single patient: give its parent folder"):
         discover(tmp_path / "p" / "1PA001", "brain")
     with pytest.raises(MrictError, match="no such folder"):
         discover(tmp_path / "absent", "brain")
@@ -212,7 +212,7 @@ SURVEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, str]]]] = 
     "one level deeper": (
         patients("batch/1BA002", "batch/p3"),
         [
-            ("not recognised", f"batch/{p}", "a patient deeper than is looked for; give --data {root}/batch")
+            ("not recognised", f"batch/{p}", "a patient deeper than the search; give --data {root}/batch")
             for p in ("1BA002", "p3")
         ],
     ),
@@ -226,16 +226,16 @@ SURVEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, str]]]] = 
     ),
     "names not recognised": (
         files("p2/T1w.nii.gz", "p2/CT_reg.mha"),
-        [("not recognised", "p2", "no image in it is called mr, ct or mask (first p2/CT_reg.mha)")],
+        [("not recognised", "p2", "none of its images is named mr, ct or mask (first p2/CT_reg.mha)")],
     ),
     "names not recognised, deeper": (
         files("p2/anat/T1w.nii.gz"),
-        [("not recognised", "p2", "called mr, ct or mask (first p2/anat/T1w.nii.gz)")],
+        [("not recognised", "p2", "named mr, ct or mask (first p2/anat/T1w.nii.gz)")],
     ),
-    "right names, deeper": (files("p2/anat/mr.nii.gz"), [("not recognised", "p2/anat", "deeper than is looked for")]),
+    "right names, deeper": (files("p2/anat/mr.nii.gz"), [("not recognised", "p2/anat", "deeper than the search")]),
     "loose images": (
         files("p4_mr.nii.gz", "p4_ct.nrrd"),
-        [("not recognised", f"p4_{role}", "an image in no patient's folder") for role in ("ct.nrrd", "mr.nii.gz")],
+        [("not recognised", f"p4_{role}", "an image outside a patient's folder") for role in ("ct.nrrd", "mr.nii.gz")],
     ),
     "DICOM by ending": (files("p5/1.dcm", "p5/2.dcm"), [("not recognised", "p5", "DICOM (p5/1.dcm) is not read here")]),
     "DICOM by content": (
@@ -244,7 +244,7 @@ SURVEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, str]]]] = 
     ),
     "Analyze": (
         files("p7/mr.hdr", "p7/mr.img"),
-        [("not recognised", "p7", "p7/mr.hdr is of no type that is read; convert it")],
+        [("not recognised", "p7", "p7/mr.hdr has an unsupported type; convert it")],
     ),
     "BIDS": (
         files("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"),
@@ -261,18 +261,18 @@ SURVEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, str, str]]]] = 
     "images beside": (
         files("1BA001/T2.nii.gz", "1BA001/old/ct.nii.gz"),
         [
-            ("beside", f"1BA001/{p}", "not used: of 1BA001 only mr, ct and mask are")
+            ("beside", f"1BA001/{p}", "not used: only mr, ct and mask of 1BA001 are")
             for p in ("T2.nii.gz", "old/ct.nii.gz")
         ],
     ),
     "earlier outputs": (
         output,
         [("made by this suite", p, "a synthetic CT") for p in ("out/p2_sct.nii.gz", "p1_sct.nii.gz", "p1_sd.nii.gz")]
-        + [("without an image", p, "no image") for p in ("out/p2_sct.json", "p1_sct.json")],
+        + [("without an image", p, "not an image") for p in ("out/p2_sct.json", "p1_sct.json")],
     ),
     "other files": (
         files("list.xlsx", "overview/1BA001.png", "1BA001/note.txt"),
-        [("without an image", p, "no image") for p in ("1BA001/note.txt", "list.xlsx", "overview/1BA001.png")],
+        [("without an image", p, "not an image") for p in ("1BA001/note.txt", "list.xlsx", "overview/1BA001.png")],
     ),
     "an empty folder": (lambda root: (root / "p8").mkdir(), [("without an image", "p8", "an empty folder")]),
 }

@@ -99,7 +99,7 @@ def files_of(space):
 def test_an_equal_run_is_reused_and_another_one_made_beside_it(trained_space):
     before, lines = files_of(trained_space), []
     assert train(get("mk1"), SMOKE, trained_space, FEW, report=lines.append).reused
-    assert lines == [f"mk1: unchanged, 1 epochs are there already ({run_of(trained_space, 'mk1').last})"]
+    assert lines == [f"mk1: unchanged, 1 epochs exist ({run_of(trained_space, 'mk1').last})"]
     assert files_of(trained_space) == before
     other = train(get("mk1"), SMOKE, trained_space, TrainSettings(seed=1, max_pairs=17), **QUIET)
     again = train(get("mk1"), SMOKE, trained_space, FEW, retrain=True, **QUIET)

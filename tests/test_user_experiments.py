@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from howto import Howto, run
 from typer.testing import CliRunner
 
-from mrict_core import cli, experiments
-from mrict_core.data.batches import VIEWS
+from mrict_core import cli, experiments, parts
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import read_metrics
-from mrict_core.experiments import Experiment, get, user
+from mrict_core.experiments import Experiment, get, user, with_values
 from mrict_core.experiments.registry import Registry
+from mrict_core.losses import LOSSES
+from mrict_core.methods import check, own_code
 from mrict_core.models.catalogue import find
+from mrict_core.networks import NETWORKS
 from mrict_core.paths import workspace
 from mrict_core.training.runs import runs_of
 
@@ -26,8 +31,15 @@ from mrict_core.training.runs import runs_of
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch, tmp_path):
     """Each test begins as another process would, with nothing trained."""
-    monkeypatch.setattr(experiments, "OF_USER", {})
+    forget(monkeypatch)
     monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path / "checkpoints"))
+
+
+def forget(monkeypatch) -> None:
+    monkeypatch.setattr(experiments, "OF_USER", {})
+    user.LOADED.clear()
+    parts.RAN.clear()
+    monkeypatch.setenv(parts.USERS_FILES, "")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +69,8 @@ def test_a_value_is_read_as_yaml_and_a_short_number_as_a_number(text, path, valu
         (["epochs=3", "loss.l1.weight=20"], "mk1+epochs=3+l1.weight=20"),
         (["optimizer.G.betas=[0.0, 0.9]"], "mk1+G.betas=0.0--0.9"),
         (["optimizer.G.lr=1e-4", "network.G=unet_b"], "mk1+G=unet_b+G.lr=1e-4"),
+        (["loss.l1.weight=-5"], "mk1+l1.weight=-5"),
+        (["epochs=1000000000000"], "mk1+epochs=1e12"),
         (["loss.perceptual=null", "loss.l1.weight=1"], "mk1+l1.weight=1+perceptual=None"),
     ],
 )
@@ -86,15 +100,15 @@ def test_a_change_starts_from_the_same_weights_and_applies_to_each_named_variant
 @pytest.mark.parametrize(
     ("text", "sets", "name", "message"),
     [
-        ("mk1", ["los.l1.weight=2"], "", "unknown value 'los.l1.weight': did you mean 'loss."),
-        ("mk1", ["epochs=15"], "", "epochs: 15 is the value of mk1 already; leave it out"),
+        ("mk1", ["los.l1.weight=2"], "", "unknown value 'los.l1.weight': did you mean one of loss."),
+        ("mk1", ["epochs=15"], "", "epochs: 15 is already the value of mk1; leave it out"),
         ("mk1", ["epochs=many"], "", "--set: epochs is 'many', expected int"),
         ("mk1", ["epochs"], "", "--set epochs: expected PATH=VALUE"),
         ("mk1", ["=3"], "", "--set =3: expected PATH=VALUE"),
         ("mk1", ["epochs=["], "", "--set epochs=[: the value is not yaml"),
-        ("mk1", ["name=x"], "", "--set name: says what an experiment is called"),
-        ("mk1", [], "x", "--name x: names what --set makes of one variant"),
-        ("mk1,mk2", ["epochs=3"], "x", "--name x: names what --set makes of one variant"),
+        ("mk1", ["name=x"], "", "--set name: names an experiment and does not change it"),
+        ("mk1", [], "x", "--name x: names one variant changed by --set"),
+        ("mk1,mk2", ["epochs=3"], "x", "--name x: names one variant changed by --set"),
         ("mk1", ["epochs=3"], "mk2", "experiment 'mk2': a declared variant has that name"),
         ("mk1", ["epochs=3"], "mk6_4_3", "experiment 'mk6_4_3': a declared variant has that name"),
         ("mk1", ["epochs=3"], "../x", "experiment '../x': not a name for folders"),
@@ -129,6 +143,7 @@ network: {G: {name: unet_b, slope: 0.2}}
 
 def written(folder: Path, content: str, name: str = "my.yaml") -> Path:
     path = folder / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(content, encoding="utf-8")
     return path
 
@@ -172,6 +187,11 @@ def test_a_python_file_defines_or_derives(tmp_path):
         ("my.yaml", "[a", "not yaml"),
         ("my.yaml", "hello", "expected named values"),
         ("my.yaml", "parent: mk1", "'name' is missing"),
+        ("my.yaml", "{name: null, parent: mk1}", "'name' is missing"),
+        ("my.yaml", "&a [*a]", "yaml with an alias"),
+        ("my.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nname: bomb\nparent: mk1", "yaml with an alias"),
+        ("my.yaml", f"{{name: x, parent: mk1, epochs: {'9' * 5000}}}", "not yaml"),
+        ("my.yaml", "[{name: x, parent: mk1, epochs: 2}, {name: x, parent: mk1, epochs: 3}]", "two experiments of one"),
         ("my.yaml", "{name: x, parent: mk9}", "unknown variant 'mk9'"),
         ("my.yaml", "{name: x, parent: mk1, epoch: 3}", "unknown field 'epoch': did you mean 'epochs'"),
         (
@@ -202,6 +222,95 @@ def test_a_file_that_is_not_there_is_named_once(tmp_path):
     assert str(caught.value).count("nope.yaml") == 1
 
 
+# --------------------------------------------------------------------------------------------------- parts of one's own
+
+LOSS = """
+    from mrict_core.losses import LOSSES
+
+    @LOSSES.register("{name}")
+    def term(out, batch, *, power: float = 2.0):
+        return ((out.fake_B - batch.real_B).abs() ** power).mean()
+"""
+
+
+def loss_file(folder: Path, name: str, more: str = "") -> Path:
+    text = LOSS.format(name=name).replace("\n    ", "\n") + more
+    return written(folder, text, f"{name}.py")
+
+
+def test_a_file_may_register_parts_alone(tmp_path):
+    path = loss_file(tmp_path, "lonely")
+    (changed,) = user.chosen("mk1", ["loss.lonely.weight=2"], [path], check=check)
+    assert changed.loss["lonely"].weight == 2
+    assert own_code(changed) == {"lonely.py": parts.RAN[str(path)]}
+    assert own_code(get("mk1")) == {}
+    with pytest.raises(MrictError, match=r"lonely.py: defines no experiment; name the variant that uses its parts"):
+        user.chosen(files=[path])
+
+
+def test_two_files_cannot_register_one_name(tmp_path):
+    first, second = (loss_file(tmp_path / folder, "twice") for folder in "ab")
+    user.load(first)
+    user.load(first)  # the same again
+    with pytest.raises(MrictError, match=rf"{second}: loss 'twice' is already registered in {first}"):
+        user.load(second)
+
+
+def test_processes_that_follow_run_the_named_files_when_they_miss_a_part_or_a_name(tmp_path, monkeypatch):
+    more = "from mrict_core.experiments.user import derive\nderive('mk1', 'followed', {'loss.later.weight': 1})\n"
+    user.load(loss_file(tmp_path, "later", more))
+    named = os.environ[parts.USERS_FILES]
+    child = [sys.executable, "-c", CHILD]
+    assert subprocess.run(child, check=True, capture_output=True, text=True).stdout == "followed {'later': 1.0}\n"
+    monkeypatch.setenv(parts.USERS_FILES, "")
+    assert "unknown variant 'followed'" in subprocess.run(child, capture_output=True, text=True).stderr
+    forget(monkeypatch)
+    monkeypatch.setenv(parts.USERS_FILES, named)
+    monkeypatch.delitem(LOSSES, "later")
+    check(with_values(get("mk1"), {"loss.later.weight": 1}, name="by_part"))
+
+
+CHILD = """
+from mrict_core.experiments import get
+from mrict_core.methods import check
+one = get("followed")
+check(one)
+print(one.name, {name: term.weight for name, term in one.loss.items() if name == "later"})
+"""
+
+
+def test_a_file_is_not_run_because_a_model_names_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MRICT_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("MRICT_REPORTS", str(tmp_path / "reports"))
+    path = written(tmp_path, NETWORK, "net.py")
+    own = ["mk1", "--set", "network.G=own_net", "--name", "with_net", "--experiment", str(path), "--profile", "smoke"]
+    for name in ("train", "evaluate"):
+        run(["python", "-m", "mrict_core", name, *own])
+    (trained,) = runs_of(workspace("smoke"), "with_net")
+    assert trained.versions["net.py"] == parts.RAN[str(path)]
+    assert trained.todays
+    volume = next((tmp_path / "data").glob("phantom/**/mr.nii.gz"))
+    synthesize = ["synthesize", str(volume), "--output", str(tmp_path / "ct.nii.gz"), "--model", "with_net"]
+    path.write_text(NETWORK + "# changed\n")
+    forget(monkeypatch)
+    monkeypatch.delitem(NETWORKS, "own_net")
+    for arguments in (synthesize, ["train", "with_net", "--profile", "smoke"]):
+        with pytest.raises(MrictError, match=r"unknown network 'own_net'.*; .*add --experiment net\.py$"):
+            CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    run(["python", "-m", "mrict_core", *synthesize, "--experiment", str(path)])
+    assert not runs_of(workspace("smoke"), "with_net")[0].todays
+
+
+NETWORK = """
+from torch import nn
+from mrict_core.networks import NETWORKS
+
+@NETWORKS.register("own_net")
+def own_net(in_channels: int, out_channels: int = 1, width: int = 8):
+    return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.Conv2d(width, out_channels, 1), nn.Tanh())
+"""
+
+
 # ------------------------------------------------------------------------------------------------------- the how-to
 
 
@@ -215,10 +324,10 @@ def followed(tmp_path, monkeypatch) -> list[str]:
     howto.write(tmp_path)
     printed = []
     for command in howto.commands():
-        monkeypatch.setattr(experiments, "OF_USER", {})  # each is a process of its own
+        forget(monkeypatch)  # each is a process of its own
         more = [] if command[3] == "variants" else ["--profile", "smoke"]
         printed.append(run(command, *more).stdout)
-    monkeypatch.setattr(experiments, "OF_USER", {})
+    forget(monkeypatch)
     return printed
 
 
@@ -254,15 +363,3 @@ def test_the_entry_of_the_how_to_is_an_entry():
     assert experiments.differing(get("mk6_3_4"), new) == {
         "method.generator_eval_after_first_validation": (None, True),
     }
-
-
-def test_synthesize_knows_the_parts_that_a_file_registers(tmp_path):
-    code = "from mrict_core.data.batches import VIEWS, Slice\nfrom mrict_core.experiments.user import derive\n"
-    code += "VIEWS.register('mine')(Slice)\nderive('mk1', 'seen', {'data.view': 'mine'})\n"
-    file = written(tmp_path, code, "my.py")
-    target = str(tmp_path / "ct.nii.gz")
-    result = CliRunner().invoke(
-        cli.app, ["synthesize", "absent.nii.gz", "-o", target, "--model", "seen", "--experiment", str(file)]
-    )
-    assert isinstance(result.exception, MrictError)
-    assert VIEWS.pop("mine", None) is not None

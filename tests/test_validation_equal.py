@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mrict_core.data.batches import Batch, View, loader
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
+from mrict_core.hu import WINDOWS
 from mrict_core.methods import Method
 from mrict_core.metrics.frechet import Cloud, frechet_distance
 from mrict_core.metrics.plane_ssim import BAND, PlaneSsim

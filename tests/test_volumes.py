@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mrict_core.data.images import volumes
+from mrict_core.data.images.grids import check_same_grid
+from mrict_core.data.images.orders import SliceOrder
 from mrict_core.errors import MrictError
 
 CODES = [
@@ -52,7 +54,7 @@ def test_there_are_48_axis_codes() -> None:
 def test_axial_order_shows_patients_alike_and_inverts(code: str) -> None:
     affine = affine_of(code, (0.7, 1.1, 3.0))
     position = world_position(affine, (3, 4, 5))
-    order = volumes.SliceOrder.axial(affine)
+    order = SliceOrder.axial(affine)
     right_left, back_front, up = (order.to_slices(position[..., k]) for k in range(3))
     assert (np.diff(up, axis=0) > 0).all()  # inferior -> superior
     assert (np.diff(back_front, axis=1) < 0).all()  # rows: anterior -> posterior
@@ -70,7 +72,7 @@ def test_orders_invert_for_every_shape_and_oblique_affine(
     affine = affine_of(code)
     affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ affine[:3, :3]
     array = np.random.RandomState(0).rand(*shape)
-    for order in (volumes.SliceOrder.axial(affine), volumes.SliceOrder.raw()):
+    for order in (SliceOrder.axial(affine), SliceOrder.raw()):
         slices = order.to_slices(array)
         assert sorted(slices.shape) == sorted(shape)
         np.testing.assert_array_equal(order.to_array(slices), array)
@@ -81,12 +83,12 @@ def test_small_tilts_keep_the_nearest_code(code: str) -> None:
     affine = affine_of(code)
     tilted = affine.copy()
     tilted[:3, :3] = Rotation.from_euler("xyz", (12, -9, 15), degrees=True).as_matrix() @ affine[:3, :3]
-    assert volumes.SliceOrder.axial(tilted) == volumes.SliceOrder.axial(affine)
+    assert SliceOrder.axial(tilted) == SliceOrder.axial(affine)
 
 
 def test_raw_order_is_axis_2_untouched() -> None:
     array = np.arange(24).reshape(2, 3, 4)
-    slices = volumes.SliceOrder.raw().to_slices(array)
+    slices = SliceOrder.raw().to_slices(array)
     assert slices.shape == (4, 2, 3)
     np.testing.assert_array_equal(slices[1], array[:, :, 1])
 
@@ -229,7 +231,7 @@ def grids(shape: tuple[int, ...], affine: np.ndarray) -> dict[str, tuple[tuple[i
 def test_equal_grids_pass(shift_mm: float) -> None:
     affine = np.eye(4)
     affine[0, 3] = shift_mm
-    volumes.check_same_grid(grids((200, 200, 100), affine))
+    check_same_grid(grids((200, 200, 100), affine))
 
 
 @pytest.mark.parametrize(
@@ -244,4 +246,4 @@ def test_differing_grids_are_named(shape: tuple, entry: tuple, change: float, me
     affine = np.eye(4)
     affine[entry] += change
     with pytest.raises(MrictError, match=message):
-        volumes.check_same_grid(grids(shape, affine))
+        check_same_grid(grids(shape, affine))

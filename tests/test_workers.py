@@ -13,11 +13,10 @@ from multiprocessing import resource_tracker
 
 import psutil
 import pytest
-from mrict_core.variant import Variant
 
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import read_record
-from mrict_core.experiments import get
+from mrict_core.experiments import Experiment, get, user, with_values
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.paths import ROOT, Workspace, workspace
 from mrict_core.suite.workers import Training, Workers
@@ -26,7 +25,7 @@ from mrict_core.training.runs import runs_of
 SMOKE = get_profile("smoke")
 
 
-def own(name: str, **changes: object) -> Variant:
+def own(name: str, **changes: object) -> Experiment:
     """A user's own variant, which no process knows by name."""
     return dataclasses.replace(get("mk1"), name=name, parent="mk1", **changes)
 
@@ -47,7 +46,7 @@ def workers(place):
         yield pool
 
 
-def training(space: Workspace, *chain: Variant, epochs: int = 1, retrain: bool = False, **more: object) -> Training:
+def training(space: Workspace, *chain: Experiment, epochs: int = 1, retrain: bool = False, **more: object) -> Training:
     profile = dataclasses.replace(SMOKE, epochs_min=epochs, epochs_max=epochs)
     return Training(chain, profile, space, {"seed": 1, "device": "cpu", "max_pairs": 8} | more, retrain)
 
@@ -57,7 +56,7 @@ def quiet(line: str) -> None:
 
 
 def test_trains_and_scores_one_variant_after_another_in_one_process(workers, place):
-    parent, child, said = own("first"), own("second", init_from="first", lambda_perceptual=7.0), []
+    parent, child, said = own("first"), own("second", init_from="first", select_by="fid_vgg"), []
     workers.train(training(place, parent), said.append)
     (process,) = [worker.process.pid for worker in workers.idle]
     workers.train(training(place, parent, child), said.append)
@@ -72,15 +71,32 @@ def test_trains_and_scores_one_variant_after_another_in_one_process(workers, pla
 def test_reuses_what_is_there_unless_told_to_train_again(workers, place):
     task, record = training(place, own("third")), place.metrics / "third.json"
     workers.train(task, quiet)
-    before, text = record.stat().st_mtime_ns, record.read_text()
+    text = record.read_text()
     workers.train(task, quiet)
-    assert (len(runs_of(place, "third")), record.stat().st_mtime_ns) == (1, before)
+    assert (len(runs_of(place, "third")), record.read_text()) == (1, text)
     record.write_text("[")
     workers.train(task, quiet)
     assert (len(runs_of(place, "third")), record.read_text()) == (1, text)
     workers.train(dataclasses.replace(task, retrain=True), quiet)
     newest = runs_of(place, "third")[-1].folder.name
     assert (len(runs_of(place, "third")), read_record(place.metrics, "third")["context"]["run"]) == (2, newest)
+
+
+def test_a_worker_knows_the_parts_in_a_file_of_the_users(place, tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from mrict_core.losses import LOSSES\n"
+        "@LOSSES.register('of_worker')\n"
+        "def of_worker(out, batch):\n    return out.fake_B.abs().mean()\n"
+    )
+    monkeypatch.setenv("MRICT_EXPERIMENTS", "")
+    user.load(path)
+    with Workers() as workers:
+        one = with_values(own("of_file"), {"loss.of_worker.weight": 1})
+        workers.train(training(place, one), quiet)
+    (trained,) = runs_of(place, "of_file")
+    assert "loss_g_of_worker" in trained.history.read_text().splitlines()[0]
+    assert "mine.py" in trained.versions
 
 
 def test_scores_of_other_code_are_taken_again(workers, place):
@@ -119,7 +135,7 @@ def test_a_process_that_is_ended_or_interrupted(place, number, error):
     with Workers() as workers, pytest.raises(error) as caught:
         workers.train(training(place, own(name), epochs=50), press)
     if error is MrictError:
-        assert str(caught.value).startswith(f"{name}: its process was ended from outside")
+        assert str(caught.value).startswith(f"{name}: its process was killed")
     else:
         assert [path.name for path in place.checkpoints.rglob(".new-*")] == []
     assert before >= {child.pid for child in psutil.Process().children()}

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.experiments import as_plain, get
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.hu import WINDOWS
 from mrict_core.inference import Synthesizer
 from mrict_core.machine import versions
 from mrict_core.methods import build_method

@@ -1,4 +1,4 @@
-"""A local server that speaks the part of Zenodo's API that `download` uses, and misbehaves as it is told."""
+"""A local server with the part of Zenodo's API that `download` uses, and configurable faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Fault:
-    """What one request meets instead of a sound answer; fields left alone are sound."""
+    """The fault of one answer; defaults are sound."""
 
     status: int = 0  # this status and no body
     headers: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The command line: thin, the same functions as the notebooks. Heavy imports wait until a command needs them."""
+"""The command line: thin, over the functions that the notebooks call. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def main() -> None:
         app()
     except MrictError as error:
         _fail(" ".join(str(error).splitlines()))
-    except OSError as error:  # a full disk or a lost folder can show anywhere
+    except OSError as error:  # a full disk or a lost folder can surface anywhere
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}; check that it is there, writable and has space")
+        _fail(f"{where}{error.strerror or error}; check that it exists, is writable and has space")
     except (MemoryError, RuntimeError, ImportError) as error:
         if "home directory" in str(error):  # of Path.expanduser
-            _fail("a path begins with ~ and the name of no user of this machine; write it out")
+            _fail("a path begins with ~ and an unknown user name; write it out")
         if not starved(error):
             raise
         _fail(
@@ -40,9 +40,9 @@ def main() -> None:
             "free some, or raise the limits (ulimit -v, ulimit -u), and run again"
         )
     except (KeyboardInterrupt, SystemExit) as end:
-        if getattr(end, "code", 130) != 130:  # typer turns Ctrl-C into exit status 130, without a word
+        if getattr(end, "code", 130) != 130:  # typer silently turns Ctrl-C into exit status 130
             raise
-        print("interrupted; what was finished is kept, run the command again to go on", file=sys.stderr)
+        print("interrupted; finished results are kept, run the command again to resume", file=sys.stderr)
         sys.exit(130)
 
 

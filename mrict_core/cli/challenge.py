@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Device, Precision
+from mrict_core.cli.options import Device, Overwrite, Parts, Precision, ResampleMm, Strict, Tta
 from mrict_core.cli.progress import say
-from mrict_core.cli.synthesize import ResampleMm, Strict, Tta
 from mrict_core.errors import MrictError
 
 
@@ -16,17 +15,18 @@ def challenge(
     source: Annotated[
         str, typer.Option("--input", help="folder with images/mri, images/body and region.json")
     ] = "/input",
-    output: Annotated[str, typer.Option("--output", help="folder that gets images/synthetic-ct")] = "/output",
+    output: Annotated[str, typer.Option("--output", help="folder to write images/synthetic-ct to")] = "/output",
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="a checkpoint or a trained variant; REGION=NAME: for that region alone"),
+        typer.Option("--model", help="a checkpoint or a trained variant; REGION=NAME: for that region only"),
     ] = None,
     tta: Tta = False,
     resample_to_mm: ResampleMm = None,
     strict: Strict = False,
     device: Device = "auto",
     precision: Precision = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what exists")] = False,
+    experiment: Parts = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Synthesise the cases of a SynthRAD container: /input/images/{mri,body} to /output/images/synthetic-ct."""
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Command that brings a public data set: download."""
+"""The command that downloads a public data set."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mrict_core.cli.progress import Bytes, say
 def download(
     name: Annotated[str, typer.Argument(help="a data set: synthrad2023-task1")],
     dest: Annotated[
-        str, typer.Option("--dest", help="folder to bring it to; none: MRICT_DATA, else data/", show_default=False)
+        str, typer.Option("--dest", help="target folder; none: MRICT_DATA, else data/", show_default=False)
     ] = "",
     list_files: Annotated[bool, typer.Option("--list", help="only print the record's files and sizes")] = False,
     keep_archive: Annotated[
-        bool, typer.Option("--keep-archive", help="keep the zip beside the unpacked files")
+        bool, typer.Option("--keep-archive", help="keep the zip next to the unpacked files")
     ] = False,
     url: Annotated[
         str, typer.Option("--url", help="a mirror of Zenodo; none: MRICT_ZENODO_URL, else https://zenodo.org")
     ] = "",
 ) -> None:
-    """Download a public data set: verified, unpacked, resumed where an interrupted download stopped."""
+    """Download, verify and unpack a public data set; an interrupted download is resumed."""
     from mrict_core.data.fetch import synthrad2023 as steps
     from mrict_core.data.fetch.unpack import readable
     from mrict_core.data.fetch.zenodo import Zenodo

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Files, GroupBy, Name, Precision, Profile, Protocol, Region, Seed, Sets
+from mrict_core.cli import options as option
 from mrict_core.cli.progress import Bar, batches, say
 from mrict_core.errors import MrictError
 from mrict_core.experiments import listing
@@ -16,21 +16,21 @@ from mrict_core.experiments import listing
 if TYPE_CHECKING:
     from mrict_core.experiments import Experiment
 
-ASIDE_LINES = 3  # of each kind of what is no patient
+ASIDE_LINES = 3  # of each kind of file that is not a patient
 
 
 def variants(
     json: Annotated[bool, typer.Option("--json", help="every value, machine-readable")] = False,
     diff: Annotated[str, typer.Option("--diff", metavar="NAME", help="what NAME changes from its parent")] = "",
 ) -> None:
-    """Print every experiment: the declared ones, then those of your own that were trained here."""
+    """Print every experiment: the declared ones, then your own that were trained here."""
     from mrict_core.experiments import all_variants, users
 
     every = [*all_variants(), *users()]
     print(listing.diff_text(diff) if diff else listing.as_json(every) if json else listing.table(every))
 
 
-def phantom(profile: Profile = "demo", region: Region = "brain", seed: Seed = 42) -> None:
+def phantom(profile: option.Profile = "demo", region: option.Region = "brain", seed: option.Seed = 42) -> None:
     """Write the embedded phantom patients as NIfTI in SynthRAD layout."""
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
@@ -43,16 +43,16 @@ def phantom(profile: Profile = "demo", region: Region = "brain", seed: Seed = 42
 
 
 def preprocess(
-    profile: Profile = "demo",
-    data: Data = "",
-    region: Region = "brain",
-    protocol: Protocol = "patient",
-    seed: Seed = 42,
+    profile: option.Profile = "demo",
+    data: option.Data = "",
+    region: option.Region = "brain",
+    protocol: option.Protocol = "patient",
+    seed: option.Seed = 42,
     split: Annotated[str, typer.Option("--split", help="stratified, or leave_out_A, leave_out_B, …")] = "stratified",
-    group_by: GroupBy = "",
-    strict: Annotated[bool, typer.Option("--strict", help="stop at the first patient that cannot be used")] = False,
+    group_by: option.GroupBy = "",
+    strict: Annotated[bool, typer.Option("--strict", help="stop at the first unusable patient")] = False,
 ) -> None:
-    """Turn volumes into the slice store, and split it by subject. Ends with status 1 where a patient was left out."""
+    """Turn volumes into the dataset cache, and split it by subject. Exit status 1 if a patient was left out."""
     from mrict_core.paths import shown
     from mrict_core.pipeline import prepare_data
 
@@ -67,11 +67,11 @@ def preprocess(
         say(f"skipped {skip['patient']}: {skip['reason']}")
     for kind, same in groupby(prepared.discovery.aside, attrgetter("kind")):
         reasons = [aside.reason for aside in same]
-        shown_of_it = reasons if kind == "not recognised" else reasons[:ASIDE_LINES]
-        for reason in shown_of_it:
+        most = len(reasons) if kind == "not recognised" else ASIDE_LINES
+        for reason in reasons[:most]:
             say(f"{kind}: {reason}")
-        if len(reasons) > len(shown_of_it):
-            say(f"{kind}: … and {len(reasons) - len(shown_of_it)} more")
+        if len(reasons) > most:
+            say(f"{kind}: … and {len(reasons) - most} more")
     if prepared.split:
         sets = prepared.split
         print(f"split {sets.kind}: {len(sets.train)} train, {len(sets.val)} validation, {len(sets.test)} test patients")
@@ -83,40 +83,39 @@ def preprocess(
 
 
 def train(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="a variant, see `variants`; none: all of --experiment")] = "",
-    profile: Profile = "demo",
-    data: Data = "",
-    region: Region = "brain",
-    protocol: Protocol = "patient",
-    seed: Seed = 42,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    profile: option.Profile = "demo",
+    data: option.Data = "",
+    region: option.Region = "brain",
+    protocol: option.Protocol = "patient",
+    seed: option.Seed = 42,
+    device: option.Device = "auto",
+    precision: option.Precision = "auto",
     compile: Annotated[
-        bool, typer.Option("--compile", help="torch.compile: a minute at the start, faster steps after it")
+        bool, typer.Option("--compile", help="torch.compile: a minute to start, then faster steps")
     ] = False,
     max_pairs: Annotated[
         int, typer.Option("--max-pairs", min=0, help="cap on training slices; 0: the variant's own")
     ] = 0,
-    lineage: Annotated[bool, typer.Option("--lineage", help="train first the variants it starts from")] = False,
+    lineage: Annotated[bool, typer.Option("--lineage", help="first train the variants it starts from")] = False,
     seeds: Annotated[str, typer.Option("--seeds", metavar="1,2,3", help="train once for each of these seeds")] = "",
     retrain: Annotated[
-        bool, typer.Option("--retrain", "--force", help="make a new training beside one that is there already")
+        bool, typer.Option("--retrain", "--force", help="retrain in a new folder even if an equal training exists")
     ] = False,
-    sets: Sets = None,
-    experiment: Files = None,
-    own_name: Name = "",
+    sets: option.Sets = None,
+    experiment: option.Files = None,
+    own_name: option.Name = "",
 ) -> None:
-    """Train a variant on prepared data, or go on where an interrupted training stopped."""
+    """Train a variant on prepared data, or resume an interrupted training."""
     from mrict_core.experiments import lineage as chain
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
 
-    found, chosen, space = (
-        _chosen(name, sets, experiment, own_name),
-        get_profile(profile),
-        workspace(profile, data, region, protocol),
-    )
-    wanted = _seeds(seeds) or [seed]
+    if seeds and option.by_user(context, "seed"):
+        raise MrictError(f"--seed {seed} and --seeds {seeds}: expected one of them; leave out the other")
+    found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
+    space, wanted = workspace(profile, data, region, protocol), _seeds(seeds) or [seed]
     from mrict_core.methods import check
     from mrict_core.pipeline import open_data, train_variant
     from mrict_core.training.run import TrainSettings
@@ -133,13 +132,13 @@ def train(
         print(f"best checkpoint: {shown(result.best)}")
 
 
-def _chosen(name: str, sets: list[str] | None, files: list[str] | None, own_name: str = "") -> list[Experiment]:
-    """Return what is asked for by name, --set and --experiment; what is changed or of a file is named and explained."""
+def _chosen(name: str, sets: list[str] | None, files: list[str] | None, own_name: str) -> list[Experiment]:
+    """Return the experiments of a name, --set and --experiment; print name and purpose of the user's own."""
     from mrict_core.experiments import is_declared
     from mrict_core.experiments.user import chosen
 
     if not name and not files:
-        raise typer.BadParameter("no name of a variant (see `variants`), and no --experiment with a file of your own")
+        raise typer.BadParameter("no variant given; name one (see `variants`), or give your own file with --experiment")
     found = chosen(name, sets or (), files or (), own_name)
     for one in found:
         if not is_declared(one.name):
@@ -148,7 +147,7 @@ def _chosen(name: str, sets: list[str] | None, files: list[str] | None, own_name
 
 
 def _seeds(text: str) -> list[int]:
-    """Return the seeds of an option "1,2,3", each once."""
+    """Return the seeds in "1,2,3", without repeats."""
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",") if text))
     except ValueError:
@@ -157,28 +156,24 @@ def _seeds(text: str) -> list[int]:
 
 def evaluate(
     name: Annotated[str, typer.Argument(help="a trained variant; none: all of --experiment")] = "",
-    profile: Profile = "demo",
-    data: Data = "",
-    region: Region = "brain",
-    protocol: Protocol = "patient",
-    device: Device = "auto",
+    profile: option.Profile = "demo",
+    data: option.Data = "",
+    region: option.Region = "brain",
+    protocol: option.Protocol = "patient",
+    device: option.Device = "auto",
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="1,2,3", help="score these seeds; without it all that are trained")
+        str, typer.Option("--seeds", metavar="1,2,3", help="seeds to score; none: all that are trained")
     ] = "",
-    sets: Sets = None,
-    experiment: Files = None,
-    own_name: Name = "",
+    sets: option.Sets = None,
+    experiment: option.Files = None,
+    own_name: option.Name = "",
 ) -> None:
     """Score a trained variant on the held-out patients, write its tables, publish it as a model."""
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
 
-    found, chosen, space = (
-        _chosen(name, sets, experiment, own_name),
-        get_profile(profile),
-        workspace(profile, data, region, protocol),
-    )
-    wanted = _seeds(seeds)
+    found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
+    space, wanted = workspace(profile, data, region, protocol), _seeds(seeds)
     from mrict_core.evaluation import leaderboard
     from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data
     from mrict_core.reporting.text_tables import text_table
@@ -187,20 +182,20 @@ def evaluate(
     store, split = open_data(space)
     for variant in found:  # fails before the baselines take their time
         choose(space, variant.name, (store.key, split.hash), seeds=wanted)
-    said: list[str] = []  # printed below the bar
+    lines: list[str] = []  # printed below the bar
     records = evaluate_baselines(chosen, space)
     for variant in found:
         with Bar("evaluate") as bar:
             records += evaluate_variant(
-                variant, chosen, space, seeds=wanted, device=device, progress=bar, report=said.append
+                variant, chosen, space, seeds=wanted, device=device, progress=bar, report=lines.append
             )[:1]
     print(text_table(leaderboard(records)))
-    print("\n".join([f"tables: {shown(space.metrics)}", *said]))
+    print("\n".join([f"tables: {shown(space.metrics)}", *lines]))
 
 
 def runs(
     remove: Annotated[
-        str, typer.Option("--remove", metavar="PATH", help="delete this training, with all its checkpoints")
+        str, typer.Option("--remove", metavar="PATH", help="delete this training and all its checkpoints")
     ] = "",
 ) -> None:
     """List every training on this machine, or remove one."""
@@ -225,14 +220,15 @@ def runs(
 
 def leave_one_centre_out(
     name: Annotated[str, typer.Argument(help="a variant; see `variants`")],
-    profile: Profile = "demo",
-    data: Data = "",
-    region: Region = "brain",
-    protocol: Protocol = "patient",
-    seed: Seed = 42,
-    device: Device = "auto",
+    profile: option.Profile = "demo",
+    data: option.Data = "",
+    region: option.Region = "brain",
+    protocol: option.Protocol = "patient",
+    seed: option.Seed = 42,
+    device: option.Device = "auto",
+    experiment: option.Parts = None,
 ) -> None:
-    """Train a variant once per centre without that centre, and score it there."""
+    """Leave each centre out in turn: train without it, score on it."""
     from mrict_core.experiments import get
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace

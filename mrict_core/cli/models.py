@@ -13,51 +13,48 @@ from mrict_core.models import catalogue
 def models(
     json: Annotated[bool, typer.Option("--json", help="everything, machine-readable")] = False,
     card: Annotated[
-        str, typer.Option("--card", metavar="NAME[@HASH]", help="print the card of one model; its newest without @HASH")
+        str, typer.Option("--card", metavar="NAME[@HASH]", help="print one model's card; without @HASH its newest")
     ] = "",
     check: Annotated[
-        bool, typer.Option("--check", help="read all weights and compare their hashes; exit code 1 if one is damaged")
+        bool, typer.Option("--check", help="verify the hashes of all weights; exit status 1 if one is damaged")
     ] = False,
 ) -> None:
     """List the published models, or print a model's card."""
-
     if card:
         print(catalogue.read_card(card), end="")
         return
     found = catalogue.entries(verify=check)
-    damaged = [entry for entry in found if entry.problem]
     if json:
         from json import dumps
 
         print(dumps([entry.as_dict() for entry in found], indent=2, ensure_ascii=False))
     else:
         _print(found)
-    if check and damaged:
+    if check and any(entry.problem for entry in found):
         raise typer.Exit(1)
 
 
 def _print(found: list) -> None:
-    from mrict_core.models.catalogue import table
     from mrict_core.paths import checkpoints_root, shown
     from mrict_core.reporting.text_tables import text_table
 
-    usable, damaged = ([e for e in found if bool(e.problem) is wanted] for wanted in (False, True))
-    if usable:
-        print(text_table(table(usable)))
+    if usable := [entry for entry in found if not entry.problem]:
+        print(text_table(catalogue.table(usable)))
     else:
         print(f"no published model in {shown(checkpoints_root())}; `evaluate` publishes what was trained")
-    for entry in damaged:
-        say(f"damaged: {entry.name}: {entry.problem}")
+    for entry in found:
+        if entry.problem:
+            say(f"damaged: {entry.name}: {entry.problem}")
 
 
 def import_checkpoint(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="a .pth of a generator, of a discriminator too")
+        list[str], typer.Argument(metavar="FILE...", help="a .pth of a generator, or also of its discriminator")
     ],
-    variant: Annotated[str, typer.Option("--as", metavar="VARIANT", help="the variant it is of; see `variants`")],
+    variant: Annotated[str, typer.Option("--as", metavar="VARIANT", help="the variant it belongs to; see `variants`")],
     role: Annotated[
         list[str] | None,
-        typer.Option("--role", help="G or D, one per FILE; of a CycleGAN G_MRI2CT, G_CT2MRI, D_CT, D_MRI"),
+        typer.Option("--role", help="G or D, one per FILE; for a CycleGAN G_MRI2CT, G_CT2MRI, D_CT, D_MRI"),
     ] = None,
 ) -> None:
     """Import the predecessor's weights (plain .pth state dicts) as a published model."""
@@ -74,6 +71,6 @@ def import_checkpoint(
         print(f"{name}: {kind}")
     for note in result.notes:
         print(f"note: {note}")
-    there = "" if result.new else " (there already)"
-    print(f"model {chosen.name}@{result.path.name}{there}: {shown(result.path)}")
+    existing = "" if result.new else " (already published)"
+    print(f"model {chosen.name}@{result.path.name}{existing}: {shown(result.path)}")
     print(f"its limits: python -m mrict_core models --card {chosen.name}@{result.path.name[:8]}")

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options of the commands, each declared once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from mrict_core.errors import MrictError
 
 
 def given(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
-    """Refuse an empty value, as an unset shell variable gives it: it must not turn into phantoms in silence."""
-    source = context.get_parameter_source(parameter.name)
-    if not value and source is not None and source.name == "COMMANDLINE":
+    """Refuse an empty value, as from an unset shell variable: it would silently select the phantoms."""
+    if not value and by_user(context, parameter.name):
         raise MrictError("--data is empty; give a folder of patients, or leave --data out for the embedded phantoms")
     return value
 
+
+def by_user(context: typer.Context, name: str) -> bool:
+    """Return whether an option was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+# ------------------------------------------------------------------------------------------- of several commands
 
 Profile = Annotated[str, typer.Option("--profile", help="demo or full")]
 Data = Annotated[
@@ -32,8 +39,9 @@ GroupBy = Annotated[
     typer.Option(
         "--group-by",
         callback=absolute,
-        help="whose images are one subject's, never in two sets: a regular expression with the subject in brackets, as "
-        "'(.+)_[ab]', or a csv of patient, subject; none: as before, at first the subject of BIDS ids (sub-01_ses-2)",
+        help="which images are of one subject, to keep them in one set: a regular expression with the subject in "
+        "brackets, such as '(.+)_[ab]', or a csv of patient, subject; none: as in the last run, initially the subject "
+        "of BIDS ids (sub-01_ses-2)",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and training")]
@@ -45,7 +53,7 @@ Precision = Annotated[
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="PATH=VALUE", help="change one value of the variant, as loss.l1.weight=20; may be repeated"
+        "--set", metavar="PATH=VALUE", help="change one value of the variant, such as loss.l1.weight=20; repeatable"
     ),
 ]
 Files = Annotated[
@@ -54,5 +62,65 @@ Files = Annotated[
         "--experiment", metavar="FILE", help="a file of your own experiments, .yaml or .py; see docs/howto/variant.md"
     ),
 ]
+
+
+def run_files(files: list[str] | None) -> list[str] | None:
+    """Load the files of an option, for the parts that they register."""
+    if files:
+        from pathlib import Path
+
+        from mrict_core.experiments.user import load
+
+        for file in files:
+            load(Path(file))
+    return files
+
+
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--experiment",
+        metavar="FILE",
+        callback=run_files,
+        help="a file of your own that registers a part of the model (a network, method or view), .py",
+    ),
+]
 Name = Annotated[str, typer.Option("--name", help="name of the variant that --set makes; none: after the change")]
-Force = Annotated[bool, typer.Option("--force", help="do it again even when nothing changed")]
+Force = Annotated[bool, typer.Option("--force", help="run even if nothing changed")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing files")]
+
+# ------------------------------------------------------------------------------------------- of synthesis
+
+Input = Annotated[
+    str,
+    typer.Argument(metavar="INPUT", help="an MR (NIfTI, MHA, NRRD, a folder of DICOM), a folder of cases or a csv"),
+]
+Output = Annotated[
+    str,
+    typer.Option("--output", "-o", help="the CT's file; without a suffix: a folder of DICOM; of many cases: a folder"),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="a checkpoint file or a trained variant; several make an ensemble; coronal=NAME, sagittal=NAME: its plane",
+    ),
+]
+Tta = Annotated[bool, typer.Option("--tta", help="average over the four flips of every slice")]
+Uncertainty = Annotated[
+    str, typer.Option("--uncertainty", help="HU SD over models and flips (of one model --tta): a file, or a folder")
+]
+Qa = Annotated[str, typer.Option("--qa", help="a page (.html) or picture (.png) to judge the CT by; of many: a folder")]
+ResampleMm = Annotated[
+    float | None,
+    typer.Option(
+        "--resample-to-mm", help="pixel size for the network; 0: the input's own; default: only if far from training"
+    ),
+]
+Format = Annotated[str, typer.Option("--format", help="of many cases: nii.gz, nii, mha, nrrd; default: as the input")]
+Summary = Annotated[str, typer.Option("--csv", help="summary of many cases; default: OUTPUT/summary.csv")]
+Series = Annotated[str, typer.Option("--series", help="of a DICOM folder with several: its name or UID")]
+KeepIdentifiers = Annotated[
+    bool, typer.Option("--keep-identifiers", help="write the patient's name, id and dates into the DICOM CT")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse an MR that the gate only warns about")]

@@ -1,15 +1,15 @@
-"""What the command line shows while it works."""
+"""Progress bars and lines of the command line."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Self
 
 from mrict_core.paths import printable
 
 
 def say(line: str) -> None:
-    """Print a line in one piece, names in it made printable: several steps may speak at once."""
+    """Print one whole line, made printable; steps may print at the same time."""
     sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()
 
@@ -20,40 +20,36 @@ class Bar:
     def __init__(self, title: str, unit: str = "patient") -> None:
         self.title, self.unit, self.bar = title, unit, None
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         return self
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        from tqdm import tqdm
-
-        if self.bar is None or self.bar.total != total:
-            self.__exit__()
-            self.bar = tqdm(total=total, desc=self.title, unit=self.unit, dynamic_ncols=True)
-        self.bar.set_postfix_str(printable(name))
-        self.bar.update(done - self.bar.n)
 
     def __exit__(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
 
+    def __call__(self, done: int, total: int, name: str) -> None:
+        if self.bar is None or self.bar.total != total:
+            self._restart(desc=self.title, unit=self.unit, total=total)
+        self.bar.set_postfix_str(printable(name))
+        self.bar.update(done - self.bar.n)
 
-class Bytes:
+    def _restart(self, **options: Any) -> None:
+        from tqdm import tqdm
+
+        self.__exit__()
+        self.bar = tqdm(dynamic_ncols=True, **options)
+
+
+class Bytes(Bar):
     """One tqdm bar per step as a `progress(done, total, step)` callback that counts bytes."""
 
     def __init__(self) -> None:
-        self.step, self.bar = "", None
-
-    def __enter__(self) -> Bytes:
-        return self
+        super().__init__("", "B")
 
     def __call__(self, done: int, total: int, step: str) -> None:
-        from tqdm import tqdm
-
-        if self.bar is None or self.step != step:
-            self.__exit__()
-            # a resumed download starts in the middle: `initial` keeps its speed honest
-            sizes = {"unit": "B", "unit_scale": True, "initial": done, "total": total}
-            self.step, self.bar = step, tqdm(desc=step, dynamic_ncols=True, **sizes)
+        if self.bar is None or self.title != step:
+            self.title = step  # `initial`: bytes of a resumed download do not count as speed
+            self._restart(desc=step, unit=self.unit, unit_scale=True, initial=done, total=total)
         self.bar.update(done - self.bar.n)
 
     def say(self, line: str) -> None:
@@ -62,13 +58,9 @@ class Bytes:
 
         tqdm.write(printable(line))
 
-    def __exit__(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
 
 def batches(each: Any, total: int, title: str) -> Any:
-    """Return the training loop's batches behind a bar."""
+    """Wrap the training loop's batches in a bar."""
     from tqdm import tqdm
 
     return tqdm(each, total=total, desc=title, unit="batch", leave=False, dynamic_ncols=True)

@@ -1,4 +1,4 @@
-"""Commands on images and results that are there: score, compare, report, suite."""
+"""Commands on existing images and results (score, compare, report), and the suite."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Files, Force, GroupBy, Profile, Protocol, Region, Sets
+from mrict_core.cli.options import Data, Device, Files, Force, GroupBy, Parts, Profile, Protocol, Region, Sets
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError
 
@@ -14,7 +14,7 @@ from mrict_core.errors import MrictError
 def score(
     ct: Annotated[str, typer.Option("--ct", help="the true CT in HU (NIfTI, MHA, NRRD), or a folder of cases")],
     sct: Annotated[str, typer.Option("--sct", help="the synthetic CT, or a folder of cases")],
-    mask: Annotated[str, typer.Option("--mask", help="the body; of folders: where not beside the CTs")] = "",
+    mask: Annotated[str, typer.Option("--mask", help="the body mask; of folders: if not next to the CTs")] = "",
     protocol: Annotated[str, typer.Option("--protocol", help="synthrad2023 or synthrad2025")] = "synthrad2023",
     hu_range: Annotated[
         str, typer.Option("--range", help="another HU range: synthrad2023, synthrad2025, synthrad2025_metrics")
@@ -25,23 +25,22 @@ def score(
     exponents: Annotated[
         str, typer.Option("--exponents", help="MS-SSIM: per_voxel (as the challenge runs it) or per_scale")
     ] = "per_voxel",
-    clinical: Annotated[bool, typer.Option("--clinical", help="the clinical panel too")] = False,
-    resample: Annotated[bool, typer.Option("--resample", help="bring sCT and mask to the CT's grid")] = False,
-    as_is: Annotated[bool, typer.Option("--as-is", help="score what looks wrong, with a warning")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="refuse headers that are contradictory or silent")] = False,
+    clinical: Annotated[bool, typer.Option("--clinical", help="also the clinical panel")] = False,
+    resample: Annotated[bool, typer.Option("--resample", help="resample sCT and mask to the CT's grid")] = False,
+    as_is: Annotated[bool, typer.Option("--as-is", help="score suspicious images, with a warning")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse contradictory or incomplete headers")] = False,
     json: Annotated[bool, typer.Option("--json", help="everything, with metric cards, machine-readable")] = False,
-    csv: Annotated[str, typer.Option("--csv", help="where the cases go; of folders scores.csv by default")] = "",
+    csv: Annotated[str, typer.Option("--csv", help="table of the cases; for folders scores.csv by default")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing csv")] = False,
 ) -> None:
-    """Score a synthetic CT, or two folders of them, by the SynthRAD definitions."""
+    """Score a synthetic CT, or a folder of them, by the SynthRAD definitions."""
     from pathlib import Path
 
     from mrict_core.evaluation.image_scores import ScoreOptions
     from mrict_core.reporting.score_report import score_folders, score_one
 
-    for name, given in (("--ct", ct), ("--sct", sct)):
-        if not given:
-            raise MrictError(f"{name} is empty; give an image file or a folder of cases")
+    if empty := [name for name, given in (("--ct", ct), ("--sct", sct)) if not given]:
+        raise MrictError(f"{empty[0]} is empty; give an image file or a folder of cases")
     options = ScoreOptions(protocol, hu_range, luminance, exponents, clinical, resample, as_is, strict)
     folders = Path(ct).expanduser().is_dir() or Path(sct).expanduser().is_dir()
     target = csv or ("scores.csv" if folders else "")
@@ -62,11 +61,11 @@ def compare(
     run_a: Annotated[str, typer.Argument(help="a folder of reports, such as reports or reports/runs/<name>")],
     run_b: Annotated[str, typer.Argument(help="another one")],
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="a metric to compare; may be repeated; default: the main five")
+        list[str] | None, typer.Option("--metric", help="a metric to compare; repeatable; default: the main five")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="everything, machine-readable")] = False,
 ) -> None:
-    """Say what changed from run A to run B, with intervals and paired tests."""
+    """Compare run A with run B: differences, intervals and paired tests."""
     from mrict_core.evaluation.compare import compare_runs
     from mrict_core.reporting.text_tables import comparison_text
 
@@ -79,10 +78,11 @@ def report(
     data: Data = "",
     region: Region = "brain",
     protocol: Protocol = "patient",
-    variants: Annotated[str, typer.Option("--variants", help="names separated by commas; none: all scored ones")] = "",
+    variants: Annotated[str, typer.Option("--variants", help="names separated by commas; none: all scored")] = "",
     device: Device = "auto",
+    experiment: Parts = None,
 ) -> None:
-    """Write index.html, summary.md and summary.csv of what was trained and scored."""
+    """Write index.html, summary.md and summary.csv of the trained and scored variants."""
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
 
@@ -101,7 +101,7 @@ def suite(
         str | None,
         typer.Option(
             "--variants",
-            help="readme (the predecessor's README, 17 and what they start from), all, or names separated by commas; "
+            help="readme (the 17 of the predecessor's README and their ancestors), all, or names separated by commas; "
             "none: readme, or all of --experiment",
         ),
     ] = None,
@@ -114,11 +114,11 @@ def suite(
         typer.Option("--only", help="numbers or names of notebooks to run, separated by commas, with their trainings"),
     ] = "",
     jobs: Annotated[
-        int, typer.Option("--jobs", min=0, help="trainings and notebooks at a time; 0: the profile's choice")
+        int, typer.Option("--jobs", min=0, help="parallel trainings and notebooks; 0: the profile's choice")
     ] = 0,
     force: Force = False,
 ) -> None:
-    """Train, and run the notebooks in order (what ./run_all.sh calls). Ends with status 1 where data were left out."""
+    """Train, and run the notebooks in order (called by ./run_all.sh). Exit status 1 if data were left out."""
     from mrict_core.paths import shown
     from mrict_core.suite import left_out, run_suite
 
@@ -146,5 +146,5 @@ def suite(
         if path.exists():
             print(f"{what + ':':12s} {shown(path)}")
     if line := left_out(space):
-        say(f"left out:    {line}; all else is done")
+        say(f"left out:    {line}; the rest is done")
         raise typer.Exit(1)

@@ -1,184 +1,144 @@
-"""The command that makes synthetic CTs: one MR, a folder of cases, or a csv of them."""
+"""The command that makes synthetic CTs: of one MR, a folder of cases, or a csv of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mrict_core.cli.options import Device, Files, Precision
+from mrict_core.cli import options as option
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.paths import shown, some
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
-    from mrict_core.inference.volume import SynthesisOptions
     from mrict_core.pipeline.synthesis import Model
-
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        help="a checkpoint file or a trained variant; several make an ensemble; coronal=NAME, sagittal=NAME: its plane",
-    ),
-]
-Tta = Annotated[bool, typer.Option("--tta", help="average over the four flips of every slice")]
-ResampleMm = Annotated[
-    float | None,
-    typer.Option("--resample-to-mm", help="pixel that the network sees; 0: the input's own; default: only where far"),
-]
-Strict = Annotated[bool, typer.Option("--strict", help="refuse an MR that the gate only warns of")]
 
 
 def synthesize(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="INPUT", help="an MR (NIfTI, MHA, NRRD, a folder of DICOM), a folder of cases or a csv"),
-    ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o", help="the CT's file; without a suffix: a folder of DICOM; of many cases: a folder"
-        ),
-    ],
-    model: Models = None,
-    tta: Tta = False,
-    uncertainty: Annotated[
-        str, typer.Option("--uncertainty", help="HU SD over models and flips (of one model --tta): a file, or a folder")
-    ] = "",
-    qa: Annotated[
-        str, typer.Option("--qa", help="a page (.html) or picture (.png) to judge the CT by; of many: a folder")
-    ] = "",
-    resample_to_mm: ResampleMm = None,
-    image_format: Annotated[
-        str, typer.Option("--format", help="of many cases: nii.gz, nii, mha, nrrd; default: as read")
-    ] = "",
-    csv: Annotated[str, typer.Option("--csv", help="summary of many cases; default: OUTPUT/summary.csv")] = "",
-    series: Annotated[str, typer.Option("--series", help="of a DICOM folder with several: its name or UID")] = "",
-    keep_identifiers: Annotated[
-        bool, typer.Option("--keep-identifiers", help="write the patient's name, id and dates into the DICOM CT")
-    ] = False,
-    strict: Strict = False,
-    experiment: Files = None,
-    device: Device = "auto",
-    precision: Precision = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what exists")] = False,
+    source: option.Input,
+    output: option.Output,
+    model: option.Models = None,
+    tta: option.Tta = False,
+    uncertainty: option.Uncertainty = "",
+    qa: option.Qa = "",
+    resample_to_mm: option.ResampleMm = None,
+    image_format: option.Format = "",
+    csv: option.Summary = "",
+    series: option.Series = "",
+    keep_identifiers: option.KeepIdentifiers = False,
+    strict: option.Strict = False,
+    device: option.Device = "auto",
+    precision: option.Precision = "float32",
+    experiment: option.Parts = None,
+    overwrite: option.Overwrite = False,
 ) -> None:
     """Make a synthetic CT on exactly the grid of the MR. Not for clinical use."""
-    from pathlib import Path
-
     for name, given in (("INPUT", source), ("--output", output), ("--model", "".join(model or ()))):
         if not given:
             raise MrictError(f"{name} is empty; expected a name; see python -m mrict_core synthesize --help")
     from mrict_core.inference.input_files import holds_many
     from mrict_core.inference.volume import SynthesisOptions
     from mrict_core.pipeline.cases import is_file_name, the_only_case
-    from mrict_core.pipeline.survey import images_beside
     from mrict_core.pipeline.synthesis import load_models
 
-    if experiment:  # whose networks, views and methods the models may need
-        from mrict_core.experiments.user import load
-
-        for file in experiment:
-            load(Path(file))
-    options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
-    path = Path(source).expanduser()
-    many = holds_many(path)
-    target = Path(output).expanduser()
-    spread, page = (Path(given).expanduser() if given else None for given in (uncertainty, qa))
-    if many and series and path.is_dir():  # of a folder whose DICOM is deeper
-        many = False
-    elif many and is_file_name(target):
-        path, series = the_only_case(path, target)
-        many = False
+    path, target, spread, page, summary = (
+        Path(text).expanduser() if text else None for text in (source, output, uncertainty, qa, csv)
+    )
+    many = holds_many(path) and not (series and path.is_dir())  # --series: of a folder whose DICOM is deeper
+    if many and is_file_name(target):
+        (path, series), many = the_only_case(path, target), False
     if many and (series or keep_identifiers):
         raise MrictError("--series and --keep-identifiers are for one DICOM series; give its folder alone")
     if not many and (csv or image_format):
         raise MrictError("--csv and --format are for many cases; the name of one output says its format")
-    if many:
-        _many(path, target, spread, page, model, options, csv, image_format, strict, device, precision, overwrite)
-        return
-    from mrict_core.inference.output_files import sidecar_path
-    from mrict_core.pipeline.synthesis import check_targets, synthesize_case, unfinished
 
-    replace = overwrite or bool(unfinished(sidecar_path(target)))
-    check_targets(path, target, spread, replace, qa=page)  # before a model is loaded
-    models = load_models(model, device, precision)
-    with Bar("synthesize", "pass") as bar:
-        facts = synthesize_case(
-            path,
-            target,
-            models,
-            options,
-            uncertainty=spread,
-            qa=page,
-            overwrite=overwrite,
-            strict=strict,
-            series=series,
-            keep_identifiers=keep_identifiers,
-            progress=bar if len(models) > 1 or tta or spread else None,
-        )
-    for warning in facts["warnings"]:
-        say(f"warning: {warning}")
-    names = ", ".join(m.name for m in models)
-    say(f"{shown(target)}: synthetic CT by {names}, verdict: {facts['verdict']}; not for clinical use")
-    others = images_beside(path) if path.is_dir() else []
-    for other in others:
-        say(f"{shown(other)}: left out: an image beside the DICOM series, which was taken")
-    if others:
+    def load() -> list[Model]:
+        return load_models(model, device, precision)
+
+    options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
+    how = {"options": options, "overwrite": overwrite, "strict": strict}
+    if many:
+        done = _many(path, target, load, spread, page, summary or target / "summary.csv", image_format, how)
+    else:
+        how |= {"series": series, "keep_identifiers": keep_identifiers}
+        done = _one(path, target, load, spread, page, how)
+    if not done:
         raise typer.Exit(1)
+
+
+def _one(
+    source: Path,
+    target: Path,
+    load: Callable[[], list[Model]],
+    spread: Path | None,
+    page: Path | None,
+    how: dict[str, Any],
+) -> bool:
+    """Synthesise one MR; return False if an image next to it was left out."""
+    from mrict_core.inference.output_files import sidecar_path
+    from mrict_core.pipeline.survey import images_beside
+    from mrict_core.pipeline.synthesis import check_targets, notes_of, synthesize_case, unfinished
+
+    replace = how["overwrite"] or bool(unfinished(sidecar_path(target)))
+    check_targets(source, target, spread, replace, qa=page)  # before a model is loaded
+    models = load()
+    with Bar("synthesize", "pass") as bar:
+        several = len(models) > 1 or how["options"].tta or spread
+        facts = synthesize_case(
+            source, target, models, uncertainty=spread, qa=page, progress=bar if several else None, **how
+        )
+    for text in facts["warnings"]:
+        say(f"{'note' if text in notes_of(facts) else 'warning'}: {text}")
+    names = ", ".join(model.name for model in models)
+    say(f"{shown(target)}: synthetic CT by {names}, verdict: {facts['verdict']}; not for clinical use")
+    others = images_beside(source) if source.is_dir() else []
+    for other in others:
+        say(f"{shown(other)}: left out: an image next to the DICOM series, which was used")
+    return not others
 
 
 def _many(
     source: Path,
     target: Path,
+    load: Callable[[], list[Model]],
     spread: Path | None,
     page: Path | None,
-    names: list[str],
-    options: SynthesisOptions,
-    csv: str,
+    summary: Path,
     image_format: str,
-    strict: bool,
-    device: str,
-    precision: str,
-    overwrite: bool,
-) -> None:
-    from pathlib import Path
-
+    how: dict[str, Any],
+) -> bool:
+    """Synthesise every case of a folder or csv; return False if one failed or was left out."""
     from mrict_core.pipeline.cases import FORMAT_NAMES, check_summary, find_cases, synthesize_cases
-    from mrict_core.pipeline.synthesis import load_models
 
     if image_format and image_format not in FORMAT_NAMES:
         raise unknown_name("format", image_format, FORMAT_NAMES)
-    summary = Path(csv).expanduser() if csv else target / "summary.csv"
-    suffix = FORMAT_NAMES[image_format] if image_format else ""
-    found = find_cases(source, target, suffix=suffix, uncertainty=spread, qa=page)
-    check_summary(summary, overwrite)
-    models: list[Model] = load_models(names, device, precision)
+    found = find_cases(source, target, suffix=FORMAT_NAMES.get(image_format, ""), uncertainty=spread, qa=page)
+    check_summary(summary, how["overwrite"])
+    models = load()
     with Bar("synthesize", "case") as bar:
-        frame = synthesize_cases(found, models, summary, options, overwrite=overwrite, strict=strict, progress=bar)
+        frame = synthesize_cases(found, models, summary, progress=bar, **how)
     _report(frame)
     counts = frame["status"].value_counts()
     each = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("written", "kept", "failed", "left out"))
     say(f"{len(frame)} found in {shown(source)}: {each}, {counts.get('aside', 0)} no MR; {shown(summary)}")
-    if counts.get("failed", 0) or counts.get("left out", 0):
-        raise typer.Exit(1)
+    return not (counts.get("failed", 0) or counts.get("left out", 0))
 
 
 def _report(frame: pd.DataFrame) -> None:
-    """Say what was warned of, what failed and what was left out, one line each, and in one line what is no MR."""
+    """Print a line per warning, failure and left-out file, and one line on what is not an MR."""
     from mrict_core.pipeline.cases import BETWEEN, NAMED
 
-    warned: dict[str, list[str]] = {}
+    cases: dict[tuple[str, str], list[str]] = {}
     for row in frame[frame["status"].isin(("written", "kept"))].itertuples():
-        for warning in filter(None, row.warnings.split(BETWEEN)):
-            warned.setdefault(warning, []).append(row.case)
-    for warning, cases in warned.items():
-        say(f"warning: {some(cases, NAMED)}: {warning}")
+        for text in filter(None, row.warnings.split(BETWEEN)):
+            cases.setdefault(("note" if text in row.notes else "warning", text), []).append(row.case)
+    for (word, text), names in cases.items():
+        say(f"{word}: {some(names, NAMED)}: {text}")
     for row in frame[frame["status"].isin(("failed", "left out"))].itertuples():
         say(f"{row.case}: {'left out: ' if row.status == 'left out' else ''}{row.reason}")
     reasons = frame.loc[frame["status"] == "aside", "reason"].value_counts()

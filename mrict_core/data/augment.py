@@ -1,7 +1,7 @@
 """Joint augmentation of an MR/CT pair: geometry on both, photometry on the MR alone ("two types").
 
-Everything is batched and runs on the device of its input. All randomness comes from one `torch.Generator`, so that
-an epoch can be repeated or resumed bit for bit. Evaluation never calls this module.
+Batched, on the device of the input. All randomness comes from one `torch.Generator`, so that an epoch can be repeated
+or resumed bit for bit. Evaluation never calls this module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How far the random transforms go. The defaults follow the predecessor where it had a value."""
+    """Strengths of the random transforms. The defaults follow the predecessor where it had a value."""
 
     flip_horizontal: float = 0.5  # probability
     flip_vertical: float = 0.5  # probability
@@ -34,9 +34,8 @@ class JointTransform:
     """Callable `real_A, real_B, mask = transform(real_A, real_B, mask)`.
 
     real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Shapes and types
-    are kept; the channels of an MR move together, and each has noise of its own.
-    Images are interpolated linearly (a convex combination: no value outside the input's range can appear, so no HU
-    outside the window), the mask by nearest neighbour. What moves in from outside is background.
+    are kept; the channels of an MR move together, and each gets its own noise. Images are interpolated linearly (a
+    convex combination: no value leaves the input's range), the mask by nearest neighbour. Outside is background.
     """
 
     def __init__(self, settings: AugmentSettings = AugmentSettings(), generator: torch.Generator | None = None) -> None:
@@ -59,7 +58,7 @@ class JointTransform:
         return (2 * torch.rand(shape, generator=self.generator) - 1).to(like.device)
 
     def _normal(self, like: Tensor) -> Tensor:
-        """Standard normal of the shape of `like`; a GPU draws its own from a seed, a CPU would keep it waiting."""
+        """Standard normal of the shape of `like`; a GPU draws its own from a seed, to save the wait."""
         if like.device.type == "cpu":
             return torch.randn(like.shape, generator=self.generator)
         seed = int(torch.randint(2**62, (), generator=self.generator))
@@ -80,7 +79,7 @@ class JointTransform:
         return F.affine_grid(theta.to(images.dtype), list(images.shape), align_corners=False)
 
     def jitter_mr(self, real_A: Tensor, support: Tensor) -> Tensor:
-        """Change the MR's gamma, add a bias field and noise, inside its support only; result in [-1, 1]."""
+        """Change the MR's gamma, add a bias field and noise, only inside its support; result in [-1, 1]."""
         s, (count, _, height, width) = self.settings, real_A.shape
         value = (real_A + 1) / 2
         if s.gamma:

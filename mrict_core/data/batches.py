@@ -1,7 +1,8 @@
-"""What training sees: views of the dataset cache, and batches of paired or unpaired slices."""
+"""Views of the dataset cache, and batches of paired or unpaired slices for training."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,29 +24,23 @@ VIEWS = Parts("view")
 
 
 class View:
-    """Which slices of a patient a network sees at once, in training, validation and inference alike.
+    """Which slices of a patient a network sees at once, in training, validation and inference; here a single slice."""
 
-    Here it is the slice whose CT is asked for, alone.
-    """
-
-    in_channels: int = 1  # of the network
+    in_channels: int = 1
 
     def gather(self, stack: np.ndarray, position: int) -> np.ndarray:
-        """Return what belongs to one slice of a stack of MR slices.  # (N, H, W) => (C, H, W)"""
+        """Return the channels for one slice of a stack of MR slices.  # (N, H, W) => (C, H, W)"""
         return stack[position][None]
 
     def widened(self, real_A: Tensor) -> Tensor:
-        """Return the network's input of channels that were gathered, and augmented.
-
-        # (B, C, H, W) => (B, in_channels, H, W); what has all channels stays as it is
-        """
+        """Return the network's input from gathered and augmented channels.  # (B, C, H, W) => (B, in_channels, H, W)"""
         return real_A
 
 
 @VIEWS.register("slice")
 @dataclass(frozen=True)
 class Slice(View):
-    """One slice; `copies` of it are the channels of the network."""
+    """One slice, repeated `copies` times as channels."""
 
     copies: int = 1
 
@@ -59,15 +54,14 @@ class Slice(View):
 
 
 def make_view(view: Part) -> View:
-    """Return the view that an experiment names."""
     return VIEWS.build(view.name, view.options)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Slices that belong together, float32: images in [-1, 1], the mask of the scored voxels 0 or 1."""
+    """Corresponding slices, float32: images in [-1, 1]; the scoring mask is 0 or 1."""
 
-    real_A: Tensor  # (B, C, H, W): MR, what the view makes of it
+    real_A: Tensor  # (B, C, H, W): MR, the channels of the view
     real_B: Tensor  # (B, 1, H, W): CT
     mask: Tensor  # (B, 1, H, W): of real_B
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)  # see `once`
@@ -76,19 +70,19 @@ class Batch:
         return len(self.real_A)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on `device`; copies out of pinned memory go on beside the caller's work."""
+        """Return the batch on `device`; copies from pinned memory are asynchronous."""
         return Batch(*(part.to(device, non_blocking=True) for part in self.parts))
 
     def pin_memory(self) -> Batch:
-        """Return the batch in memory that a GPU copies from while it works (the loader calls this)."""
+        """Return the batch in pinned memory (called by the loader)."""
         return Batch(*(part.pin_memory() for part in self.parts))
 
     def with_ct(self, real_B: Tensor) -> Batch:
-        """Return the batch with another form of its CT."""
+        """Return the batch with another CT."""
         return Batch(self.real_A, real_B, self.mask)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return `make()`, computed once for this batch, however many steps are taken on it."""
+        """Return `make()`, computed once per batch."""
         if key not in self.shared:
             self.shared[key] = make()
         return self.shared[key]
@@ -99,9 +93,9 @@ class Batch:
 
 
 class PairedSlices(Dataset):
-    """Slices of the given patients with their CT and mask, as a view shows them.
+    """MR slices of the given patients, gathered by a view, with CT and mask.
 
-    `keep` limits a patient to some of its slices ({patient: positions}); patients without an entry keep all.
+    `keep` limits patients to some of their slices ({patient: positions}); those without an entry keep all.
     """
 
     def __init__(
@@ -127,7 +121,7 @@ class PairedSlices(Dataset):
         return self.__getitems__([item])
 
     def __getitems__(self, items: Sequence[int]) -> Batch:
-        """Return a whole batch (the loader calls this one)."""
+        """Return a whole batch (called by the loader)."""
         rows = [self._row(*self.index[i]) for i in items]
         mr, ct, mask = (np.stack(column) for column in zip(*rows, strict=True))
         real_A = torch.from_numpy(mr.astype(np.float32))
@@ -140,27 +134,25 @@ class PairedSlices(Dataset):
 
 
 def in_turns(patients: Sequence[str], store: SliceStore) -> list[str]:
-    """Return the patients in turns over the centres (first of A, first of B, …), so that a few stand for all."""
-    turns: dict[str, int] = {}
+    """Return the patients alternating between centres (first of A, first of B, …), so that a few represent all."""
+    turns: Counter[str] = Counter()
     ranked = []
     for patient in patients:
-        centre = store.centre(patient)
-        turns[centre] = turns.get(centre, 0) + 1
+        turns[centre := store.centre(patient)] += 1
         ranked.append((turns[centre], centre, patient))
-    return [patient for _, _, patient in sorted(ranked)]
+    return [patient for *_, patient in sorted(ranked)]
 
 
 def _same(batch: Batch) -> Batch:
-    return batch  # __getitems__ has collated already
+    return batch  # __getitems__ has already collated
 
 
 def loader(
     dataset: PairedSlices, batch_size: int, generator: torch.Generator | None = None, *, pinned: bool = False
 ) -> DataLoader:
-    """Return batches of `dataset`: shuffled by `generator`, or in order when it is None.
+    """Return batches of `dataset`, shuffled by `generator`, or in order if it is None; `pinned`: in pinned memory.
 
-    A last batch of one slice is dropped when shuffling: its batch statistics would be those of a single slice.
-    `pinned`: in memory that a GPU copies from while it works.
+    When shuffling, a last batch of one slice is dropped: its batch statistics would be those of a single slice.
     """
     drop_last = generator is not None and len(dataset) % batch_size == 1 and len(dataset) > 1
     return DataLoader(
@@ -175,7 +167,7 @@ def loader(
 
 
 def ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the same batches, each read in a thread while the caller still works on the one before."""
+    """Yield the same batches, prefetching one in a thread."""
     source = iter(batches)
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, source, None)
@@ -185,7 +177,7 @@ def ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _epoch(dataset: PairedSlices, batch_size: int, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
-    """Yield one shuffled epoch on `device`; for a GPU, reading and copying go on beside its work."""
+    """Yield one shuffled epoch on `device`; for a GPU, reading and copying overlap with its work."""
     if device.type == "cpu":
         return iter(loader(dataset, batch_size, generator))
     batches = ahead(loader(dataset, batch_size, generator, pinned=device.type == "cuda"))
@@ -193,7 +185,7 @@ def _epoch(dataset: PairedSlices, batch_size: int, generator: torch.Generator, d
 
 
 def _beside(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Make the batches of a CPU in a thread, beside the caller's work on the one before; a GPU makes its own."""
+    """Prepare the batches of a CPU in a thread, one ahead of the caller; a GPU augments its own."""
     return ahead(batches) if device.type == "cpu" else batches
 
 
@@ -204,7 +196,7 @@ def paired_batches(
     generator: torch.Generator,
     device: torch.device = CPU,
 ) -> Iterator[Batch]:
-    """Yield one epoch of shuffled pairs, augmented on `device`, as the network takes them."""
+    """Yield one epoch of shuffled pairs, augmented on `device`."""
 
     def augmented() -> Iterator[Batch]:
         for batch in _epoch(dataset, batch_size, generator, device):
@@ -221,11 +213,8 @@ def unpaired_batches(
     generator: torch.Generator,
     device: torch.device = CPU,
 ) -> Iterator[Batch]:
-    """Yield one epoch of MR and CT slices shuffled and augmented independently of each other.
-
-    Both halves come from the same patients, as in the predecessor's CycleGAN.
-    """
-    # Two generators: for a GPU the halves are read in two threads, and each must draw the same numbers every time.
+    """Yield one epoch of MR and CT slices of the same patients, shuffled and augmented independently."""
+    # Two generators: for a GPU the halves are read in two threads, and each must be reproducible.
     seeds = torch.randint(2**62, (2,), generator=generator).tolist()
     halves = (_epoch(dataset, batch_size, torch.Generator().manual_seed(seed), device) for seed in seeds)
 

@@ -1,4 +1,4 @@
-"""A user's csv, read as spreadsheets write it. The only reader of lists that users make."""
+"""The reader of csv lists that users write, as spreadsheets save them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ DELIMITERS = ",;\t"
 def read_rows(path: Path | str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return [(line, {column: cell})] of a csv whose first line names its columns; `needed` must be among them.
 
-    Commas, semicolons or tabs; UTF-8 or UTF-16; column names in any case with spaces around them, which become small
-    and bare, as cells become bare. Empty lines are left out. Raises MrictError for a missing or doubled column, a row
-    with more cells than there are columns, and no row at all.
+    Accepts commas, semicolons or tabs, and UTF-8 or UTF-16. Column names become lower case; spaces around names and
+    cells are stripped; empty lines are skipped. Raises MrictError for a missing or repeated column, a row with more
+    cells than columns, and a file without rows.
     """
     with available(Path(path)):
         content = Path(path).read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     readings, cause = [], None
-    for delimiter in DELIMITERS:  # quotation marks may make sense with one of them alone
+    for delimiter in DELIMITERS:  # quotation marks may be valid with only one of them
         try:
             lines = content.decode("utf-16" if wide else "utf-8-sig").splitlines(keepends=True)
             readings.append(_parsed(lines, delimiter))
@@ -46,8 +46,8 @@ def read_rows(path: Path | str, needed: Sequence[str]) -> list[tuple[int, dict[s
     for line, cells in rows:
         if any(cells[len(names) :]):
             raise MrictError(
-                f"{shown(path)}: line {line} has {len(cells)} cells for {len(names)} columns; expected as many; put "
-                "names that hold the separator in quotation marks"
+                f"{shown(path)}: line {line} has {len(cells)} cells for {len(names)} columns; expected as many; quote "
+                "names that contain the separator"
             )
     return [
         (line, {name: cell for name, cell in zip(names, cells + [""] * len(names), strict=False) if name})
@@ -56,7 +56,7 @@ def read_rows(path: Path | str, needed: Sequence[str]) -> list[tuple[int, dict[s
 
 
 def _parsed(lines: list[str], delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the column names and the rows that are not empty, each with its line's number."""
+    """Return the column names and the non-empty rows, each with its line number."""
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     (_, head), *rest = [row for row in rows if any(row[1])] or [(0, [])]

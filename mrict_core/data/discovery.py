@@ -1,4 +1,4 @@
-"""Discovery of patients in SynthRAD layout, with a reason for everything that is left out."""
+"""Find patients in SynthRAD layout; every file or folder that is not used gets a reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mrict_core.data.images.volumes import SUFFIXES, UNREAD, check_same_grid, made_here, read_geometry, stem_of
+from mrict_core.data.images.grids import check_same_grid
+from mrict_core.data.images.volumes import SUFFIXES, UNREAD, made_here, read_geometry, stem_of
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.files import available, unavailable
 from mrict_core.paths import PHANTOM, data_root, shown
@@ -19,13 +20,13 @@ TASK = "Task1"
 PATIENT_ID = re.compile(r"[12](B|P|HN|TH|AB)([A-Z])\d+", re.IGNORECASE)
 REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
 HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
-PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of an image in two files; records of this suite
-DEPTH = 8  # folders below the root that are looked into
+PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of images in two files; records of this suite
+DEPTH = 8  # levels of folders searched below the root
 
 
 @dataclass(frozen=True)
 class PatientFiles:
-    """The three files of a patient and what its id says."""
+    """The three files of a patient, and the centre and region that its id names."""
 
     patient: str
     centre: str
@@ -39,7 +40,7 @@ class PatientFiles:
 
 @dataclass(frozen=True)
 class Skip:
-    """A patient that cannot be used; `reason` is one line: the file, what came, what was expected, the remedy."""
+    """A patient that cannot be used; `reason` is one line: the file, what was found, what was expected, what to do."""
 
     patient: str
     path: str
@@ -47,7 +48,7 @@ class Skip:
 
 
 class Kind(StrEnum):
-    """What a file or folder is that belongs to no patient of the run; only UNRECOGNISED may be one left out."""
+    """Why a file or folder belongs to no patient of the run; only UNRECOGNISED may be a patient that was missed."""
 
     UNRECOGNISED = "not recognised"
     ELSEWHERE = "of another region or task"
@@ -58,7 +59,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Aside:
-    """A file or folder that is used for nothing; `reason` is one line that names it."""
+    """An unused file or folder; `reason` is one line that names it."""
 
     kind: Kind
     path: str
@@ -67,7 +68,7 @@ class Aside:
 
 @dataclass(frozen=True)
 class Discovery:
-    """All patients found under `root`, usable ones sorted by id, those left out, and what else lies there."""
+    """All patients under `root`: the usable ones sorted by id, those skipped, and everything else."""
 
     root: Path
     patients: tuple[PatientFiles, ...]
@@ -76,7 +77,6 @@ class Discovery:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what a folder holds, by name."""
     with available(folder):
         return sorted(folder.iterdir())
 
@@ -94,7 +94,7 @@ def region_of(patient_id: str) -> str | None:
 
 
 def _role_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the files of each role in a folder, whatever the case of their names."""
+    """Return the files of each role in a folder; upper and lower case count alike."""
     names = {role + suffix: role for role in ROLES for suffix in SUFFIXES}
     found: dict[str, list[Path]] = {}
     for file in _entries(folder):
@@ -105,7 +105,7 @@ def _role_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _parents(root: Path, region: str) -> tuple[Path, Path, Path]:
-    """Return the folders of patients in the three layouts, the SynthRAD one first."""
+    """Return the parents of patient folders in the three layouts, SynthRAD's first."""
     return root / TASK / region, root / region, root
 
 
@@ -114,13 +114,13 @@ def _hidden(path: Path) -> bool:
 
 
 def _check_there(path: Path) -> None:
-    """Raise `UnavailableError` where what was just listed is gone: the disk is, not the patient."""
+    """Raise `UnavailableError` if a listed path has vanished: the disk is at fault, not the patient."""
     if not os.path.lexists(path):
-        raise UnavailableError(f"{shown(path)}: was listed and is gone; expected the data to stay in place; run again")
+        raise UnavailableError(f"{shown(path)}: was listed and is gone; expected the data to stay; run again")
 
 
 def _candidates(root: Path, region: str) -> Iterator[Path]:
-    """Yield the patient folders of all three layouts, the SynthRAD one first."""
+    """Yield the patient folders of all three layouts, SynthRAD's first."""
     for parent in _parents(root, region):
         if not parent.is_dir():
             continue
@@ -133,17 +133,15 @@ def _candidates(root: Path, region: str) -> Iterator[Path]:
 
 
 def _inspect(folder: Path, region: str) -> PatientFiles:
-    """Return the patient of a folder, or raise the reason against it. Reads headers only."""
+    """Return the patient in a folder, or raise the reason why it is unusable. Reads headers only."""
     if not folder.is_dir():
-        raise MrictError(
-            f"{shown(folder)}: a file, or a link that leads nowhere; expected a patient's folder; replace it"
-        )
+        raise MrictError(f"{shown(folder)}: a file or a broken link; expected a patient's folder; replace it")
     found = _role_files(folder)
     for role in ROLES:
         files = found.get(role, [])
         if not files:
             deeper = next((path for path in _entries(folder) if path.is_dir() and _role_files(path)), None)
-            remedy = f"move up those of {deeper.name}/" if deeper else "add it"
+            remedy = f"move the files up from {deeper.name}/" if deeper else "add it"
             raise MrictError(f"{shown(folder)}: {role}.nii.gz is missing; expected mr, ct and mask; {remedy}")
         if len(files) > 1:
             names = " and ".join(f.name for f in files)
@@ -163,7 +161,7 @@ def _inspect(folder: Path, region: str) -> PatientFiles:
 
 
 def _is_dicom(file: Path) -> bool:
-    """True for a file with DICOM's ending or its mark behind 128 bytes."""
+    """True for a file with a DICOM suffix, or with DICM after 128 bytes."""
     if file.suffix.lower() in (".dcm", ".ima"):
         return True
     if file.suffix and not file.suffix[1:].isdigit():  # names of UIDs end with digits
@@ -176,7 +174,7 @@ def _is_dicom(file: Path) -> bool:
 
 
 class _Survey:
-    """A walk over everything below a root that is no patient of the run."""
+    """A walk over everything below a root that is not a patient of the run."""
 
     def __init__(self, root: Path, region: str, patients: dict[Path, set[Path]]) -> None:
         self.root, self.region, self.patients = root, region, patients
@@ -185,11 +183,11 @@ class _Survey:
         self.found: dict[str, Aside] = {}  # by path: one entry for each
 
     def add(self, kind: Kind, path: Path, reason: str) -> None:
-        if path not in self.patients:  # used or skipped, and counted there
+        if path not in self.patients:  # those are used or skipped
             self.found.setdefault(str(path), Aside(kind, str(path), f"{shown(path)}: {reason}"))
 
     def walk(self, folder: Path, top: Path, depth: int = 0) -> None:
-        """Look at `folder`; `top` is the folder directly below a layout's that it lies in."""
+        """Survey `folder`; `top` is its ancestor directly below the parent of a layout."""
         place = folder.resolve()
         if place in self.visited:
             return
@@ -197,9 +195,9 @@ class _Survey:
         if place in (data_root() / PHANTOM, data_root() / "stores") and folder != self.root:
             return self.add(Kind.OWN, folder, "phantoms or slices of this suite")
         if depth > DEPTH:
-            return self.add(Kind.UNRECOGNISED, folder, f"{depth} folders deep, not looked into; give it as --data")
+            return self.add(Kind.UNRECOGNISED, folder, f"{depth} folders deep, not searched; give it as --data")
         try:
-            with os.scandir(folder) as listing:  # knows folders without asking for each
+            with os.scandir(folder) as listing:  # tells folders from files without a call for each
                 found = {Path(e.path): e.is_dir(follow_symlinks=False) or e.is_symlink() for e in listing}
             entries = {path: maybe and path.is_dir() for path, maybe in found.items() if not _hidden(path)}
         except PermissionError:
@@ -214,7 +212,7 @@ class _Survey:
             self.walk(path, path if direct else top, depth + 1)
 
     def files(self, folder: Path, top: Path, files: list[Path]) -> None:
-        """Enter the files of one folder."""
+        """Record the files of one folder."""
         owner = next((p for p in (folder, *folder.parents) if p in self.patients), None)
         used = self.patients.get(owner, set())
         images = [p for p in files if (stem_of(p) or p.name.lower().endswith(UNREAD)) and p not in used]
@@ -223,17 +221,17 @@ class _Survey:
         others = [p for p in files if not stem_of(p) and not p.name.lower().endswith((*PARTS, *UNREAD))]
         dicom = next(filter(_is_dicom, others), None)
         for path in others if not dicom else ():
-            self.add(Kind.OTHER, path, "no image")
+            self.add(Kind.OTHER, path, "not an image")
         for path in outputs:
             self.add(Kind.OWN, path, "a synthetic CT of this suite")
         if owner:
             for path in [*images, *([dicom] if dicom else [])]:
-                self.add(Kind.BESIDE, path, f"not used: of {owner.name} only mr, ct and mask are")
+                self.add(Kind.BESIDE, path, f"not used: only mr, ct and mask of {owner.name} are")
         elif images or dicom:
             self.images(folder, top, images, dicom)
 
     def images(self, folder: Path, top: Path, images: list[Path], dicom: Path | None) -> None:
-        """Enter a folder that holds images but is no patient of the run."""
+        """Record a folder that holds images but is not a patient of the run."""
         inside = folder.relative_to(self.root).parts
         subject = next((k for k, part in enumerate(inside, start=1) if part.lower().startswith("sub-")), 0)
         regions = {part for part in inside if part in REGION_OF.values()} | {region_of(part) for part in inside}
@@ -241,10 +239,10 @@ class _Survey:
         if regions - {None, self.region} or any(part.startswith("Task") and part != TASK for part in inside):
             self.add(Kind.ELSEWHERE, folder, f"not of {TASK}, {self.region}")
         elif images and _role_files(folder) and not subject:
-            self.add(Kind.UNRECOGNISED, folder, f"a patient deeper than is looked for; {self.remedy(folder)}")
+            self.add(Kind.UNRECOGNISED, folder, f"a patient deeper than the search; {self.remedy(folder)}")
         elif folder == self.root or folder.resolve() in self.parents:
             for path in images or [dicom]:
-                self.add(Kind.UNRECOGNISED, path, "an image in no patient's folder; give it one, with mr, ct and mask")
+                self.add(Kind.UNRECOGNISED, path, "an image outside a patient's folder; move it into one")
         elif subject:
             bids = self.root.joinpath(*inside[:subject])
             self.add(Kind.UNRECOGNISED, bids, f"BIDS ({first.name}) is not read; copy it to <patient>/ as mr, ct, mask")
@@ -253,12 +251,12 @@ class _Survey:
                 Kind.UNRECOGNISED, top, f"DICOM ({first}) is not read here; convert it to mr, ct and mask as NIfTI"
             )
         elif not any(map(stem_of, images)):
-            self.add(Kind.UNRECOGNISED, top, f"{first} is of no type that is read; convert it to NIfTI, MHA or NRRD")
+            self.add(Kind.UNRECOGNISED, top, f"{first} has an unsupported type; convert it to NIfTI, MHA or NRRD")
         else:
-            self.add(Kind.UNRECOGNISED, top, f"no image in it is called mr, ct or mask (first {first}); rename them")
+            self.add(Kind.UNRECOGNISED, top, f"none of its images is named mr, ct or mask (first {first}); rename them")
 
     def remedy(self, patient: Path) -> str:
-        """Return which folder to give as --data so that a patient lying deeper is found."""
+        """Return which folder to give as --data so that a deeper patient is found."""
         above = patient.parent
         for name in (self.region, TASK):
             above = above.parent if above.name == name and above != self.root else above
@@ -270,7 +268,7 @@ def _nothing_found(root: Path, region: str, aside: tuple[Aside, ...]) -> MrictEr
     if others:
         found = ", ".join(sorted(others))
         return MrictError(f"{shown(root)}: its patients are of region {found}, not {region}; choose that region")
-    hint = "; this is one patient: give the folder above it" if _role_files(root) else ""
+    hint = "; this is a single patient: give its parent folder" if _role_files(root) else ""
     left = [a.reason for a in aside if a.kind is Kind.UNRECOGNISED]
     if left and not hint:
         hint = f"; {len(left)} not recognised: {' | '.join(left)}"
@@ -283,9 +281,9 @@ def _nothing_found(root: Path, region: str, aside: tuple[Aside, ...]) -> MrictEr
 def discover(root: Path | str, region: str = "brain", strict: bool = False) -> Discovery:
     """Return the patients of `region` under `root` (`Task1/<region>/<id>/`, `<region>/<id>/` or `<id>/`).
 
-    Reads headers, no voxels. A patient with missing files, damaged headers, differing grids or an id already used
-    becomes a `Skip`; with `strict` the first one raises. Everything else below `root` is in `aside`, but hidden files.
-    No patient at all raises `MrictError`, a folder that cannot be listed or a file that vanishes `UnavailableError`.
+    Reads headers only. A patient with missing files, damaged headers, different grids or a duplicate id becomes a
+    `Skip`; with `strict` the first one raises. Everything else below `root` except hidden files is in `aside`.
+    Raises `MrictError` if there is no patient, `UnavailableError` if a folder cannot be listed or a file vanishes.
     """
     root = Path(root)
     if not root.is_dir():
@@ -293,7 +291,7 @@ def discover(root: Path | str, region: str = "brain", strict: bool = False) -> D
     patients: list[PatientFiles] = []
     skipped: list[Skip] = []
     seen: dict[str, Path] = {}
-    known: dict[Path, set[Path]] = {}  # folder of a patient -> its files that are used
+    known: dict[Path, set[Path]] = {}  # patient folder -> its used files
     for folder in _candidates(root, region):
         named = region_of(folder.name)
         if folder.parent == root and named and named != region:

@@ -1,10 +1,8 @@
-"""Intensities: HU windows, MR normalisation, and what an MR's values must be; those of a CT: `plausible`."""
+"""MR intensities: normalisation, padding, and what values an MR may have."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,44 +11,16 @@ from mrict_core.data.images.padding import background_beside
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
-AIR_HU = -1024
 MR_PERCENTILES = (0.5, 99.5)
-PADDING_SHARE = 0.01  # of an MR's voxels: fewer are stray values
-PADDING_GAP = 0.001  # so few may lie between the padding and half of it
-PADDING_SURE, PADDING_EDGES = -900.0, 0.05  # no MR goes there of itself; resampling blurs the border of the padding
-
-
-def _as_float(values: Any) -> Any:
-    """Return a float32 array, or a float32 tensor for a tensor (which has `float()`, as an array has not)."""
-    return values.float() if hasattr(values, "float") else np.asarray(values, np.float32)
-
-
-@dataclass(frozen=True)
-class HuWindow:
-    """The HU range that the networks' [-1, 1] stands for."""
-
-    low: float
-    high: float
-
-    def to_unit(self, hu: Any) -> Any:
-        """Map HU (array or tensor, any shape) to [-1, 1] float32; values outside the window are clipped to it."""
-        return (_as_float(hu).clip(self.low, self.high) - self.low) * (2.0 / (self.high - self.low)) - 1.0
-
-    def to_hu(self, unit: Any) -> Any:
-        """Map [-1, 1] (array or tensor) to HU float32: the inverse of `to_unit` inside the window, to 0.001 HU."""
-        return (_as_float(unit) + 1.0) * ((self.high - self.low) / 2.0) + self.low
-
-
-WINDOWS = {
-    "patient": HuWindow(-1024.0, 3000.0),  # SynthRAD2023's evaluation range
-    "predecessor": HuWindow(-1000.0, 1000.0),
-}
+PADDING_SHARE = 0.01  # of an MR's voxels; fewer are stray values
+PADDING_GAP = 0.001  # largest share of voxels between the padding and half of it
+PADDING_SURE, PADDING_EDGES = -900.0, 0.05  # no MR reaches it by itself; resampling blurs the edge of padding
 
 
 def robust_mr_range(mr: np.ndarray, body: np.ndarray, path: Path | str = "MR") -> tuple[float, float]:
-    """Return the MR values that become -1 and 1: percentiles over the whole volume inside the body mask.
+    """Return the MR values that become -1 and 1: percentiles of the whole volume inside the body mask.
 
-    MR units differ from scan to scan, but not within one: one range per volume keeps neighbouring slices comparable.
+    MR units differ between scans, not within one: one range per volume keeps neighbouring slices comparable.
     """
     inside = np.asarray(mr)[np.asarray(body, bool)]
     if inside.size == 0:
@@ -77,9 +47,9 @@ def minmax_slice(mr_slice: np.ndarray, eps: float = 1e-5) -> np.ndarray:
 
 
 def without_padding(mr: np.ndarray) -> np.ndarray:
-    """Return an MR whose padding, one negative value far below all others (-1, -1024, -32768), became background.
+    """Return an MR whose padding, one negative value far below all others (-1, -1024, -32768), is set to background.
 
-    It becomes as dark as the air beside it (`padding.background_beside`). A CT is returned as it came.
+    Background is as dark as the neighbouring air (`padding.background_beside`). A CT is returned unchanged.
     """
     low = float(np.min(mr))
     if low >= 0:
@@ -93,15 +63,15 @@ def without_padding(mr: np.ndarray) -> np.ndarray:
     if padded.all():
         return mr
     level = background_beside(mr, padded)
-    return np.where(padded, np.float32(level), np.maximum(mr, np.float32(min(level, 0))))  # edges are blended with it
+    return np.where(padded, np.float32(level), np.maximum(mr, np.float32(min(level, 0))))  # resampled edges
 
 
 def check_mr(mr: np.ndarray, path: Path | str) -> None:
-    """Raise `MrictError` for an MR that is constant, binary or that looks like a CT in HU; padding is left aside."""
+    """Raise `MrictError` for an MR that is constant, binary or looks like a CT in HU; padding is ignored."""
     if is_ct(spread_over(mr)):
         raise MrictError(
             f"{shown(path)}: values {np.min(mr):g}…{np.max(mr):g} look like a CT in HU (air near -1000, fat below 0); "
-            "expected MR intensities; check that mr and ct are not exchanged"
+            "expected MR intensities; check that mr and ct are not swapped"
         )
     mr = without_padding(mr)
     low, high = float(np.min(mr)), float(np.max(mr))
@@ -109,6 +79,6 @@ def check_mr(mr: np.ndarray, path: Path | str) -> None:
         raise MrictError(f"{shown(path)}: MR has the constant value {low:g}; expected an image; export it again")
     if not any(np.any((plane > low) & (plane < high)) for plane in np.moveaxis(mr, np.argmax(np.abs(mr.strides)), 0)):
         raise MrictError(
-            f"{shown(path)}: holds the values {low:g} and {high:g} alone, as a mask does; expected MR intensities; "
-            "check that mr and mask are not exchanged"
+            f"{shown(path)}: holds only the values {low:g} and {high:g}, like a mask; expected MR intensities; "
+            "check that mr and mask are not swapped"
         )

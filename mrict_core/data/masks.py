@@ -1,4 +1,4 @@
-"""Masks: the body on the MR alone, the predecessor's union of MR and CT, and the check of the data set's mask."""
+"""Masks: the body found on the MR, the predecessor's union of MR and CT, and checks of the data set's mask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPENING_MM = 2.0
 CLOSING_MM = 10.0
 TISSUE_FRACTION = 0.15  # of the step from air to the median tissue
 NOISE_SIGMAS = 4.0
-AIR_PERCENTILE = 70  # the darkest part of what is not tissue: the rest is bone, sinuses and blurred edges
+AIR_PERCENTILE = 70  # the darkest part of all that is not tissue: the rest is bone, sinuses and blurred edges
 MIN_OBJECT_VOXELS = 64
 IN_BODY_MIN = 0.3  # of the mask: outlines are drawn with a margin, but not far from the body
 SCORED_MIN = 100  # voxels in the body: a mask of one organ is allowed, a few stray voxels are not
@@ -28,7 +28,7 @@ FLOODED = 2  # the flood's colour; 0 and 1 are the mask's
 
 
 def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
-    """Return the mask as bool; raise `MrictError` unless it holds exactly two values, 0 and another (1 or 255)."""
+    """Return the mask as bool; raise `MrictError` unless it holds two values, 0 and a positive one (1 or 255)."""
     low, high = np.min(mask), np.max(mask)
     if low == 0 < high and np.array_equal(mask == high, mask > 0):
         return np.asarray(mask) > 0
@@ -43,22 +43,22 @@ def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
 
 
 def check_mask_fits(mask: np.ndarray, body: np.ndarray, path: Path | str) -> None:
-    """Raise `MrictError` where the data set's mask and the body found on the images hardly overlap."""
+    """Raise `MrictError` if the data set's mask and the body found on the images hardly overlap."""
     both, marked = np.count_nonzero((mask > 0) & (body > 0)), np.count_nonzero(mask)
     if both < max(IN_BODY_MIN * marked, SCORED_MIN):
         raise MrictError(
             f"{shown(path)}: {both} of {marked} voxels of the mask are in the body seen on the MR; expected a third, "
-            f"and {SCORED_MIN} at least; check that mr and mask belong together and that air is dark on the MR"
+            f"and at least {SCORED_MIN}; check that mr and mask belong together and that air is dark on the MR"
         )
 
 
 def _framed(stack: np.ndarray, rows: int, cols: int) -> np.ndarray:
-    """Return slices (N, rows, cols) of bool as OpenCV's images, with so many empty rows and columns on each side."""
+    """Return boolean slices (N, rows, cols) as OpenCV images, padded by empty rows and columns on each side."""
     return np.pad(np.ascontiguousarray(stack), [(0, 0), (rows, rows), (cols, cols)]).view(np.uint8)
 
 
 def _disked(stack: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return a stack (N, rows, cols) opened or closed slice by slice with a disk; outside the slice lies nothing."""
+    """Return a stack (N, rows, cols) opened or closed slice by slice with a disk; the outside counts as empty."""
     rows, cols = (max(1, round(reach_mm / s)) for s in spacing_mm[:2])
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * cols + 1, 2 * rows + 1))
     wide = _framed(stack, rows, cols)
@@ -68,10 +68,7 @@ def _disked(stack: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequ
 
 
 def filled(stack: np.ndarray) -> np.ndarray:
-    """Fill what no path of edge neighbours within its slice leads out of.
-
-    No cavity is left in three dimensions either: one that is closed there is closed in each of its slices.
-    """
+    """Fill the holes of every slice (edge neighbours); no 3-D cavity remains, as it is a hole in each of its slices."""
     wide = _framed(stack, 1, 1)
     for image in wide:
         cv2.floodFill(image, None, (0, 0), FLOODED, flags=4)
@@ -79,14 +76,14 @@ def filled(stack: np.ndarray) -> np.ndarray:
 
 
 def _largest(stack: np.ndarray) -> np.ndarray:
-    """Return the largest component (face neighbours); of equal ones the first."""
+    """Return the largest component (face neighbours), the first of equals."""
     labels, count = ndimage.label(stack)
     return stack if count < 2 else labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
 def _tissue_threshold(smooth: np.ndarray) -> float:
-    """Return the level between air and tissue: low, for dim skin and coil shading, but above the noise of the air."""
-    values = smooth.ravel()  # flat: scikit-image takes three slices for colours
+    """Return the threshold between air and tissue: low, for dim skin and coil shading, but above the noise of air."""
+    values = smooth.ravel()  # flat: scikit-image would read three slices as colours
     clipped = np.minimum(values, np.percentile(values, 99))  # one bright vessel or fat layer must not set the scale
     bright = clipped > filters.threshold_otsu(clipped)
     if not bright.any():
@@ -99,7 +96,7 @@ def _tissue_threshold(smooth: np.ndarray) -> float:
 
 
 def _median(values: np.ndarray) -> float:
-    """Return the median of values that may be moved about."""
+    """Return the median; `values` may be reordered."""
     return float(np.median(values, overwrite_input=True))
 
 
@@ -108,8 +105,8 @@ def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
     Smoothing, a threshold between air and tissue, gaps across the skull bridged, thin strands cut, the largest
     component, concavities such as nostrils and ear canals closed, holes filled.
-    The CT has no part in it: a network that sees this mask sees nothing of its target. An image without contrast
-    gives an empty mask.
+    The CT is not used, so a network that sees this mask sees nothing of its target. An image without contrast gives an
+    empty mask.
     """
     mr = np.asarray(mr, np.float32)
     if mr.min() == mr.max():
@@ -122,10 +119,7 @@ def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def _otsu_level(volume: np.ndarray) -> float:
-    """Return Otsu's threshold of a volume with contrast, from the histogram that ITK's filter makes.
-
-    ITK's own search for every voxel's bin would be a third of a patient's preprocessing.
-    """
+    """Return Otsu's threshold of a volume with contrast, from the same histogram as ITK's filter, but much faster."""
     low, high = float(volume.min()), float(volume.max())
     high += (high - low) / OTSU_BINS / 100
     counts, edges = np.histogram(volume, OTSU_BINS, (low, high))
@@ -142,8 +136,8 @@ def otsu_mask(volume: np.ndarray) -> np.ndarray:
 
 
 def union_otsu_mask(mr: np.ndarray, ct: np.ndarray) -> np.ndarray:
-    """Return the predecessor's mask (bool): that of MR and that of CT, united.
+    """Return the predecessor's mask (bool): the union of the masks of MR and CT.
 
-    It sees the CT, so it must not be used on a network's input outside the `predecessor` protocol.
+    It sees the CT: never use it on a network's input outside the `predecessor` protocol.
     """
     return otsu_mask(mr) | otsu_mask(ct)

@@ -1,4 +1,4 @@
-"""Splits by subject: stratified or leaving a centre out, saved with a hash; and the predecessor's exact lists."""
+"""Splits by subject, stratified or leaving a centre out, saved with a hash; and the predecessor's own split."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ PREDECESSOR_SETS = {"36": PREDECESSOR_36, "10": PREDECESSOR_36[:10]}
 
 @dataclass(frozen=True)
 class Split:
-    """Which patient belongs to which set; each sorted."""
+    """The patients of each set, sorted."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
     kind: str
     seed: int
-    subjects: Mapping[str, str] = field(default_factory=dict, compare=False)  # where it is not their id
+    subjects: Mapping[str, str] = field(default_factory=dict, compare=False)  # where it is not the patient's id
 
     @property
     def hash(self) -> str:
-        """Of the sets alone: a subject's name changes no training."""
+        """Hash of the sets alone: the name of a subject changes no training."""
         return hash_of([list(self.train), list(self.val), list(self.test), self.kind, self.seed])
 
 
 def check_leak(split: Split) -> None:
-    """Raise `MrictError` for a subject that is in two sets, or a patient twice in one (whatever the case of its id)."""
+    """Raise `MrictError` for a subject in two sets or a patient listed twice (case-insensitive)."""
     seen: dict[str, tuple[str, str]] = {}
     for name in SETS:
         for patient in getattr(split, name):
@@ -54,13 +54,13 @@ def check_leak(split: Split) -> None:
             if other != name:
                 same = first.lower() == patient.lower()
                 who = f"patient {patient}" if same else f"subject {subject} ({first}, {patient})"
-                raise MrictError(f"split: {who} is in {other} and in {name}; expected one set; make the split again")
+                raise MrictError(f"split: {who} is in {other} and in {name}; expected one set; split again")
         if len({p.lower() for p in getattr(split, name)}) < len(getattr(split, name)):
-            raise MrictError(f"split: a patient stands twice in {name}; expected once; make the split again")
+            raise MrictError(f"split: a patient is listed twice in {name}; expected once; split again")
 
 
 def _set_sizes(count: int, fractions: Sequence[float]) -> list[int]:
-    """Return whole set sizes nearest to the fractions (largest remainder), none of them 0."""
+    """Return the set sizes nearest to the fractions (largest remainder), none of them 0."""
     exact = [Fraction(f).limit_denominator(10**6) for f in fractions]
     exact = [f * count / sum(exact) for f in exact]
     sizes = [max(1, int(e)) for e in exact]
@@ -74,10 +74,10 @@ def _set_sizes(count: int, fractions: Sequence[float]) -> list[int]:
 
 
 def _allocate(centres: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Return how many patients of each centre go to each set, given the centres' and the sets' sizes.
+    """Return how many patients of each centre go to each set, given the sizes of centres and sets.
 
-    Every number is the proportional share rounded down or up (a controlled rounding, which always exists), chosen so
-    that the shares are followed best.
+    Every number is the proportional share rounded down or up (a controlled rounding, which always exists); of all
+    such roundings the one closest to the shares.
     """
     total = sum(centres)
     base = [[n * size // total for size in sizes] for n in centres]
@@ -129,9 +129,9 @@ def make_split(
 ) -> Split:
     """Return a split of `{patient: centre}`; `subjects` ({patient: subject}) keeps all patients of a subject together.
 
-    `stratified`: sizes as near `fractions` (train, val, test) as whole subjects allow, no set empty, every centre
-    spread over the sets in proportion. `leave_out_A`: the subjects with a patient of centre A are the test set, the
-    others are split into train and val. The result depends on ids, centres, subjects and seed only, on every machine.
+    `stratified`: sizes as close to `fractions` (train, val, test) as whole subjects allow, no set empty, every centre
+    spread proportionally. `leave_out_A`: the subjects with a patient of centre A are the test set, the others are
+    split into train and val. The result depends only on ids, centres, subjects and seed.
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise MrictError(f"fractions {fractions}: expected three positive numbers (train, val, test) that add up to 1")
@@ -139,7 +139,7 @@ def make_split(
     members: dict[str, list[str]] = {}
     for patient in sorted(centres):
         members.setdefault(shared.get(patient, patient).lower(), []).append(patient)
-    units = {group[0]: group for group in members.values()}  # by their first patient: alone, a patient is its own unit
+    units = {group[0]: group for group in members.values()}  # by their first patient
     what = "patient" if len(units) == len(centres) else "subject"
     homes = {first: centres[first] for first in units}
     if kind == "stratified":
@@ -165,7 +165,7 @@ def save_split(path: Path, split: Split) -> Path:
 
 
 def load_split(path: Path) -> Split:
-    """Read a split; raises `MrictError` for a leak, a missing field or sets that do not match the file's hash.
+    """Read a split; raise `MrictError` for a leak, a missing field or sets that do not match the hash.
 
     A split written by hand has no `hash` line.
     """
@@ -184,13 +184,13 @@ def load_split(path: Path) -> Split:
     if data.get("hash", split.hash) != split.hash:
         raise MrictError(
             f"{shown(path)}: its sets do not match its hash: it was edited; delete it and split again, "
-            "or remove its hash line to use it as your own"
+            "or remove its hash line to use it as your own split"
         )
     return split
 
 
 def is_own(path: Path) -> bool:
-    """True for a split that the user wrote or edited: it has no hash line."""
+    """True for a user's own split: it has no hash line."""
     return "hash" not in read_json(path)
 
 
@@ -216,7 +216,7 @@ class PredecessorSplit:
 
 
 def _shuffled_tenth(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (nine tenths, one tenth) of range(count) as scikit-learn's train_test_split(test_size=0.1) gives them."""
+    """Return nine tenths and one tenth of range(count), as scikit-learn's train_test_split(test_size=0.1) does."""
     order = np.random.RandomState(PREDECESSOR_SEED).permutation(count)
     tenth = -(-count // 10)
     return order[tenth:], order[:tenth]
@@ -225,8 +225,8 @@ def _shuffled_tenth(count: int) -> tuple[np.ndarray, np.ndarray]:
 def predecessor_split(counts: dict[str, int], which: str) -> PredecessorSplit:
     """Return the predecessor's split of `{patient: number of slices}`.
 
-    `which`: "36" or "10", its two lists of patients; "any" applies the same rule to all the patients given. Its train
-    and val slices come from the same patients: kept to reproduce its numbers, never the default.
+    `which`: "36" or "10", its two lists of patients; "any" applies its rule to all given patients. Train and val slices
+    come from the same patients: only to reproduce its numbers, never the default.
     """
     if which not in (*PREDECESSOR_SETS, "any"):
         raise unknown_name("predecessor split", which, (*PREDECESSOR_SETS, "any"))
@@ -243,9 +243,9 @@ def predecessor_split(counts: dict[str, int], which: str) -> PredecessorSplit:
 
 
 def limit_pairs(counts: dict[str, int], patients: Sequence[str], cap: int | None) -> dict[str, np.ndarray]:
-    """Return {patient: slice positions} with at most `cap` pairs: whole patients in order, the last thinned evenly."""
+    """Return {patient: slice positions}, at most `cap` pairs: whole patients in order, the last thinned evenly."""
     if cap is not None and cap < 1:
-        raise MrictError(f"cap of {cap} training pairs: expected at least 1, or none")
+        raise MrictError(f"cap of {cap} training pairs: expected at least 1, or no cap")
     kept, left = {}, cap
     for patient in patients:
         count = counts[patient]

@@ -1,4 +1,4 @@
-"""Which patients are one person: by id, by a rule of the user's, and by equal images."""
+"""Which patients are one person: by id, by a user's rule, or by identical images."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from mrict_core.data.case_csv import read_rows
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown, some
 
-BIDS = r"^(sub-[A-Za-z0-9]+)(?:_|$)"  # sub-01_ses-2 and sub-01_run-1 are of sub-01
-# Ids like 01_a, P07-2 or 12_followup: a number, then what tells one visit from the next.
+BIDS = r"^(sub-[A-Za-z0-9]+)(?:_|$)"  # sub-01_ses-2 and sub-01_run-1 belong to sub-01
+# Ids like 01_a, P07-2 or 12_followup: a number, then the visit.
 VISIT = re.compile(
     r"(.*\d.*?)[_\-. ](?:[a-z]|\d|\d{8}|(?:ses|session|visit|scan|time|tp|day|week|month|year|fx|v|t|m)[_-]?\d+"
     r"|pre|post|baseline|follow-?up|fu\d*)",
     re.IGNORECASE,
 )
 COLUMNS = ("patient", "subject")
-NAMED = 5  # patients that a message names
+NAMED = 5  # patients listed in a message
 
 
 def absolute(rule: str) -> str:
-    """Return the rule with the path of a csv file made absolute, so that it means the same from every folder."""
+    """Return the rule; the path of a csv file becomes absolute, so that it is valid from every folder."""
     return str(Path(rule).expanduser().absolute()) if rule.lower().endswith(".csv") else rule
 
 
 def subjects_of(patients: Iterable[str], rule: str = "") -> dict[str, str]:
     """Return {patient: subject}.
 
-    `rule`: "" takes the subject of BIDS ids (`sub-01_ses-2` is of `sub-01`) and every other patient for a person of its
-    own; a regular expression, whose first group that matched is the subject; or a csv file with the columns patient and
-    subject. Raises `MrictError` for a rule that cannot be read, or that leaves a patient without a subject.
+    `rule`: "" reads the subject from BIDS ids (`sub-01_ses-2` belongs to `sub-01`), every other patient is a subject of
+    its own; a regular expression names the subject in its first matching group; a csv file has the columns patient and
+    subject. Raises `MrictError` for an invalid rule, or one that leaves a patient without a subject.
     """
     patients = list(patients)
     if rule.lower().endswith(".csv"):
@@ -51,17 +51,15 @@ def _first_group(pattern: str, patient: str) -> str:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise MrictError(f"--group-by {pattern}: no regular expression ({error}); correct it") from None
+        raise MrictError(f"--group-by {pattern}: not a regular expression ({error}); correct it") from None
     if not expression.groups:
-        raise MrictError(
-            f"--group-by {pattern}: has no group; put what names the subject in brackets, as in '(.+)_[ab]'"
-        )
+        raise MrictError(f"--group-by {pattern}: has no group; put brackets around the subject, as in '(.+)_[ab]'")
     match = expression.search(patient)
     return next(filter(None, match.groups()), "") if match else ""
 
 
 def _of_csv(path: Path, patients: list[str]) -> dict[str, str]:
-    """Return {patient: subject, "" where the file has none}."""
+    """Return {patient: subject}; "" if the file names none."""
     subjects: dict[str, str] = {}
     for _, row in read_rows(path, COLUMNS):
         patient, subject = (row[column] for column in COLUMNS)
@@ -71,7 +69,7 @@ def _of_csv(path: Path, patients: list[str]) -> dict[str, str]:
 
 
 def likely_visits(subjects: Mapping[str, str]) -> str:
-    """Return a remark on patients whose ids look like visits of one person but count as several; "" for none."""
+    """Return a remark on ids that look like visits of one person but count as several people; "" for none."""
     visits: dict[str, list[str]] = {}
     for patient, subject in sorted(subjects.items()):
         match = VISIT.fullmatch(patient)
@@ -81,15 +79,15 @@ def likely_visits(subjects: Mapping[str, str]) -> str:
     if not several:
         return ""
     first = " and ".join(several[0][:2])
-    more = f" (and {len(several) - 1} such pairs or groups more)" if len(several) > 1 else ""
-    return f"{first}{more} are split as different persons; if they are one, say so with --group-by"
+    more = f" (and {len(several) - 1} more such groups)" if len(several) > 1 else ""
+    return f"{first}{more} are split as different people; if they are one person, use --group-by"
 
 
 def shared_images(metas: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     """Return ({copy: the patient it equals}, [(patient, earlier patient, role they share)]) of prepared patients.
 
-    A copy has the MR and the CT of a patient earlier by name; who has only one of them in common is the same person.
-    Images are equal when their voxels in the file are, or what was prepared of them.
+    A copy has the same MR and CT as a patient earlier by name; sharing only one of them means the same person. Images
+    are equal if their voxels in the file, or the arrays prepared from them, are equal.
     """
     owner: dict[tuple[str, str], str] = {}
     copies: dict[str, str] = {}
@@ -108,7 +106,7 @@ def shared_images(metas: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str
 
 
 def merged(subjects: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return `subjects` with the subjects of each pair of patients made one."""
+    """Return `subjects` with the subjects of each pair of patients merged."""
     result = dict(subjects)
     for one, other in pairs:
         keep, drop = result[other], result[one]

@@ -1,4 +1,4 @@
-"""Evaluation: per-patient scores, trivial baselines, and the records that tables and figures are made from."""
+"""Evaluation: scores per patient, trivial baselines, and the records behind tables and figures."""
 
 from mrict_core.evaluation.baselines import baseline_predictions
 from mrict_core.evaluation.leaderboards import centre_table, leaderboard, leave_out_table, pairwise_table, seeds_sd

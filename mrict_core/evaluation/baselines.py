@@ -1,6 +1,6 @@
-"""Trivial predictors. A model that does not beat all of them has learned nothing that the table should praise.
+"""Trivial predictors. A model that does not beat all of them has learned nothing useful.
 
-They see what a model sees: the MR, its body mask, and the *training* patients' CT. Outside the body mask all give air.
+They use what a model uses: the MR, its body mask and the *training* patients' CT. Outside the body mask all give air.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.predictions import Predictions
+from mrict_core.hu import AIR_FLOOR_HU, WATER_HU
 
 if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
-WATER_HU = 0.0
 AXIAL_BINS = 16  # of the mean CT, from the lowest slice to the highest
 
 
 def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> dict[str, Predictions]:
-    """Return {name: predictions}. Each is fitted when it is first asked, on the training patients one at a time.
+    """Return {name: predictions}. Each is fitted on first use, one training patient at a time.
 
     - `baseline_water_body`: 0 HU in the body.
     - `baseline_mean_ct`: the voxelwise mean training CT on the canvas at the same relative axial position.
     - `baseline_rank_map`: the patient's MR, rank by rank, mapped to the histogram of the training CT inside the body.
     """
     if not train_patients:
-        raise MrictError("the baselines need at least one training patient; make a split with one")
+        raise MrictError("the baselines need at least one training patient; make a split that has one")
     mean_ct = cache(lambda: _mean_ct(store, train_patients))
     distribution = cache(lambda: _ct_distribution(store, train_patients))
 
@@ -46,7 +45,7 @@ def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> di
         slices = store.slices(patient)
         body = np.asarray(slices.body) > 0
         mr = np.asarray(slices.mr, dtype=np.float32)
-        hu = np.full(body.shape, AIR_HU, dtype=np.float32)
+        hu = np.full(body.shape, AIR_FLOOR_HU, dtype=np.float32)
         hu[body] = np.interp(_ranks(mr[body]), *distribution())
         return hu
 
@@ -59,11 +58,11 @@ def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> di
 
 
 def _in_body(hu: np.ndarray, body: np.ndarray) -> np.ndarray:
-    return np.where(body, hu, AIR_HU).astype(np.float32)
+    return np.where(body, hu, AIR_FLOOR_HU).astype(np.float32)
 
 
 def _axial_bins(count: int) -> np.ndarray:
-    """Return the bin of each of a patient's `count` slices, lowest slice first; a single one is in the middle."""
+    """Return the axial bin of each of a patient's `count` slices, lowest slice first; a single one is central."""
     return ((np.arange(count) + 0.5) * AXIAL_BINS / count).astype(int)
 
 
@@ -84,7 +83,7 @@ def _ct_distribution(store: SliceStore, patients: Sequence[str]) -> tuple[np.nda
     """Return the distribution of the training CT inside body and scoring mask: (cumulative fractions, their HU)."""
     histogram = np.zeros(1, dtype=np.int64)
     for inside, ct in _training_slices(store, patients):
-        levels = np.clip(np.rint(ct[inside]) - AIR_HU, 0, None).astype(np.int64)
+        levels = np.clip(np.rint(ct[inside]) - AIR_FLOOR_HU, 0, None).astype(np.int64)
         found = np.bincount(levels, minlength=histogram.size)
         found[: histogram.size] += histogram
         histogram = found
@@ -92,11 +91,11 @@ def _ct_distribution(store: SliceStore, patients: Sequence[str]) -> tuple[np.nda
         raise MrictError("the training patients' body and scoring masks do not overlap; check their mask files")
     present = np.flatnonzero(histogram)
     counts = histogram[present]
-    return (np.cumsum(counts) - counts / 2) / counts.sum(), (present + AIR_HU).astype(np.float64)
+    return (np.cumsum(counts) - counts / 2) / counts.sum(), (present + AIR_FLOOR_HU).astype(np.float64)
 
 
 def _training_slices(store: SliceStore, patients: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (inside body and scoring mask, CT in HU) of one patient after the other."""
+    """Yield (inside body and scoring mask, CT in HU) patient by patient."""
     for patient in patients:
         slices = store.slices(patient)
         inside = (np.asarray(slices.body) > 0) & (np.asarray(slices.mask) > 0)
@@ -104,6 +103,6 @@ def _training_slices(store: SliceStore, patients: Sequence[str]) -> Iterator[tup
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return every value's mean rank as a fraction in (0, 1); equal values share one."""
+    """Return every value's mean rank as a fraction in (0, 1); equal values share a rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return ((np.cumsum(counts) - counts / 2) / values.size)[inverse]

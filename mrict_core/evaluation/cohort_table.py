@@ -1,4 +1,4 @@
-"""The cohort as tables: what each patient brings, and how the two masks agree."""
+"""Tables of the cohort: facts of each patient, and how the two masks agree."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import pandas as pd
 
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import SETS, Split
+from mrict_core.hu import AIR_BELOW_HU
 
 
 def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
-    """Return one row per patient: its subject where one has several patients, centre, set, slices, shape and voxel size
-    (mm) of its files, voxels of the scoring mask, how many of those the canvas cuts off, the CT's air in the MR's body
-    and its tissue outside it (per cent), and what was odd in its files."""
+    """Return one row per patient: subject (if one has several patients), centre, set, slices, shape and voxel size (mm)
+    of its files, voxels of the scoring mask and how many the canvas cuts off, the CT's air in the MR's body and its
+    tissue outside it (per cent), and warnings about its files."""
     subjects = store.subjects()
     shared = any(subject != patient for patient, subject in subjects.items())
     sets = {patient: name for name in SETS for patient in getattr(split, name, ())}
@@ -39,13 +40,13 @@ def cohort_table(store: SliceStore, split: Split | None = None) -> pd.DataFrame:
 
 
 def mask_agreement(store: SliceStore) -> pd.DataFrame:
-    """Return one row per centre: patients, mean and lowest Dice of the two masks, and the share of the scored bone
-    and soft tissue (CT above -200 HU inside the mask) that lies outside the body mask, in per cent."""
+    """Return one row per centre: patients, mean and lowest Dice of the two masks, and the percentage of scored bone and
+    soft tissue (CT above -200 HU inside the mask) outside the body mask."""
     rows = []
     for patient in store.patients:
         slices = store.slices(patient)
         body, mask = np.asarray(slices.body) > 0, np.asarray(slices.mask) > 0
-        tissue = mask & (np.asarray(slices.ct) > -200)
+        tissue = mask & (np.asarray(slices.ct) > AIR_BELOW_HU)
         overlap = 2 * np.count_nonzero(body & mask) / max(1, np.count_nonzero(body) + np.count_nonzero(mask))
         lost = np.count_nonzero(tissue & ~body) / max(1, np.count_nonzero(tissue))
         rows.append({"centre": store.centre(patient), "dice": overlap, "lost": 100 * lost})

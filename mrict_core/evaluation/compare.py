@@ -1,4 +1,4 @@
-"""Two runs side by side: what changed between two folders of reports, with intervals and tests."""
+"""Compare two runs: the changes between two folders of reports, with intervals and tests."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from mrict_core.metrics import statistics
 from mrict_core.paths import shown
 
 COLUMNS = ("name", "metric", "n", "mean_a", "mean_b", "difference", "low", "high", "p", "p_holm", "verdict")
-REFERENCE = ("centre", "n_voxels", "n_air", "n_soft", "n_bone")  # of a patient: what its CT and mask alone decide
-TOLERANCE = 1e-6  # relative: below it two runs gave the same numbers
+REFERENCE = ("centre", "n_voxels", "n_air", "n_soft", "n_bone")  # facts of a patient that depend on CT and mask only
+TOLERANCE = 1e-6  # relative; smaller differences count as equal
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What differs between run a and run b."""
+    """The differences between run a and run b."""
 
     changes: pd.DataFrame  # one row per record and metric, over the common patients, difference = b - a
-    patients: pd.DataFrame  # one row per record: lists of patients common, only_a, only_b, other_images; seeds
+    patients: pd.DataFrame  # one row per record: patients in common, only_a, only_b, other_images; seeds
     context: pd.DataFrame  # one row per fact that differs: name, fact, a, b
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
 
     def as_json(self) -> str:
-        """Return everything as json; what is not known is null."""
+        """Return everything as json; unknown values are null."""
         parts = {"changes": self.changes, "patients": self.patients, "context": self.context}
         tables = {
             name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in parts.items()
@@ -49,19 +49,19 @@ def read_run(folder: Path | str) -> dict[str, Record]:
     folder = Path(folder).expanduser()
     inside = folder / "metrics" if (folder / "metrics").is_dir() else folder
     if not inside.is_dir():
-        raise MrictError(f"{shown(folder)}: no such folder; give a folder of reports, the one that holds metrics/")
+        raise MrictError(f"{shown(folder)}: no such folder; give a folder of reports, with metrics/ in it")
     records = {record["name"]: record for record in read_metrics(inside)}
     if not records:
-        raise MrictError(f"{shown(inside)}: holds no metrics (*.json); give a folder of reports of an evaluated run")
+        raise MrictError(f"{shown(inside)}: no metrics (*.json); give the reports of an evaluated run")
     return records
 
 
 def compare_runs(run_a: Path | str, run_b: Path | str, names: Sequence[str] = ()) -> RunComparison:
-    """Compare two runs record by record, over the patients that are in both; none named: the panel "compare".
+    """Compare two runs record by record over their common patients; names: metrics, by default the panel "compare".
 
-    Pair by pair: bootstrap of the differences, Wilcoxon; p values are Holm-adjusted over the whole table. A patient of
-    the same name whose reference differs (centre, voxels of the mask and of its tissues) is another patient. A metric
-    without a value in one of the runs keeps a row that says so. Raises MrictError where no patient is in both.
+    Paired bootstrap and Wilcoxon test; p values are Holm-adjusted over the whole table. Patients of the same name with
+    a different reference (centre, voxels of the mask and of its tissues) are different patients. A metric without a
+    value in one run keeps a row that says so. Raises MrictError if no patient is in both runs.
     """
     names = [metrics.metric(name).key for name in names or metrics.keys("compare")]
     a, b = read_run(run_a), read_run(run_b)
@@ -72,10 +72,12 @@ def compare_runs(run_a: Path | str, run_b: Path | str, names: Sequence[str] = ()
         )
     patients = [_patients(name, a[name], b[name]) for name in common]
     if not any(row["common"] for row in patients):
-        same = " (patients of the same name have other images)" if any(row["other_images"] for row in patients) else ""
+        same = (
+            " (patients of the same name have different images)" if any(row["other_images"] for row in patients) else ""
+        )
         raise MrictError(
             f"{shown(run_a)} and {shown(run_b)} have no patient in common{same}; "
-            "a verdict needs the same patients in both: evaluate both on the same test patients"
+            "a comparison needs the same patients: evaluate both on the same test patients"
         )
     compared = [row for row in patients if row["common"]]
     rows = [_change(r["name"], m, a[r["name"]], b[r["name"]], r["common"]) for r in compared for m in names]
@@ -95,7 +97,7 @@ def compare_runs(run_a: Path | str, run_b: Path | str, names: Sequence[str] = ()
 
 
 def _patients(name: str, a: Record, b: Record) -> dict[str, Any]:
-    """Return who is in both runs and who is left out; equal names count only where the reference is the same too."""
+    """Return the patients of both runs and those left out; equal names need an equal reference."""
     left, right = ({p["patient"]: p for p in r["patients"]} for r in (a, b))
     shared = left.keys() & right.keys()
     other = sorted(patient for patient in shared if not _same_reference(left[patient], right[patient]))
@@ -142,13 +144,13 @@ def _known(value: float | None) -> bool:
 
 
 def _verdict(row: Mapping[str, Any], comparisons: int) -> str:
-    """Say what the difference b - a means, by the interval first and then by the corrected test."""
+    """Return what the difference b - a means, by the interval and then by the corrected test."""
     if row["verdict"]:
         return row["verdict"]
     if abs(row["difference"]) <= TOLERANCE * max(abs(row["mean_a"]), 1e-12):
         return "the same"
-    if not row["low"] * row["high"] > 0:  # the interval holds 0, or there is none
-        return "not told apart"
+    if not row["low"] * row["high"] > 0:  # the interval contains 0, or is missing
+        return "no difference shown"
     metric = metrics.metric(row["metric"])
     closer = metric.order(row["mean_b"]) < metric.order(row["mean_a"])
     word = "differs" if metric.better == "none" else "b is better" if closer else "b is worse"
@@ -159,7 +161,7 @@ def _verdict(row: Mapping[str, Any], comparisons: int) -> str:
 
 
 def _context(a: Mapping[str, Record], b: Mapping[str, Record], common: Sequence[str]) -> pd.DataFrame:
-    """Return the facts that differ; a fact that differs alike in all records stands once, under the name "all"."""
+    """Return the facts that differ; a fact that differs equally in all records has one row, named "all"."""
     facts = {name: (_flat(a[name]["context"]), _flat(b[name]["context"])) for name in common}
     rows = []
     for fact in sorted({key for pair in facts.values() for part in pair for key in part}):

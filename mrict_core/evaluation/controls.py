@@ -1,4 +1,4 @@
-"""Control images: what no model made, and what each metric makes of it."""
+"""Control images: images not made by a model, and how each metric scores them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation.predictions import Predict, Predictions
+from mrict_core.hu import BIAS_HU, BLACK_HU
 
 if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
-BLACK_HU = -1000.0
-BIAS_HU = 150.0
 UNSEEN = 0.05  # of a black image's error
 Make = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (MR as the window's HU, CT in HU), (N, H, W) => HU
 
 
 def _shifted(_: np.ndarray, ct: np.ndarray) -> np.ndarray:
-    """Move by one pixel along the rows; the first column is repeated."""
+    """Shift by one pixel along the rows; the first column is repeated."""
     return np.concatenate([ct[..., :1], ct[..., :-1]], axis=-1)
 
 
@@ -34,9 +33,9 @@ CONTROLS: dict[str, Make] = {
 
 
 def control_predictions(store: SliceStore) -> dict[str, Predictions]:
-    """Return {name: predictions}: black (-1000 HU), the MR read as HU, the true CT + 150 HU, the true CT moved a pixel.
+    """Return {name: predictions}: black (-1000 HU), the MR read as HU, the true CT + 150 HU, the true CT + 1 pixel.
 
-    The last two are made of the true CT: no model, and never ranked.
+    The last two are made from the true CT, so controls are never ranked.
     """
 
     def predictor(make: Make) -> Predict:
@@ -50,11 +49,11 @@ def control_predictions(store: SliceStore) -> dict[str, Predictions]:
 
 
 def blindness(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per metric: what the best variant and each control score, and what the metric does not see.
+    """Return one row per metric: scores of the best variant and of each control, and what the metric does not see.
 
-    A fault is `unseen` where the control's distance from the perfect value is below 5 % of a black image's (of squared
-    metrics the root is compared); black and the copy of the MR are `rewarded` where they score better than more than
-    half of the variants. Both follow from the numbers.
+    A fault is unseen if the control's distance from the perfect value is below 5 % of a black image's (for squared
+    metrics, of its root); black and the copy of the MR are rewarded if they score better than more than half of the
+    variants.
     """
     variants = [r for r in records if r["kind"] == "variant"]
     controls = {r["name"]: r for r in records if r["kind"] == "control"}
@@ -97,6 +96,6 @@ def _short(name: str) -> str:
     return {
         "control_black": "a black image",
         "control_copy_of_mr": "a copy of the MR",
-        "control_bias_150": "150 HU of bias",
+        "control_bias_150": f"{BIAS_HU:g} HU of bias",
         "control_shift_1": "a shift by one pixel",
     }[name]

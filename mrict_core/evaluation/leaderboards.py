@@ -1,4 +1,4 @@
-"""Tables over records: the leaderboard, the centres, and the pairwise tests."""
+"""Tables over records: leaderboard, centres and pairwise tests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ALPHA = 0.05
 def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
     """Return one row per record, ranked by mean masked MAE; records without one come last and unranked.
 
-    `beats_baselines` is True where a variant's mean MAE is lower than that of every baseline, and missing for baselines
-    and where no baseline was scored on the same patients; `note` then says so. Means and SD are over patients,
-    `mae_hu_low` and `mae_hu_high` the 95 % patient bootstrap. Where a record combines several seeds, `seeds` names
-    those of each and `<metric>_seeds_sd` is the SD of the seeds' means.
+    `beats_baselines` is True if a variant's mean MAE is lower than that of every baseline; it is missing for baselines,
+    and with a `note` if no baseline was scored on the same patients. Means and SD are over patients, `mae_hu_low` and
+    `mae_hu_high` are the 95 % patient bootstrap. With several seeds, `seeds` lists them and `<metric>_seeds_sd` is the
+    SD of the seeds' means.
     """
     records, shown = list(records), metrics.keys("leaderboard")
     baselines = [record for record in records if record["kind"] == "baseline"]
@@ -56,12 +56,12 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def seeds_sd(record: Record, metric: str) -> float | None:
-    """Return the SD of the seeds' means, None where a record has fewer than two."""
+    """Return the SD of the seeds' means, None for fewer than two seeds."""
     return record.get("seeds", {}).get("summary", {}).get(metric, {}).get("sd")
 
 
 def _against(record: Record, baselines: Sequence[Record]) -> tuple[bool | None, str]:
-    """Return whether `record` beats every baseline of the same patients, and what to say where that is unknown."""
+    """Return whether `record` beats every baseline of the same patients, and a note if it does not or is unknown."""
     if record["kind"] == "baseline":
         return None, ""
     same = [b for b in baselines if _patients(b) == _patients(record)]
@@ -83,7 +83,7 @@ def _mean_mae(record: Record) -> float:
 
 
 def _order(record: Record, metric: str) -> float:
-    """Return what a record sorts by, the best first; NaN for one without a value."""
+    """Return a record's sort value, the best first; NaN without a value."""
     value = record["summary"]["all"][metric]["mean"]
     return math.nan if value is None else metrics.metric(metric).order(value)
 
@@ -107,10 +107,10 @@ def centre_table(records: Iterable[Record], metric: str = "mae_hu") -> pd.DataFr
 
 
 def leave_out_table(records: Iterable[Record], metric: str = "mae_hu") -> pd.DataFrame:
-    """Return how far the mean hangs on one centre: one row per record and centre left out of the *scoring*.
+    """Return how much the mean depends on one centre: one row per record and centre left out of the *scoring*.
 
     Columns name, left_out, n, mean_hu (over the patients of the other centres) and rank among the records. Nothing is
-    trained again here; `preprocess --split leave_out_A` and a training on it ask what a model does at a new centre.
+    retrained; for a model's performance at a new centre see `pipeline.leave_one_centre_out`.
     """
     rows = []
     for record in records:
@@ -129,8 +129,8 @@ def pairwise_table(records: Sequence[Record], metric: str = "mae_hu") -> pd.Data
     """Return one row per pair of records scored on the same patients, better mean first.
 
     Columns a, b, n, mean_difference_hu (a - b, per patient), its 95 % patient bootstrap low_hu and high_hu, p of the
-    paired Wilcoxon signed-rank test, p_holm adjusted for all pairs of the table, and verdict in words. Of a record of
-    several seeds a patient's value is the mean over them.
+    paired Wilcoxon signed-rank test, p_holm adjusted for all pairs of the table, and a verdict. With several seeds a
+    patient's value is the mean over them.
     """
     order = sorted(records, key=lambda r: (math.isnan(_order(r, metric)), _order(r, metric), r["name"]))
     values = [{p["patient"]: p[metric] for p in r["patients"] if p[metric] is not None} for r in order]
@@ -162,10 +162,10 @@ def _tested(differences: np.ndarray) -> pd.DataFrame:
 
 
 def verdict(p_holm: float, n: int, comparisons: int) -> str:
-    """Return what a p value, corrected for the number of comparisons, allows to say of n patients."""
+    """Return the verdict of a corrected p value with n patients."""
     smallest = min(1.0, statistics.smallest_p(n) * comparisons)
     if p_holm < ALPHA:
         return "different"
     if smallest >= ALPHA:
-        return f"cannot be told with {n} patients and {comparisons} comparison{'s' * (comparisons != 1)}"
-    return "not told apart"
+        return f"undecidable with {n} patients and {comparisons} comparison{'s' * (comparisons != 1)}"
+    return "no difference shown"

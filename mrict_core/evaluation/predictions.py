@@ -1,8 +1,8 @@
-"""Synthetic CTs of a dataset cache's patients, as whole HU: made once, then read by scores, figures and the page.
+"""Synthetic CTs of the patients in a dataset cache, in whole HU: made once, then read by scores, figures and the page.
 
-A trained model's volumes are kept, one file a patient: `<patient>.npz` with `hu`, (N, S, S) int16, and `key`, which
-names all that decides them. Compressed, a file takes about a third of the volume, for well under a second a patient,
-and its check sums show damage. Memory-mapped arrays would be read sooner, but take three times the space.
+A trained model's volumes are stored, one file per patient: `<patient>.npz` with `hu`, (N, S, S) int16, and `key`, a
+hash of everything that decides them. Compression takes well under a second per patient and saves two thirds of the
+space, and check sums reveal damage.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
-CODE = ("networks", "methods", "inference", "data/intensity", "evaluation/predictions")  # it decides the volumes too
-PRECISION = "float32"  # that every stored volume is computed in, on whatever device
+CODE = ("hu", "networks", "methods", "inference", "data/batches", "data/intensity", "evaluation/predictions")
+PRECISION = "float32"  # of every stored volume, on any device
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The synthetic CTs of any predictor, computed whenever they are asked for."""
+    """The synthetic CTs of any predictor, computed on demand."""
 
     store: SliceStore
     predict: Predict
 
     def slices(self, patient: str) -> np.ndarray:
-        """Return a patient's synthetic CT on the store's canvas, (N, S, S) int16 HU, as `store.slices` orders them.
+        """Return a patient's synthetic CT on the cache's canvas, (N, S, S) int16 HU, in the order of `store.slices`.
 
-        Values are rounded to whole HU. Raises MrictError where the predictor gives another shape, or NaN.
+        Values are rounded to whole HU. Raises MrictError for a wrong shape or NaN.
         """
         hu, expected = np.asarray(self.predict(self.store, patient)), self.store.slices(patient).ct.shape
         if hu.shape != expected:
             raise MrictError(f"patient {patient}: the prediction has shape {hu.shape}, the slices {expected}")
         if not np.isfinite(hu).all():
-            raise MrictError(f"patient {patient}: the prediction holds NaN or infinite values; the model has diverged")
+            raise MrictError(f"patient {patient}: the prediction has NaN or infinite values; the model has diverged")
         return as_type(hu, np.int16)
 
     def volume(self, patient: str) -> np.ndarray:
@@ -55,10 +55,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class StoredPredictions(Predictions):
-    """The synthetic CTs of a trained model: read from `folder`, and computed only where it does not hold them.
+    """The synthetic CTs of a trained model: read from `folder`, or computed and stored there.
 
-    `weights` is the hash of the checkpoint. A file of other weights, slices or code, or a damaged one, is made again
-    and `report` hears of it.
+    `weights` is the hash of the checkpoint. A file of other weights, slices or code, or a damaged one, is recomputed
+    and reported.
     """
 
     folder: Path
@@ -68,17 +68,18 @@ class StoredPredictions(Predictions):
 
     @cached_property
     def key(self) -> str:
-        """Hash of all that decides the volumes: weights, slices, precision, code; the device is no part of it."""
-        return hash_of([self.weights, self.store.key, PRECISION, code_hash(*CODE)])
+        """Hash of everything that decides the volumes: weights, slices, precision and code, but not the device."""
+        own = getattr(self.predict, "own_code", None)
+        return hash_of([self.weights, self.store.key, PRECISION, code_hash(*CODE), *([own] if own else [])])
 
     def slices(self, patient: str) -> np.ndarray:
-        """Return what `Predictions.slices` does, from the patient's file, which is written where there is none."""
+        """Return `Predictions.slices` from the patient's file, which is written if missing."""
         path, key = self.folder / f"{patient}.npz", hash_of([self.key, patient])
         found = self._read(path, key, self.store.slices(patient).ct.shape)
         if isinstance(found, np.ndarray):
             return found
-        if found and found not in self._said:  # that all files are of other weights is said once
-            self.report(f"{found}; made again")
+        if found and found not in self._said:  # the same for all files: reported once
+            self.report(f"{found}; recomputed")
             self._said.add(found)
         hu = super().slices(patient)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -86,16 +87,18 @@ class StoredPredictions(Predictions):
         return hu
 
     def _read(self, path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray | str:
-        """Return what the file holds, or why it cannot be used; "" where there is none."""
+        """Return the volume, or why the file cannot be used; "" without a file."""
         try:
-            content = io.BytesIO(path.read_bytes())  # all at once: damaged offsets are then no fault of the machine
+            content = io.BytesIO(
+                path.read_bytes()
+            )  # read at once, so that damaged offsets are not taken for disk errors
             with np.load(content, allow_pickle=False) as file:
-                if damaged := file.zip.testzip():  # numpy may stop reading before the check sum is compared
+                if damaged := file.zip.testzip():  # numpy may not read up to the check sum
                     raise ValueError(f"wrong check sum of {damaged}")
                 found, hu = str(file["key"]), file["hu"]
         except FileNotFoundError:
             return ""
-        except Exception as error:  # of damaged bytes zipfile, zlib and numpy raise nearly anything
+        except Exception as error:  # zipfile, zlib and numpy raise many types for damaged bytes
             if passing(error):
                 raise unavailable(path, error) from None
             return f"{shown(path)}: no readable prediction (cut or damaged)"

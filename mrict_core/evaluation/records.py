@@ -1,4 +1,4 @@
-"""The records behind the tables: per-patient scores, their statistics and cards, as json and csv files."""
+"""The records behind the tables: scores per patient, their statistics and cards, as json and csv."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from mrict_core.paths import shown
 KINDS = ("variant", "baseline", "control")
 REQUIRED = ("name", "kind", "label", "summary", "patients", "cards", "context")
 PROVENANCE = ("profile", "protocol", "split_hash", "seed", "checkpoint_hash", "code_hash")  # of the context, on a card
-SAME_DATA = ("profile", "store_key", "split_hash", "test_data_hash")  # of the context: alike in all seeds of a variant
+SAME_DATA = ("profile", "store_key", "split_hash", "test_data_hash")  # of the context; equal for all seeds of a variant
 CARDS_FILE = "cards.csv"
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     """Return {"all": {metric: {mean, sd, median, low, high, n}}, "centres": {centre: the same}} of a frame of scores.
 
-    low and high bound the 95 % patient bootstrap of the mean. SD has ddof 1; it and the interval are None for one
-    patient. Values that are not finite count neither in the statistics nor in n; statistics of nothing are None.
+    low and high bound the 95 % patient bootstrap of the mean. SD (ddof 1) and interval are None for one patient. Values
+    that are not finite do not count, in n either; statistics without values are None.
     """
     by_centre = {str(centre): _statistics(part) for centre, part in frame.groupby("centre", sort=True)}
     return {"all": _statistics(frame), "centres": by_centre}
@@ -51,12 +51,12 @@ def metrics_record(
     context: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the json content of one variant's, baseline's or control's scores.
+    """Return the record of a variant, baseline or control, ready for json.
 
-    `label` is the profile's, shown with every number. `context` says how the numbers came about: data set, protocol,
-    split hash, checkpoint hash, feature weights, versions, seed …; its `stopped` (why training ended early, a collapse
-    say) becomes the record's note. `more` adds entries of its own (the predecessor's protocol, feature metrics).
-    Values that are not finite become null.
+    `label` is the profile's, shown with every number. `context` is the origin of the numbers: data set, protocol, split
+    hash, checkpoint hash, feature weights, versions, seed …; its `stopped` (why training ended early, e.g. a collapse)
+    becomes the record's note. `more` adds entries (predecessor's protocol, feature metrics). Values that are not finite
+    become null.
     """
     if kind not in KINDS:
         raise MrictError(f"record '{name}': kind '{kind}' is not known; allowed: {', '.join(KINDS)}")
@@ -82,19 +82,19 @@ def metrics_record(
 
 
 def number_card(metric: str, n: int, context: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the card of one number: the metric's definition, how many patients it stands on, and where it is from."""
+    """Return the card of one number: the metric's definition, the number of patients, and the provenance."""
     return metrics.metric(metric).card() | {"n": n} | {key: context.get(key, "") for key in PROVENANCE}
 
 
 def combine_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the record of one variant from the records of its seeds, in the order of the seeds.
 
-    Patients: every metric is the mean over the seeds, absent where one of them has none; the statistics are over these
-    patients, so their SD is the one over patients. `seeds` holds the values, the checkpoints and {metric: {mean, sd,
-    n, means}} over the seeds' own `means` over patients: its SD (ddof 1, None for one seed) is the one over seeds.
-    Curves keep one entry per patient and seed; facts of the context that differ are joined by " / ".
+    A patient's metrics are means over the seeds, absent if one seed has no value; the statistics, SD included, are over
+    these patients. `seeds` has the seeds (`values`), the checkpoints and {metric: {mean, sd, n, means}} of the seeds'
+    `means` over patients: this SD (ddof 1, None for one seed) is the one over seeds. Curves keep one entry per patient
+    and seed; context facts that differ are joined by " / ".
 
-    Raises MrictError where the records are not of one variant, the same data and patients, or a seed comes twice.
+    Raises MrictError if the records differ in variant, data or patients, or a seed occurs twice.
     """
     records = sorted(records, key=lambda record: (record["context"]["seed"], record["context"]["checkpoint_hash"]))
     _check_seeds(records)
@@ -128,14 +128,14 @@ def combine_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def seeds_of(record: Mapping[str, Any]) -> list[int]:
-    """Return the seeds behind a record's numbers; none for a baseline or a control."""
+    """Return the seeds of a record; none for a baseline or a control."""
     own = record["context"].get("seed")
     return list(record["seeds"]["values"]) if record.get("seeds") else [] if own in (None, "") else [own]
 
 
 def _check_seeds(records: Sequence[Mapping[str, Any]]) -> None:
     if not records:
-        raise MrictError("there is no record of any seed to combine; evaluate the variant first")
+        raise MrictError("no record of any seed to combine; evaluate the variant first")
     alike = {
         "name": [record["name"] for record in records],
         **{key: [record["context"].get(key) for record in records] for key in SAME_DATA},
@@ -145,36 +145,36 @@ def _check_seeds(records: Sequence[Mapping[str, Any]]) -> None:
     name, values = records[0]["name"], [record["context"]["seed"] for record in records]
     if differing:
         raise MrictError(
-            f"{name}: its seeds were not scored alike, they differ in {', '.join(differing)}; evaluate again"
+            f"{name}: its seeds were scored differently: they differ in {', '.join(differing)}; evaluate again"
         )
     if len(set(values)) < len(values):
-        raise MrictError(f"{name}: seeds {', '.join(map(str, values))} hold one twice; give one record for each seed")
+        raise MrictError(f"{name}: seeds {', '.join(map(str, values))} contain one twice; give one record per seed")
 
 
 def seeds_remark(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return what must be said of numbers that stand on several seeds; "" where every model has one."""
+    """Return the remark on numbers from several seeds; "" if every model has one seed."""
     several: dict[str, list[str]] = {}
     for record in records:
         if len(seeds := seeds_of(record)) > 1:
             several.setdefault(", ".join(map(str, seeds)), []).append(record["name"])
     which = "; ".join(f"{', '.join(names)}: seeds {seeds}" for seeds, names in several.items())
     return which and (
-        f"Several trainings ({which}): a patient's value is their mean, here and in paired tests. The plain ± is the "
-        "SD of these values over patients, the ± “over seeds” that of the seeds' own means; intervals and p values "
-        "hold the spread over patients, not that over seeds."
+        f"Several trainings ({which}): a patient's value is the mean over seeds, in all tables, figures and tests. The "
+        "plain ± is the SD of these values over patients; the ± “over seeds” is the SD of the seeds' means. Intervals "
+        "and p values include the spread over patients, not over seeds."
     )
 
 
 def shown_name(record: Mapping[str, Any]) -> str:
-    """Return a record's name for a figure, with the number of seeds where it is a mean over several."""
+    """Return a record's name for a figure, with the number of seeds if there are several."""
     seeds = seeds_of(record)
     return f"{record['name']} (mean of {len(seeds)} seeds)" if len(seeds) > 1 else record["name"]
 
 
 def slices_remark(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return whose slices pictures show where a record combines several seeds; "" where none does."""
+    """Return whose slices the images show if records combine several seeds; "" if none does."""
     firsts = [f"{record['name']}: seed {seeds_of(record)[0]}" for record in records if len(seeds_of(record)) > 1]
-    return f"pictures are of the first of several seeds ({', '.join(firsts)})" if firsts else ""
+    return f"images are of the first of several seeds ({', '.join(firsts)})" if firsts else ""
 
 
 def _over_seeds(means: Sequence[float | None]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _over_seeds(means: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _mean_patient(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
-    """Return one patient's row of several seeds: a metric that one seed lacks is absent, so that all mean the same."""
+    """Return one patient's row over several seeds; a metric missing for one seed is absent."""
     flags = _by_seed([row.get("flags") or "" for row in rows], seeds)
     return {**rows[0], **{m: _mean([row.get(m) for row in rows]) for m in metrics.recorded()}, "flags": flags}
 
@@ -194,14 +194,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _by_seed(notes: Sequence[str], seeds: Sequence[int]) -> str:
-    """Return what is said of all seeds once, else each note with its seed."""
+    """Return a note shared by all seeds once, else each note with its seed."""
     if len(set(notes)) == 1:
         return notes[0]
     return "; ".join(f"seed {seed}: {note}" for note, seed in zip(notes, seeds, strict=True) if note)
 
 
 def _joined(values: Sequence[Any]) -> Any:
-    """Return what all have in common; mappings key by key, and what differs in the order of the seeds."""
+    """Return the common value; mappings key by key, and differing values joined in the order of the seeds."""
     if all(value == values[0] for value in values):
         return values[0]
     if all(isinstance(value, Mapping) for value in values):
@@ -229,7 +229,7 @@ def _mean_predecessor(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean_features(found: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the mean over the seeds of every feature metric; the interval of each seed is in its own record."""
+    """Return the mean over the seeds of every feature metric; intervals are in the seeds' records."""
     rows = []
     for score in found[0]:
         own = [other for scores in found for other in scores if other["name"] == score["name"]]
@@ -240,16 +240,14 @@ def _mean_features(found: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[st
 
 
 def write_metrics(folder: Path, record: Mapping[str, Any], stem: str = "") -> tuple[Path, Path]:
-    """Write `record` to folder/<stem>.json and its per-patient rows to folder/<stem>.csv, each atomically.
+    """Write `record` to folder/<stem>.json and its patients to folder/<stem>.csv, each atomically; return both paths.
 
-    `stem` is the record's name where none is given.
-
-    Every row of the csv carries its provenance, so that it can be pasted anywhere; folder/cards.csv defines the
-    columns of all of them, and `cards` is its hash.
+    `stem` is by default the record's name. Every row of the csv has its provenance, so that it can be pasted anywhere;
+    folder/cards.csv defines the columns, and `cards` is its hash.
     """
     folder, definitions = Path(folder), cards_table()
     text, path = csv_text(definitions), folder / CARDS_FILE
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # the same for every record: written once
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # the same for every record
         write_text(path, text)
     frame = pd.DataFrame(record["patients"], columns=list(columns()))
     for key in PROVENANCE:
@@ -266,20 +264,20 @@ def cards_table() -> pd.DataFrame:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return every record of a folder in the order of names; an empty list where nothing was evaluated yet.
+    """Return every record of a folder by name; an empty list if nothing has been evaluated.
 
-    Those of an earlier version may lack some of today's metrics: these are absent, and `lacks` names them.
+    Records of an earlier version may lack current metrics; these are absent and listed in `lacks`.
     """
     return [_read(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def is_current(record: Mapping[str, Any]) -> bool:
-    """Return whether a record was made with all of today's metrics."""
+    """Return whether a record has all current metrics."""
     return not record.get("lacks")
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the record of one variant, baseline or control, None where there is none."""
+    """Return the record of one variant, baseline or control, None if missing."""
     path = Path(folder) / f"{name}.json"
     return _read(path) if path.is_file() else None
 
@@ -290,12 +288,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not missing and not (isinstance(record["context"], dict) and isinstance(record["summary"], dict)):
         missing = {"context or summary"}
     if missing:
-        raise MrictError(f"{shown(path)}: no metrics record, {', '.join(sorted(missing))} missing; delete the file")
+        raise MrictError(f"{shown(path)}: not a metrics record, {', '.join(sorted(missing))} missing; delete the file")
     return _completed(record)
 
 
 def _completed(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record in which today's metrics that it was made without are absent, as its `lacks` says."""
+    """Return a record with the current metrics it was made without as absent values, listed in `lacks`."""
     lacks = [name for name in metrics.recorded() if name not in record["summary"].get("all", {})]
     if not lacks:
         return record
@@ -315,7 +313,7 @@ def _completed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as valid json: numpy scalars and arrays become Python's, numbers that are not finite null."""
+    """Return `value` ready for json: numpy values become Python's, numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""The slices that figures show: chosen by position alone, so they are the same for every variant and never the best."""
+"""The slices shown in figures: chosen by position only, so the same for every variant and never the best."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def sample_rows(
 ) -> list[dict[str, Any]]:
     """Return one row per level: patient, z, spacing_mm (rows, columns), mr, ct, body, mask; with `predictions` sct too.
 
-    The first patient of each centre in turn, up to three, shows one level each; fewer patients show several. Images
-    are (S, S), `mr` in [-1, 1], `ct` and `sct` in HU.
+    The first patients of each centre in turn, up to three, show one level each; fewer patients show several. Images are
+    (S, S), `mr` in [-1, 1], `ct` and `sct` in HU.
     """
     chosen = in_turns(patients, store)[:PATIENTS]
     rows = []
@@ -47,7 +47,7 @@ def sample_rows(
 
 
 def augmented_rows(store: SliceStore, patients: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    """Return the rows of `sample_rows` after the training augmentation: what the networks see in one batch."""
+    """Return the rows of `sample_rows` after the training augmentation, as the networks see them."""
     rows = sample_rows(store, patients)
     images = [
         np.stack([store.window.to_unit(r["ct"]) if k == "ct" else r[k] for r in rows]) for k in ("mr", "ct", "mask")

@@ -1,7 +1,7 @@
 """Scores of held-out patients.
 
-Scored are whole HU, as they are stored and as a file would hold them. 3-D scores are taken on the original grid,
-against the CT read again from its file, inside the data set's own mask.
+Predictions are scored in whole HU, as stored in files. 3-D scores are computed on the original grid, against the CT
+read from its file, inside the data set's own mask.
 """
 
 from __future__ import annotations
@@ -26,15 +26,10 @@ Progress = Callable[[int, int, str], None]  # patients done, patients in all, th
 
 
 def columns() -> tuple[str, ...]:
-    """Return the columns of a frame of scores: the patient, every recorded metric, what they stand on."""
+    """Return the columns of a frame of scores: patient, every recorded metric, voxel counts and flags."""
     counts = (f"n_{tissue}" for tissue in TISSUES)
-    return (
-        *("patient", "centre", "n_slices", "n_voxels"),
-        *metrics.recorded(),
-        *counts,
-        "ssim_dimensionality",
-        "flags",
-    )
+    facts = ("patient", "centre", "n_slices", "n_voxels")
+    return (*facts, *metrics.recorded(), *counts, "ssim_dimensionality", "flags")
 
 
 @dataclass(frozen=True)
@@ -52,10 +47,7 @@ def score_patients(
     progress: Progress | None = None,
     features: FeatureCollector | None = None,
 ) -> Scores:
-    """Score the synthetic CT of every patient; `features` takes in the same slices.
-
-    Volumes are held one patient at a time.
-    """
+    """Score the synthetic CT of every patient, one at a time; `features` collects the same slices."""
     rows, details = [], []
     for patient in patients:
         fake = predictions.slices(patient).astype(np.float32)
@@ -77,7 +69,7 @@ def _score(store: SliceStore, patient: str, fake: np.ndarray) -> tuple[dict[str,
     through_plane = store.meta(patient)["order"]["axes"][0]
     remarks = sct_remarks(volume, mask)
     if (voxels := int(np.count_nonzero(mask))) < MIN_MASK_VOXELS:
-        remarks.append(f"{patient}: the mask holds {voxels} voxels only")
+        remarks.append(f"{patient}: the mask has only {voxels} voxels")
     on_canvas = (np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0)
     case = metrics.Case(real.array, volume, mask, real.affine, through_plane, on_canvas)
     row = {
@@ -94,7 +86,7 @@ def _score(store: SliceStore, patient: str, fake: np.ndarray) -> tuple[dict[str,
 
 
 def _by_kind(details: list[dict[str, Any]]) -> dict[str, Any]:
-    """Turn one record per patient into one per kind of curve: what patients share stands once, before their list."""
+    """Turn curves per patient into one entry per kind of curve; the axis shared by patients is stored once."""
     if not details:
         return {}
     shared = {"calibration": "edges_hu", "wepl": "angles_deg"}

@@ -1,7 +1,7 @@
-"""Experiments: what one is (`schema`), how one is derived (`registry`), the declared ones (`mk`), a user's (`user`).
+"""Experiments: schema (`schema`), derivation (`registry`), the declared ones (`mk`), a user's own (`user`).
 
-A name means a declared experiment, one that the user's file defined in this process, or one that was trained or
-published under that name, whose files hold it.
+A name is that of a declared experiment, of one from the user's file in this process, or of a trained or published one,
+which is read from its files.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ OF_USER: dict[str, Experiment] = {}  # defined by the user in this process, see 
 
 
 def get(name: str) -> Experiment:
-    """Return an experiment by name or alias; an unknown name is an error with the nearest one."""
+    """Return an experiment by name or alias. Raises MrictError, with the nearest name, for an unknown one."""
     if is_declared(name):
         return REGISTRY.get(name)
+    if name not in OF_USER:
+        from mrict_core.experiments.user import load_named
+
+        load_named()
     found = OF_USER.get(name) or saved.find(name)
     if found is None:
         known = {*(v.name for v in all_variants()), *REGISTRY.aliases(), *OF_USER, *saved.names()}
@@ -50,35 +54,35 @@ def get(name: str) -> Experiment:
 
 
 def is_declared(name: str) -> bool:
-    """Return whether a name or alias is one of the declared experiments."""
+    """Return whether a name or alias is that of a declared experiment."""
     return name in REGISTRY
 
 
 def read(values: Any, where: str, inside: str = "") -> Experiment:
-    """Return the experiment in a file, whichever version wrote it; arguments and errors as of `from_plain`."""
+    """Return the experiment in a file of any version; see `from_plain` for arguments and errors."""
     return from_plain(Experiment, upgraded(values, where) if is_flat(values) else values, where, inside=inside)
 
 
 def all_variants() -> list[Experiment]:
-    """Return every declared experiment in the order of declaration: parents before children."""
+    """Return every declared experiment, parents before children."""
     return REGISTRY.all()
 
 
 def users() -> list[Experiment]:
-    """Return the experiments of the user that were trained or published on this machine, by name."""
+    """Return the user's experiments that were trained or published on this machine, by name."""
     found = (saved.find(name) for name in saved.names() if not is_declared(name))
     return [one for one in found if one is not None]
 
 
 def diff(name: str | Experiment) -> dict[str, tuple[Any, Any]]:
-    """Return {path: (parent's value, own value)} of what an experiment changes; empty where no parent is known."""
+    """Return {path: (parent's value, own value)} of an experiment's changes; empty if no parent is known."""
     experiment = _of(name)
     parent = parent_of(experiment)
     return differing(parent, experiment) if parent else {}
 
 
 def parent_of(experiment: Experiment) -> Experiment | None:
-    """Return the experiment that one was derived from; None for a root, or where a user's parent was never trained."""
+    """Return an experiment's parent; None for a root, or if a user's parent was never trained."""
     try:
         return get(experiment.parent) if experiment.parent else None
     except MrictError:
@@ -98,10 +102,7 @@ def _of(name: str | Experiment) -> Experiment:
 
 
 def named(text: str) -> list[str]:
-    """Return the names that `text` asks for: "readme", "all" or names separated by commas, sets and names mixed.
-
-    Raises MrictError when nothing is named.
-    """
+    """Return the names in `text`: any of "readme", "all" and names, separated by commas. An empty text is an error."""
     sets = {"readme": README_VARIANTS, "all": tuple(v.name for v in all_variants())}
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
@@ -110,12 +111,12 @@ def named(text: str) -> list[str]:
 
 
 def with_ancestors(experiments: list[Experiment]) -> list[Experiment]:
-    """Return experiments and all whose weights they start from: the declared ones in their order, then the user's."""
+    """Return experiments and those whose weights they start from, the declared ones first, in their order."""
     wanted = {one.name: one for experiment in experiments for one in lineage(experiment)}
     declared = [variant for variant in all_variants() if variant.name in wanted]
     return [*declared, *(one for one in wanted.values() if not is_declared(one.name))]
 
 
 def select(text: str) -> list[Experiment]:
-    """Return the experiments that `text` asks for (see `named`) with all whose weights they start from."""
+    """Return the experiments that `text` names (see `named`) and those whose weights they start from."""
     return with_ancestors([get(name) for name in named(text)])

@@ -27,7 +27,7 @@ _LEGEND = (
 
 
 def number(value: float) -> str:
-    """Return the shortest text: 0.05, 30, 3.1e-4."""
+    """Return a number as short text: 0.05, 30, 3.1e-4."""
     if value and abs(value) < 1e-3:
         mantissa, exponent = f"{value:.6e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -35,7 +35,7 @@ def number(value: float) -> str:
 
 
 def losses(variant: Experiment) -> str:
-    """Return the generator's loss, a term of weight zero left out: 'GAN + 5 P + 5 L1'."""
+    """Return the generator's loss without terms of weight zero: 'GAN + 5 P + 5 L1'."""
     return " + ".join(_term(name, term) for name, term in variant.loss.items() if term.weight)
 
 
@@ -49,7 +49,7 @@ def _term(name: str, term: Term) -> str:
 
 
 def schedule(value: Schedule, *, short: bool = False) -> str:
-    """Return 'plateau 0.5/4' (factor/patience), 'cosine 3x2, down to 1e-6', 'constant'; short: what fits a column."""
+    """Return 'plateau 0.5/4' (factor/patience), 'cosine 3x2, down to 1e-6', 'constant'; short: for a column."""
     if value.kind == "plateau":
         mode = " max" if value.mode == "max" else ""
         return f"{'' if short else 'plateau '}{number(value.factor or 0)}/{value.patience}{mode}"
@@ -66,14 +66,14 @@ def score(value: Score) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a value as a reader would write it."""
+    """Return a value as text for readers."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return number(value) if isinstance(value, int | float) else str(value)
 
 
 def changes(variant: Experiment) -> list[tuple[str, str, str]]:
-    """Return (path, parent's value, own value) of what a variant changes, as text; a schedule or score is one value."""
+    """Return (path, parent's value, own value) of a variant's changes, as text; a schedule or score is one value."""
     rows: dict[str, tuple[str, str]] = {}
     parent = parent_of(variant)
     for path, (old, new) in diff(variant).items():
@@ -82,7 +82,7 @@ def changes(variant: Experiment) -> list[tuple[str, str, str]]:
             rows["score"] = score(parent.score), score(variant.score)
         elif found:
             rows[f"{head}.schedule"] = tuple(_schedule(one, head.partition(".")[2]) for one in (parent, variant))
-        elif old or new:  # the name of a term's function is empty where it is the term's own
+        elif old or new:  # both empty: a term's default function
             rows[path] = value_text(old), value_text(new)
     return [(path, old, new) for path, (old, new) in rows.items()]
 
@@ -92,7 +92,7 @@ def _schedule(variant: Experiment, role: str) -> str:
 
 
 def table(variants: Iterable[Experiment] | None = None) -> str:
-    """Return a text table, one line per variant (all of them by default), at most 160 columns wide."""
+    """Return a text table, one line per variant (default: all), at most 160 columns wide."""
     rows = [_row(variant) for variant in (all_variants() if variants is None else variants)]
     widths = [max(len(row[column]) for row in (_HEAD, *rows)) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (_HEAD, *rows)]
@@ -123,7 +123,7 @@ def _row(v: Experiment) -> tuple[str, ...]:
 
 
 def as_json(variants: Iterable[Experiment] | None = None) -> str:
-    """Return variants (all of them by default) with all their values, the aliases and the readme set, as json text."""
+    """Return variants (default: all) with all values, the aliases and the readme set, as json text."""
     content = {
         "variants": [as_plain(v) for v in (all_variants() if variants is None else variants)],
         "aliases": REGISTRY.aliases(),
@@ -133,7 +133,7 @@ def as_json(variants: Iterable[Experiment] | None = None) -> str:
 
 
 def diff_text(name: str) -> str:
-    """Return what a variant changes from its parent and why, one value per line. Unknown name: MrictError."""
+    """Return a variant's changes from its parent and their purpose, one value per line."""
     variant = get(name)
     shown = variant.name if variant.name == name else f"{variant.name} (asked for as {name})"
     chain = " -> ".join(v.name for v in lineage(variant))
@@ -150,7 +150,7 @@ def diff_text(name: str) -> str:
 def tree(role: str) -> str:
     """Return the tree of `role` ("parent": configuration, "init_from": weights) as indented text.
 
-    The tree of weights leaves out variants that start from scratch and that nothing starts from.
+    The tree of weights omits variants that start from scratch and have no descendants.
     """
     children: dict[str | None, list[str]] = {}
     for variant in all_variants():
@@ -184,21 +184,21 @@ def _family_markdown(family: str, variants: list[Experiment]) -> list[str]:
 def markdown() -> str:
     """Return the generated section of docs/lineage.md: both trees, the root's values, a table per family."""
     root = next(v for v in all_variants() if v.parent is None)
-    lines = ["### Configuration: who was derived from whom", "", "```", tree("parent"), "```", ""]
-    lines += ["### Weights: who starts from whose checkpoint", "", "```", tree("init_from"), "```", ""]
+    lines = ["### Configuration: which variant is derived from which", "", "```", tree("parent"), "```", ""]
+    lines += ["### Weights: which variant starts from which checkpoint", "", "```", tree("init_from"), "```", ""]
     lines += ["Every variant that is not in this tree starts from scratch.", ""]
     families = dict.fromkeys(v.family for v in all_variants())
     for family in families:
         lines += _family_markdown(family, [v for v in all_variants() if v.family == family])
     lines += [f"### All values of the root, `{root.name}`", "", "| field | value |", "|---|---|"]
     skip = ("name", "why", "parent", "init_from")
-    values = {path: value for path, value in flattened(as_plain(root)) if path not in skip and value != ""}
-    lines += [f"| `{path}` | {value_text(value)} |" for path, value in values.items()]
+    values = ((path, value) for path, value in flattened(as_plain(root)) if path not in skip and value != "")
+    lines += [f"| `{path}` | {value_text(value)} |" for path, value in values]
     return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
-    """Print the markdown section. Returns the exit status."""
+    """Print the markdown section; return the exit status."""
     if arguments != ["--markdown"]:
         print("usage: python -m mrict_core.experiments.listing --markdown", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
-"""The predecessor's experiments, one entry each: the root states all its values, every other only what it changes.
+"""The predecessor's experiments, one entry each: the root states all its values, every other entry only its changes.
 
-`parent` is whose configuration an entry starts from, `init_from` whose weights. The perceptual term is the mean squared
-error of VGG19 features after the last pooling, unless an entry says otherwise. Intensities are in [-1, 1], schedules
-count epochs. docs/lineage.md lists where these values differ from the predecessor's.
+An entry derives its configuration from `parent` and its initial weights from `init_from`. The perceptual term is the
+mean squared error of VGG19 features after the last pooling, unless an entry changes it. Intensities are in [-1, 1],
+schedules count epochs. docs/lineage.md lists where these values differ from the predecessor's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLATEAU_4_D = Schedule(kind="plateau", factor=0.5, patience=4, mode="min", watc
 _ADAM = {"betas": [0.5, 0.999]}
 
 # --------------------------------------------------------------------------------------------------------- practice
-# First trials on three-channel copies of grey slices. practice_mk3 was never found.
+# First trials, on three-channel copies of grey slices. practice_mk3 is lost.
 
 REGISTRY.add(
     Experiment(
@@ -40,12 +40,11 @@ REGISTRY.add(
         data=Data(view=Part("slice", {"copies": 3}), batch_size=16, max_pairs=570),
         epochs=20,
         score=Score(loss_g=1.0),
-        early_stop_patience=10,  # recorded for the MK runs as a whole; for this one inferred
+        early_stop_patience=10,  # recorded for the MK runs as a whole; inferred for this one
         history=History(dataset="processed", epochs_planned=20),
     )
 )
 
-# An entry is read as a whole, not a line per value.
 # fmt: off
 _derive(
     "practice_mk2", "practice_mk4",
@@ -257,8 +256,8 @@ _derive(
 )
 
 # --------------------------------------------------------------------------------------------------------- cyclegan
-# The predecessor's score averaged four numbers; the two FIDs of cycle images, taken on one training batch, are left
-# out. The weights of the other two stand. Planned epochs are not recorded: they are set to those run.
+# The predecessor's score averaged four numbers; the two FIDs of cycle images, from one training batch, are left out,
+# the other two keep their weights. Planned epochs are not recorded and set to those run.
 
 _derive(
     "mk3_1_2", "cyclegan_mk1",
@@ -276,7 +275,7 @@ _derive(
 )
 
 # --------------------------------------------------------------------------------------------------------- mk6
-# A chain of fine-tuning runs: each starts from the last weights of init_from with a fresh Adam.
+# A chain of fine-tuning runs: each starts from the last weights of init_from, with a fresh Adam.
 
 _derive(
     "mk3_1_2_v4_50", "mk6_0_0",
@@ -360,7 +359,7 @@ _derive(
     why="More L1 and higher rates; the predecessor loaded an unpublished stage '6.3.3.1', here the nearest published.",
     changes={
         "loss.perceptual.weight": 4.2, "loss.l1.weight": 5.8, "optimizer.G.lr": 2.5e-4, "optimizer.D.lr": 4.9e-4,
-        # Mode 'max' on a score where lower is better: kept as it ran. What D's schedule was is not recorded.
+        # Mode 'max' on a score where lower is better, as it ran. D's schedule is not recorded.
         "optimizer.G.schedule": Schedule(kind="plateau", factor=0.8, patience=4, mode="max"),
         "score": Score(fid=0.7, ssim=350.0, boost_epochs=15.0),
     },
@@ -375,7 +374,7 @@ _derive(
         "optimizer.D.lr": 3.9e-5, "optimizer.G.betas": [0.5, 0.999], "optimizer.D.betas": [0.5, 0.999],
         "optimizer.G.schedule": Schedule(kind="cosine", t_0=3, t_mult=2, eta_min=1e-6),
         "optimizer.D.schedule": Schedule(kind="cosine", t_0=3, t_mult=2, eta_min=1e-6, watch="loss_d"),
-        # Recorded only: a cosine watches nothing. The predecessor passed this score to it in place of the epoch.
+        # Recorded only: a cosine ignores it. The predecessor passed this score to the cosine as the epoch.
         "score": Score(fid=0.7, ssim=300.0, boost_epochs=10.0),
     },
 )

@@ -1,8 +1,8 @@
 """Profiles: how large and how long.
 
-A profile keeps a variant's loss terms and their weights, its architecture family and its learning rates. It may set
-another width, canvas, batch size and number of epochs, and another feature network behind every perceptual term (demo
-and smoke look through `demo_features`), which changes that term's values.
+A profile keeps a variant's loss terms and weights, architecture and learning rates. It may change the width, canvas,
+batch size, number of epochs and, with an effect on the term's values, the feature network of every perceptual term
+(demo and smoke use `demo_features`).
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ from mrict_core.experiments.schema import Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One scale at which the suite runs. A default stands for a field that an old file does not have."""
+    """One scale of the suite. A default is the meaning of a field that an old file lacks."""
 
     name: str = ""
     label: str = ""  # printed in every table and figure
     width: int  # channels of the first encoder block (predecessor: 64)
-    size: int | None = (
-        None  # canvas in pixels; None: the smallest multiple of 32 that holds the volumes, up to `size_max`
-    )
+    size: int | None = None  # canvas, pixels; None: least multiple of 32 that holds the volumes, at most `size_max`
     size_max: int = 256
     epoch_fraction: float = 1.0  # of the variant's epochs
     epochs_min: int = 1
     epochs_max: int | None = None
     batch_size: int | None = None  # None: the variant's own
-    feature_network: str | None = None  # None: the variant's own (torchvision VGG); else this for every perceptual term
-    threads: int | None = None  # CPU threads; pinned where results must be bit-equal
-    jobs: int = 1  # trainings or notebooks at a time; small networks gain more from this than from threads
+    feature_network: str | None = None  # None: the variant's own (torchvision VGG)
+    threads: int | None = None  # CPU threads, for bit-equal results
+    jobs: int = 1  # parallel trainings or notebooks; for small networks faster than threads
     phantom_patients_per_centre: int = 1
     phantom_in_plane_mm: dict[str, float] = field(default_factory=dict)  # by region
     phantom_slice_mm: float = 1.0
     phantom_supersample: int = 1  # partial volume: sub-voxels along each axis
 
     def epochs(self, variant: Experiment) -> int:
-        """Return the number of epochs `variant` trains in this profile."""
+        """Return the number of epochs of `variant` in this profile."""
         count = max(self.epochs_min, math.ceil(variant.epochs * self.epoch_fraction))
         return min(count, self.epochs_max) if self.epochs_max else count
 
@@ -48,11 +46,11 @@ class Profile:
         return self.batch_size or variant.data.batch_size
 
     def described(self, experiment: Experiment) -> dict[str, Any]:
-        """Return what of this profile decides the weights of `experiment`, as plain values."""
+        """Return this profile's values that decide the weights of `experiment`."""
         return {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
 
     def canvas(self, shapes: list[tuple[int, int]]) -> int:
-        """Return the canvas side in pixels for volumes of the given in-plane shapes."""
+        """Return the side of the canvas, pixels, for volumes of these in-plane shapes."""
         if self.size:
             return self.size
         if not shapes:
@@ -68,8 +66,6 @@ PROFILES = {
             name="demo",
             label="demo",
             width=8,
-            size=None,
-            size_max=256,
             epoch_fraction=0.2,
             epochs_min=2,
             epochs_max=10,
@@ -87,27 +83,17 @@ PROFILES = {
             label="full",
             width=64,
             size=256,
-            size_max=256,
-            epoch_fraction=1.0,
-            epochs_min=1,
-            epochs_max=None,
-            batch_size=None,
-            feature_network=None,
-            threads=None,
-            jobs=1,
             phantom_patients_per_centre=12,
             phantom_in_plane_mm={"brain": 1.0, "pelvis": 1.7},
             phantom_slice_mm=1.5,
-            phantom_supersample=1,
         ),
         Profile(
-            name="smoke",  # the tests' miniature: runs through, means nothing
+            name="smoke",  # miniature for the tests
             label="smoke test",
             width=4,
             size=64,
             size_max=64,
             epoch_fraction=0.0,
-            epochs_min=1,
             epochs_max=1,
             batch_size=8,
             feature_network="demo_features",
@@ -116,14 +102,13 @@ PROFILES = {
             phantom_patients_per_centre=2,
             phantom_in_plane_mm={"brain": 4.5, "pelvis": 7.5},
             phantom_slice_mm=16.0,
-            phantom_supersample=1,
         ),
     )
 }
 
 
 def get_profile(name: str) -> Profile:
-    """Return a profile by name; an unknown name is an error with the nearest one."""
+    """Return a profile by name. Raises MrictError, with the nearest name, for an unknown one."""
     if name not in PROFILES:
         raise unknown_name("profile", name, PROFILES)
     return PROFILES[name]

@@ -10,14 +10,14 @@ from mrict_core.experiments.schema import Experiment, as_plain, flattened, with_
 
 
 class Registry:
-    """All experiments in the order of their declaration, and the names that stand for another."""
+    """All experiments in the order of their declaration, and their aliases."""
 
     def __init__(self) -> None:
         self._experiments: dict[str, Experiment] = {}
         self._aliases: dict[str, str] = {}
 
     def add(self, experiment: Experiment) -> Experiment:
-        """Declare an experiment; parent and init_from must have been declared above it."""
+        """Declare an experiment, after its parent and init_from."""
         if experiment.name in self:
             raise MrictError(f"experiment '{experiment.name}' is declared twice")
         for role in ("parent", "init_from"):
@@ -30,7 +30,7 @@ class Registry:
     def derive(
         self, parent: str, name: str, changes: Mapping[str, Any], *, why: str, init_from: str | None = None
     ) -> Experiment:
-        """Declare a child that states only what it changes, by path. `init_from` is never inherited."""
+        """Declare a child by its changes alone, by path. `init_from` is not inherited."""
         base = self.get(parent)
         present = dict(flattened(as_plain(base)))
         for path, value in changes.items():
@@ -40,11 +40,11 @@ class Registry:
         return self.add(with_values(base, changes, f"experiment '{name}'", **own))
 
     def alias(self, name: str, target: str) -> None:
-        """Let `name` stand for the declared experiment `target`."""
+        """Make `name` an alias of the declared experiment `target`."""
         self._aliases[name] = self.get(target).name
 
     def get(self, name: str) -> Experiment:
-        """Return an experiment by name or alias; an unknown name is an error with the nearest one."""
+        """Return an experiment by name or alias. Raises MrictError, with the nearest name, for an unknown one."""
         name = self._aliases.get(name, name)
         if name not in self._experiments:
             raise unknown_name("variant", name, [*self._experiments, *self._aliases])
@@ -54,7 +54,7 @@ class Registry:
         return name in self._experiments or name in self._aliases
 
     def all(self) -> list[Experiment]:
-        """Return every experiment in the order of declaration."""
+        """Return every experiment, in the order of declaration."""
         return list(self._experiments.values())
 
     def aliases(self) -> dict[str, str]:

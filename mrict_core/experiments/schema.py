@@ -1,15 +1,16 @@
 """What an experiment is: nested values with defaults, read from and written as plain values (json, yaml, `--set`).
 
-    network.G = {"name": "unet_b", "dropout": 0.1}      a name of a registry and keyword arguments: a `Part`
+    network.G = {"name": "unet_b", "dropout": 0.1}      a registered name and keyword arguments: a `Part`
     loss.l1 = {"weight": 5.0}                           a term of the generator's loss: a `Term`
     optimizer.G = {"lr": 2e-4, "schedule": {...}}       what trains the networks of that role
 
-A default says what the absence of a value means, in files of other versions too, so no default ever changes.
+A missing value means its default, in files of other versions too, so a default never changes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
@@ -19,11 +20,12 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from mrict_core.errors import MrictError, unknown_name
 
 T = TypeVar("T")
+NEAR = 4  # paths that an error for an unknown one suggests
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something chosen by its registered name, with keyword arguments. Plain: {"name": …, **options}, or the name."""
+    """A choice by registered name, with keyword arguments. As plain values: {"name": …, **options}, or the name."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -31,10 +33,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a loss: weight · function(output, batch, **options). Plain: {"weight": …, **options}."""
+    """One term of a loss: weight · function(output, batch, **options). As plain values: {"weight": …, **options}."""
 
     weight: float = 1.0
-    function: str = ""  # registered name; "": the name that the term stands under
+    function: str = ""  # registered name; "": the name of the term
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,7 +56,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """An optimiser of torch by name, its learning rate and schedule. Plain: {"lr": …, **options}."""
+    """A torch optimiser by name, its learning rate and schedule. As plain values: {"lr": …, **options}."""
 
     lr: float
     name: str = "adam"
@@ -67,7 +69,7 @@ class Score:
     """What a plateau schedule watches on the validation patients; lower is better.
 
     score = (fid * FID + vgg * VGG + ssim * (1 - SSIM) + loss_g * L_G) * (1 + epoch / boost_epochs), with epoch from 0.
-    A growing factor makes a plateau schedule fire on its own; the predecessor used it, so it is kept.
+    The growing factor makes a plateau schedule fire on its own, as in the predecessor.
     """
 
     fid: float = 0.0
@@ -88,20 +90,20 @@ class Data:
 
 @dataclass(frozen=True)
 class History:
-    """What is recorded of the predecessor's run and trains nothing."""
+    """Records of the predecessor's run, without effect on training."""
 
-    dataset: str = ""  # its name of its data set
+    dataset: str = ""  # the predecessor's name for it
     epochs_planned: int | None = None  # None: those run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One named experiment: every value that decides what is learned, and where it comes from."""
+    """One named experiment: every value that decides what is learned, and its origin."""
 
     name: str
     why: str = ""  # one sentence: what this experiment asks
-    parent: str | None = None  # configuration lineage: the experiment it was derived from
-    init_from: str | None = None  # weight lineage: starts from this experiment's last checkpoint
+    parent: str | None = None  # configuration: the experiment it is derived from
+    init_from: str | None = None  # weights: the experiment whose last checkpoint it starts from
     family: str = ""  # "practice" | "cyclegan" | "mk1" | "mk2" | "mk3" | "mk4" | "mk6" | ...
     method: Part
     network: dict[str, Part]  # role => network; the roles are the method's
@@ -110,13 +112,13 @@ class Experiment:
     data: Data = Data()
     epochs: int = 1
     score: Score = Score()
-    select_by: str = "mae_hu"  # what the best checkpoint has: "mae_hu" (masked, validation patients) | "fid_vgg"
+    select_by: str = "mae_hu"  # of the best checkpoint: "mae_hu" (masked, validation patients) | "fid_vgg"
     early_stop_patience: int | None = None  # epochs without a better 0.5 FID + 0.5 VGG
     history: History = History()
 
 
-OPEN = (Part, Term, Optimizer)  # whatever is no field of these is one of their options
-PROSE = ("why", "parent", "family", "epochs", "history")  # fields that change no weight; epochs are the profile's
+OPEN = (Part, Term, Optimizer)  # plain values that are not fields of these are their options
+PROSE = ("why", "parent", "family", "epochs", "history")  # change no weight; the profile sets the epochs
 
 
 def as_plain(value: Any) -> Any:
@@ -130,9 +132,9 @@ def as_plain(value: Any) -> Any:
 
 
 def deciding(experiment: Experiment) -> dict[str, Any]:
-    """Return what decides the weights, without what is at its default.
+    """Return what decides the weights, without values at their default.
 
-    So a field that a later version adds changes nothing in the description of an experiment that does not use it.
+    A field that a later version adds therefore leaves the description of earlier experiments unchanged.
     """
     return {name: value for name, value in _changed(experiment).items() if name not in PROSE}
 
@@ -152,11 +154,11 @@ def _default(wanted: dataclasses.Field) -> Any:
 
 
 def from_plain(kind: type[T], values: Any, where: str, *, strict: bool = False, inside: str = "") -> T:
-    """Return the dataclass `kind` from plain values, whichever version wrote them.
+    """Return the dataclass `kind` from plain values of any version.
 
-    Missing fields take their default; unknown ones are passed over or, if `strict`, refused with the nearest name.
-    Raises MrictError, with `where` and the field's path (which begins with `inside`), for a missing one that has no
-    default and for a value of another type.
+    Missing fields take their default; unknown ones are ignored or, if `strict`, refused with the nearest name. Raises
+    MrictError, with `where` and the field's path (which begins with `inside`), for a missing field without default and
+    for a value of the wrong type.
     """
     if kind is Part and isinstance(values, str):
         values = {"name": values}
@@ -195,7 +197,7 @@ def _shown(value: Any) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value from json or a checkpoint is of a field's type; a whole number is a float too."""
+    """Return whether a value has a field's type; a whole number is also a float."""
     if isinstance(value, float) and not math.isfinite(value):
         return False
     options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
@@ -204,10 +206,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def with_values(experiment: Experiment, changes: Mapping[str, Any], where: str = "", **more: Any) -> Experiment:
-    """Return the experiment with other values, given by path: {"loss.l1.weight": 20, "network.G": "unet_a"}.
+    """Return the experiment with values changed by path: {"loss.l1.weight": 20, "network.G": "unet_a"}.
 
-    A term, network or optimiser that is not there yet is added; None takes one away. more: fields, as for
-    dataclasses.replace. Raises MrictError for a path or a value that cannot be, with the nearest name.
+    A new term, network or optimiser is added; None removes one. more: fields, as for dataclasses.replace. Raises
+    MrictError for an unknown path, with the nearest ones, and for a value of the wrong type.
     """
     plain = as_plain(experiment)
     for path, value in changes.items():
@@ -218,7 +220,11 @@ def with_values(experiment: Experiment, changes: Mapping[str, Any], where: str =
             if below is None and depth == 1 and parts[0] in ("network", "loss", "optimizer"):
                 below = place[part] = {}
             if not isinstance(below, dict):
-                raise MrictError(f"{where or experiment.name}: {unknown_name('value', path, paths_of(experiment))}")
+                near = ", ".join(difflib.get_close_matches(path, paths_of(experiment), n=NEAR, cutoff=0.0))
+                raise MrictError(
+                    f"{where or experiment.name}: unknown value '{path}': did you mean one of {near}? "
+                    "`variants --json` lists them all"
+                )
             place = below
         if value is None and parts in (["network"], ["loss"], ["optimizer"]):
             place.pop(last, None)
@@ -229,7 +235,7 @@ def with_values(experiment: Experiment, changes: Mapping[str, Any], where: str =
 
 
 def flattened(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of plain values, the innermost ones."""
+    """Yield (path, value) of the innermost plain values."""
     for name, value in plain.items():
         if isinstance(value, Mapping) and value:
             yield from flattened(value, f"{prefix}{name}.")
@@ -243,8 +249,7 @@ def paths_of(experiment: Experiment) -> list[str]:
 
 
 def differing(one: Experiment, other: Experiment) -> dict[str, tuple[Any, Any]]:
-    """Return {path: (value of one, value of other)} where two experiments differ; None stands for a missing value."""
+    """Return {path: (value of one, value of other)} where two experiments differ; None for a missing value."""
     left, right = (dict(flattened(as_plain(e))) for e in (one, other))
-    skip = ("name", "why", "parent")
-    paths = [path for path in {**left, **right} if path not in skip]
+    paths = (path for path in left | right if path not in ("name", "why", "parent"))
     return {p: (left.get(p), right.get(p)) for p in paths if left.get(p) != right.get(p)}

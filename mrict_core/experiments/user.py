@@ -1,21 +1,21 @@
-"""Experiments of a user: values changed on the command line, and files that define experiments.
+"""A user's own experiments: values changed on the command line, and files that define experiments.
 
---set loss.l1.weight=20              one value by its path; may be repeated
---experiment my.yaml                 parent, name, why, and what changes, by path or nested; or a list of such
+--set loss.l1.weight=20              one value by its path; repeatable
+--experiment my.yaml                 parent, name, why and the changes, by path or nested; or a list of these
 --experiment my.py                   defines Experiment objects, or calls derive(parent, name, changes, why=…)
 """
 
 from __future__ import annotations
 
 import dataclasses
-import runpy
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mrict_core import experiments
+from mrict_core import experiments, parts
 from mrict_core.errors import MrictError
 from mrict_core.experiments.listing import number
 from mrict_core.experiments.saved import NAME
@@ -23,8 +23,9 @@ from mrict_core.experiments.schema import Experiment, as_plain, flattened, from_
 from mrict_core.files import available, hash_of
 from mrict_core.paths import shown
 
-NAME_MAX = 80  # characters; a longer name of a changed experiment becomes a hash
-RESERVED = ("baseline_", "control_")  # names of what models are compared with
+NAME_MAX = 80  # characters; the changes in a longer name become a hash
+RESERVED = ("baseline_", "control_")  # prefixes of baselines and controls
+LOADED: set[str] = set()  # paths of files that this process has loaded
 OF_SELF = ("name", "why", "parent", "init_from")
 
 
@@ -35,18 +36,18 @@ def chosen(
     name: str = "",
     check: Callable[[Experiment], None] = lambda experiment: None,
 ) -> list[Experiment]:
-    """Return the experiments that are asked for, without what they start from.
+    """Return the requested experiments, without their ancestors.
 
-    text: names or sets of names (`experiments.named`), or "": everything that the files define. sets: values by path,
-    changed in each of them, which makes each another experiment. name: of the only one that is changed. check: raises
-    MrictError for an experiment that cannot be built. Raises MrictError, with the nearest name, for what is not there.
+    text: names or sets of names (`experiments.named`), or "": everything that the files define. sets: values to change,
+    by path, in each of them, which makes new experiments. name: of a single changed one. check: raises MrictError for
+    an experiment that cannot be built.
     """
     defined = [one for path in files for one in load(Path(path))]
+    if files and not text and not defined:
+        raise MrictError(f"{shown(files[0])}: defines no experiment; name the variant that uses its parts")
     found = [experiments.get(one) for one in experiments.named(text)] if text or not defined else defined
     if name and (len(found) != 1 or not sets):
-        raise MrictError(
-            f"--name {name}: names what --set makes of one variant; give one variant and a --set, or no name"
-        )
+        raise MrictError(f"--name {name}: names one variant changed by --set; give one variant and a --set, or no name")
     if sets:
         found = [changed(one, parse(sets), name) for one in found]
     for one in found:
@@ -55,21 +56,31 @@ def chosen(
 
 
 def parse(sets: Iterable[str]) -> dict[str, Any]:
-    """Return {path: value} of texts "path=value"; the value is yaml, and 1e-4 a number."""
+    """Return {path: value} of texts "path=value"; values are yaml, 1e-4 is a number."""
     found: dict[str, Any] = {}
     for text in sets:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
             raise MrictError(f"--set {text}: expected PATH=VALUE, such as loss.l1.weight=20")
         try:
-            found[path.strip()] = _numbers(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise MrictError(f"--set {text}: the value is not yaml ({' '.join(str(error).split())[:100]})") from None
+            found[path.strip()] = _numbers(_yaml(value))
+        except MrictError as error:
+            raise MrictError(f"--set {text[:80]}: the value is {error}") from None
     return found
 
 
+def _yaml(text: str) -> Any:
+    """Return what a yaml text holds. An alias (*name) is refused: a few of them can stand for billions of values."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise MrictError("yaml with an alias (*name); write the values out")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise MrictError(f"not yaml ({' '.join(str(error).split())[:150]})") from None
+
+
 def _numbers(value: Any) -> Any:
-    """Return what yaml read with the numbers that it leaves as text, 1e-4, as numbers."""
+    """Return yaml values with numbers that yaml leaves as text, such as 1e-4, as numbers."""
     if isinstance(value, list):
         return [_numbers(item) for item in value]
     if isinstance(value, dict):
@@ -83,117 +94,123 @@ def _numbers(value: Any) -> Any:
 
 
 def changed(experiment: Experiment, changes: Mapping[str, Any], name: str = "") -> Experiment:
-    """Return an experiment with other values, its child; it starts from the same weights.
+    """Return a child of an experiment with values changed; it starts from the same weights.
 
-    name: "" makes one of the changes, "mk1+l1.weight=20". Raises MrictError where nothing changes.
+    name: default made of the changes, "mk1+l1.weight=20". Raises MrictError if a value does not change.
     """
     if inner := sorted(path for path in changes if path in OF_SELF):
-        raise MrictError(f"--set {inner[0]}: says what an experiment is called, not what it does; see --name")
+        raise MrictError(f"--set {inner[0]}: names an experiment and does not change it; see --name")
     new = with_values(experiment, changes, "--set")
     before, after = (dict(flattened(as_plain(one))) for one in (experiment, new))
     for path in changes:
         if path in before and before[path] == after.get(path):
-            raise MrictError(f"--set {path}: {before[path]} is the value of {experiment.name} already; leave it out")
-    said = ", ".join(f"{path} = {value}" for path, value in changes.items())
+            raise MrictError(f"--set {path}: {before[path]} is already the value of {experiment.name}; leave it out")
+    why = f"{experiment.name} with {', '.join(f'{path} = {value}' for path, value in changes.items())}"
     own = {"name": name or _name(experiment.name, changes), "parent": experiment.name}
-    return add(dataclasses.replace(new, **own, why=f"{experiment.name} with {said}"))
+    return add(dataclasses.replace(new, **own, why=why))
 
 
 def _name(parent: str, changes: Mapping[str, Any]) -> str:
-    """Return "mk1+epochs=3+l1.weight=20": paths without their first part, in one order however they were given."""
+    """Return "mk1+epochs=3+l1.weight=20": paths without their first part, sorted."""
     parts = [f"{path.partition('.')[2] or path}={_text(value)}" for path, value in sorted(changes.items())]
     name = "+".join([parent, *parts])
     return name if len(name) <= NAME_MAX else f"{parent}+{hash_of(dict(changes))[:8]}"
 
 
 def _text(value: Any) -> str:
-    text = number(value) if type(value) in (int, float) else str(value)
+    if type(value) in (int, float):
+        return number(value).replace("+", "")  # the sign stays: -5 is not 5
+    text = str(value)
     return "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in text).strip("-") or "none"
 
 
 def derive(
     parent: str | Experiment, name: str, changes: Mapping[str, Any], *, why: str = "", init_from: str | None = None
 ) -> Experiment:
-    """Return a child of an experiment that states what it changes, by path; a weight's origin is not inherited."""
+    """Return a child of an experiment with values changed by path; init_from is not inherited."""
     base = parent if isinstance(parent, Experiment) else experiments.get(parent)
     own = {"name": name, "why": why, "parent": base.name, "init_from": init_from}
     return add(with_values(base, changes, f"experiment '{name}'", **own))
 
 
 def add(experiment: Experiment) -> Experiment:
-    """Let `experiments.get` know an experiment of the user's for the rest of this process; return it."""
+    """Make a user's experiment known to `experiments.get` for the rest of this process; return it."""
     name = experiment.name
     if not NAME.fullmatch(name) or name.startswith(RESERVED):
         raise MrictError(
-            f"experiment '{name}': not a name for folders; expected letters, digits and . _ + = - (100 at most), "
-            f"beginning with a letter or digit and not with {' or '.join(RESERVED)}"
+            f"experiment '{name}': not a name for folders; expected at most 100 letters, digits and . _ + = -, "
+            f"with a letter or digit first, and not {' or '.join(RESERVED)}"
         )
     if experiments.is_declared(name):
         raise MrictError(f"experiment '{name}': a declared variant has that name; choose another")
     for other in (experiment.parent, experiment.init_from):
         if other:
             experiments.get(other)
-    experiments.OF_USER.pop(name, None)  # so that the last one defined stands last
+    experiments.OF_USER.pop(name, None)  # the newest definition comes last
     experiments.OF_USER[name] = experiment
     return experiment
 
 
 def load(path: Path) -> list[Experiment]:
-    """Return the experiments that a file defines, in its order; they are known by name from then on.
+    """Return the experiments that a file defines, in its order, and make them known by name.
 
-    A .py file is run, so it must be one that the user trusts. Raises MrictError, with the file's name, for one that
-    cannot be read, defines nothing, or defines what cannot be.
+    A .py file is executed, so it must be trusted; it may only register parts. Processes that this one starts know the
+    file too. Raises MrictError, with the file's name, for one that cannot be read or defines nothing valid.
     """
-    path = path.expanduser()
+    path = Path(os.path.abspath(path.expanduser()))
     readers = {".py": _of_python, ".yaml": _of_yaml, ".yml": _of_yaml}
     if path.suffix not in readers:
         raise MrictError(f"{shown(path)}: expected a file of experiments, {', '.join(readers)}")
+    if os.pathsep in str(path):
+        raise MrictError(
+            f"{shown(path)}: '{os.pathsep}' separates files in {parts.USERS_FILES}; rename the file or folder"
+        )
+    LOADED.add(str(path))
     try:
         found = readers[path.suffix](path)
     except MrictError as error:
         named = str(error).startswith(shown(path))
         raise error if named else MrictError(f"{shown(path)}: {error}") from None
-    if not found:
+    if len({one.name for one in found}) < len(found):
+        raise MrictError(f"{shown(path)}: defines two experiments of one name; give each its own")
+    if not found and str(path) not in parts.REGISTERED:
         raise MrictError(f"{shown(path)}: defines no experiment; derive one, see docs/howto/variant.md")
+    os.environ[parts.USERS_FILES] = os.pathsep.join(dict.fromkeys([*parts.users_files(), str(path)]))
     return found
+
+
+def load_named() -> None:
+    """Load the files in MRICT_EXPERIMENTS that this process did not load yet."""
+    for path in parts.users_files():
+        if path not in LOADED:
+            load(Path(path))
 
 
 def _of_python(path: Path) -> list[Experiment]:
     before = dict(experiments.OF_USER)
-    try:
-        with available(path):
-            values = runpy.run_path(str(path))
-    except MrictError:
-        raise
-    except (Exception, SystemExit) as error:
-        line = next((f.lineno for f in reversed(_frames(error)) if f.filename == str(path)), 0)
-        raise MrictError(f"line {line}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+    with available(path):
+        values = parts.run_file(str(path))
     derived = [one for one in experiments.OF_USER.values() if before.get(one.name) is not one]
     listed = [one for value in values.values() for one in (value if isinstance(value, list | tuple) else [value])]
     own = [one for one in listed if isinstance(one, Experiment) and not experiments.is_declared(one.name)]
     return derived + [add(one) for one in own if one not in derived]
 
 
-def _frames(error: BaseException) -> list[Any]:
-    import traceback
-
-    return list(traceback.extract_tb(error.__traceback__))
-
-
 def _of_yaml(path: Path) -> list[Experiment]:
     try:
         with available(path):
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+            text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise MrictError(f"not yaml ({' '.join(str(error).split())[:150]})") from None
+    content = _yaml(text)
     return [_of_values(values) for values in (content if isinstance(content, list) else [content]) if values]
 
 
 def _of_values(values: Any) -> Experiment:
     if not isinstance(values, Mapping):
-        raise MrictError(f"holds {str(values)[:40]!r}, expected named values: parent, name, why, and what changes")
+        raise MrictError(f"holds {str(values)[:40]!r}, expected named values: parent, name, why and the changes")
     values = _numbers(dict(values))
-    if "name" not in values:
+    if not values.get("name"):
         raise MrictError("'name' is missing; give the experiment one")
     own = {key: values.pop(key) for key in OF_SELF if key in values}
     if not own.get("parent"):
@@ -203,7 +220,7 @@ def _of_values(values: Any) -> Experiment:
 
 
 def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) of nested values; one with a name of its own is a part that replaces what was there."""
+    """Yield (path, value) of nested values; a part with a name replaces the whole part."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value and "name" not in value:
             yield from _paths(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""From MR to synthetic CT with a trained generator."""
+"""Predict a synthetic CT from an MR with a trained generator."""
 
 from mrict_core.inference.synthesizer import Synthesizer, check_store, load_synthesizer, make_synthesizer
 from mrict_core.inference.volume import Synthesis, SynthesisOptions, synthesize_volume

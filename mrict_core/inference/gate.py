@@ -1,4 +1,4 @@
-"""The gate: does an MR look like what the model was trained on, and does the result look like a CT of such patients?"""
+"""The input check: does an MR resemble the training MRs, and does the result resemble a CT of such patients?"""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mrict_core.training.facts import ModelFacts
 if TYPE_CHECKING:
     from mrict_core.inference.volume import Synthesis
 
-SEVERITIES = NOTE, WARN, REFUSE = "note", "warn", "refuse"  # worth knowing; doubtful; far outside
+SEVERITIES = NOTE, WARN, REFUSE = "note", "warn", "refuse"  # information; doubtful; far outside
 VERDICTS = ("fits", "doubtful", "do not use")  # by the worst of its findings
-BONE_FACTOR = 3.0  # below the training's lowest share of bone, or above its highest; twice that of few patients
+BONE_FACTOR = 3.0  # below the lowest or above the highest bone share in training; doubled for few patients
 BONE_WRONG = 10.0
-ALPHA = 2e-4  # two-sided, per feature: some fifty features are looked at, so about 1 % of good inputs by chance
-FACTOR_MIN = 5.0  # features have heavier tails than the normal distribution, also with many patients
-WRONG = 2.0  # times the limit: no longer a doubtful input but a wrong one
+ALPHA = 2e-4  # two-sided, per feature: with about fifty features, about 1 % of good inputs fail by chance
+FACTOR_MIN = 5.0  # features have heavier tails than the normal distribution, even with many patients
+WRONG = 2.0  # times the limit: not doubtful but wrong
 DISAGREEMENT_HU = 100.0  # mean over the body; as large as the error of a usable synthetic CT
-# Smallest spreads, for cohorts that happen to be uniform. Logarithms: 0.02 is 2 %.
+# Minimum spreads, for uniform cohorts. Logarithms: 0.02 is 2 %.
 MIN_SPREAD = {
     **{"spacing": 0.04, "fov": 0.06},  # scanners of one kind differ by several per cent between protocols
     **{"body": 0.05, "area": 0.03, "flat": 0.04, "front_share": 0.02},  # adults differ by about 5 % in length
@@ -50,7 +50,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that does not fit: `value` lies outside `low` to `high` (in the words' unit); None: no number."""
+    """One thing that does not fit: `value` is outside `low` to `high` (in `unit`); None: not a number."""
 
     name: str
     text: str
@@ -58,33 +58,27 @@ class Finding:
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    kind: str = ""  # findings of one kind have one cause and are said in one sentence
-    question: str = ""  # what to look at
+    kind: str = ""  # findings of one kind share a cause and a sentence
+    question: str = ""  # what to check
     unit: str = ""  # of the three numbers
 
 
 def limits(name: str, entry: dict[str, Any], patients: int) -> tuple[float, float]:
-    """Return the lowest and highest value of a feature that passes: a prediction interval, wider for few patients."""
+    """Return the accepted range of a feature: a prediction interval, wider for few patients."""
     factor = max(FACTOR_MIN, float(stats.t.ppf(1 - ALPHA / 2, max(patients - 1, 1))) * (1 + 1 / patients) ** 0.5)
     least = next((value for start, value in MIN_SPREAD.items() if name.startswith(start)), 0.05)
     reach = factor * max(entry["spread"], least)
     return min(entry["centre"] - reach, entry["low"]), max(entry["centre"] + reach, entry["high"])
 
 
-def check_input(
-    volume: Volume, body: np.ndarray | None = None, fingerprint: dict[str, Any] | None = None
-) -> list[Finding]:
-    """Return what does not fit between an MR and the training's fingerprint, the worst first; empty when all does.
+def check_input(volume: Volume, fingerprint: dict[str, Any] | None) -> list[Finding]:
+    """Return what does not fit between an MR and the training fingerprint, worst first.
 
-    A CT given as MR cannot be prepared, which is a finding too. A fingerprint of few patients is one as well: then that
-    nothing else is found says little. `body` (file order, bool) adds a check that there is any; the features use the
-    mask of `prepare_mr` as in training.
+    An MR that cannot be prepared (a CT, say) is a finding, and so is a fingerprint of few patients, whose wide limits
+    detect little.
     """
-    if body is not None and not np.any(body):
-        return [Finding("no_body", "no body found; expected tissue brighter than air", REFUSE)]
     if not fingerprint or fingerprint.get("protocol") != PROTOCOL or not fingerprint.get("features"):
-        text = "the model keeps no fingerprint of its training MR: whether this input fits it was not checked"
-        return [Finding("no_fingerprint", text)]
+        return [Finding("no_fingerprint", "the model has no training fingerprint: the input was not checked")]
     try:
         found, _ = volume_features(volume, fingerprint["size"])
     except MrictError as error:
@@ -94,7 +88,7 @@ def check_input(
 
 
 def compare(found: dict[str, float], fingerprint: dict[str, Any]) -> list[Finding]:
-    """Return the findings for features already computed, the worst first."""
+    """Return the findings for computed features, worst first."""
     scored = []
     for name, entry in fingerprint["features"].items():
         low, high = limits(name, entry, fingerprint["patients"])
@@ -121,7 +115,7 @@ def _finding(name: str, value: float, low: float, high: float, centre: float, se
 
 
 def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
-    """Return a finding where an ensemble's networks disagree: mean standard deviation (HU) over the body."""
+    """Return a finding if an ensemble's networks disagree: mean standard deviation (HU) over the body."""
     inside = np.asarray(body, bool)
     if sd_hu is None or not inside.any():
         return []
@@ -134,10 +128,10 @@ def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
 
 
 def check_bone(hu: np.ndarray, body: np.ndarray, fingerprint: dict[str, Any] | None) -> list[Finding]:
-    """Return a finding for each share of bone that the training's CTs are far from, and a note where none are known."""
+    """Return a finding per bone share far from that of the training CTs, or a note if theirs is unknown."""
     known = (fingerprint or {}).get("bone") or {}
     if not known.get("patients"):
-        text = "the model does not keep how much bone its training's CTs hold: whether bone is missing was not judged"
+        text = "the model does not record the bone share of its training CTs: missing bone was not checked"
         return [Finding("no_bone", text, NOTE)]
     shares, wide = bone_shares(hu, body), 2.0 if few_patients(known["patients"]) else 1.0
     return [found for name in shares if name in known for found in _bone(name, shares[name], known[name], wide)]
@@ -152,7 +146,7 @@ def _bone(name: str, share: float, known: dict[str, float], wide: float) -> list
     share, low, high, reach = 100 * share, 100 * low, 100 * high, BONE_FACTOR * wide
     level = name.removesuffix("_hu").replace("_", " ")
     body, least, most = (f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in (share, low, high))
-    text = f"{kind}: {body} % of the body is {level} HU, in the training's CTs {least} to {most} %"
+    text = f"{kind}: {body} % of the body is {level} HU, in the training CTs {least} to {most} %"
     severity = REFUSE if factor > BONE_WRONG else WARN
     return [Finding(f"bone_{name}", text, severity, share, low / reach, min(100.0, high * reach), unit="%")]
 
@@ -163,17 +157,17 @@ def _times(value: float, other: float) -> float:
 
 def before(volume: Volume, facts: ModelFacts) -> list[Finding]:
     """Return what does not fit between an MR and the model with these facts."""
-    return check_input(volume, None, facts.fingerprint)
+    return check_input(volume, facts.fingerprint)
 
 
 def after(synthesis: Synthesis, facts: ModelFacts) -> list[Finding]:
-    """Return what makes a result doubtful: networks that disagree, bone that is missing."""
-    inside, fingerprint = synthesis.body, facts.fingerprint
-    return [*check_output(synthesis.sd_hu, inside), *check_bone(synthesis.hu, inside, fingerprint)]
+    """Return what makes a result doubtful: disagreeing networks, missing bone."""
+    body = synthesis.body
+    return [*check_output(synthesis.sd_hu, body), *check_bone(synthesis.hu, body, facts.fingerprint)]
 
 
 def distinct(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings, the worst first; of several of one name and kind, as of an ensemble's models, the worst."""
+    """Return the findings, worst first, with only the worst of each name (an ensemble's models may repeat one)."""
     kept: dict[str, Finding] = {}
     for finding in sorted(findings, key=lambda each: -SEVERITIES.index(each.severity)):
         kept.setdefault(finding.name, finding)
@@ -181,7 +175,7 @@ def distinct(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def in_words(findings: Iterable[Finding]) -> list[str]:
-    """Return a sentence for each thing that does not fit: its worst feature with the numbers, the others by name."""
+    """Return a sentence per cause: its worst feature with numbers, the others by name."""
     return [_sentence(group) for group in _groups(findings)]
 
 
@@ -199,7 +193,7 @@ def _sentence(group: Sequence[Finding]) -> str:
 
 
 def verdict(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return {"verdict": "fits", "doubtful" or "do not use", "why": [the sentences that decide it]}."""
+    """Return {"verdict": "fits", "doubtful" or "do not use", "why": [the deciding sentences]}."""
     worst = max((SEVERITIES.index(finding.severity) for finding in findings), default=0)
     decide = [group for group in _groups(findings) if any(f.severity == SEVERITIES[worst] for f in group)]
     return {"verdict": VERDICTS[worst], "why": [_sentence(group) for group in decide] if worst else []}

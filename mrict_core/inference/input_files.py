@@ -1,4 +1,4 @@
-"""Read what a user gives as an MR."""
+"""Read a user's MR."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from mrict_core.paths import shown
 
 
 def read_input(path: Path | str, series: str = "", keep_identifiers: bool = False) -> Volume:
-    """Return the MR volume of an image file, or of a DICOM series; `MrictError` names the file and what is wrong.
+    """Return the MR volume of an image file or DICOM series; `MrictError` names the file and the problem.
 
-    `series` (its name or UID) chooses where a folder holds several; what identifies the patient is only read with
-    `keep_identifiers`.
+    `series` (name or UID) chooses one of several in a folder; identifying tags are read only with `keep_identifiers`.
     """
     path = Path(path)
     if path.is_dir() or is_dicom(path):
         return read_series(path, series, keep_identifiers)
     if series:
-        raise MrictError(f"{shown(path)}: no DICOM; expected a folder of DICOM files with --series; leave --series out")
+        raise MrictError(f"{shown(path)}: not DICOM; --series expects a folder of DICOM files; omit --series")
     if made_here(path):
-        raise MrictError(f"{shown(path)}: a synthetic CT of this suite, or a map of one; expected an MR; give the MR")
+        raise MrictError(f"{shown(path)}: a synthetic CT or uncertainty map of this suite; expected an MR; give the MR")
     return load_volume(path)
 
 
 def holds_many(path: Path | str) -> bool:
-    """Return whether an input means many cases: a csv, or a folder without DICOM images in itself."""
+    """Return whether an input is many cases: a csv, or a folder that does not directly contain DICOM images."""
     path = Path(path)
     if path.is_dir():
         return not (is_dicom(path) and any(one.files[0].parent == path for one in series_below(path)[0]))

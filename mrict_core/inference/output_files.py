@@ -1,4 +1,4 @@
-"""Write a synthetic CT beside what it was made from: exactly the input's grid, nothing half-written."""
+"""Write a synthetic CT on exactly the input's grid, atomically."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mrict_core.errors import MrictError
 from mrict_core.files import atomic_path, unwritable, write_json
 from mrict_core.paths import shown
 
-FORMATS = (".nii.gz", ".nii", ".mha", ".nrrd")  # .mhd is two files, which cannot be replaced at once
+FORMATS = (".nii.gz", ".nii", ".mha", ".nrrd")  # not .mhd: two files cannot be replaced atomically
 DESCRIP_BYTES = 79  # of NIfTI's 80-byte field
 
 
 def format_of(path: Path | str) -> str:
-    """Return the image suffix of an output's name; other types are an error."""
+    """Return the image suffix of an output; raise MrictError for other types."""
     name = Path(path).name.lower()
     suffix = next((s for s in FORMATS if name.endswith(s)), "")
     if not suffix or name == suffix:
@@ -31,26 +31,26 @@ def format_of(path: Path | str) -> str:
 
 
 def is_series(path: Path | str) -> bool:
-    """Return whether an output is the folder of a DICOM series: a name without a suffix."""
+    """Return whether an output is a DICOM series folder: a name without a suffix."""
     return not Path(path).suffix
 
 
 def sidecar_path(path: Path | str) -> Path:
-    """Return where the json of a synthetic CT lies: beside it, under its name."""
+    """Return the path of a synthetic CT's json, next to it."""
     path = Path(path)
     return path.with_name(f"{path.name if is_series(path) else stem_of(path)}.json")
 
 
 def note_of(model: str) -> str:
-    """Return what the header of a file says of itself."""
+    """Return the note for a file's header."""
     return f"{NOTE}; {model}"
 
 
 def write_ct(path: Path | str, hu: np.ndarray, volume: Volume, *, model: str = "") -> Path:
-    """Write `hu` (nx, ny, nz) as int16 on the grid of `volume`, atomically; the suffix of `path` says how.
+    """Write `hu` (nx, ny, nz) as int16 on the grid of `volume`, atomically, in the format of `path`'s suffix.
 
-    A NIfTI file keeps the input's affine, form codes and units as they were, an MHA or NRRD file its origin, spacing
-    and direction; free text of the input's header, which may name a patient, is left out.
+    NIfTI keeps the input's affine, form codes and units; MHA and NRRD keep origin, spacing and direction. Free text of
+    the input's header, which may name a patient, is not copied.
     """
     with staged(path, hu, volume, note_of(model)):
         pass
@@ -59,13 +59,13 @@ def write_ct(path: Path | str, hu: np.ndarray, volume: Volume, *, model: str = "
 
 @contextlib.contextmanager
 def staged(path: Path | str, array: np.ndarray, volume: Volume, note: str, dtype: Any = np.int16) -> Iterator[None]:
-    """Write an image under a temporary name; it takes its own when the block ends well, and vanishes when not.
+    """Write an image under a temporary name; rename it if the block succeeds, else remove it.
 
-    Several files staged at once are all on the disk before the first one appears.
+    Files staged together are all on disk before the first is renamed.
     """
     path, suffix = Path(path), format_of(path)
     if array.shape != volume.shape:
-        raise MrictError(f"{shown(path)}: an image of shape {array.shape}, expected that of the MR, {volume.shape}")
+        raise MrictError(f"{shown(path)}: an image of shape {array.shape}, expected the MR's shape {volume.shape}")
     array = as_type(array, dtype)
     with atomic_path(path) as temporary:
         if suffix in NIFTI:
@@ -77,7 +77,7 @@ def staged(path: Path | str, array: np.ndarray, volume: Volume, note: str, dtype
 
 @contextlib.contextmanager
 def staged_json(path: Path, value: Any) -> Iterator[None]:
-    """Write json under a temporary name, as `staged` does."""
+    """Write json like `staged`."""
     with atomic_path(path) as temporary:
         write_json(temporary, value)
         yield
@@ -102,7 +102,7 @@ def _nifti(array: np.ndarray, volume: Volume, note: str) -> Any:
     header["descrip"] = note.encode("ascii", "replace")[:DESCRIP_BYTES]
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
-    # no affine: nibabel then leaves both forms, their codes and the zooms as the input has them
+    # without an affine nibabel keeps the input's forms, codes and zooms
     return kind(array, None, header)
 
 
@@ -115,5 +115,5 @@ def _write_itk(temporary: Path, array: np.ndarray, volume: Volume, note: str, pa
         sitk.WriteImage(image, str(temporary))
     except RuntimeError as error:
         raise unwritable(path, str(error).strip().splitlines()[-1][:120]) from None
-    if temporary.stat().st_size < array.nbytes:  # the writers are silent on a full disk
+    if temporary.stat().st_size < array.nbytes:  # ITK does not report a full disk
         raise unwritable(path, "disk full?")

@@ -11,35 +11,36 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.data.cache.store import SliceStore
-from mrict_core.data.intensity import HuWindow
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
+from mrict_core.hu import HuRange
 from mrict_core.machine import pick_device, pick_precision
-from mrict_core.methods import METHODS, Method, build_method, check, check_networks
+from mrict_core.methods import METHODS, Method, build_method, check, check_networks, own_code
 from mrict_core.models.folder import Networks, load_facts_and_weights
 from mrict_core.networks.layers import autocast
+from mrict_core.parts import missing_files
 from mrict_core.paths import shown
 from mrict_core.training.checkpoint import check_shapes, load_weights
 from mrict_core.training.facts import ModelFacts
 
-WEIGHT_MAX = 1e6  # no trained weight or statistic comes near it
-SATURATED_SHARE = 0.5  # of the body at an end of the window: no body part is air or metal for the most part
-SATURATED_HU = 1.0  # so near to an end
+WEIGHT_MAX = 1e6  # far above any trained weight or statistic
+SATURATED_SHARE = 0.5  # of the body at an end of the window: no body is mostly air or metal
+SATURATED_HU = 1.0  # distance from an end
 
 
 @dataclass(frozen=True)
 class Synthesizer:
-    """A method that predicts, with what it was trained on. `synthesizer(store, patient)` returns HU slices."""
+    """A method ready to predict, and its facts. `synthesizer(store, patient)` returns HU slices."""
 
     method: Method
     facts: ModelFacts
     device: torch.device
-    path: str = ""  # as messages name it
+    path: str = ""  # for messages
     batch_size: int = 16
-    precision: torch.dtype = torch.float32  # that the network computes in; its image is float32 in either
+    precision: torch.dtype = torch.float32  # of the network; images are always float32
 
     def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
-        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU; memory is bounded by the batch."""
+        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU."""
         check_store(self, store)
         slices = store.slices(patient)
         hu = self.slices_to_hu(slices.mr)
@@ -48,24 +49,26 @@ class Synthesizer:
 
     @property
     def variant(self) -> Experiment:
-        """The experiment as it was when the model was trained, whatever is declared today."""
+        """The experiment as trained, not as declared today."""
         return self.facts.experiment
 
     @property
+    def own_code(self) -> dict[str, str]:
+        """The user's files that it is made with, and their hashes."""
+        return own_code(self.variant)
+
+    @property
     def generator(self) -> nn.Module:
-        """The network that predicts."""
+        """The predicting network."""
         return self.method.generator
 
     @property
-    def window(self) -> HuWindow:
-        """The HU range that the network's [-1, 1] stands for."""
+    def window(self) -> HuRange:
+        """The HU range of the network's [-1, 1]."""
         return self.facts.window
 
     def check_hu(self, hu: np.ndarray, body: np.ndarray) -> None:
-        """Raise `MrictError` for output that no working network gives; both arrays have one shape.
-
-        That is NaN or infinite values anywhere, or most of the body at an end of the window.
-        """
+        """Raise `MrictError` for NaN or infinite values, or if most of the body is at an end of the window."""
         name = self.path or self.variant.name
         remedy = "train or import it again, or give another model"
         if bad := int(hu.size - np.count_nonzero(np.isfinite(hu))):
@@ -74,7 +77,7 @@ class Synthesizer:
         at_end = (inside <= self.window.low + SATURATED_HU) | (inside >= self.window.high - SATURATED_HU)
         if inside.size and at_end.mean() > SATURATED_SHARE:
             raise MrictError(
-                f"{name}: its output is saturated: {at_end.mean():.0%} of the body lies at {self.window.low:g} or "
+                f"{name}: its output is saturated: {at_end.mean():.0%} of the body is at {self.window.low:g} or "
                 f"{self.window.high:g} HU, the ends of its range; {remedy}"
             )
 
@@ -87,16 +90,16 @@ class Synthesizer:
         return hu
 
     def batches(self, count: int) -> list[range]:
-        """Return the positions of `count` slices, a batch at a time."""
+        """Return the positions of `count` slices in batches."""
         return [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
 
     def gathered(self, mr: np.ndarray, positions: Iterable[int]) -> Tensor:
-        """Return the network's view of some of a stack of slices.  # (N, H, W) => (B, C, H, W) float32"""
+        """Return the network's view of slices at `positions`.  # (N, H, W) => (B, C, H, W) float32"""
         return torch.from_numpy(np.stack([self.method.view.gather(mr, k) for k in positions]).astype(np.float32))
 
     @torch.inference_mode()
     def to_hu(self, real_A: Tensor) -> Tensor:
-        """Return the synthetic CT of what was gathered, on the CPU.  # (B, C, H, W) => (B, H, W) float32 HU"""
+        """Return the synthetic CT of a gathered batch, on the CPU.  # (B, C, H, W) => (B, H, W) float32 HU"""
         with autocast(self.device, self.precision):
             return self.window.to_hu(self.method.predict(real_A.to(self.device))[:, 0]).cpu()
 
@@ -104,11 +107,10 @@ class Synthesizer:
 def load_synthesizer(
     path: Path, expect_variant: str | None = None, device: str = "auto", precision: str = "float32"
 ) -> Synthesizer:
-    """Return the MR→CT generator of a checkpoint file or of a published model's folder, in evaluation mode.
+    """Return the MR→CT generator of a checkpoint file or model folder, in evaluation mode.
 
-    It computes in float32 unless asked otherwise: scores must not depend on the device. Its layers work on images
-    stored pixel by pixel (channels last); a plain copy of the network in the same layout gives the same bits, one in
-    torch's default layout sums in another order and differs in the last ones.
+    Precision is float32 by default, so that scores do not depend on the device. Layers use channels-last memory: a copy
+    of the network in torch's default layout sums in another order and differs in the last bits.
     """
     return make_synthesizer(*load_facts_and_weights(path, expect_variant), path, device, precision)
 
@@ -116,26 +118,23 @@ def load_synthesizer(
 def make_synthesizer(
     facts: ModelFacts, networks: Networks, path: Path, device: str = "auto", precision: str = "float32"
 ) -> Synthesizer:
-    """Return what `load_synthesizer` does, from facts and weights that were read already; `path` is for messages."""
+    """Like `load_synthesizer`, from facts and weights already read; `path` is for messages."""
     try:
         facts.check()
         check(facts.experiment, training=False)
         check_networks(facts.experiment, facts.profile, facts.size, training=False)
     except MrictError as error:
-        remedy = (
-            "import its file again"
-            if facts.files
-            else "give the file that registers it (--experiment), or train the variant again"
-        )
+        own = missing_files(facts.versions)
+        remedy = "import its file again" if facts.files else f"add {own}" if own else "train the variant again"
         raise MrictError(f"{shown(path)}: {error}; {remedy}") from None
     name = METHODS[facts.experiment.method.name].mr_to_ct
     if name not in networks:
         raise MrictError(
-            f"{shown(path)}: holds no network {name}, so it cannot make a CT; train {facts.variant} again, or give "
+            f"{shown(path)}: has no network {name}, so it cannot predict a CT; train {facts.variant} again, or give "
             "another model"
         )
     chosen = pick_device(device)
-    for where in ("meta", chosen):  # shapes first: what does not fit must show before memory is asked for
+    for where in ("meta", chosen):  # check shapes before allocating memory
         with torch.device("meta" if where == "meta" else "cpu"):
             method = build_method(facts.experiment, facts.profile, where, training=False)
         check_shapes(method.generator, networks[name], name, path)
@@ -146,17 +145,17 @@ def make_synthesizer(
 
 
 def check_weights(generator: nn.Module, path: Path) -> None:
-    """Refuse weights that no training ends with: not every damaged one shows in the output."""
+    """Raise MrictError for weights of no trained network; not all damage shows in the output."""
     for name, values in generator.state_dict().items():
-        if values.is_floating_point() and not bool((values.abs() < WEIGHT_MAX).all()):  # NaN is not less either
+        if values.is_floating_point() and not bool((values.abs() < WEIGHT_MAX).all()):  # also catches NaN
             raise MrictError(
-                f"{shown(path)}: {name} holds weights that are NaN, infinite or beyond {WEIGHT_MAX:g}; expected those "
+                f"{shown(path)}: {name} has weights that are NaN, infinite or beyond {WEIGHT_MAX:g}; expected those "
                 "of a trained network; train or import it again"
             )
 
 
 def check_store(synthesizer: Synthesizer, store: SliceStore) -> None:
-    """Refuse slices that were prepared otherwise than those the generator was trained on."""
+    """Raise MrictError for slices prepared differently from those the generator was trained on."""
     facts = synthesizer.facts
     trained = (facts.protocol, facts.size, tuple(facts.window_hu))
     given = (store.protocol, store.size, (store.window.low, store.window.high))

@@ -1,4 +1,4 @@
-"""Slices larger than a network's canvas: overlapping tiles, blended smoothly. MONAI cuts and joins."""
+"""Slices larger than a network's canvas: overlapping tiles, blended by MONAI's sliding window."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from mrict_core.inference.synthesizer import Synthesizer
 
 @torch.inference_mode()
 def slices_to_hu(synthesizer: Synthesizer, mr: np.ndarray, overlap: float = 0.5) -> np.ndarray:
-    """Return HU of prepared slices of any canvas not smaller than the network's.  # (N, H, W) => (N, H, W) float32
+    """Return HU of prepared slices at least as large as the network's canvas.  # (N, H, W) => (N, H, W) float32
 
-    Slices of the network's own size go through whole. Larger ones are cut into tiles of that size which share at least
-    `overlap` of their side, and joined with Gaussian weights, so that no seam shows.
+    Larger slices are predicted in tiles that overlap by at least `overlap` of their side, with Gaussian weights.
     """
     size = synthesizer.facts.size
     if mr.shape[1:] == (size, size):

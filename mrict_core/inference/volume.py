@@ -1,4 +1,4 @@
-"""From an MR volume to a synthetic CT on exactly its grid, with one model or several."""
+"""Predict a synthetic CT of an MR volume on its grid, with one model or several."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from mrict_core.data.cache.patient import (
 from mrict_core.data.images.orders import PLANES, SliceOrder
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.inference.synthesizer import Synthesizer
 from mrict_core.inference.tiles import slices_to_hu
 
 FLIPS = ((), (2,), (1,), (1, 2))  # axes of (N, rows, cols): the flips of the training augmentation
-FAR = 1.5  # times the training's pixel, or one side of a pixel the other: anatomy of a size the network has not seen
+FAR = 1.5  # times the training pixel size, or ratio of a pixel's sides: the network has not seen such anatomy
 RESAMPLE_MM = (0.05, 50.0)
-BODIES = {"patient": body_of, "predecessor": otsu_body_of}  # protocol => the body in file order
-Progress = Callable[[int, int, str], None]  # passes done, passes in all, the model's name
+BODIES = {"patient": body_of, "predecessor": otsu_body_of}  # protocol => body in file order
+Progress = Callable[[int, int, str], None]  # passes done, total passes, model name
 
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """How a volume is synthesised."""
+    """Options of a synthesis."""
 
-    tta: bool = False  # the mean over four flips of every slice
-    uncertainty: bool = False  # the standard deviation over models, flips and planes too
+    tta: bool = False  # mean over four flips of every slice
+    uncertainty: bool = False  # also the standard deviation over models, flips and planes
     overlap: float = 0.5  # of neighbouring tiles, as a share of their side
-    resample_to_mm: float | None = None  # pixel that the network sees; None: native unless far from training; 0: native
+    resample_to_mm: float | None = None  # the network's pixel; None: native unless far from training; 0: native
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < 1:
@@ -50,7 +50,7 @@ class SynthesisOptions:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """A synthetic CT in file order, on the grid of its MR, and how it was made."""
+    """A synthetic CT in file order on the grid of its MR, and how it was made."""
 
     hu: np.ndarray  # (nx, ny, nz) float32; -1024 outside the body
     sd_hu: np.ndarray | None  # (nx, ny, nz) float32; 0 outside the body
@@ -60,7 +60,7 @@ class Synthesis:
 
 
 class _Moments:
-    """Running mean and, with `spread`, standard deviation of volumes that come one by one (Welford)."""
+    """Running mean and, with `spread`, standard deviation of volumes (Welford)."""
 
     def __init__(self, spread: bool) -> None:
         self.count, self.spread = 0, spread
@@ -78,7 +78,7 @@ class _Moments:
 
 
 def plane_of(synthesizer: Synthesizer) -> str:
-    """Return the plane whose slices a model was trained on; axial unless its facts say otherwise."""
+    """Return the plane of a model's training slices."""
     plane = synthesizer.facts.plane
     if plane not in PLANES:
         raise unknown_name("plane", plane, PLANES)
@@ -95,9 +95,9 @@ def synthesize_volume(
 ) -> Synthesis:
     """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
 
-    Models of one plane are averaged (so are the flips of `tta`); planes are merged by their median voxel by voxel.
-    Outside the body is air. The body is found on the MR, or is `body` (file order, bool), which then also says where
-    output is wanted; the network sees the MR's own either way, as in training.
+    Models of one plane are averaged, and so are the flips of `tta`; planes are merged by voxel-wise median. Outside the
+    body is air. The output is limited to `body` (file order, bool) or, by default, the body found on the MR. The
+    network always sees the MR's own body, as in training.
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)
@@ -120,22 +120,18 @@ def synthesize_volume(
                 each.add(hu)
         if prepared.crop.size != model.facts.size:
             tiled.add(model.facts.size)
-        facts = _facts(prepared, seen) | facts  # of the first plane
+        facts = _facts(prepared, seen) | facts  # keeps those of the first plane
         if progress:
             progress(done, facts["passes"], model.variant.name)
-    hu = _merged([m.mean for m in moments.values()])
-    hu = np.where(inside, hu, np.float32(AIR_HU))
+    means = [m.mean for m in moments.values()]
+    hu = means[0] if len(means) == 1 else np.median(means, axis=0).astype(np.float32)
+    hu = np.where(inside, hu, np.float32(AIR_FLOOR_HU))
     sd = np.where(inside, (every or moments[planes[0]]).sd(), np.float32(0)) if options.uncertainty else None
     facts["tiled"] = bool(tiled)
     if tiled:
         sizes = ", ".join(map(str, sorted(tiled)))
-        warnings.append(f"the body is larger than the network's canvas ({sizes} px): joined from overlapping tiles")
+        warnings.append(f"the body is larger than the network's canvas ({sizes} px): predicted in overlapping tiles")
     return Synthesis(hu, sd, np.array(inside), facts, tuple(warnings))
-
-
-def _merged(means: list[np.ndarray]) -> np.ndarray:
-    """Return the voxel-wise median of the planes' volumes."""
-    return means[0] if len(means) == 1 else np.median(means, axis=0).astype(np.float32)
 
 
 def _nearest(mask: np.ndarray, volume: Volume, seen: Volume) -> np.ndarray:
@@ -146,7 +142,7 @@ def _nearest(mask: np.ndarray, volume: Volume, seen: Volume) -> np.ndarray:
 
 
 def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> None:
-    """Raise MrictError unless these models can be one ensemble with these options."""
+    """Raise MrictError unless these models can form an ensemble with these options."""
     if not models:
         raise MrictError("no model given; name at least one")
     protocols = sorted({model.facts.protocol for model in models})
@@ -154,13 +150,13 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
         raise MrictError(f"models of protocols {' and '.join(protocols)} in one ensemble; expected one protocol")
     turned = [model.variant.name for model in models if plane_of(model) != "axial"]
     if turned and protocols == ["predecessor"]:
-        raise MrictError(f"{turned[0]}: protocol predecessor has axial slices alone; expected plane axial")
+        raise MrictError(f"{turned[0]}: protocol predecessor has only axial slices; expected plane axial")
     if options.uncertainty and len(models) < 2 and not options.tta:
-        raise MrictError("uncertainty needs several predictions; give several models, or test-time augmentation")
+        raise MrictError("uncertainty needs several predictions; give several models or use test-time augmentation")
 
 
 def trained_spacing_mm(model: Synthesizer) -> float | None:
-    """Return the typical pixel of a model's training slices in mm; None where its facts do not say."""
+    """Return the typical pixel size of a model's training slices in mm, None if unknown."""
     features = (model.facts.fingerprint or {}).get("features") or {}
     logarithms = [features[f"spacing_{side}"]["centre"] for side in ("rows", "cols") if f"spacing_{side}" in features]
     return float(np.exp(np.mean(logarithms))) if logarithms else None
@@ -169,7 +165,7 @@ def trained_spacing_mm(model: Synthesizer) -> float | None:
 def _working_volume(
     models: list[Synthesizer], volume: Volume, options: SynthesisOptions, planes: list[str]
 ) -> tuple[Volume, list[str]]:
-    """Return the volume that the networks see: the input itself, or resampled where asked or needed; and remarks."""
+    """Return the volume that the networks see: the input, resampled if requested or needed; and remarks."""
     orders = {plane: SliceOrder.toward(volume.affine, PLANES[plane]) for plane in planes}
     target, warnings = options.resample_to_mm, []
     if target is None:
@@ -177,7 +173,7 @@ def _working_volume(
         needs = [_needed_mm(orders[plane].spacing_mm(volume.affine)[1:], learned[plane]) for plane in planes]
         target, remark = min((need for need in needs if need[0]), default=(0, ""))
         if target and is_sheared(volume):
-            target, remark = 0, f"{remark}, but its axes are not at right angles: left as they are"
+            target, remark = 0, f"{remark}, but its axes are not at right angles: not resampled"
         elif target:
             remark = f"{remark}: synthesised at {target:.3g} mm"
         warnings += [remark] if remark else []
@@ -189,20 +185,20 @@ def _working_volume(
 
 
 def _needed_mm(pixel_mm: Sequence[float], trained_mm: float | None) -> tuple[float, str]:
-    """Return the pixel that the network needs, 0 where it can take the slices as they are, and why."""
+    """Return the pixel size that the network needs, 0 if the native one fits, and why."""
     rows, cols = pixel_mm
     came = f"pixels of {rows:.3g} x {cols:.3g} mm"
     if trained_mm and max(rows / trained_mm, cols / trained_mm, trained_mm / rows, trained_mm / cols) > FAR:
-        return trained_mm, f"{came}, the network learned on {trained_mm:.3g} mm"
+        return trained_mm, f"{came}, the network was trained on {trained_mm:.3g} mm"
     if max(rows / cols, cols / rows) > FAR:
-        return min(rows, cols), f"{came}, the network learned on square ones"
+        return min(rows, cols), f"{came}, the network was trained on square ones"
     return 0.0, ""
 
 
 def _passes(
     models: list[Synthesizer], mr: Volume, options: SynthesisOptions, body: np.ndarray, wanted: np.ndarray | None
 ) -> Iterator[tuple[Synthesizer, PreparedMr, np.ndarray]]:
-    """Yield (model, its input, HU on the grid of `mr`) for every model and flip; one input is held at a time."""
+    """Yield (model, its input, HU on the grid of `mr`) per model and flip, with one input in memory at a time."""
     key, prepared = None, None
     for model in models:
         if key != (key := (model.facts.size, plane_of(model))):

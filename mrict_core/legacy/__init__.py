@@ -1,1 +1,1 @@
-"""What only the predecessor and files of earlier versions need."""
+"""Code needed only for the predecessor and for files of earlier versions."""

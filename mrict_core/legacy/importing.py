@@ -1,21 +1,24 @@
-"""The predecessor's weights as a published model: recognised, checked, and stored with what is known of them."""
+"""Import the predecessor's weights as a published model, with what is known about them.
+
+The texts in `DATASETS`, `CAVEATS` and `_data` are part of a model's hash.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrict_core.data.intensity import WINDOWS
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import hash_of
+from mrict_core.hu import WINDOWS
 from mrict_core.legacy.pth import Recognised, read_state, recognise
 from mrict_core.methods import METHODS
 from mrict_core.models.folder import write_model
+from mrict_core.networks.weights import sha256_of
 from mrict_core.paths import checkpoints_root, shown
 from mrict_core.training.facts import ModelFacts
 
@@ -49,7 +52,7 @@ DATASETS = {  # of the predecessor: what each held, and what follows for images 
     "brain-new-36": (f"36 patients of {BRAIN}; cropped and padded to 256 × 256", ""),
     "brain-new-10": (f"10 patients of {BRAIN}; cropped and padded to 256 × 256", ""),
 }
-KNOWN = {  # sha256 of the files that the predecessor published (git-LFS) => variant, what it is
+KNOWN = {  # sha256 of the files that the predecessor published (git-LFS) => variant, description
     "462564ee6acfdfbfdf039cdb0747ac170f6671cfd8cb8e8bdc51065feb92ec63": ("mk6_3_4", "final generator of MK6.3.4"),
     "5120805cc3dea1a56d7948a4cca968321953bd3056c5a67dccde9a07df57e826": ("mk6_3_4", "final discriminator of MK6.3.4"),
 }
@@ -63,11 +66,11 @@ CAVEATS = (
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did."""
+    """The result of an import."""
 
     path: Path
     new: bool  # False: the same weights were imported before
-    networks: dict[str, str]  # role => what it was recognised as
+    networks: dict[str, str]  # role => recognised network
     notes: tuple[str, ...]
 
 
@@ -81,11 +84,10 @@ def import_checkpoint(
 ) -> Imported:
     """Store the predecessor's plain state dicts as one published model of `variant`.
 
-    files: one per network. roles: G or D (of a CycleGAN: G_MRI2CT, G_CT2MRI, D_CT, D_MRI), one per file or none: a
-    file's role follows from its shapes and, where two networks are alike, from its name. root: folder of checkpoints.
-    profile: whose width the files must have; the full one. The weights are stored unchanged, so the network computes
-    what the plain one does, bit for bit under the same memory layout. Raises MrictError for every file that is not
-    whole, safe, finite and of that variant; nothing is written then.
+    files: one per network. roles: G or D (CycleGAN: G_MRI2CT, G_CT2MRI, D_CT, D_MRI), one per file, or none: then
+    shapes decide and, between equal networks, file names. root: folder of checkpoints. profile: gives the expected
+    width; default full. The weights are stored unchanged. Raises MrictError, and writes nothing, unless every file is
+    complete, safe, finite and of that variant.
     """
     profile = get_profile("full") if profile is None else profile
     if roles and len(roles) != len(files):
@@ -108,7 +110,7 @@ def import_checkpoint(
     notes += [caveat] if (caveat := _origin(variant)[1]) else []
     generator = METHODS[variant.method.name].mr_to_ct
     if generator not in networks:
-        notes.append(f"holds no {generator}: it cannot make a CT")
+        notes.append(f"has no {generator}: it cannot predict a CT")
     folder, new = write_model(
         checkpoints_root() if root is None else root,
         _facts(variant, profile, sources),
@@ -123,7 +125,7 @@ def import_checkpoint(
 
 
 def _role(variant: Experiment, found: Recognised, path: Path, asked: str) -> str:
-    """Return which network of the variant a file is: as asked, or by its shapes, or by its name."""
+    """Return the variant's network that a file belongs to: as given, by shapes, or by file name."""
     sides = NETWORKS[variant.method.name]
     fitting = [name for name, side in sides.items() if side == found.side]
     if asked and asked not in {*sides, *sides.values()}:
@@ -138,13 +140,13 @@ def _role(variant: Experiment, found: Recognised, path: Path, asked: str) -> str
     named = fitting if len(fitting) == 1 else [name for name in fitting if name in path.name]
     if len(named) != 1:
         raise MrictError(
-            f"{shown(path)}: may be {' or '.join(fitting)}, its name does not say which; give --role {fitting[0]}, say"
+            f"{shown(path)}: may be {' or '.join(fitting)}; its name does not say which; give --role, as {fitting[0]}"
         )
     return named[0]
 
 
 def _check(variant: Experiment, found: Recognised, path: Path, profile: Profile) -> str:
-    """Return the kind of network that the file is; it must be the variant's, of its channels and width."""
+    """Return the network kind of a file, which must match the variant's kind, channels and width."""
     conditional = variant.method.options.get("conditional", False) and found.side == "D"
     kind, channels = variant.network[found.side].name, variant.network["G"].options.get("out_channels", 1)
     came = (" or ".join(found.kinds), found.channels, found.width)
@@ -152,14 +154,14 @@ def _check(variant: Experiment, found: Recognised, path: Path, profile: Profile)
     if kind not in found.kinds or came[1:] != expected[1:]:
         text = "{} of {} channel(s) and width {}"
         raise MrictError(
-            f"{shown(path)}: holds {text.format(*came)}, but the {found.side} of {variant.name} is "
-            f"{text.format(*expected)}; give that variant's file, or name the variant it is of (--as)"
+            f"{shown(path)}: contains {text.format(*came)}, but the {found.side} of {variant.name} is "
+            f"{text.format(*expected)}; give that variant's file, or the file's variant (--as)"
         )
     return kind
 
 
 def _facts(variant: Experiment, profile: Profile, sources: Mapping[str, str]) -> ModelFacts:
-    """What a checkpoint says of itself, as far as it is known of the predecessor's."""
+    """Return the facts known about the predecessor's checkpoint."""
     window = WINDOWS[PROTOCOL]
     return ModelFacts(
         key=hash_of(dict(sources)),
@@ -174,7 +176,7 @@ def _facts(variant: Experiment, profile: Profile, sources: Mapping[str, str]) ->
         training_pairs=variant.data.max_pairs or 0,
         epochs=variant.epochs,
         complete=True,
-        files=dict(sources),  # and no versions: those of the trainer are not recorded
+        files=dict(sources),  # versions used in training are unknown
     )
 
 
@@ -194,9 +196,8 @@ def _data(variant: Experiment) -> dict[str, Any]:
 
 
 def _identified(path: Path, variant: Experiment) -> tuple[str, str]:
-    """Return the file's sha256, and what it is known to be where the predecessor published it."""
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the file's sha256, and a description if the predecessor published it."""
+    sha256 = sha256_of(path)
     name, what = KNOWN.get(sha256, (variant.name, ""))
     if name != variant.name:
         raise MrictError(f"{shown(path)}: the published {what}, not of {variant.name}; give --as {name}")

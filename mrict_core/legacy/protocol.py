@@ -1,4 +1,4 @@
-"""The predecessor's validation by its own procedure, and its printed table read beside ours."""
+"""The predecessor's validation procedure, and its printed numbers next to ours."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mrict_core import metrics
 from mrict_core.data.batches import Slice, View
-from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.controls import CONTROLS
 from mrict_core.evaluation.records import seeds_of
+from mrict_core.hu import PREDECESSOR, HuRange
 from mrict_core.inference import Synthesizer
 from mrict_core.legacy.published import BLACK, PRINTED, TRAINING_SLICES, TRAINING_SLICES_MOST, Printed
 from mrict_core.metrics.predecessor import NUMBERS, VGG_SIDE, Features, slice_scores
@@ -27,23 +27,20 @@ if TYPE_CHECKING:
 BATCH = 32
 ONE_SLICE = Slice()
 ROTATION_DEGREES = 10.0
-UNIT = WINDOWS["predecessor"]  # its [-1, 1] is [-1000, 1000] HU
-Look = tuple[str, Features] | MrictError  # the name of a feature network and its features, or why it cannot be had
+UNIT = PREDECESSOR  # its [-1, 1] is [-1000, 1000] HU
+Look = tuple[str, Features] | MrictError  # a feature network's name and features, or why it is unavailable
 
 
 @dataclass(frozen=True)
 class Translation:
-    """What makes a CT of a batch: run(real_A as the view gathers it, real_B) => fake_B, (B, 1, H, W).
-
-    real_B and fake_B are in the predecessor's unit.
-    """
+    """A predictor: run(real_A gathered by the view, real_B) => fake_B; (B, 1, H, W) CTs in the predecessor's unit."""
 
     run: Callable[[Tensor, Tensor], Tensor]
     view: View = ONE_SLICE
 
 
-def synthesizer_translation(synthesizer: Synthesizer, window: HuWindow) -> Translation:
-    """Return what a trained model makes of a batch; `window` is the HU range of its own [-1, 1]."""
+def synthesizer_translation(synthesizer: Synthesizer, window: HuRange) -> Translation:
+    """Return a trained model as a predictor; `window` is the HU range of its [-1, 1]."""
     method = synthesizer.method
 
     def run(real_A: Tensor, _: Tensor) -> Tensor:
@@ -52,10 +49,10 @@ def synthesizer_translation(synthesizer: Synthesizer, window: HuWindow) -> Trans
     return Translation(run, method.view)
 
 
-def control_translation(name: str, window: HuWindow) -> Translation:
-    """Return a control as the predecessor's validation asks for it; `window` is what the store's [-1, 1] means."""
+def control_translation(name: str, window: HuRange) -> Translation:
+    """Return a control as a predictor; `window` is the HU range of the dataset cache's [-1, 1]."""
 
-    def run(real_A: torch.Tensor, real_B: torch.Tensor) -> torch.Tensor:
+    def run(real_A: Tensor, real_B: Tensor) -> Tensor:
         mr, ct = (part[:, 0].numpy() for part in (window.to_hu(real_A), UNIT.to_hu(real_B)))
         return torch.from_numpy(UNIT.to_unit(CONTROLS[name](mr, ct)))[:, None]
 
@@ -76,10 +73,10 @@ def predecessor_validation(
 ) -> dict[str, Any]:
     """Return {mse, ssim, fid, vgg} of the patients' slices by the predecessor's own procedure.
 
-    Its loader's random flips and rotation, the same on MR and CT, also here, in evaluation; whole slices in [-1, 1] of
-    [-1000, 1000] HU; SSIM in the range of each real slice; the mean of batch means, whatever a batch's size; FID over
-    all slices, clamped below 0 HU. Networks that cannot be had leave their number None and say why in `reasons`.
-    Also `networks`, `n_slices` and `seed`.
+    Its loader's random flips and rotation, the same for MR and CT, are applied also in evaluation; whole slices in
+    [-1, 1] of [-1000, 1000] HU; SSIM in the range of each real slice; unweighted mean of batch means; FID over all
+    slices, clamped below 0 HU. A number is None if its network is unavailable, with the reason in `reasons`. Also
+    `networks`, `n_slices` and `seed`.
     """
     means: dict[str, list[float]] = {"mse": [], "ssim": [], "vgg": []}
     frechet = None if isinstance(fid, MrictError) else metrics.FrechetDistance(fid[1], device)
@@ -125,12 +122,12 @@ def _batches(
 
 
 def augment(real_A: Tensor, real_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return a batch after the predecessor's loader: for every pair one horizontal and one vertical flip, each with
-    probability 0.5, and a rotation by up to 10 degrees, nearest neighbour, what moves in is -1 (0 in its [0, 1])."""
+    """Augment a batch like the predecessor's loader: per pair a horizontal and a vertical flip, each with probability
+    0.5, and a rotation by up to 10 degrees, nearest neighbour, filled with -1 (0 in its [0, 1])."""
     from torchvision.transforms import functional as F
 
     pairs = []
-    for pair in torch.cat([real_A, real_B], dim=1):  # (C + 1, H, W): one transform for all
+    for pair in torch.cat([real_A, real_B], dim=1):  # (C + 1, H, W): one transform for MR and CT
         flip_h, flip_v, turn = torch.rand(3, generator=generator).tolist()
         pair = F.hflip(pair) if flip_h < 0.5 else pair
         pair = F.vflip(pair) if flip_v < 0.5 else pair
@@ -144,8 +141,8 @@ def predecessor_table(
 ) -> pd.DataFrame:
     """Return one row per printed variant: the predecessor's four numbers, ours by its procedure, ours corrected, why.
 
-    Columns variant, readme; mse, ssim, fid, vgg with the prefixes printed_, ours_ and corrected_; mae_hu; why. A
-    variant without a record keeps its printed values, and says so. The last row is the black image.
+    Columns: variant, readme; mse, ssim, fid, vgg with the prefixes printed_, ours_ and corrected_; mae_hu; why.
+    Variants without a record have printed values only. The last row is the black image.
     """
     by_name = {record["name"]: record for record in records}
     rows = []
@@ -166,12 +163,12 @@ def predecessor_table(
 
 
 def _why(row: Printed, record: Mapping[str, Any] | None) -> str:
-    """Say why printed and ours differ, from what the record knows."""
+    """Explain the difference between printed and ours from the record."""
     if record is None:
         return f"not run here; printed: {row.where}"
     context, old = record["context"], record.get("predecessor", {})
     if record["kind"] == "control":
-        return f"{row.where}: no model, but what every number above must be held against"
+        return f"{row.where}: not a model, but the reference for every number above"
     theirs = TRAINING_SLICES.get(row.variant, TRAINING_SLICES_MOST)
     parts = [
         f"printed on validation slices of training patients ({row.where}), ours on held-out patients",

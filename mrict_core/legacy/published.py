@@ -1,4 +1,4 @@
-"""What the predecessor printed: numbers of reference, never results of this suite. docs/lineage.md, section 3."""
+"""Numbers that the predecessor printed: for reference, not results of this suite. docs/lineage.md, section 3."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class Printed:
     """The four numbers that the predecessor printed for a variant, on its validation slices."""
 
     variant: str  # its name here
-    readme_name: str  # its name in the predecessor's README; "" where it is not in there
+    readme_name: str  # its name in the predecessor's README; "" if absent
     mse: float
     ssim: float
     fid: float
     vgg: float
-    where: str  # which of its evaluations printed them
+    where: str  # the evaluation that printed them
 
 
 PRINTED = (
@@ -33,7 +33,7 @@ PRINTED = (
     Printed("mk6_3_3", "", 0.010637, 0.892557, 74.85, 1.0812, "epoch 13, the last"),
     Printed("mk6_3_4", "MK6.4.3_CP3", 0.008025, 0.917649, 60.405193, 0.864183, "first evaluation after training"),
 )
-# What an all-black image scored on the predecessor's 36 patients, read off its collapsed runs.
+# Scores of an all-black image on the predecessor's 36 patients, from its collapsed runs.
 BLACK = Printed("control_black", "", 0.3457, 0.6884, 432.0, 2.15, "a run that had collapsed to black")
 TRAINING_SLICES = {"mk3_1_2": 1610}  # the rest saw 5,849
 TRAINING_SLICES_MOST = 5849

@@ -1,6 +1,6 @@
-"""Methods by name, one module each: what is trained on a batch, and how a CT is predicted.
+"""Methods by name, one module each: how to train on a batch, and how to predict a CT.
 
-Every module of this folder is imported, so a new one is known by what it registers.
+Every module of this folder is imported, so a new method only needs to register itself.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment
 from mrict_core.methods.base import METHODS, Method, Setup
-from mrict_core.methods.checks import check, check_networks
+from mrict_core.methods.checks import check, check_networks, own_code
 
-__all__ = ["METHODS", "Method", "build_method", "check", "check_networks"]
+__all__ = ["METHODS", "Method", "build_method", "check", "check_networks", "own_code"]
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -29,9 +29,9 @@ def build_method(
     *,
     training: bool = True,
 ) -> Method:
-    """Return the method of an experiment with fresh networks at the profile's width, and its optimisers.
+    """Return an experiment's method with fresh networks at the profile's width, and its optimisers.
 
-    training: False for the network that predicts, alone.
+    training: False for the predicting network alone.
     """
     setup = Setup(experiment, profile, torch.device(device), precision, training)
     return METHODS.build(experiment.method.name, experiment.method.options, setup=setup)

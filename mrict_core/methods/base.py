@@ -1,4 +1,4 @@
-"""What the training loop and inference need of a method, and the parts that methods share."""
+"""The interface of a method to training and inference, and what methods share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.data.batches import CPU, Batch, make_view
+from mrict_core.errors import MrictError
 from mrict_core.experiments.flat import upgraded_state
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment, Optimizer
@@ -26,147 +27,148 @@ OPTIMIZERS |= {
     name.lower(): kind
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    if name not in ("LBFGS", "SparseAdam")  # the one steps through a closure, the other wants sparse gradients
 }
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a method is built for."""
+    """What a method is built from."""
 
     experiment: Experiment
     profile: Profile
     device: torch.device = CPU
-    precision: torch.dtype = torch.float32  # that the networks compute in; weights and losses are float32
-    training: bool = True  # False: the network that predicts, alone
+    precision: torch.dtype = torch.float32  # of the networks' passes; weights and losses are float32
+    training: bool = True  # False: the predicting network alone
 
 
 @dataclass(eq=False)
 class Method(ABC):
-    """Networks, optimisers, one training step, and how a CT is predicted.
+    """Networks, optimisers, one training step, and the prediction of a CT.
 
-    A method is a dataclass: its fields are the options that an experiment may give. `NETWORKS` names its networks, as
-    checkpoints do, each with its role in the experiment: `network.<role>` says what it is, `optimizer.<role>` what
-    trains it, together with the others of the role. They are attributes too: self.G.
+    A method is a dataclass: its fields are the options that an experiment may give. `NETWORKS` maps each network's
+    name, as in checkpoints, to its role in the experiment: `network.<role>` is its architecture, `optimizer.<role>`
+    the optimiser of all networks of the role. Networks are attributes too: self.G.
     """
 
     setup: Setup
 
     NETWORKS: ClassVar[dict[str, str]]  # name => role
-    mr_to_ct: ClassVar[str]  # name of the network that predicts; all that a published model must hold
-    paired: ClassVar[bool] = True  # False: the loop feeds unpaired batches
-    gives: ClassVar[tuple[str, ...]] = ("fake_B",)  # what its `Output` holds
-    logs: ClassVar[tuple[str, ...]] = ()  # what `train_step` returns beside loss_g and its terms
+    mr_to_ct: ClassVar[str]  # name of the predicting network, the only one that a published model must hold
+    paired: ClassVar[bool] = True  # False: trained on unpaired batches
+    gives: ClassVar[tuple[str, ...]] = ("fake_B",)  # what it sets in its `Output`
+    logs: ClassVar[tuple[str, ...]] = ()  # logged besides loss_g and its terms
 
     def __post_init__(self) -> None:
-        experiment, profile, device = self.setup.experiment, self.setup.profile, self.setup.device
-        training = self.setup.training
-        self.view = make_view(experiment.data.view)
-        names = [name for name in self.NETWORKS if training or name == self.mr_to_ct]
+        setup = self.setup
+        self.view = make_view(setup.experiment.data.view)
+        names = [name for name in self.NETWORKS if setup.training or name == self.mr_to_ct]
         self.networks: dict[str, nn.Module] = {name: self.place(self.fresh(name)) for name in names}
         vars(self).update(self.networks)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        if training:
-            self.optimizers = {role: self.optimizer(role, part) for role, part in experiment.optimizer.items()}
-            supplied = {"device": device, "precision": self.setup.precision, "feature_network": profile.feature_network}
-            self.loss = Loss(experiment.loss, **supplied)
+        if setup.training:
+            self.optimizers = {role: self.optimizer(role, part) for role, part in setup.experiment.optimizer.items()}
+            supplied = {"device": setup.device, "precision": setup.precision}
+            self.loss = Loss(setup.experiment.loss, **supplied, feature_network=setup.profile.feature_network)
 
-    # ------------------------------------------------------------------------------------------ what a method writes
+    # ------------------------------------------------------------------------------------------ for methods to define
 
     @abstractmethod
     def train_step(self, batch: Batch) -> Logs:
-        """Train on one batch, which is on the method's device; return what to log, detached scalars.
+        """Train on one batch on the method's device; return detached scalars to log.
 
-        "loss_g" is the total of what makes the CT; where a batch has several steps, the logs are of the last one.
+        "loss_g" is the generator's total loss. Of several steps, the last one is logged.
         """
 
     def channels(self, name: str) -> tuple[int, int]:
-        """Return the channels that a network takes and makes."""
+        """Return a network's input and output channels."""
         return self.view.in_channels, self.out_channels
 
     def predict(self, real_A: Tensor) -> Tensor:
-        """Return the CT of an MR as the view gathers it, in the precision that the caller sets.
+        """Return the CT of an MR that the view gathered, in the caller's precision.
 
         # (B, C, H, W) in [-1, 1] => (B, 1, H, W) float32 in [-1, 1], or NaN; several channels are averaged
         """
-        fake_B = self.networks[self.mr_to_ct](self.view.widened(real_A)).float()
+        fake_B = self.generator(self.view.widened(real_A)).float()
         fake_B = fake_B if fake_B.shape[1] == 1 else fake_B.mean(dim=1, keepdim=True)
         return fake_B.clamp(-1, 1).masked_fill(fake_B.isinf(), torch.nan)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Put the networks into training mode; `epoch` counts from 0."""
+        """Put the networks into training mode; epochs count from 0."""
         for network in self.networks.values():
             network.train()
 
     def end_epoch(self, means: dict[str, Any]) -> None:
-        """Take note of the epoch's mean logs."""
+        """Receive the epoch's mean logs."""
         self.loss.end_epoch(means)
 
     def state(self) -> dict[str, Any]:
-        """Return what else must be saved so that training goes on bit for bit."""
+        """Return what else a bit-exact resume needs."""
         return {"loss": self.loss.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned, or an earlier version of it."""
+        """Restore what `state` returned, in this version or an earlier one."""
         self.loss.load_state(upgraded_state(state)["loss"])
 
-    # -------------------------------------------------------------------------------------------- what all methods do
+    # --------------------------------------------------------------------------------------------- shared by methods
 
     @property
     def out_channels(self) -> int:
-        """Channels of the synthetic image; 1 unless the experiment says otherwise."""
+        """Channels of the synthetic image; 1 by default."""
         return self.setup.experiment.network[self.NETWORKS[self.mr_to_ct]].options.get("out_channels", 1)
 
     @property
     def generator(self) -> nn.Module:
-        """The network that predicts."""
+        """The predicting network."""
         return self.networks[self.mr_to_ct]
 
     @property
     def features(self) -> nn.Module | None:
-        """The frozen network that the loss looks through, if it does."""
+        """The frozen network of the perceptual loss, if there is one."""
         return self.loss.features
 
     def fresh(self, name: str) -> nn.Module:
-        """Return a fresh network."""
         part = self.setup.experiment.network[self.NETWORKS[name]]
-        takes, makes = self.channels(name)
-        return build_network(part, in_channels=takes, out_channels=makes, width=self.setup.profile.width)
+        in_channels, out_channels = self.channels(name)
+        width = self.setup.profile.width
+        return build_network(part, in_channels=in_channels, out_channels=out_channels, width=width)
 
     def place(self, network: nn.Module) -> nn.Module:
-        """Return `network` on the method's device, for images stored pixel by pixel: convolutions run faster."""
+        """Return `network` on the method's device, in channels-last format for faster convolutions."""
         return network.to(self.setup.device, memory_format=torch.channels_last)
 
     def optimizer(self, role: str, part: Optimizer) -> torch.optim.Optimizer:
-        """Return one optimiser over the parameters of all networks of a role."""
+        """Return the optimiser of all networks of a role."""
         networks = [self.networks[name] for name, own in self.NETWORKS.items() if own == role]
         parameters = [p for network in networks for p in network.parameters()]
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in part.options.items()}
-        return OPTIMIZERS.build(part.name, options, params=parameters, lr=part.lr, fused=True)
+        fused = {"fused": True} if not {"foreach", "differentiable"} & options.keys() else {}
+        return OPTIMIZERS.build(part.name, options, params=parameters, lr=part.lr, **fused)
 
     def descend(self, role: str, loss: Tensor) -> None:
-        """Take one step of a role's optimiser down the gradient of `loss`, ()."""
+        """Take one step of a role's optimiser on `loss`, ()."""
         self.optimizers[role].zero_grad(set_to_none=True)
         loss.backward()
         self.optimizers[role].step()
 
     def autocast(self) -> AbstractContextManager:
-        """Return a context for forward passes in the method's precision.
+        """Return a context for forward passes in the method's precision; leave it before a step changes the weights.
 
-        One context per set of weights: autocast keeps the copies it makes of them until the context ends.
+        autocast caches converted weights until the context ends.
         """
         return autocast(self.setup.device, self.setup.precision)
 
     def made_by(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Return what a network makes of an image in the method's precision, as float32."""
+        """Return a network's output in the method's precision, as float32.  # (B, C, H, W) => (B, C', H, W)"""
         with self.autocast():
             return in_full(network(image))
 
     def in_made_channels(self, batch: Batch) -> Batch:
-        """Return the batch with its grey CT in as many channels as the network makes (a view, no copy)."""
+        """Return the batch with its grey CT repeated to the generator's channels (a view, no copy)."""
         return batch if self.out_channels == 1 else batch.with_ct(batch.real_B.expand(-1, self.out_channels, -1, -1))
 
     def compile(self) -> None:
-        """Compile the networks' forward passes. D's penalty, which is differentiated twice, stays as it is."""
+        """Compile the networks' forward passes, except in the gradient penalty, which is differentiated twice."""
         for network in (*self.networks.values(), self.features):
             if network is not None:
                 network.compile()
@@ -174,12 +176,21 @@ class Method(ABC):
 
 @dataclass(eq=False)
 class Adversarial(Method):
-    """A generator against a discriminator: what pix2pix and CycleGAN share."""
+    """Generator against discriminator: the base of pix2pix and CycleGAN."""
 
-    generator_steps: int = 1  # for one of the discriminator
-    real_label: float = 1.0  # of real patches, smoothed where below 1; also what the generator aims at
+    generator_steps: int = 1  # per discriminator step
+    real_label: float = 1.0  # of real patches, smoothed if below 1; also the generator's target
     gradient_penalty: float = 0.0  # weight of the penalty on the discriminator
-    generator_eval_after_first_validation: bool = False  # a slip of the predecessor's
+    generator_eval_after_first_validation: bool = False  # a mistake of the predecessor
+
+    @staticmethod
+    def check_options(*, generator_steps: int = 1, gradient_penalty: float = 0.0, **_: object) -> None:
+        for name, value, least in (
+            ("generator_steps", generator_steps, 1),
+            ("gradient_penalty", gradient_penalty, 0),
+        ):
+            if value < least:
+                raise MrictError(f"{name} is {value}, expected at least {least}")
 
     logs: ClassVar = ("loss_d_gan", "loss_gp", "loss_d", "d_real", "d_fake")
 
@@ -190,13 +201,13 @@ class Adversarial(Method):
                 self.networks[name].train(role != self.NETWORKS[self.mr_to_ct])
 
     def judged(self, D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Logs]:
-        """Return a discriminator's loss on real and synthetic images, and its logs.  # two of (B, C, H, W) => ()"""
+        """Return a discriminator's loss and its logs.  # two of (B, C, H, W) => ()"""
         return discriminator_loss(D, real, fake, real_label=self.real_label, penalty=self.gradient_penalty)
 
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Leave the weights of `networks` out of the graph: their gradients would be thrown away."""
+    """Keep the weights of `networks` out of the graph, where their gradients are not needed."""
     parameters = [p for network in networks for p in network.parameters()]
     for p in parameters:
         p.requires_grad_(False)

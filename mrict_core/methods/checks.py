@@ -1,34 +1,50 @@
-"""Is an experiment one that can be trained? Every name and keyword of it, before anything is trained."""
+"""Can an experiment be trained? Checks every name and keyword before training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mrict_core.data.batches import VIEWS
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.experiments import saved
 from mrict_core.experiments.profiles import Profile
-from mrict_core.experiments.schema import Experiment, Schedule
-from mrict_core.losses import check_terms
+from mrict_core.experiments.schema import Experiment, Optimizer, Schedule
+from mrict_core.losses import LOSSES, check_terms
 from mrict_core.methods.base import METHODS, OPTIMIZERS, Method, Setup
 from mrict_core.networks import NETWORKS
+from mrict_core.parts import RAN, missing_files
 
-SCHEDULES = {"constant": (), "plateau": ("factor", "patience"), "cosine": ("t_0",)}  # and what each must say
+SCHEDULES = {"constant": (), "plateau": ("factor", "patience"), "cosine": ("t_0",)}  # kind => required values
 VALIDATION = ("val_mae_hu", "val_mse", "val_ssim", "val_fid", "val_vgg", "output_sd_hu")  # columns of a history
+LEAST = {"epochs": 1, "data.batch_size": 1, "data.max_pairs": 1, "early_stop_patience": 1, "score.boost_epochs": 1e-3}
 SELECT_BY = ("mae_hu", "fid_vgg")
 
 
 def check(experiment: Experiment, *, training: bool = True) -> None:
-    """Raise MrictError, one line with the nearest name, for what no registry knows and no constructor takes.
+    """Raise MrictError, with the nearest name, for unknown names and keywords.
 
-    training: False for what predicts alone, which is all that a published model needs.
+    training: False checks the predicting network alone, for published models.
     """
     try:
         _check(experiment, training)
     except MrictError as error:
-        raise MrictError(f"{experiment.name}: {error}") from None
+        files = missing_files(saved.versions(experiment.name)) if training else ""
+        remedy = f"; it was trained with a file of your own: add {files}" if files else ""
+        raise MrictError(f"{experiment.name}: {error}{remedy}") from None
+
+
+def own_code(experiment: Experiment) -> dict[str, str]:
+    """Return {name: hash} of the user's files that register the parts of an experiment; empty for none."""
+    named = ((VIEWS, experiment.data.view.name), (METHODS, experiment.method.name))
+    named += tuple((NETWORKS, part.name) for part in experiment.network.values())
+    named += tuple((LOSSES, term.function or name) for name, term in experiment.loss.items())
+    paths = {parts[name].__module__ for parts, name in named if name in parts}
+    return {Path(path).name: RAN[path] for path in sorted(paths & RAN.keys())}
 
 
 def _check(experiment: Experiment, training: bool) -> None:
@@ -45,17 +61,21 @@ def _check(experiment: Experiment, training: bool) -> None:
         return
     _check_roles(experiment.optimizer, roles, "optimizer", named.name)
     for role, optimizer in experiment.optimizer.items():
-        OPTIMIZERS.check(optimizer.name, optimizer.options, f"optimizer.{role}")
+        _check_optimizer(optimizer, f"optimizer.{role}")
         _check_schedule(optimizer.schedule, experiment, method, f"optimizer.{role}.schedule")
     check_terms(experiment.loss, method.gives)
+    for path, least in LEAST.items():
+        value = attrgetter(path)(experiment)
+        if value is not None and value < least:
+            raise MrictError(f"{path} is {value}, expected at least {least}")
     if experiment.select_by not in SELECT_BY:
         raise MrictError(f"select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
 
 
 def check_networks(experiment: Experiment, profile: Profile, size: int, *, training: bool = True) -> None:
-    """Raise MrictError unless the networks can be made, and make a CT of slices of `size` pixels.
+    """Raise MrictError unless the networks can be built and map slices of `size` pixels to a CT.
 
-    It happens on torch's meta device: no memory is asked for and nothing is drawn.
+    Runs on torch's meta device: no memory is allocated and no random number drawn.
     """
     device, name = torch.device("meta"), ""
 
@@ -71,23 +91,37 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
             if size % (multiple := getattr(method.generator, "multiple", 1)):
                 raise MrictError(f"{where()}: needs slices of a multiple of {multiple} px, these have {size}")
             made = method.generator.eval()(torch.empty(1, method.view.in_channels, size, size))
-            expected, came = (1, method.out_channels, size, size), tuple(getattr(made, "shape", ()))
+            expected, came = (1, max(1, method.out_channels), size, size), tuple(getattr(made, "shape", ()))
             if came != expected:
-                raise MrictError(f"{where()}: makes {came or type(made).__name__} of a slice, expected {expected}")
+                raise MrictError(f"{where()}: returns {came or type(made).__name__} for a slice, expected {expected}")
             for name in kind.NETWORKS if training else ():
                 method.fresh(name)
     except MrictError:
         raise
-    except Exception as error:  # of a constructor or a layer that is not ours
+    except Exception as error:  # of any constructor or layer
         reason = " ".join(str(error).split())[:200]
         raise MrictError(f"{where()} does not work on slices of {size} px: {reason}; change its options") from None
 
 
 def _check_roles(given: Mapping[str, Any], roles: list[str], where: str, method: str, *, strict: bool = True) -> None:
     if missing := [role for role in roles if role not in given]:
-        raise MrictError(f"{where}.{missing[0]}: is missing, {method} needs {', '.join(roles)}; add it")
+        raise MrictError(f"{where}.{missing[0]} is missing; {method} needs {', '.join(roles)}; add it")
     if strict and (unknown := [role for role in given if role not in roles]):
         raise MrictError(f"{where}: {unknown_name(f'role of {method}', unknown[0], roles)}; leave it out (None)")
+
+
+def _check_optimizer(optimizer: Optimizer, where: str) -> None:
+    OPTIMIZERS.check(optimizer.name, optimizer.options, where)
+    betas = optimizer.options.get("betas", (0, 0))
+    if not isinstance(betas, list | tuple) or len(betas) != 2 or not all(type(b) in (int, float) for b in betas):
+        raise MrictError(f"{where}.betas is {str(betas)[:40]}, expected two numbers from 0 to below 1")
+    if not optimizer.lr > 0:
+        raise MrictError(f"{where}.lr is {optimizer.lr:g}, expected a number above 0")
+    try:
+        weight = torch.nn.Parameter(torch.zeros(1))
+        OPTIMIZERS.build(optimizer.name, optimizer.options, params=[weight], lr=optimizer.lr)
+    except Exception as error:  # what torch's own constructors refuse
+        raise MrictError(f"{where}: {optimizer.name}: {' '.join(str(error).split())[:200]}") from None
 
 
 def _check_schedule(schedule: Schedule, experiment: Experiment, method: type[Method], where: str) -> None:
@@ -96,6 +130,15 @@ def _check_schedule(schedule: Schedule, experiment: Experiment, method: type[Met
     for needed in SCHEDULES[schedule.kind]:
         if getattr(schedule, needed) is None:
             raise MrictError(f"{where}: {schedule.kind} needs '{needed}'; add {where}.{needed}")
+    for name, fits, expected in (
+        ("factor", lambda v: 0 < v < 1, "a number between 0 and 1"),
+        ("patience", lambda v: v >= 0, "at least 0"),
+        ("mode", lambda v: v in ("min", "max"), "min or max"),
+        ("t_0", lambda v: v >= 1, "at least 1"),
+        ("t_mult", lambda v: v >= 1, "at least 1"),
+    ):
+        if (value := getattr(schedule, name)) is not None and not fits(value):
+            raise MrictError(f"{where}.{name} is {value}, expected {expected}")
     columns = ("score", "loss_g", *(f"loss_g_{term}" for term in experiment.loss), *method.logs, *VALIDATION)
     if schedule.kind == "plateau" and schedule.watch not in columns:
         raise MrictError(f"{where}.watch: {unknown_name('column', schedule.watch, columns)}")

@@ -3,9 +3,9 @@
     L_G = Σ λ_i · (f_i of G on (a, b) + f_i of F on (b, a)), the terms of the experiment, among them
           gan, cycle: |F(G(a)) − a|₁ + |G(F(b)) − b|₁, identity: |G(b) − b|₁ + |F(a) − a|₁, perceptual
 
-G = G_MRI2CT, F = G_CT2MRI, a = real_A (MR), b = real_B (an unrelated CT). The perceptual term therefore compares
-unrelated slices, as the predecessor's did. One optimiser serves both generators. The discriminators see the newest
-fakes, or those of a history buffer where `image_pool` > 0 (the paper: 50).
+G = G_MRI2CT, F = G_CT2MRI, a = real_A (MR), b = real_B (an unrelated CT): the perceptual term compares unrelated
+slices, as in the predecessor. Both generators share an optimiser, and so do the discriminators, which see the newest
+fakes or, if `image_pool` > 0, some of a history buffer (50 in the paper).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mrict_core.methods.base import METHODS, Adversarial, frozen
 class CycleGAN(Adversarial):
     """Two generators and two discriminators, trained on unpaired slices."""
 
-    image_pool: int = 0  # fakes in the history of each discriminator
+    image_pool: int = 0  # fakes in each discriminator's history
 
     NETWORKS: ClassVar = {"G_MRI2CT": "G", "G_CT2MRI": "G", "D_CT": "D", "D_MRI": "D"}
     mr_to_ct: ClassVar = "G_MRI2CT"
@@ -42,10 +42,10 @@ class CycleGAN(Adversarial):
         return {"G_MRI2CT": (mr, ct), "G_CT2MRI": (ct, mr), "D_CT": (ct, 1), "D_MRI": (mr, 1)}[name]
 
     def train_step(self, batch: Batch) -> Logs:
-        """Take one step of both D, then k of both G; the first fakes serve both."""
+        """Take one step of both D, then k of both G; D and the first step of G share the fakes."""
         batch = self.in_made_channels(batch)
         back = Batch(batch.real_B, batch.real_A, batch.mask)  # CT to MR
-        fakes = self.forward(batch.real_A, batch.real_B)
+        fakes = self.forward(batch.real_A, batch.real_B)  # two of (B, C, H, W): CT and MR
         logs = self.step_D(batch, *(fake.detach() for fake in fakes))
         with frozen(self.D_CT, self.D_MRI):
             for k in range(self.generator_steps):
@@ -55,7 +55,7 @@ class CycleGAN(Adversarial):
         return logs
 
     def forward(self, image_A: Tensor, image_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the CT made of an MR and the MR made of a CT."""
+        """Return the CT of an MR and the MR of a CT."""
         return self.made_by(self.G_MRI2CT, image_A), self.made_by(self.G_CT2MRI, image_B)
 
     def step_D(self, batch: Batch, fake_B: Tensor, fake_A: Tensor) -> Logs:
@@ -63,7 +63,7 @@ class CycleGAN(Adversarial):
         with self.autocast():
             loss_ct, logs_ct = self.judged(self.D_CT, batch.real_B, fake_B)
             loss_mri, logs_mri = self.judged(self.D_MRI, batch.real_A, fake_A)
-        self.descend("D", loss_ct + loss_mri)  # no shared weights: the sum trains each as if alone
+        self.descend("D", loss_ct + loss_mri)  # no shared weights, so each is trained as if alone
         return {name: (logs_ct[name] + logs_mri[name]) / 2 for name in logs_ct}
 
     def step_G(self, batch: Batch, back: Batch, fake_B: Tensor, fake_A: Tensor) -> Logs:
@@ -88,14 +88,14 @@ class CycleGAN(Adversarial):
 
 
 class ImagePool:
-    """History of fakes (Shrivastava et al. 2017): half of a batch comes from earlier steps. Size 0 passes through."""
+    """History of fakes (Shrivastava et al. 2017): half of each batch is from earlier steps. Size 0: no history."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.images: list[Tensor] = []
 
     def query(self, fakes: Tensor) -> Tensor:
-        """Return a batch of the shape of `fakes`, (B, C, H, W), mixed with stored ones."""
+        """Return `fakes`, (B, C, H, W), some of them replaced by stored ones."""
         if self.size == 0:
             return fakes
         chosen = []

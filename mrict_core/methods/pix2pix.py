@@ -1,9 +1,9 @@
-"""Pix2Pix (Isola et al. 2017, arXiv 1611.07004) as the predecessor trained it: 1 D step, then k G steps per batch.
+"""Pix2Pix (Isola et al. 2017, arXiv 1611.07004) as the predecessor trained it: per batch one D step, then k G steps.
 
     L_D = (BCE(D(y), r) + BCE(D(G(x)), 0)) / 2 + λ_gp · GP          r: the label of real patches
     L_G = Σ λ_i · f_i(G(x), y), the terms of the experiment: gan = BCE(D(G(x)), r), perceptual, l1, …
 
-x = real_A (MR), y = real_B (CT). D sees the CT alone unless `conditional` asks for the form D(x, y).
+x = real_A (MR), y = real_B (CT). D sees the CT alone; if `conditional`, both: D(x, y).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mrict_core.methods.base import METHODS, Adversarial, frozen
 @METHODS.register("pix2pix")
 @dataclass(eq=False)
 class Pix2Pix(Adversarial):
-    """One generator `G`, one patch discriminator `D`."""
+    """A generator `G` and a patch discriminator `D`."""
 
-    conditional: bool = False  # D sees the MR beside the CT; the predecessor's did not
+    conditional: bool = False  # D sees the MR too; the predecessor's did not
 
     NETWORKS: ClassVar = {"G": "G", "D": "D"}
     mr_to_ct: ClassVar = "G"
@@ -35,9 +35,9 @@ class Pix2Pix(Adversarial):
         return {"G": (mr, ct), "D": (mr + ct if self.conditional else ct, 1)}[name]
 
     def train_step(self, batch: Batch) -> Logs:
-        """Take one step of D, then k of G; the first fake serves both."""
+        """Take one step of D, then k of G; D and the first step of G share a fake."""
         batch = self.in_made_channels(batch)
-        fake_B = self.made_by(self.G, batch.real_A)
+        fake_B = self.made_by(self.G, batch.real_A)  # (B, C, H, W), as batch.real_B
         logs = self.step_D(batch, fake_B.detach())
         with frozen(self.D):
             for k in range(self.generator_steps):

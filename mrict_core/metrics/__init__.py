@@ -1,6 +1,7 @@
-"""Image metrics, numpy in and floats out. Each is a row of the table, with the card that defines it."""
+"""Image metrics from numpy arrays. Each is a row of the table, with the card that defines it."""
 
-from mrict_core.metrics.case import RANGES, Case, HuRange, range_of
+from mrict_core.hu import RANGES, HuRange, range_of
+from mrict_core.metrics.case import Case
 from mrict_core.metrics.clinical import counts, curves
 from mrict_core.metrics.metric import BETTER, CARD_FIELDS, CARD_LABELS, NOTHING, Metric
 from mrict_core.metrics.predecessor import (

@@ -1,4 +1,4 @@
-"""Continuity through the slices, and errors that know of misalignment."""
+"""Through-plane continuity, and errors that account for misalignment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from scipy import ndimage
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import BONE_ABOVE_HU
 from mrict_core.machine import cpu_count
 from mrict_core.metrics.case import checked_volumes
 
-BONE_ABOVE_HU = 250.0
 REACH_VOXELS = 2
 SHELL_VOXELS = 3
 
@@ -22,12 +22,12 @@ def continuity(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, axis: int) -> 
     """Return how much rougher the sCT is than the CT from slice to slice: the mean |d sCT| over the mean |d CT|.
 
     Differences of neighbouring voxels along `axis`, both inside the mask. `continuity`: all of them;
-    `continuity_bone_edge`: those where one of the two lies in the two-voxel zone around the border of CT > 250 HU.
-    Above 1 the sCT jumps where the CT does not; below 1 it is smoother. NaN where there is no pair, or a constant CT.
+    `continuity_bone_edge`: those with one of the two in the two-voxel zone around the border of CT > 250 HU. Above 1
+    the sCT jumps where the CT does not; below 1 it is smoother. NaN without a pair, or with a constant CT.
     """
     ct, sct, inside = checked_volumes(ct, sct, mask)
     if axis not in range(-3, 3):
-        raise MrictError(f"axis {axis}: expected 0, 1 or 2, the axis along which slices follow each other")
+        raise MrictError(f"axis {axis}: expected 0, 1 or 2, the slice axis")
     bone = ct > BONE_ABOVE_HU
     edge = ndimage.binary_dilation(bone) & ~ndimage.binary_erosion(bone, border_value=1)
     ct, sct, inside, edge = (np.moveaxis(volume, axis, 0) for volume in (ct, sct, inside, edge))
@@ -46,11 +46,11 @@ def _ratio(real: np.ndarray, fake: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Errors beside the plain MAE that tell misplaced from wrong."""
+    """Errors that, next to the plain MAE, separate misplaced from wrong HU."""
 
     mae_shift_hu: float  # the lowest MAE over all small shifts of the sCT
     shift_voxels: tuple[int, int, int]  # moving the sCT by this many voxels along the file axes reaches it
-    mae_core_hu: float  # without the shell of the mask; NaN where nothing is left
+    mae_core_hu: float  # without the shell of the mask; NaN if nothing is left
 
 
 def alignment(
@@ -62,9 +62,9 @@ def alignment(
 ) -> Alignment:
     """Return the MAE under the best shift of the sCT, and the MAE without the mask's outermost voxels.
 
-    Shifts are whole voxels up to `reach_voxels` along every axis longer than that; the mask stays with the CT, and what
-    moves in repeats the sCT's edge. Of equal errors the smallest shift wins. The shell is `shell_voxels` thick, taken
-    off where the mask ends, not where the image does; axes of length 1 have none.
+    Shifts are whole voxels up to `reach_voxels` along every axis longer than that; the mask is fixed to the CT, and the
+    sCT is padded with its edge values. Of equal errors the smallest shift wins. The shell is `shell_voxels` thick and
+    removed at the mask's border, not at the image's; axes of length 1 have none.
     """
     ct, sct, inside = checked_volumes(ct, sct, mask)
     shift, best = _best_shift(ct, sct, inside, reach_voxels)
@@ -79,8 +79,8 @@ def alignment(
 
 
 def _best_shift(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, reach: int) -> tuple[tuple[int, int, int], float]:
-    """Return (shift, its MAE); sCT moved by s stands at voxel v with its value of v - s."""
-    # Padded by its edge the sCT is indexed without a test; flat indices make every shift one offset.
+    """Return (shift, its MAE); the sCT shifted by s has at voxel v its value of v - s."""
+    # With padding no index is out of range; with flat indices every shift is one offset.
     padded = np.pad(sct, reach, mode="edge").ravel()
     strides = np.array([(ct.shape[1] + 2 * reach) * (ct.shape[2] + 2 * reach), ct.shape[2] + 2 * reach, 1])
     places = (np.argwhere(inside) + reach) @ strides
@@ -93,5 +93,5 @@ def _best_shift(ct: np.ndarray, sct: np.ndarray, inside: np.ndarray, reach: int)
 
     with ThreadPoolExecutor(cpu_count()) as pool:
         errors = list(pool.map(mae, shifts))
-    best = int(np.argmin(errors))  # the first of equals: the smallest shift
+    best = int(np.argmin(errors))  # the first of equal errors: the smallest shift
     return tuple(int(v) for v in shifts[best]), errors[best]

@@ -1,4 +1,4 @@
-"""What the metrics of a patient are taken of: volumes that were checked once, and the range they are clipped to."""
+"""The input of the metrics: a patient's volumes, checked once, and the HU range they are clipped to."""
 
 from __future__ import annotations
 
@@ -8,52 +8,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError
+from mrict_core.hu import HuRange
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class HuRange:
-    """A range of HU that volumes are clipped to."""
-
-    name: str
-    low: float
-    high: float
-
-    @property
-    def width(self) -> float:
-        return self.high - self.low
-
-
-RANGES = {
-    r.name: r
-    for r in (
-        HuRange("synthrad2023", -1024.0, 3000.0),
-        HuRange("synthrad2025", -1024.0, 3071.0),  # of the challenge's evaluation
-        HuRange("synthrad2025_metrics", -1024.0, 3000.0),  # of its published metrics code
-    )
-}
-
-
-def range_of(name: str) -> HuRange:
-    """Return a HU range by name; an unknown name is an error with the nearest one."""
-    if name not in RANGES:
-        raise unknown_name("HU range", name, RANGES)
-    return RANGES[name]
-
-
 @dataclass
 class Case:
-    """One patient: CT, synthetic CT and scoring mask on the original grid, and how they are to be scored."""
+    """One patient: CT, synthetic CT and scoring mask on the original grid, and scoring options."""
 
     ct: np.ndarray  # HU, 3-D, file order
     sct: np.ndarray  # HU, the same shape
-    inside: np.ndarray  # the same shape; given as any mask, kept as mask > 0
+    inside: np.ndarray  # the same shape; mask > 0
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))  # voxel -> RAS mm
-    axis: int = 0  # the file axis along which slices follow each other
-    slices: tuple[np.ndarray, ...] = ()  # CT, sCT (HU) and mask on the network's canvas, (N, S, S); none for files
-    hu_range: HuRange | None = None  # where it is not the metric's own
+    axis: int = 0  # the file axis of the slices
+    slices: tuple[np.ndarray, ...] = ()  # CT, sCT (HU) and mask on the canvas, (N, S, S); none for files
+    hu_range: HuRange | None = None  # instead of the metric's own
     luminance: str = "every_scale"  # of MS-SSIM
     exponents: str = "per_voxel"
     _known: dict[Callable, Any] = field(default_factory=dict, repr=False)
@@ -71,14 +42,14 @@ class Case:
         return np.linalg.norm(np.asarray(self.affine, np.float64)[:3, :3], axis=0)
 
     def once(self, compute: Callable[..., T], *more: Any) -> T:
-        """Return `compute(ct, sct, inside, *more)`, computed once for all metrics that share it."""
+        """Return `compute(ct, sct, inside, *more)`, computed once for all metrics that use it."""
         if compute not in self._known:
             self._known[compute] = compute(*self.volumes, *more)
         return self._known[compute]
 
 
 def checked_volumes(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return both volumes in float32 and the mask as bool; raise MrictError for what cannot be scored."""
+    """Return both volumes in float32 and the mask as bool; raise MrictError if they cannot be scored."""
     ct, sct = np.asarray(ct, dtype=np.float32), np.asarray(sct, dtype=np.float32)
     mask = np.asarray(mask)
     inside = mask if mask.dtype == bool else mask > 0
@@ -88,11 +59,11 @@ def checked_volumes(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray) -> tuple[
             f"mask {size_text(inside)}; bring the sCT to the CT's grid"
         )
     if not inside.any():
-        raise MrictError("the scoring mask is empty: there is no voxel to score; check the mask file")
+        raise MrictError("the scoring mask is empty: no voxel to score; check the mask file")
     for role, volume in (("CT", ct), ("sCT", sct)):
         if not np.isfinite(volume).all():
             count = int(np.size(volume) - np.isfinite(volume).sum())
-            raise MrictError(f"the {role} holds {count} NaN or infinite voxels; it cannot be scored")
+            raise MrictError(f"the {role} has {count} NaN or infinite voxels and cannot be scored")
     return ct, sct, inside
 
 

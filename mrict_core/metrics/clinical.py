@@ -1,6 +1,6 @@
-"""The clinical panel: where in the body the errors are, and what they would do. One value per 3-D case.
+"""The clinical panel: where in the body the errors are, and their effect. One value per 3-D case.
 
-Volumes are HU, one 3-D shape, file order; inside is mask > 0. The tissues are told apart on the *reference* CT.
+Volumes are HU, one 3-D shape, file order; inside is mask > 0. Tissues are defined on the *reference* CT.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mrict_core.hu import AIR_BELOW_HU, BONE_ABOVE_HU, CALIBRATION_EDGES_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics.alignment import alignment, continuity
 from mrict_core.metrics.case import checked_volumes
 from mrict_core.metrics.metric import Metric
@@ -19,11 +20,9 @@ from mrict_core.metrics.path_length import Wepl, wepl_errors
 if TYPE_CHECKING:
     from mrict_core.metrics.case import Case
 
-AIR_BELOW_HU = -200.0
-BONE_ABOVE_HU = 250.0
 TISSUES = {  # tissue => where it is
     "air": f"CT is below {AIR_BELOW_HU:g} HU",
-    "soft": f"CT lies from {AIR_BELOW_HU:g} to {BONE_ABOVE_HU:g} HU",
+    "soft": f"CT is from {AIR_BELOW_HU:g} to {BONE_ABOVE_HU:g} HU",
     "bone": f"CT is above {BONE_ABOVE_HU:g} HU",
 }
 SPANS = {  # the same, short, for axes
@@ -31,16 +30,13 @@ SPANS = {  # the same, short, for axes
     "soft": f"{AIR_BELOW_HU:g}…{BONE_ABOVE_HU:g} HU",
     "bone": f"> {BONE_ABOVE_HU:g} HU",
 }
-DICE_THRESHOLDS_HU = (150, 250, 350, 500)
-# 50 HU steps, from below air to dense bone; what lies beyond counts in the bin at its end
-CALIBRATION_EDGES_HU = tuple(float(edge) for edge in range(-1050, 2051, 50))
 
 
 def tissue_errors(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """Return MAE, ME (mean of sCT - CT) and voxel count of air, soft tissue and bone, and `me_hu` of the whole mask.
 
     Air: CT < -200 HU inside the mask; soft: -200 to 250; bone: above 250. Keys `mae_air_hu`, `me_air_hu`, `n_air` …; a
-    tissue without a voxel has NaN and 0.
+    tissue without voxels has NaN and 0.
     """
     ct, sct, inside = checked_volumes(ct, sct, mask)
     real, difference = ct[inside], (sct[inside] - ct[inside]).astype(np.float64)
@@ -61,9 +57,9 @@ def tissue_errors(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray) -> dict[str
 def bone_dice(
     ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, thresholds_hu: tuple[int, ...] = DICE_THRESHOLDS_HU
 ) -> dict[str, float]:
-    """Return the Dice coefficient of (CT > t) and (sCT > t) inside the mask for every threshold, `dice_bone_250` say.
+    """Return the Dice coefficient of (CT > t) and (sCT > t) inside the mask for every threshold, e.g. `dice_bone_250`.
 
-    NaN where neither holds a voxel, 0 where only one does.
+    NaN if neither has a voxel, 0 if only one does.
     """
     ct, sct, inside = checked_volumes(ct, sct, mask)
     real, fake = ct[inside], sct[inside]
@@ -77,7 +73,7 @@ def bone_dice(
 
 @dataclass(frozen=True)
 class Calibration:
-    """The sCT at each value of the CT: bins of the CT, and count, mean and SD (ddof 0) of the sCT in them."""
+    """HU calibration: bins of the CT, with count, mean and SD (ddof 0) of the sCT in them."""
 
     edges_hu: tuple[float, ...]  # B + 1
     count: np.ndarray  # (B,) int
@@ -88,23 +84,23 @@ class Calibration:
 def calibration(
     ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, edges_hu: tuple[float, ...] = CALIBRATION_EDGES_HU
 ) -> Calibration:
-    """Return the HU calibration curve: the mean sCT, and its spread, of the voxels whose CT falls into a bin.
+    """Return the HU calibration curve: mean and SD of the sCT over the voxels in each bin of the CT.
 
-    A bin holds its lower edge. CT values beyond the outer edges count in the bin at that end.
+    A bin includes its lower edge. CT values beyond the outer edges count in the end bins.
     """
     ct, sct, inside = checked_volumes(ct, sct, mask)
     bins = np.clip(np.searchsorted(edges_hu, ct[inside], side="right") - 1, 0, len(edges_hu) - 2)
     fake = sct[inside].astype(np.float64)
     size = len(edges_hu) - 1
     count = np.bincount(bins, minlength=size)
-    with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins is the NaN that is wanted
+    with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins gives the intended NaN
         mean = np.bincount(bins, fake, size) / count
         variance = np.bincount(bins, np.square(fake - mean[bins]), size) / count
     return Calibration(tuple(edges_hu), count, mean, np.sqrt(variance))
 
 
 def counts(case: Case) -> dict[str, int]:
-    """Return the voxels of each tissue inside the mask, `n_bone` say."""
+    """Return the number of voxels of each tissue inside the mask, e.g. `n_bone`."""
     return {f"n_{tissue}": case.once(tissue_errors)[f"n_{tissue}"] for tissue in TISSUES}
 
 
@@ -133,11 +129,11 @@ def _continuity(case: Case) -> dict[str, float]:
 _MASK = "the data set's own mask, mask > 0, on the original grid"
 _CASES = "one value per case; mean over the cases that have one; SD with ddof 1"
 _SURROGATE = "a surrogate for dose, not dose; HU to relative stopping power by matRad's default table, piecewise linear"
-_TOP = ("clinical", "leaderboard", "controls")  # shown beside the challenge's metrics
+_TOP = ("clinical", "leaderboard", "controls")  # shown with the challenge's metrics
 _row = partial(
     Metric,
     panels=("clinical",),
-    range="HU as they are, no clipping",
+    range="HU without clipping",
     mask=_MASK,
     dimensionality="3D",
     aggregation=_CASES,
@@ -147,7 +143,10 @@ _row = partial(
 def _tissue_rows(tissue: str) -> tuple[Metric, Metric]:
     where, word = TISSUES[tissue], {"soft": "soft tissue"}.get(tissue, tissue)
     mae, me = f"mae_{tissue}_hu", f"me_{tissue}_hu"
-    held = {"mask": f"{_MASK}, where the {where}", "absent": f"nowhere inside the mask the {where}"}
+    held = {
+        "mask": f"{_MASK}, where the {where}",
+        "absent": f"nowhere inside the mask {where.replace('CT is', 'is the CT', 1)}",
+    }
     panels = {"bone": (*_TOP, "compare", "model_card"), "soft": ("clinical", "model_card")}.get(tissue, ("clinical",))
     return (
         _row(
@@ -172,7 +171,7 @@ def _dice_row(threshold: int) -> Metric:
         *(key, "bone Dice" if main else f"bone Dice > {threshold}", f"overlap of bone above {threshold} HU"),
         *("1", 3, "higher"),
         panels=(*_TOP, "model_card") if main else ("clinical",),
-        note=f"Dice of CT > {threshold} HU and sCT > {threshold} HU; none where neither has such a voxel",
+        note=f"Dice of CT > {threshold} HU and sCT > {threshold} HU; none if neither has such a voxel",
         range=f"threshold {threshold} HU",
         absent="neither image has a voxel above the threshold inside the mask",
         value=lambda case: case.once(bone_dice)[key],
@@ -215,7 +214,7 @@ METRICS = (
         panels=(*_TOP, "dots"),
         note="mean |difference of neighbouring slices| of the sCT over that of the CT, both voxels inside the mask; "
         "above 1 the sCT jumps from slice to slice",
-        absent="no two neighbouring slices inside the mask, or a CT that does not change between them",
+        absent="no two neighbouring slices inside the mask, or no change of the CT between them",
         value=lambda case: _continuity(case)["continuity"],
     ),
     _row(
@@ -227,7 +226,7 @@ METRICS = (
             2,
             "one",
         ),
-        note=f"continuity at the border of CT > {BONE_ABOVE_HU:g} HU, one voxel to either side",
+        note=f"continuity at the border of CT > {BONE_ABOVE_HU:g} HU, one voxel on either side",
         absent=f"no border of CT > {BONE_ABOVE_HU:g} HU inside the mask",
         value=lambda case: _continuity(case)["continuity_bone_edge"],
     ),
@@ -241,12 +240,12 @@ METRICS = (
     _row(
         *("mae_shift_hu", "MAE, best shift (HU)", "mean absolute error at the best shift", "HU", 1, "lower"),
         panels=("clinical", "controls"),
-        note="the lowest MAE over all shifts of the sCT by up to 2 voxels along each axis; far below the MAE: "
-        "misplaced",
+        note="the lowest MAE over all shifts of the sCT by up to 2 voxels along each axis; far below the MAE for a "
+        "misplaced sCT",
         value=lambda case: case.once(alignment).mae_shift_hu,
     ),
     _row(
-        *("shift_mm", "that shift (mm)", "length of the best shift", "mm", 1, "none"),
+        *("shift_mm", "best shift (mm)", "length of the best shift", "mm", 1, "none"),
         note="length of the shift at which mae_shift_hu is reached",
         value=lambda case: float(np.linalg.norm(np.array(case.once(alignment).shift_voxels) * case.spacing_mm)),
     ),

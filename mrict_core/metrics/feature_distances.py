@@ -1,7 +1,7 @@
-"""Feature metrics of slices: FID, KID with a patient bootstrap, LPIPS, VGG. Networks are given, never made here.
+"""Feature metrics of slices: FID, KID with a patient bootstrap, LPIPS, VGG. Networks are arguments.
 
-Images are what a reader sees of the body: HU clipped to the whole window, air outside the scoring mask, no
-augmentation. What cannot be computed honestly is absent, and says why.
+Images are HU clipped to the whole window, air outside the scoring mask, without augmentation. A value that would be
+misleading is absent, with a reason.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import SYNTHRAD2023
 from mrict_core.metrics import frechet
 from mrict_core.metrics.metric import Metric
+from mrict_core.metrics.predecessor import in_batches, predecessor_vgg
+from mrict_core.metrics.statistics import bootstrap_mean
 
 if TYPE_CHECKING:
     import torch
 
-HU_LOW, HU_HIGH = -1024.0, 3000.0
 FID_MIN_SLICES = 2048  # dimensions of the Inception features: below it the covariance is singular
 KID_MIN_SLICES = 10
 KID_FEW_SLICES = 100
@@ -34,7 +36,7 @@ Embedding = Callable[["torch.Tensor"], "torch.Tensor"]  # (B, 3, H, W) uint8 => 
 
 @dataclass(frozen=True)
 class FeatureScore:
-    """One feature metric of one model. `value` None: absent, for `reason`."""
+    """One feature metric of one model; without a `value`, `reason` says why."""
 
     name: str
     value: float | None = None
@@ -54,8 +56,7 @@ class FeatureScore:
 
 def to_unit_range(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return slices for a network: [-1024, 3000] HU to [-1, 1], -1 outside the mask.  # (N, H, W) => float32"""
-    unit = (np.clip(np.asarray(hu, np.float32), HU_LOW, HU_HIGH) - HU_LOW) * np.float32(2 / (HU_HIGH - HU_LOW)) - 1
-    return np.where(mask, unit, np.float32(-1))
+    return np.where(mask, SYNTHRAD2023.to_unit(hu), np.float32(-1))
 
 
 def to_uint8(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -67,12 +68,10 @@ def embed(images: np.ndarray, features: Embedding, device: torch.device | str = 
     """Return the features of grey images, three equal channels.  # (N, H, W) uint8 => (N, D) float64"""
     import torch
 
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), BATCH):
-            part = torch.from_numpy(images[start : start + BATCH])[:, None].repeat(1, 3, 1, 1).to(device)
-            parts.append(features(part).double().cpu().numpy())
-    return np.concatenate(parts)
+    def look(part: np.ndarray) -> torch.Tensor:
+        return features(torch.from_numpy(part)[:, None].repeat(1, 3, 1, 1).to(device)).double().cpu()
+
+    return in_batches(images, look, BATCH).numpy()
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
@@ -86,7 +85,7 @@ def kid(
     """Return (KID, low, high): the unbiased squared MMD with the cubic kernel, and its 95 % patient bootstrap.
 
     real, fake: (N, D) features of the same slices; groups: (N,) the patient of each. Binkowski et al. 2018, on all
-    slices at once. The bootstrap draws patients; a slice drawn twice is never paired with itself. One patient gives no
+    slices at once. The bootstrap draws patients; a slice drawn twice is not paired with itself. One patient has no
     interval (NaN).
     """
     import torch
@@ -101,7 +100,7 @@ def kid(
         return value, float("nan"), float("nan")
     draws = np.random.default_rng(seed).integers(len(labels), size=(resamples, len(labels)))
     times = (draws[:, :, None] == np.arange(len(labels))).sum(axis=1)  # how often each patient was drawn
-    times = times[(times > 0).sum(axis=1) > 1]  # one patient alone, drawn again and again, is no sample of patients
+    times = times[(times > 0).sum(axis=1) > 1]  # a sample with one patient only is not used
     low, high = np.percentile(_mmd(*kernels, times[:, which].astype(float)), LEVEL)
     return value, float(low), float(high)
 
@@ -140,19 +139,17 @@ def vgg_error(
 ) -> float:
     """Return the mean squared difference of VGG16 features at 224 x 224, averaged over slices, (N, H, W) in [-1, 1].
 
-    The corrected twin of the predecessor's: the network scales its input as ImageNet's was, the images show the whole
-    window and nothing outside the mask.
+    The corrected twin of the predecessor's: ImageNet normalisation in the network, the whole window, air outside the
+    mask.
     """
-    from mrict_core.metrics.predecessor import predecessor_vgg
-
     return predecessor_vgg(real_unit, fake_unit, network, device=device)
 
 
 class FeatureCollector:
-    """Takes in one patient after the other and keeps features, not images: FID, KID, LPIPS, corrected VGG.
+    """Collects features, patient by patient, for FID, KID, LPIPS and corrected VGG; images are not kept.
 
-    networks: {"inception": …, "lpips": …, "vgg": …}, modules with `name` and `weights_hash`, or the MrictError that
-    says why one cannot be had; its metrics are then absent for that reason.
+    networks: {"inception": …, "lpips": …, "vgg": …}, modules with `name` and `weights_hash`, or the MrictError why one
+    is not available; its metrics are then absent for that reason.
     """
 
     def __init__(self, networks: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
@@ -162,7 +159,7 @@ class FeatureCollector:
         self.means: dict[str, list[float]] = {"lpips": [], "corrected_vgg": []}
 
     def add(self, real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> None:
-        """Take in a patient's slices, (N, S, S) HU twice and bool."""
+        """Add a patient's slices, (N, S, S) HU twice and bool."""
         self.slices.append(len(real_hu))
         inception, lpips_network, vgg = (self.networks[role] for role in ("inception", "lpips", "vgg"))
         if not isinstance(inception, MrictError):
@@ -175,7 +172,7 @@ class FeatureCollector:
             self.means["corrected_vgg"].append(vgg_error(*pair, vgg, self.device))
 
     def scores(self) -> list[FeatureScore]:
-        """Return the scores of all patients taken in, in the order fid, kid, lpips, corrected_vgg."""
+        """Return the scores of all added patients, in the order fid, kid, lpips, corrected_vgg."""
         base = {"n": sum(self.slices), "patients": len(self.slices)}
         inception = self.networks["inception"]
         if isinstance(inception, MrictError):
@@ -191,7 +188,8 @@ class FeatureCollector:
                 found.append(FeatureScore(name, reason=str(network), **base))
             else:
                 named = base | {"weights": network.name, "weights_hash": network.weights_hash}
-                found.append(_mean_score(name, self.means[name], named))
+                low, high = map(float, bootstrap_mean(np.array(self.means[name])))
+                found.append(_with_interval(name, float(np.mean(self.means[name])), low, high, [], named))
         return found
 
 
@@ -200,7 +198,7 @@ def _fid_score(real: np.ndarray, fake: np.ndarray, named: Mapping[str, Any]) -> 
         return FeatureScore("fid", reason="needs at least 2 slices", **named)
     warning = ""
     if len(real) < FID_MIN_SLICES:
-        warning = f"{len(real)} slices of at least {FID_MIN_SLICES}: biased upwards, never ranked by"
+        warning = f"{len(real)} slices of at least {FID_MIN_SLICES}: biased upwards, not for ranking"
     return FeatureScore("fid", frechet_distance(real, fake), warning=warning, **named)
 
 
@@ -210,24 +208,21 @@ def _kid_score(real: np.ndarray, fake: np.ndarray, groups: np.ndarray, named: Ma
     value, low, high = kid(real, fake, groups)
     remarks = []
     if len(real) < KID_FEW_SLICES:
-        remarks.append(f"{len(real)} slices: unbiased, but far from certain")
+        remarks.append(f"{len(real)} slices: unbiased, but very uncertain")
+    return _with_interval("kid", value, low, high, remarks, named)
+
+
+def _with_interval(
+    name: str, value: float, low: float, high: float, remarks: Sequence[str], named: Mapping[str, Any]
+) -> FeatureScore:
     if np.isnan(low):
-        return FeatureScore("kid", value, warning="; ".join([*remarks, "one patient: no interval"]), **named)
-    return FeatureScore("kid", value, low, high, warning="; ".join(remarks), **named)
+        return FeatureScore(name, value, warning="; ".join([*remarks, "one patient: no interval"]), **named)
+    return FeatureScore(name, value, low, high, warning="; ".join(remarks), **named)
 
 
-def _mean_score(name: str, means: Sequence[float], named: Mapping[str, Any]) -> FeatureScore:
-    from mrict_core.metrics.statistics import bootstrap_mean
-
-    low, high = (float(bound) for bound in bootstrap_mean(np.array(means)))
-    if np.isnan(low):
-        return FeatureScore(name, float(np.mean(means)), warning="one patient: no interval", **named)
-    return FeatureScore(name, float(np.mean(means)), low, high, **named)
-
-
-_RANGE = "[-1024, 3000] HU, the whole window"
-_INCEPTION = "Inception v3 of the FID (2048-d) by torch-fidelity; its file's hash stands with each value"
-_RESIZE = "resized to 299 x 299 inside the network as TensorFlow 1 did, without antialiasing; three equal channels"
+_RANGE = f"{SYNTHRAD2023}, the whole window"
+_INCEPTION = "Inception v3 of the FID (2048-d) by torch-fidelity; the file's hash is given with each value"
+_RESIZE = "resized to 299 x 299 inside the network as in TensorFlow 1, without antialiasing; three equal channels"
 _PATIENTS = "mean over the slices of a patient, then over patients; 95 % bootstrap over patients"
 _row = partial(
     Metric, panels=("features",), mask="the data set's own mask; air outside it", dimensionality="2D", better="lower"
@@ -239,7 +234,7 @@ METRICS = (  # of all slices together, by FeatureCollector
         range=f"{_RANGE}, to 0…255",
         aggregation="one value per set of slices",
         weights=_INCEPTION,
-        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices and then never ranked by; "
+        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices, then not for ranking; "
         f"{_RESIZE}",
     ),
     _row(
@@ -247,23 +242,23 @@ METRICS = (  # of all slices together, by FeatureCollector
         range=f"{_RANGE}, to 0…255",
         aggregation="one value per set of slices; 95 % bootstrap over patients",
         weights=_INCEPTION,
-        note="unbiased squared maximum mean discrepancy, cubic kernel of torchmetrics, all slices at once by "
-        f"metrics/features.py; {_RESIZE}",
+        note="unbiased squared maximum mean discrepancy of all slices at once, with the cubic kernel of torchmetrics; "
+        f"{_RESIZE}",
     ),
     _row(
         *("lpips", "LPIPS", "learned perceptual image patch similarity", "1", 4),
         range=f"{_RANGE}, to [-1, 1]",
         aggregation=_PATIENTS,
-        weights="SqueezeNet 1.1 of torchvision and the LPIPS v0.1 head; the backbone's hash stands with each value",
+        weights="SqueezeNet 1.1 of torchvision and the LPIPS v0.1 head; the backbone's hash is given with each value",
         note="learned perceptual distance by torchmetrics; three equal channels; slices below 64 pixels padded with "
         "air; trained on photographs, not on CT",
     ),
     _row(
         *("corrected_vgg", "corr. VGG", "corrected VGG distance", "1", 3),
-        range=f"{_RANGE}, to [-1, 1], then ImageNet's mean and spread",
+        range=f"{_RANGE}, to [-1, 1], then ImageNet normalisation",
         aggregation=_PATIENTS,
-        weights="VGG16 of torchvision up to relu3_3; its file's hash stands with each value",
-        note="mean squared difference of features at 224 x 224: predecessor_vgg with ImageNet normalisation, the whole "
-        "window, inside the mask, without augmentation",
+        weights="VGG16 of torchvision up to relu3_3; the file's hash is given with each value",
+        note="mean squared difference of features at 224 x 224: predecessor_vgg with ImageNet normalisation, over the "
+        "whole window, inside the mask, without augmentation",
     ),
 )

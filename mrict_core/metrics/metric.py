@@ -1,4 +1,4 @@
-"""A metric in one row: its number, how it is shown, which way is better, and the card that defines it."""
+"""A metric in one row: its function, how it is shown, which direction is better, and its card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrict_core.metrics.case import Case, HuRange
+    from mrict_core.hu import HuRange
+    from mrict_core.metrics.case import Case
 
 BETTER = {
     "lower": "lower is better",
@@ -16,17 +17,17 @@ BETTER = {
     "one": "nearest to 1 is best",  # a ratio
     "none": "neither better nor worse",  # a parameter
 }
-CARD_LABELS = {  # field of a card => what it is called
+CARD_LABELS = {  # field of a card => label
     "title": "metric",
     "unit": "unit",
     "better": "better",
     "range": "range",
     "mask": "mask",
-    "dimensionality": "taken in",
+    "dimensionality": "computed in",
     "aggregation": "aggregation",
     "weights": "weights",
     "note": "note",
-    "absent": "absent where",
+    "absent": "absent if",
 }
 CARD_FIELDS = ("name", *CARD_LABELS)
 NOTHING = "–"
@@ -49,13 +50,13 @@ class Metric:
     aggregation: str
     note: str  # definition, source, traps
     weights: str = "none"  # of the feature network
-    absent: str = "the value is not finite"  # why a case has none
-    value: Callable[[Case], float] | None = None  # of one patient; None: the note says where it comes from
-    error: Callable[[float], float] | None = None  # for `distance`, where it is not plain
+    absent: str = "the value is not finite"  # why a case has no value
+    value: Callable[[Case], float] | None = None  # of one patient; None: see the note
+    error: Callable[[float], float] | None = None  # for `distance`, if not linear
     clip: HuRange | None = None
 
     def order(self, value: float) -> float:
-        """Return what a value sorts by: the smaller, the better; the value itself where no way is better."""
+        """Return a value's sort key, the smaller the better; the value itself if neither direction is better."""
         return {"higher": -value, "zero": abs(value), "one": abs(value - 1)}.get(self.better, value)
 
     def distance(self, value: float) -> float:
@@ -66,15 +67,15 @@ class Metric:
 
     @property
     def spec(self) -> str:
-        """The format of a value, ".1f" say."""
+        """The format of a value, e.g. ".1f"."""
         return f".{self.digits}f"
 
     def text(self, value: Any) -> str:
-        """Return a value with the metric's digits; a dash for none."""
+        """Return a value with the metric's digits, a dash for none."""
         return NOTHING if value is None or value != value else format(value, self.spec)  # NaN is not itself
 
     def card(self, clip: HuRange | None = None, note: str = "") -> dict[str, str]:
-        """Return the definition as plain json values; `clip` and `note` where they are not the metric's own."""
+        """Return the definition as plain json values; `clip` and `note` replace the metric's own."""
         found = (
             {"name": self.key} | {field: getattr(self, field) for field in CARD_LABELS} | {"note": note or self.note}
         )
@@ -87,7 +88,7 @@ class Metric:
         """Return the card as one item of a markdown list."""
         card = self.card()
         first, *_ = self.note.split()
-        note = self.note if "_" in first else self.note[0].upper() + self.note[1:]  # a column's name stays as it is
+        note = self.note if "_" in first else self.note[0].upper() + self.note[1:]  # a column's name is not capitalised
         return (
             f"- **{self.heading}**: {self.title} ({self.dimensionality}, {BETTER[self.better]}). "
             f"Range: {card['range']}. Mask: {self.mask}. Aggregation: {self.aggregation}. {note}."

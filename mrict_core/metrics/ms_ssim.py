@@ -1,7 +1,7 @@
 """The multi-scale structural similarity of SynthRAD2025, inside a mask.
 
-Written from the definition; what the challenge's published code does where the definition leaves it open was read
-there (SynthRAD2025/metrics and /evaluation on GitHub) and is stated below:
+Written from the definition; where it is ambiguous, from the challenge's published code (SynthRAD2025/metrics and
+/evaluation on GitHub):
 
 - clip to R, the lower end of R outside the mask, shift to start at 0;
 - pad volumes and mask by their edge values to at least 97 voxels along every axis, half on either side;
@@ -9,12 +9,12 @@ there (SynthRAD2025/metrics and /evaluation on GitHub) and is stated below:
   covariance, K1 0.01, K2 0.03, data_range L; no factor of the map goes below 0;
 - the mean of the map inside the mask after cropping 3 voxels from every face, clipped to [0, 1]; the product over the
   scales;
-- from scale to scale a 2x2x2 mean filter ("same": nothing lies before the first voxel) and every second voxel; of the
-  mask every second voxel.
+- from scale to scale a 2x2x2 mean filter ("same", zeros before the first voxel) and every second voxel; of the mask
+  every second voxel.
 
 `luminance`: the challenge's code applies the luminance factor with w at every scale ("every_scale"), although its
-comment means the last alone ("last_scale", as Wang et al. 2003). `exponents`: its code raises the map to the power
-voxel by voxel and averages then ("per_voxel"); Wang et al. average first ("per_scale").
+comment says only the last ("last_scale", as Wang et al. 2003). `exponents`: its code raises the map to the power voxel
+by voxel and then averages ("per_voxel"); Wang et al. average first ("per_scale").
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mrict_core.metrics import windows
 from mrict_core.metrics.windows import K1, K2
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-SIDE_MIN = 97  # voxels: (7 - 1) * 2^4 + 1, so that the last scale still has a whole window
+SIDE_MIN = 97  # voxels: (7 - 1) * 2^4 + 1, one whole window at the last scale
 LUMINANCE = ("every_scale", "last_scale")
 EXPONENTS = ("per_voxel", "per_scale")
 
@@ -68,7 +68,7 @@ def _map_mean(
     exponents: str,
     scale: int,
 ) -> float:
-    """Return the mean of one scale's map inside the mask; an exponent of 0 leaves its factor out."""
+    """Return the mean of one scale's map inside the mask; an exponent of 0 omits the factor."""
     c1, c2 = (K1 * width) ** 2, (K2 * width) ** 2
 
     def planes(x: np.ndarray, y: np.ndarray, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,14 +83,14 @@ def _map_mean(
     found = windows.map_mean(real, fake, inside, values, planes)
     if not found.count:
         raise MrictError(
-            f"the mask holds no voxel of scale {scale + 1} of the MS-SSIM (every {2**scale}. voxel along each axis, "
+            f"the mask has no voxel at scale {scale + 1} of the MS-SSIM (every {2**scale}. voxel along each axis, "
             "away from the faces); score a larger or thicker mask, or use --protocol synthrad2023"
         )
     return found.mean
 
 
 def _halved(volume: np.ndarray) -> np.ndarray:
-    """Return the mean of 2x2x2 voxels at every second one: voxel 2j with the one before it, 0 before the first."""
+    """Return 2x2x2 means at every second voxel: voxel 2j and the one before it, 0 before the first."""
     for axis in range(3):
         even = np.moveaxis(volume, axis, 0)[::2]
         before = np.zeros_like(even)

@@ -1,4 +1,4 @@
-"""Water-equivalent path length (WEPL): how deep a proton would think it has gone. A surrogate for dose, not dose."""
+"""Water-equivalent path length (WEPL) of straight beams: a surrogate for dose, not dose."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEP_MM = 1.0  # along a beam, at most
 class Wepl:
     """WEPL along every beam; errors are sCT - CT."""
 
-    angles_deg: tuple[float, ...]  # in the axial plane, from the patient's right-left axis towards anterior-posterior
+    angles_deg: tuple[float, ...]  # in the axial plane, from right-left towards anterior-posterior
     ct_mm: tuple[float, ...]
     error_mm: tuple[float, ...]
 
@@ -56,7 +56,7 @@ def wepl_errors(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, affine: np.nd
 
     The beams lie in the patient's axial plane (by `affine`, voxel -> RAS mm, oblique or not) at 0, step, … below 180
     degrees; 15 to 45 degrees are usual. WEPL = sum of RSP(HU) ds, with ds at most 1 mm and half a voxel; RSP is 0
-    outside the mask and interpolated linearly, so that a plate counts with its thickness however the beam meets it.
+    outside the mask and interpolated linearly, so that a plate counts with its thickness at any beam angle.
     """
     ct, sct, inside = checked_volumes(ct, sct, mask)
     if not 0 < step_deg <= 180:
@@ -76,7 +76,7 @@ def wepl_errors(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, affine: np.nd
 
 
 def _integrals(volume: np.ndarray, inside: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-    """Return the sums of RSP at sample points (3, beams, steps) in voxels => (beams,), reading the part they need."""
+    """Return the sums of RSP at sample points (3, beams, steps) in voxels => (beams,); reads only the part needed."""
     flat = voxels.reshape(3, -1)
     held = ((flat > -1) & (flat < np.array(volume.shape)[:, None])).all(axis=0)
     first = np.clip(np.floor(flat[:, held].min(axis=1)).astype(int), 0, None)

@@ -1,7 +1,7 @@
-"""The predecessor's four validation numbers, to stand beside its published table (never to rank by).
+"""The predecessor's four validation numbers, for comparison with its published table (never for ranking).
 
-All are taken on whole slices, background included, in the unit range [-1, 1] of the HU window [-1000, 1000]. Averages
-run over slices; the predecessor averaged batch means, which gives its last, smaller batch the weight of a full one.
+All are computed on whole slices, background included, in the unit range [-1, 1] of the HU window [-1000, 1000]. Means
+are over slices; the predecessor averaged batch means, which gives its smaller last batch the weight of a full one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import PREDECESSOR
 from mrict_core.machine import cpu_count
 from mrict_core.metrics.frechet import Cloud, frechet_distance, joined
 from mrict_core.metrics.metric import Metric
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from mrict_core.metrics.case import Case
 
-HU_LOW = -1000.0
-HU_HIGH = 1000.0
 SSIM_WINDOW = 7
 VGG_SIDE = 224  # pixels, the side the predecessor resized to before VGG16
 
@@ -34,8 +33,8 @@ Features = Callable[["torch.Tensor"], "torch.Tensor"]  # (B, 3, H, W) => (B, ...
 
 def to_unit(hu: np.ndarray) -> np.ndarray:
     """Return HU clipped to [-1000, 1000] and mapped to [-1, 1], float32."""
-    middle, half = (HU_HIGH + HU_LOW) / 2, (HU_HIGH - HU_LOW) / 2
-    return ((np.clip(np.asarray(hu, np.float32), HU_LOW, HU_HIGH) - middle) / half).astype(np.float32)
+    middle, half = (PREDECESSOR.high + PREDECESSOR.low) / 2, PREDECESSOR.width / 2
+    return ((PREDECESSOR.clip(np.asarray(hu, np.float32)) - middle) / half).astype(np.float32)
 
 
 def predecessor_scores(real_hu: np.ndarray, fake_hu: np.ndarray) -> dict[str, float]:
@@ -45,7 +44,7 @@ def predecessor_scores(real_hu: np.ndarray, fake_hu: np.ndarray) -> dict[str, fl
 
 
 def slice_scores(real_unit: np.ndarray, fake_unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `predecessor_mse` and `predecessor_ssim` of every slice, (N,) float64 each; all CPUs take their share."""
+    """Return `predecessor_mse` and `predecessor_ssim` of every slice, (N,) float64 each, on all CPUs."""
     check_stacks(real_unit, fake_unit)
     workers = min(cpu_count(), len(real_unit))
     shares = (np.array_split(stack, workers) for stack in (real_unit, fake_unit))
@@ -67,8 +66,8 @@ def predecessor_mse(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
 def predecessor_ssim(real_unit: np.ndarray, fake_unit: np.ndarray) -> np.ndarray:
     """Return the structural similarity of every slice, (N, H, W) in [-1, 1] twice => (N,) float64.
 
-    Uniform 7x7 window over the full slice, data_range = max - min of the *real* slice: scikit-image's value. A constant
-    real slice has no range of its own, and the formula would divide zero by zero: there the whole range, 2.0, is used.
+    Uniform 7x7 window over the full slice, data_range = max - min of the *real* slice: scikit-image's value. For a
+    constant real slice, whose range is 0, the whole range 2.0 is used.
     """
     check_stacks(real_unit, fake_unit)
     return _ssim(real_unit, fake_unit)
@@ -94,8 +93,8 @@ def vgg_features(
     device: torch.device | str = "cpu",
     batch_size: int = 32,
 ) -> torch.Tensor:
-    """Return the features of slices, (N, H, W) in [-1, 1], as `predecessor_vgg` looks through them."""
-    return _seen(stack_unit, lambda part: features(_rgb(_resized(_grey(part).to(device), side))), batch_size)
+    """Return the features of slices, (N, H, W) in [-1, 1], as used by `predecessor_vgg`."""
+    return in_batches(stack_unit, lambda part: features(_rgb(_resized(_grey(part).to(device), side))), batch_size)
 
 
 def feature_errors(real: torch.Tensor, fake: torch.Tensor) -> np.ndarray:
@@ -119,8 +118,8 @@ def predecessor_vgg(
     """Return the mean squared difference of features, averaged over slices; the stacks are (N, H, W) in [-1, 1].
 
     `features` maps (B, 3, side, side) in [-1, 1] on `device`, three equal channels, to features. The predecessor's are
-    VGG16 [:16] without ImageNet normalisation after a bilinear, antialiased resize to 224; `side=None` keeps the size
-    of the slices.
+    VGG16 [:16] without ImageNet normalisation after a bilinear, antialiased resize to 224; `side=None` keeps the slice
+    size.
     """
     check_stacks(real_unit, fake_unit)
     total = 0.0
@@ -134,17 +133,17 @@ def predecessor_vgg(
 def frechet_vectors(
     stack_unit: np.ndarray, features: Features, device: torch.device | str = "cpu", batch_size: int = 32
 ) -> np.ndarray:
-    """Return the vectors that the Fréchet distance is taken of, (N, H, W) in [-1, 1] => (N, D).
+    """Return the vectors for the Fréchet distance, (N, H, W) in [-1, 1] => (N, D).
 
-    `features` maps uint8 images (B, 3, H, W) on `device` to vectors (B, D), at most `batch_size` at a time. The images
-    are made as the predecessor made them, clamp(255 x, 0, 255), so only 0 to 1000 HU is seen.
+    `features` maps uint8 images (B, 3, H, W) on `device` to vectors (B, D), at most `batch_size` at a time. Images
+    are made as in the predecessor, clamp(255 x, 0, 255), so only 0 to 1000 HU is visible.
     """
-    vectors = _seen(stack_unit, lambda part: features(_rgb(_uint8(part).to(device))), batch_size)
+    vectors = in_batches(stack_unit, lambda part: features(_rgb(_uint8(part).to(device))), batch_size)
     return vectors.cpu().numpy()
 
 
 class FrechetDistance:
-    """The Fréchet distance between the feature clouds of real and synthetic slices, fed part by part.
+    """The Fréchet distance between the feature clouds of real and synthetic slices, added part by part.
 
     See `frechet_vectors` for `features` and the images. It needs two slices of each kind; below 2048 slices the value
     is biased upwards and must be shown with N.
@@ -156,17 +155,17 @@ class FrechetDistance:
         self.fake: list[np.ndarray] = []
 
     def update(self, real_unit: np.ndarray, fake_unit: np.ndarray) -> None:
-        """Take in real and synthetic slices, (N, H, W) in [-1, 1] twice."""
+        """Add real and synthetic slices, (N, H, W) in [-1, 1] twice."""
         for vectors, stack in ((self.real, real_unit), (self.fake, fake_unit)):
             vectors.append(frechet_vectors(stack, self.features, self.device, self.batch_size))
 
     def compute(self) -> float:
-        """Return the distance over everything taken in."""
+        """Return the distance over all slices added."""
         return frechet_distance(Cloud.of(joined(self.real)), Cloud.of(joined(self.fake)))
 
 
-def _seen(stack: np.ndarray, look: Callable[[np.ndarray], torch.Tensor], batch_size: int) -> torch.Tensor:
-    """Return what `look` sees in all slices, `batch_size` at a time."""
+def in_batches(stack: np.ndarray, look: Callable[[np.ndarray], torch.Tensor], batch_size: int) -> torch.Tensor:
+    """Return `look` of all slices, `batch_size` at a time."""
     import torch
 
     with torch.inference_mode():
@@ -200,11 +199,11 @@ def _resized(images: torch.Tensor, side: int | None) -> torch.Tensor:
 def check_stacks(real: np.ndarray, fake: np.ndarray) -> None:
     """Raise MrictError unless both are finite stacks (N, H, W) of one shape, large enough for SSIM's window."""
     if real.ndim != 3 or real.shape != fake.shape or not len(real):
-        raise MrictError(f"slice stacks must be (N, H, W) of one shape: real has {real.shape}, fake {fake.shape}")
+        raise MrictError(f"slice stacks must be (N, H, W) of one shape; real has {real.shape}, fake {fake.shape}")
     if min(real.shape[1:]) < SSIM_WINDOW:
-        raise MrictError(f"slices must be at least {SSIM_WINDOW}×{SSIM_WINDOW} pixels, they are {real.shape[1:]}")
+        raise MrictError(f"slices must be at least {SSIM_WINDOW}×{SSIM_WINDOW} pixels; got {real.shape[1:]}")
     if not (np.isfinite(real).all() and np.isfinite(fake).all()):
-        raise MrictError("a slice holds NaN or infinite values; it cannot be scored")
+        raise MrictError("a slice has NaN or infinite values and cannot be scored")
 
 
 def _means(case: Case) -> dict[str, float]:
@@ -215,8 +214,8 @@ def _of_slices(_ct: np.ndarray, _sct: np.ndarray, _inside: np.ndarray, slices: t
     return predecessor_scores(*slices[:2])
 
 
-_RANGE = "[-1000, 1000] HU clipped and mapped to [-1, 1]"
-_OLD = "the predecessor's number, shown beside its published table, never ranked by; background dominates it"
+_RANGE = f"{PREDECESSOR} clipped and mapped to [-1, 1]"
+_OLD = "the predecessor's number, for comparison with its published table, not for ranking; dominated by background"
 _row = partial(
     Metric,
     mask="none: the full slice on the canvas, background included",
@@ -236,7 +235,7 @@ METRICS = (
     _row(
         *("predecessor_ssim", "pred. SSIM", "predecessor’s SSIM", "1", 4, "higher"),
         panels=("predecessor", "procedure", "controls", "validation"),
-        range=f"{_RANGE}; data_range = max - min of the real slice (2.0 where that slice is constant)",
+        range=f"{_RANGE}; data_range = max - min of the real slice (2.0 if it is constant)",
         note=f"uniform 7x7 window, sample covariance; {_OLD}: an all-black output reached 0.688",
         value=lambda case: _means(case)["ssim"],
     ),
@@ -245,15 +244,15 @@ METRICS = (
         range=f"{_RANGE}, then uint8 = clamp(255 x, 0, 255): everything below 0 HU is 0",
         aggregation="one value per set of slices",
         weights="named with each value",
-        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices and then never ranked by; "
+        note="Fréchet distance by metrics/frechet.py; biased upwards below 2048 slices, then not for ranking; "
         "comparable with published FID only with the 2048-d Inception weights",
     ),
     _row(
         *("predecessor_vgg", "pred. VGG", "predecessor’s VGG distance", "1", 3, "lower", ("procedure",)),
         range=_RANGE,
         weights="named with each value",
-        note="mean squared difference of features; the predecessor's are VGG16 [:16] at 224 x 224 without "
-        "ImageNet normalisation; another feature network gives another scale",
+        note="mean squared difference of features, in the predecessor VGG16 [:16] at 224 x 224 without ImageNet "
+        "normalisation; the scale depends on the feature network",
     ),
 )
-NUMBERS = tuple(row.key.removeprefix("predecessor_") for row in METRICS)  # of its procedure, evaluation.predecessor
+NUMBERS = tuple(row.key.removeprefix("predecessor_") for row in METRICS)  # of its procedure, see `legacy.protocol`

@@ -1,6 +1,6 @@
-"""Statistics over patients: one value per patient and metric in, intervals and tests out. Seeded and vectorised.
+"""Statistics over patients, from one value per patient and metric: intervals and tests, seeded and vectorised.
 
-The patient is the unit: slices of one head are not independent, so nothing here ever sees a slice.
+The patient is the unit, because slices of one patient are not independent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Summary:
-    """What is said of one metric over n patients; None where too few patients allow it."""
+    """Statistics of one metric over n patients; None with too few patients."""
 
     mean: float | None
     sd: float | None  # ddof 1
@@ -31,16 +31,16 @@ class Summary:
 def summarise(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED) -> list[Summary]:
     """Return one summary per column of `values`, (patients, metrics) float; values that are not finite do not count.
 
-    The interval is the 95 % percentile bootstrap of the mean over patients (Efron 1979). It needs two patients, and it
-    is too narrow for fewer than about ten: resampling cannot show what no patient has shown.
+    The interval is the 95 % percentile bootstrap of the mean over patients (Efron 1979). It needs two patients and is
+    too narrow for fewer than about ten, because resampling adds no new patients.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 2:
-        raise MrictError(f"statistics take one row per patient and one column per metric; got shape {values.shape}")
+        raise MrictError(f"statistics need one row per patient and one column per metric; got shape {values.shape}")
     finite = np.isfinite(values)
     found: list[Summary | None] = [None] * values.shape[1]
     patterns, which = np.unique(finite, axis=1, return_inverse=True)
-    for number, pattern in enumerate(patterns.T):  # columns known for the same patients share their resamples
+    for number, pattern in enumerate(patterns.T):  # columns with the same patients share their resamples
         columns = np.flatnonzero(which.ravel() == number)
         known = values[np.ix_(pattern, columns)]
         low, high = bootstrap_mean(known.T, resamples=resamples, seed=seed)
@@ -87,8 +87,8 @@ def bootstrap_mean(
 def wilcoxon_paired(differences: np.ndarray) -> np.ndarray:
     """Return the two-sided p of the Wilcoxon signed-rank test along the last axis, (..., n) => (...).
 
-    Zero differences carry no sign and are dropped (Wilcoxon 1945); all zero, or no patient, gives 1: no evidence.
-    Exact for few patients, by the normal approximation for many, as SciPy chooses.
+    Zero differences are dropped (Wilcoxon 1945); all zero, or no patient, gives 1. Exact for few patients, the normal
+    approximation for many, as SciPy chooses.
     """
     from scipy.stats import wilcoxon
 
@@ -102,7 +102,7 @@ def wilcoxon_paired(differences: np.ndarray) -> np.ndarray:
 
 
 def smallest_p(n: int) -> float:
-    """Return the smallest two-sided p that the signed-rank test can reach with n patients: 2 / 2^n."""
+    """Return the smallest two-sided p of the signed-rank test with n patients: 2 / 2^n."""
     return min(1.0, 2.0 ** (1 - n))
 
 
@@ -110,7 +110,7 @@ def holm(p: np.ndarray) -> np.ndarray:
     """Return the p values adjusted for their number by Holm's step-down procedure (1979), (m,) => (m,)."""
     p = np.asarray(p, np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise MrictError(f"Holm's correction takes p values between 0 and 1 in one row; got {p!r}")
+        raise MrictError(f"Holm's correction needs a list of p values between 0 and 1; got {p!r}")
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)

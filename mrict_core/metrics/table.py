@@ -1,6 +1,6 @@
-"""The table of metrics. Records, leaderboard, page, figures, documents and the command line read it, and nothing else.
+"""The table of metrics, used by records, leaderboard, page, figures, documents and the command line.
 
-A new metric is one row in the `METRICS` of its family's file, beside the function that computes it.
+A new metric is one row in the `METRICS` of its family's file, next to the function that computes it.
 """
 
 from __future__ import annotations
@@ -11,34 +11,35 @@ from typing import Any
 import numpy as np
 
 from mrict_core.errors import unknown_name
+from mrict_core.hu import range_of
 from mrict_core.metrics import clinical, feature_distances, predecessor, synthrad, twins
-from mrict_core.metrics.case import Case, range_of
+from mrict_core.metrics.case import Case
 from mrict_core.metrics.metric import BETTER, Metric
 
 TABLE: dict[str, Metric] = {
     row.key: row for family in (synthrad, clinical, predecessor, twins, feature_distances) for row in family.METRICS
 }
-PANELS = {  # name => what it is; of the first group every metric stands in one at least
+PANELS = {  # name => heading or meaning
     "synthrad2023": "SynthRAD2023",
     "synthrad2025": "SynthRAD2025",
-    "thin": "Where a volume is too thin for three dimensions",
+    "thin": "Volumes too thin for three dimensions",
     "clinical": "Clinical panel",
     "predecessor": "The predecessor’s numbers and their twins",
     "procedure": "The predecessor’s procedure",
     "features": "Feature metrics",
     "leaderboard": "columns of the leaderboard",
-    "compare": "what `compare` compares where nothing is asked for",
+    "compare": "compared by `compare` by default",
     "controls": "judged by the control images",
     "dots": "patient by patient in the clinical figure",
     "validation": "curves of a training",
     "model_card": "on the card of a published model",
 }
 PROTOCOLS = ("synthrad2023", "synthrad2025")  # of the command score
-SCORE_ONLY = {"synthrad2025"}  # panels that no record holds
+SCORE_ONLY = {"synthrad2025"}  # panels that are not in records
 
 
 def metric(key: str) -> Metric:
-    """Return a row of the table; an unknown name is an error with the nearest one."""
+    """Return a row of the table; the error for an unknown name suggests the nearest."""
     if key not in TABLE:
         raise unknown_name("metric", key, TABLE)
     return TABLE[key]
@@ -50,17 +51,17 @@ def keys(panel: str) -> tuple[str, ...]:
 
 
 def recorded() -> tuple[str, ...]:
-    """Return the metrics that every patient of a record has a value of, or a reason for none."""
+    """Return the metrics of the patients in a record."""
     return tuple(row.key for row in TABLE.values() if row.value and not SCORE_ONLY.issuperset(row.panels))
 
 
 def values(names: Iterable[str], case: Case) -> dict[str, float]:
-    """Return the values of metrics by name; NaN or infinity where a case has none."""
+    """Return the values of metrics by name; NaN or infinity if a case has none."""
     return {name: metric(name).value(case) for name in names}
 
 
 def heading(column: str) -> str:
-    """Return the heading of a metric's column; another column is called as it is named."""
+    """Return the heading of a metric's column, by default the column's name."""
     return TABLE[column].heading if column in TABLE else column
 
 
@@ -87,7 +88,7 @@ def score_case(
 
 
 def protocol_scores(protocol: str, case: Case) -> dict[str, Any]:
-    """Return what `score_case` does, of a case."""
+    """Return all metrics of a protocol, see `score_case`."""
     found: dict[str, Any] = values(keys(protocol), case)
     return found | ({"ssim_dimensionality": synthrad.structure(case).dimensionality} if "ssim" in found else {})
 

@@ -1,8 +1,8 @@
-"""The corrected twins of the predecessor's numbers: the same scale, one defect less each.
+"""The corrected twins of the predecessor's numbers, on the same scale.
 
 Against `predecessor_mse` and `predecessor_ssim`: inside the scoring mask instead of the whole slice, one fixed range
 instead of each slice's own, every voxel of a case with the same weight. Slices (N, H, W) in HU; the window [-1000,
-1000] HU is kept so that a twin differs from its original by nothing else.
+1000] HU is kept, so that a twin differs from its original in nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import PREDECESSOR
 from mrict_core.metrics import windows
 from mrict_core.metrics.metric import Metric
 from mrict_core.metrics.predecessor import check_stacks, to_unit
@@ -26,10 +27,10 @@ def corrected_mse(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) ->
 
 
 def corrected_ssim(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> float:
-    """Return the structural similarity over the masked voxels of all slices; NaN where none has a whole window.
+    """Return the structural similarity over the masked voxels of all slices; NaN if none has a whole window.
 
     Per slice: outside the mask both are air (-1), uniform 7x7 window, sample covariance, K1 0.01, K2 0.03, data_range
-    2. As in scikit-image's mean, the 3 pixels at the edges of a slice, which have no whole window, are left out.
+    2. As in scikit-image's mean, the 3 pixels at a slice's edges, without a whole window, are excluded.
     """
     real, fake, inside = _checked(real_hu, fake_hu, mask)
 
@@ -43,11 +44,13 @@ def _checked(real_hu: np.ndarray, fake_hu: np.ndarray, mask: np.ndarray) -> tupl
     real, fake, inside = to_unit(real_hu), to_unit(fake_hu), np.asarray(mask) > 0
     check_stacks(real, fake)
     if inside.shape != real.shape or not inside.any():
-        raise MrictError(f"the mask must have the slices' shape {real.shape} and hold a voxel; it has {inside.shape}")
+        raise MrictError(
+            f"the mask must have the slices' shape {real.shape} and at least one voxel; it has {inside.shape}"
+        )
     return real, fake, inside
 
 
-_RANGE = "[-1000, 1000] HU clipped and mapped to [-1, 1], the same for every slice"
+_RANGE = f"{PREDECESSOR} clipped and mapped to [-1, 1], the same for every slice"
 _MASK = "the data set's own mask, mask > 0, on the canvas"
 _row = partial(
     Metric,
@@ -68,7 +71,7 @@ METRICS = (
     _row(
         *("corrected_ssim", "corr. SSIM", "corrected SSIM", "1", 4, "higher"),
         range=f"{_RANGE}; data_range 2",
-        mask=f"{_MASK}; air outside it; 3 pixels at the edges of a slice left out",
+        mask=f"{_MASK}; air outside it; without the 3 pixels at a slice's edges",
         note="predecessor_ssim without the background and with one range for all slices; no augmentation",
         value=lambda case: corrected_ssim(*case.slices),
     ),

@@ -1,7 +1,7 @@
-"""Moments under a uniform window, plane by plane: what every structural similarity of this suite is made of.
+"""Moments under a uniform window, plane by plane: the basis of every structural similarity in this suite.
 
-A volume is walked along its slowest axis with a running sum, so that only a few planes are in memory; in-plane sums
-are OpenCV's box filter. All sums are float64. Only what the mask needs is computed: its bounding box and a window.
+A running sum along the slowest axis keeps only a few planes in memory; in-plane sums are OpenCV's box filter. All sums
+are float64. Only the mask's bounding box plus a window is computed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WINDOW = 7
 PAD = WINDOW // 2
 K1, K2 = 0.01, 0.03
 Planes = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-# (plane of real, of fake, of the mask) => the two planes that are compared, float64
+# (plane of real, of fake, of the mask) => the two planes to compare, float64
 MapValues = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 # (mean real, mean fake, sum of variances, covariance), each (n,) at the masked voxels => the map's values there
 
@@ -52,8 +52,8 @@ def map_mean(
 ) -> MapMean:
     """Return the mean of a map inside a mask, away from the faces by half a window (the mask is not eroded).
 
-    real, fake: volumes of one shape (3-D); inside: bool, the same shape. depth: planes of the window along the axis
-    that is walked, WINDOW for a cube, 1 for a square in every plane of axis 0.
+    real, fake: volumes of one shape (3-D); inside: bool, the same shape. depth: planes of the window, WINDOW for a
+    cube, 1 for a square in every plane of axis 0.
     """
     if depth > 1:  # planes in memory order are read fastest; a cube's map does not depend on the order of the axes
         order = np.argsort([-abs(stride) for stride in real.strides], kind="stable")
@@ -78,7 +78,7 @@ def map_mean(
 
 
 def _box(inside: np.ndarray, margins: tuple[int, int, int]) -> tuple[slice, slice, slice] | None:
-    """Return the smallest box that holds the windows of all masked voxels with a full window; None without any."""
+    """Return the smallest box with the windows of all masked voxels that have a full window; None without any."""
     interior = tuple(slice(m, length - m) for m, length in zip(margins, inside.shape, strict=True))
     core = inside[interior]
     if not core.any():
@@ -93,7 +93,7 @@ def _box(inside: np.ndarray, margins: tuple[int, int, int]) -> tuple[slice, slic
 def _walk(
     real: np.ndarray, fake: np.ndarray, inside: np.ndarray, values: MapValues, planes: Planes, depth: int
 ) -> MapMean:
-    """Return the map's sum over one slab; its first and last depth // 2 planes serve as window only."""
+    """Return the map's sum over one slab; its first and last depth // 2 planes are only part of windows."""
     total, count, half = 0.0, 0, depth // 2
     size = depth * WINDOW * WINDOW
     core = (slice(PAD, -PAD), slice(PAD, -PAD))
@@ -114,7 +114,7 @@ def _walk(
 def _running_sums(
     real: np.ndarray, fake: np.ndarray, inside: np.ndarray, planes: Planes, depth: int
 ) -> Iterator[list[np.ndarray]]:
-    """Yield for every full window the sums of x, y, x² + y² and xy; the arrays are reused."""
+    """Yield for every full window the sums of x, y, x² + y² and xy, in reused arrays."""
     ring: list[list[np.ndarray]] = []
     running: list[np.ndarray] = []
     for k in range(len(real)):
@@ -134,7 +134,7 @@ def _running_sums(
 def _plane_sums(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
     import cv2
 
-    # Outside the image nothing is added; those pixels have no full window and are never used.
+    # Pixels at the border have no full window and are not used.
     return [
         cv2.boxFilter(part, cv2.CV_64F, (WINDOW, WINDOW), normalize=False, borderType=cv2.BORDER_CONSTANT)
         for part in (x, y, x * x + y * y, x * y)

@@ -1,1 +1,1 @@
-"""Published models: a folder per model with weights, facts, scores and a card; their registry; imports from others."""
+"""Published models: one folder each with weights, facts, scores and a card; and their registry."""

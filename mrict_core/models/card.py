@@ -1,34 +1,34 @@
-"""The card of a published model: what it was trained on, how well it did, what it is for and what it is not for."""
+"""The card of a published model: training data, results, intended use and limits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mrict_core.metrics import Metric
-
 from mrict_core.experiments.schema import as_plain, flattened
 from mrict_core.training.facts import ModelFacts
 
-Description = Mapping[str, Any]  # the content of model.json, its facts read
+if TYPE_CHECKING:
+    from mrict_core.metrics import Metric
+
+Description = Mapping[str, Any]  # content of model.json, with its facts as ModelFacts
 
 SETS = {"train": "training", "val": "validation (chose the epoch)", "test": "held out, scored below"}
 NOTHING = "–"
 DEMO = (
-    "> **Demo model.** Small or briefly trained, or trained on digital phantoms, so that the suite can be tried. "
-    "Its images and its numbers say nothing about patients."
+    "> **Demo model.** Small, briefly trained or trained on digital phantoms, for trying out the suite. "
+    "Its images and scores say nothing about patients."
 )
 NO_SCORES = (
-    "None: this suite has scored it on no patient. Evaluate it on held-out patients of your own before you rely on "
-    "any of its images (`python -m mrict_core score`)."
+    "None: this suite has not scored it. Evaluate it on held-out patients of your own before you rely on its images "
+    "(`python -m mrict_core score`)."
 )
 
 
 def card_text(description: Description, scores: Mapping[str, Any] | None) -> str:
-    """Return the card of a model.json in markdown. `scores`: of the held-out patients, None where there are none.
+    """Return a model's card in markdown. `scores`: of the held-out patients, None if not scored.
 
-    Raises MrictError where the facts say what cannot be.
+    Raises MrictError for invalid facts.
     """
     facts = ModelFacts.from_plain(description["facts"], "facts")
     description = {**description, "facts": facts}
@@ -45,8 +45,8 @@ def card_text(description: Description, scores: Mapping[str, Any] | None) -> str
         "## Limits",
         "\n".join(f"- {line}" for line in limits(description, scores)),
         "## Settings",
-        "Values of the variant by their paths; the profile decides width, size, batch, epochs. `history` and "
-        "`data.max_pairs` are the predecessor's where it had this variant.",
+        "Values of the variant by path; the profile sets width, size, batch and epochs. `history` and "
+        "`data.max_pairs` are the predecessor's if it had this variant.",
         _settings(facts),
         "## Provenance",
         _provenance(description),
@@ -55,22 +55,22 @@ def card_text(description: Description, scores: Mapping[str, Any] | None) -> str
 
 
 def limits(description: Description, scores: Mapping[str, Any] | None) -> list[str]:
-    """Return what the model must not be trusted with, most important first."""
+    """Return the model's limits, most important first."""
     facts, data = description["facts"], description["data"]
     low, high = facts.window_hu
     lines = [
         "**Not for clinical use.** Not a medical device: no diagnosis, no dose calculation, no treatment decision.",
         *data.get("caveats", ()),
-        f"Other scanners, sequences, field strengths, body regions, ages and diseases than those of the training data "
-        f"({data['name']}) were not tested; the error there is unknown.",
-        f"It cannot give values outside [{low:g}, {high:g}] HU"
-        + (": dense bone, teeth and metal are cut off." if high < 2000 else "; metal is not modelled."),
+        f"Not tested on scanners, sequences, field strengths, body regions, ages and diseases other than those of the "
+        f"training data ({data['name']}); the error there is unknown.",
+        f"It cannot predict values outside [{low:g}, {high:g}] HU"
+        + (": dense bone, teeth and metal are clipped." if high < 2000 else "; metal is not modelled."),
         "Slices are translated one by one; neighbouring slices may disagree.",
-        "It invents what the MR does not show. A plausible image is no evidence that the anatomy is right.",
+        "It invents what the MR does not show. A plausible image is not evidence of correct anatomy.",
     ]
     if scores:
         n = scores["n"]
-        lines.append(f"The results stand on {n} patient{'s' * (n != 1)} of the same data set, not on an external one.")
+        lines.append(f"The results are from {n} patient{'s' * (n != 1)} of the same data set, not an external one.")
         if scores.get("note"):
             lines.append(f"Training: {scores['note']}.")
     from mrict_core.data.cache.fingerprint import few_patients
@@ -79,7 +79,7 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
     if fingerprint.get("features") and (few := few_patients(fingerprint["patients"])):
         lines.append(f"{few[0].upper()}{few[1:]}.")
     if not fingerprint:
-        lines.append("It holds no fingerprint of its training images: unsuitable inputs cannot be recognised by it.")
+        lines.append("It has no fingerprint of its training images: unsuitable inputs cannot be recognised.")
     return lines
 
 
@@ -89,10 +89,10 @@ def _summary(description: Description) -> str:
     made = (
         "Trained by this suite."
         if description["kind"] == "trained"
-        else "Weights of the predecessor, imported unchanged; this suite did not train them."
+        else "Weights of the predecessor, imported unchanged; not trained by this suite."
     )
     lines = [
-        f"MR to synthetic CT in HU, axial slice by slice. {made} Variant `{facts.variant}`: {facts.experiment.why}",
+        f"MR to synthetic CT in HU, slice by slice (axial). {made} Variant `{facts.variant}`: {facts.experiment.why}",
         f"Network `{_network(description)}`, {size:,} values, {facts.size} × {facts.size} px, window "
         f"[{facts.window.low:g}, {facts.window.high:g}] HU. Profile: {description['label']}. "
         f"Networks in the file: {', '.join(weights)}. Published {description['published'][:10]}.",
@@ -101,7 +101,7 @@ def _summary(description: Description) -> str:
 
 
 def _network(description: Description) -> str:
-    """Return the kind of the network that makes the CT; a checkpoint calls it by its role, or by role and direction."""
+    """Return the kind of the MR-to-CT network; checkpoints name it by role, or by role and direction."""
     networks = description["facts"].experiment.network
     role = description["generator"]
     return networks[role if role in networks else role[:1]].name
@@ -127,7 +127,7 @@ def _data(description: Description) -> list[str]:
 
 
 def _results(scores: Mapping[str, Any]) -> list[str]:
-    """The main measures, by centre, and what each one means."""
+    """Return the main metrics, their values by centre, and their definitions."""
     from mrict_core import metrics  # scipy: only where a card is written
 
     summary, mae = scores["summary"], metrics.metric("mae_hu")
@@ -146,12 +146,11 @@ def _results(scores: Mapping[str, Any]) -> list[str]:
         _table(("centre", mae.heading, "patients"), centres) if len(centres) > 1 else "",
         "\n".join(definitions),
         _against(summary["all"]["mae_hu"]["mean"], scores.get("baseline"), mae),
-        "Every other measure of the suite stands in `scores.json`.",
+        "All other metrics are in `scores.json`.",
     ]
 
 
 def _against(mae_hu: float | None, baseline: Mapping[str, Any] | None, metric: Metric) -> str:
-    """A model is worth something only if it beats the trivial predictors."""
     if not baseline or mae_hu is None:
         return "Not compared with the trivial baselines, which a model must beat: they were not scored."
     beats = "It beats" if mae_hu < baseline["mae_hu"] else "**It does not beat**"
@@ -164,12 +163,12 @@ def _use(description: Description) -> str:
     return (
         f"Research on MR-to-CT synthesis: synthetic CTs of MR volumes like those it was trained on ({data['name']}, "
         f"{data.get('region', 'unknown region')}), comparison of methods, teaching. The MR must be prepared by "
-        f"protocol `{facts.protocol}`, as the suite does by itself."
+        f"protocol `{facts.protocol}`, which the suite does automatically."
     )
 
 
 def _settings(facts: ModelFacts) -> str:
-    """Every value of the variant as it was when the model was made, and of the profile what shapes the network."""
+    """Return the variant's values at training time, and the profile's values that shape the network."""
     fields = {path: v for path, v in flattened(as_plain(facts.experiment)) if path not in ("name", "why") and v != ""}
     profile = {f"profile.{k}": getattr(facts.profile, k) for k in ("name", "width", "batch_size", "feature_network")}
     epochs = {"epoch of these weights": facts.epoch, "epochs of the training": facts.epochs}

@@ -1,4 +1,4 @@
-"""The registry: which models are published, and which one a name means."""
+"""The registry of published models, and the model that a name refers to."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mrict_core.training.runs import unpublished
 if TYPE_CHECKING:
     import pandas as pd
 
-SHORT = 8  # digits of a hash that are shown
-# what files with values that nobody expects raise
+SHORT = 8  # digits of a hash in names
+# raised by files with unexpected values
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One published model; one that cannot be used says why in `problem` and knows little else."""
+    """One published model; if it is unusable, `problem` says why and other fields may be empty."""
 
     variant: str
     hash: str
@@ -37,12 +37,12 @@ class Entry:
     mae_hu: float | None = None  # mean over the held-out patients; None: not scored
     patients: int = 0  # held out and scored
     networks: tuple[str, ...] = ()
-    makes_ct: bool = False  # False: it holds discriminators alone
+    makes_ct: bool = False  # False: discriminators only
     problem: str = ""
 
     @property
     def name(self) -> str:
-        """The name that means this model: variant@hash, shortened."""
+        """The model's name: variant@hash, shortened."""
         return f"{self.variant}@{self.hash[:SHORT]}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,10 +51,10 @@ class Entry:
 
 
 def entries(root: Path | None = None, *, verify: bool = False) -> list[Entry]:
-    """Return every published model, variants in the order of their declaration, oldest first.
+    """Return every published model, variants in order of declaration, oldest model first.
 
-    root: the folder of checkpoints; None: the suite's. verify: read the weights too and compare their hash. A damaged
-    folder is an entry with a `problem`.
+    root: the folder of checkpoints; None: the suite's. verify: also check the hash of the weights. A damaged folder is
+    an entry with a `problem`.
     """
     root = checkpoints_root() if root is None else Path(root)
     order = {variant.name: number for number, variant in enumerate(all_variants())}
@@ -70,7 +70,7 @@ def _entry(folder: Path, verify: bool) -> Entry:
         own = (description["facts"]["variant"], description["hash"])
         if own != (variant, digest):
             raise MrictError(
-                f"{shown(folder)}: holds model {'@'.join(own)}; expected {variant}@{digest}; name the folder "
+                f"{shown(folder)}: contains model {'@'.join(own)}; expected {variant}@{digest}; rename the folder to "
                 f"{'/'.join(own)}"
             )
         if verify:
@@ -78,7 +78,7 @@ def _entry(folder: Path, verify: bool) -> Entry:
         scores = read_scores(folder)
         mae = scores["summary"]["all"]["mae_hu"] if scores else {"mean": None, "n": 0}
         networks = tuple(map(str, description["weights"]["networks"]))
-        return Entry(  # of the types a table needs, whatever a file says: one bad folder must not stop the list
+        return Entry(  # types are enforced: one bad folder must not break the list
             variant,
             digest,
             folder,
@@ -99,11 +99,11 @@ def _entry(folder: Path, verify: bool) -> Entry:
 
 
 def find(spec: str | Path, root: Path | None = None) -> Path:
-    """Return the model folder or checkpoint file that `spec` means.
+    """Return the model folder or checkpoint file of `spec`.
 
-    spec: the path of a checkpoint file or of a model's folder; `variant@hash`, where the beginning of the hash is
-    enough; or `variant`: its newest published model, where one of patients goes before a demo, and where none is
-    published the best checkpoint of its training. Raises MrictError where nothing or more than one thing is meant.
+    spec: the path of a checkpoint file or model folder; `variant@hash`, where the hash may be shortened; or `variant`:
+    its newest published model (patient models before demos), or if none is published the best checkpoint of its
+    training. Raises MrictError if nothing matches, or more than one.
     """
     text = str(spec)
     root = checkpoints_root() if root is None else Path(root)
@@ -115,17 +115,17 @@ def find(spec: str | Path, root: Path | None = None) -> Path:
     published = [entry for entry in every if entry.variant == variant]
     if at:
         return _by_hash(variant, prefix, published, root)
-    if damaged := [entry for entry in published if entry.problem]:  # it may be the newest: nothing else in its place
+    if damaged := [entry for entry in published if entry.problem]:  # it may be the newest
         raise MrictError(
-            f"{variant}: which model is the newest is not known, {damaged[0].name} is damaged ({damaged[0].problem}); "
-            "repair or delete it, or name the model with its hash"
+            f"{variant}: the newest model is unknown, {damaged[0].name} is damaged ({damaged[0].problem}); "
+            "repair or delete it, or name a model with its hash"
         )
     usable = [entry for entry in published if entry.makes_ct]
     return max(usable, key=lambda e: (not e.demo, e.published)).path if usable else _trained(variant, root)
 
 
 def _as_path(text: str) -> Path | None:
-    """Return `text` as the path it is, None for a name of the registry."""
+    """Return `text` as a path, None for a name of the registry."""
     path = Path(text).expanduser()
     try:
         if path.is_file() and path.suffix == ".pt":
@@ -134,7 +134,7 @@ def _as_path(text: str) -> Path | None:
             return path
         if path.is_file() and path.name in (FACTS, WEIGHTS):
             return path.parent
-    except (OSError, ValueError):  # too long a name, null bytes
+    except (OSError, ValueError):  # name too long, null bytes
         pass
     if path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) > 1:
         hint = (
@@ -142,7 +142,7 @@ def _as_path(text: str) -> Path | None:
             if path.suffix == ".pth" and path.is_file()
             else "give a checkpoint (.pt), the folder of a model, or the name of a variant"
         )
-        raise MrictError(f"{text[:200]}: no model; {hint}")
+        raise MrictError(f"{text[:200]}: not a model; {hint}")
     return None
 
 
@@ -154,28 +154,28 @@ def _by_hash(variant: str, prefix: str, published: list[Entry], root: Path) -> P
         return matches[0].path
     have = ", ".join(e.name for e in matches or published) or "none"
     if matches:
-        raise MrictError(f"{variant}@{prefix}: means {len(matches)} models ({have}); give more of the hash")
+        raise MrictError(f"{variant}@{prefix}: matches {len(matches)} models ({have}); give more digits of the hash")
     raise MrictError(f"{variant}@{prefix}: no such model in {shown(root)}; published of {variant}: {have}")
 
 
 def _trained(variant: str, root: Path) -> Path:
-    """Return the best checkpoint of a variant that was trained and not published."""
+    """Return the best checkpoint of a variant that was trained but not published."""
     found = [run.best for run in unpublished(variant, root)]
     if len(found) == 1:
         return found[0]
     if found:
         raise MrictError(
-            f"{variant}: trained in {len(found)} runs and published from none ({', '.join(shown(p) for p in found)}); "
-            "give the path of one, or evaluate one: that publishes it"
+            f"{variant}: trained in {len(found)} runs, none published ({', '.join(shown(p) for p in found)}); "
+            "give the path of one, or evaluate one to publish it"
         )
     raise MrictError(
         f"{variant}: no model in {shown(root)}; train and evaluate it (python -m mrict_core train {variant} "
-        f"--lineage), or import the predecessor's (python -m mrict_core import-checkpoint FILE --as {variant})"
+        f"--lineage), or import the predecessor's weights (python -m mrict_core import-checkpoint FILE --as {variant})"
     )
 
 
 def read_card(spec: str, root: Path | None = None) -> str:
-    """Return the card of the published model that `spec` means, made of its facts and scores."""
+    """Return the card of the published model `spec`, from its facts and scores."""
     path = find(spec, root)
     if not path.is_dir():
         raise MrictError(f"{spec}: trained and not published ({shown(path)}), so it has no card; evaluate it first")

@@ -1,12 +1,12 @@
-"""A published model: a folder that holds everything a user of the network needs, and nothing of its training.
+"""A published model: a folder with everything a user of the network needs, without training state.
 
     <checkpoints>/<variant>/<hash>/model.safetensors   weights, named <network>/<key of its state dict>
                                    model.json          facts: the checkpoint without tensors, and the data behind it
-                                   scores.json         of the held-out patients; absent where there are none
+                                   scores.json         of the held-out patients; absent if not scored
                                    README.md           the model's card
 
-The hash stands for weights and facts, so a folder never changes what it computes or what it says it is; scores and card
-are renewed when the same model is evaluated again. The folder appears whole or not at all.
+The hash covers weights and facts, so a model never changes under its name; scores and card are updated when the model
+is evaluated again. The folder is written atomically.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ WAIT_S = 60.0  # for another process that publishes the same variant
 
 
 def model_hash(description: Mapping[str, Any]) -> str:
-    """Return the name of a model: a hash over everything in model.json, and so over the weights.
+    """Return a model's hash over everything in model.json, including the hash of the weights.
 
-    When it was published and how long its epochs took do not count: they make no other model.
+    Publication date and epoch durations are excluded.
     """
     facts = description["facts"]
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in facts["history"]]
@@ -63,12 +63,12 @@ def write_model(
 ) -> tuple[Path, bool]:
     """Write a model under `root`; return its folder and whether it is new.
 
-    kind: "trained" or "imported". label: the profile's. generator: the network that makes CT from MR. data: what it
-    was trained on. scores: of held-out patients, with their cards. A model that is there already is left as it is,
-    apart from newer scores and their card. Raises MrictError where the folder cannot be written or is damaged.
+    kind: "trained" or "imported". label: the profile's. generator: the MR-to-CT network. data: the training data.
+    scores: of held-out patients, with their metric cards. Of an existing model only scores and card are updated. Raises
+    MrictError if the folder cannot be written or is damaged.
     """
     content = _packed(networks)
-    plain, data = (json.loads(json.dumps(value)) for value in (facts.as_plain(), data))  # as they will be read
+    plain, data = (json.loads(json.dumps(value)) for value in (facts.as_plain(), data))  # as read back
     sha256 = hashlib.sha256(content).hexdigest()
     described = {
         "format": FORMAT,
@@ -86,7 +86,7 @@ def write_model(
     with held(folder.parent, f"publishes a model of {facts.variant}", WAIT_S):
         for leftover in folder.parent.glob(f"{NEW}*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
-        folder = _there(folder) or folder
+        folder = _existing(folder) or folder
         if folder.exists():
             _renew(folder, scores)
             return folder, False
@@ -97,19 +97,20 @@ def write_model(
     return folder, True
 
 
-def _there(folder: Path) -> Path | None:
-    """Return the folder of the same model as an earlier version published it: under the hash of its own form."""
+def _existing(folder: Path) -> Path | None:
+    """Return the folder of the same model, also if an earlier version published it under another hash."""
     for path in sorted(folder.parent.glob(f"*/{FACTS}")):
         with contextlib.suppress(MrictError):
             described = read_model(path.parent)
-            facts = json.loads(json.dumps(ModelFacts.from_plain(described["facts"], shown(path)).as_plain()))
+            facts = ModelFacts.from_plain(described["facts"], shown(path)).as_plain()
+            facts = json.loads(json.dumps(facts | {"complete": True}))  # best.pt was published as it was, then
             if model_hash(described | {"facts": facts}) == folder.name:
                 return path.parent
     return None
 
 
 def _renew(folder: Path, scores: Mapping[str, Any] | None) -> None:
-    """Check the model that is there; replace its scores and card where they changed."""
+    """Check an existing model; update its scores and card if they changed."""
     description = read_model(folder)
     check_weights(folder, description)
     if scores is not None and scores != read_scores(folder):
@@ -126,7 +127,7 @@ def _packed(networks: Networks) -> bytes:
     import safetensors.torch
     import torch
 
-    # a state dict may hold weights stored pixel by pixel, or two views of one storage: the file takes neither
+    # safetensors stores neither channels-last weights nor two views of one storage
     tensors = {
         f"{name}/{key}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, state in networks.items()
@@ -136,20 +137,19 @@ def _packed(networks: Networks) -> bytes:
 
 
 def _sizes(networks: Networks) -> dict[str, dict[str, int]]:
-    """Return tensors and values of each network, buffers such as running means included."""
+    """Return the numbers of tensors and values of each network, buffers included."""
     return {n: {"tensors": len(s), "values": sum(t.numel() for t in s.values())} for n, s in networks.items()}
 
 
 def is_model(path: Path) -> bool:
-    """Return whether `path` is the folder of a published model, damaged or not."""
+    """Return whether `path` is a model folder, damaged or not."""
     return (path / FACTS).is_file() or (path / WEIGHTS).is_file()
 
 
 def read_model(folder: Path) -> dict[str, Any]:
-    """Return the content of model.json after checking it against its hash, and that the weights are there.
+    """Return the content of model.json, checked against its hash; of the weights only the size is checked.
 
-    Raises MrictError for what is absent, damaged, edited, or of another format. The weights are checked by size alone;
-    `check_weights` reads them.
+    Raises MrictError if a file is absent, damaged, edited or of another format. `check_weights` reads the weights.
     """
     remedy = "delete the folder and publish the model again"
     description = read_json(folder / FACTS)
@@ -167,7 +167,7 @@ def read_model(folder: Path) -> dict[str, Any]:
         raise MrictError(f"{shown(folder / FACTS)}: not the facts of a model ({error}); {remedy}") from None
     if found != description["hash"]:
         raise MrictError(
-            f"{shown(folder / FACTS)}: its content has hash {found}, it says {description['hash']}: it was edited or "
+            f"{shown(folder / FACTS)}: its content has hash {found}, expected {description['hash']}: edited or "
             f"damaged; {remedy}"
         )
     path = folder / WEIGHTS
@@ -179,7 +179,7 @@ def read_model(folder: Path) -> dict[str, Any]:
 
 
 def read_scores(folder: Path) -> dict[str, Any] | None:
-    """Return the scores of a model's held-out patients, None where it has none."""
+    """Return the scores of a model's held-out patients, None if not scored."""
     path = folder / SCORES
     scores = read_json(path) if path.is_file() else None
     if scores is not None and not (isinstance(scores, dict) and isinstance(scores.get("summary"), dict)):
@@ -188,7 +188,7 @@ def read_scores(folder: Path) -> dict[str, Any] | None:
 
 
 def check_weights(folder: Path, description: Mapping[str, Any]) -> bytes:
-    """Return the content of the weights' file; one that is not what was published raises MrictError."""
+    """Return the content of the weights file; raise MrictError unless it is the published one."""
     path = folder / WEIGHTS
     with available(path):
         content = path.read_bytes()
@@ -202,9 +202,9 @@ def check_weights(folder: Path, description: Mapping[str, Any]) -> bytes:
 
 
 def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tuple[ModelFacts, Networks]:
-    """Return (facts, {network: state dict on the CPU}) of a published model's folder or of a checkpoint file.
+    """Return (facts, {network: state dict on the CPU}) of a model folder or checkpoint file.
 
-    Raises MrictError where it is absent, damaged, tampered with, unsafe, or of another variant than expected.
+    Raises MrictError if it is absent, damaged, tampered with, unsafe, or of another variant than expected.
     """
     path = Path(path)
     if not path.is_dir():
@@ -219,7 +219,7 @@ def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tup
     if expect_variant and facts.variant != expect_variant:
         raise MrictError(
             f"{shown(path)}: model of variant '{facts.variant}', expected '{expect_variant}'; "
-            "give the folder of that variant or name the other variant"
+            "give a folder of that variant, or name the other variant"
         )
     try:
         tensors = safetensors.torch.load(check_weights(path, description))
@@ -235,7 +235,7 @@ def load_facts_and_weights(path: Path, expect_variant: str | None = None) -> tup
 
 
 def facts_of(description: Mapping[str, Any], folder: Path) -> ModelFacts:
-    """Return the facts in the content of a model.json."""
+    """Return the facts of a model.json."""
     try:
         return ModelFacts.from_plain(description["facts"], shown(folder))
     except MrictError as error:

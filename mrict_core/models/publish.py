@@ -1,4 +1,4 @@
-"""Publish what was trained and evaluated here."""
+"""Publish a trained and evaluated model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mrict_core.models.folder import Networks, write_model
 from mrict_core.paths import Workspace, checkpoints_root
 from mrict_core.training.facts import ModelFacts
 
-FULL = "full"  # the profile whose models are meant for images of patients
-SCORES = ("label", "note", "n", "summary", "cards", "context")  # of a record: nothing of single patients
+FULL = "full"  # the profile of models for patient images; others are demos
+SCORES = ("label", "note", "n", "summary", "cards", "context")  # published part of a record: no single patients
 
 
 def publish(
@@ -28,9 +28,9 @@ def publish(
 ) -> tuple[Path, bool]:
     """Publish a finished training with the record of its evaluation; return the model's folder and whether it is new.
 
-    facts, networks: of the very checkpoint that was scored. data: what it was trained and scored on. baseline: name and
-    mae_hu of the best trivial predictor on the same patients, None where none was scored. The same weights and facts
-    are the same model: nothing but changed scores is written again.
+    facts, networks: of the scored checkpoint. data: what it was trained and scored on. baseline: name and mae_hu of the
+    best trivial predictor on the same patients, None if none was scored. If the model exists, only its scores are
+    updated.
     """
     return write_model(
         checkpoints_root(),
@@ -46,7 +46,7 @@ def publish(
 
 
 def describe_data(space: Workspace, store: SliceStore, split: Split) -> dict[str, Any]:
-    """Return what the workspace's models are trained on, in numbers of patients and slices; no ids, no paths."""
+    """Return the training data of the workspace's models in numbers of patients and slices, without ids or paths."""
     counts, sets = store.counts(), {}
     for name in SETS:
         patients = getattr(split, name)

@@ -41,15 +41,15 @@ GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar"
 
 
 def build_network(part: Part, *, in_channels: int, out_channels: int = 1, width: int = 64) -> nn.Module:
-    """Return a fresh network: its options, and of the rest what its constructor takes.
+    """Return a new network from its options and the other arguments that its constructor takes.
 
-    width: channels of the first block, of networks that are scaled by it (predecessor: 64). A network whose images need
-    sides of a multiple of some pixels says so by an attribute `multiple`.
+    width: channels of the first block, for networks that scale with it (predecessor: 64). A network that needs image
+    sides of a multiple of n pixels has an attribute `multiple`.
     """
     sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "spatial_dims": 2}
     return NETWORKS.build(part.name, part.options, **sizes)
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of learnable values (buffers such as running means are not counted)."""
+    """Return the number of learnable values (without buffers such as running means)."""
     return sum(p.numel() for p in module.parameters())

@@ -1,4 +1,4 @@
-"""The convolutions behind `demo_features`: fixed random weights, the same bits on every platform."""
+"""The convolutions of `demo_features`: fixed random weights, bit-equal on every platform."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class DemoPyramid(nn.Module):
 
     # (B, 3, H, W), 0 for air, H and W multiples of 16 => (B, 576, H/16, W/16)
 
-    Features are taken at 1/4, 1/8 and 1/16 of the input's side; the finer maps are folded into channels (space to
-    depth), so one tensor holds all scales without losing a value. Nothing was learned: it compares local patterns at
-    three scales and knows neither tissue nor anatomy. At 64x64 it costs about an eighth of the width-16 generator.
+    Features at 1/4, 1/8 and 1/16 of the input's side; the finer maps are folded into channels (space to depth), so one
+    tensor holds all scales. Nothing is learned: it compares local patterns at three scales and knows neither tissue nor
+    anatomy. At 64x64 it costs about an eighth of the width-16 generator.
 
-    `GAINS` were measured once: on 24 MR/CT pairs of real heads (patient window, 64x64) each scale adds 0.1 to the mean
-    squared difference, 0.3 in all (0.08 to 1 by pair); it grows to 0.5 at 256x256.
+    `GAINS` make each scale contribute 0.1 to the mean squared difference, measured on 24 MR/CT pairs of real heads
+    (patient window, 64x64): 0.3 in total (0.08 to 1 per pair), 0.5 at 256x256.
     """
 
     SEED = 20240923
@@ -42,7 +42,7 @@ class DemoPyramid(nn.Module):
             conv.bias = nn.Parameter(_uniform(raw, conv.bias.shape, 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the gained features, finest scale first."""
+        """Return the scaled features, finest scale first."""
         x = F.relu(self.stem(x))
         scales = []
         for stage, gain, fold in zip(self.stages, self.GAINS, (4, 2, 1), strict=True):
@@ -52,9 +52,9 @@ class DemoPyramid(nn.Module):
 
 
 def _uniform(raw: np.random.PCG64, shape: tuple[int, ...], bound: float) -> Tensor:
-    """Return float32 values in [-bound, bound) from the generator's raw integers, whose stream numpy promises to keep.
+    """Return float32 values in [-bound, bound), bit-equal on every platform.
 
-    24 bits fit a float32 exactly and one product is correctly rounded, so every platform gets the same bits.
+    numpy guarantees the stream of raw integers; 24 bits fit a float32 exactly, and one product is correctly rounded.
     """
     integers = raw.random_raw(math.prod(shape)) >> np.uint64(40)
     unit = integers.astype(np.float32) * np.float32(2.0**-23) - np.float32(1.0)

@@ -1,7 +1,7 @@
 """Frozen feature networks for perceptual losses and Fréchet distances, by name.
 
-Each takes images in [-1, 1] with 1 or 3 channels (grey is repeated) and lets gradients flow to the image, never to its
-weights. The predecessor fed [-1, 1] to torchvision's VGG as it is; `imagenet_normalisation` gives the corrected twin.
+Each takes images in [-1, 1] with 1 or 3 channels (grey is repeated); gradients flow to the image, not to the weights.
+The predecessor fed [-1, 1] to torchvision's VGG unscaled; `imagenet_normalisation` is the corrected twin.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch.func import functional_call
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.networks.demo_pyramid import DemoPyramid
-from mrict_core.networks.layers import in_full
+from mrict_core.networks.layers import Frozen, in_full
 from mrict_core.networks.lpips import LpipsSqueeze
 from mrict_core.networks.weights import load_into, local_only, locate
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-NORMALISED_NAMES = ("2", "3", "5", "6", "7", "9", "10", "12", "13", "14", "16", "17")  # layers in that file
+NORMALISED_NAMES = ("2", "3", "5", "6", "7", "9", "10", "12", "13", "14", "16", "17")  # layers of vgg19_normalised
 
 
-class FeatureNetwork(nn.Module):
-    """A frozen network that stays in evaluation mode.  # (B, 1 or 3, H, W) in [-1, 1] => (B, C, h, w)
+class FeatureNetwork(Frozen):
+    """A frozen feature network.  # (B, 1 or 3, H, W) in [-1, 1] => (B, C, h, w)
 
     `name` and `weights_hash` go into checkpoints and metric cards; `dimension` is the length of an embedding.
     """
@@ -46,26 +46,21 @@ class FeatureNetwork(nn.Module):
         multiple: int = 1,  # H and W must be a multiple of this many pixels
     ) -> None:
         super().__init__()
-        self.layers = layers.to(memory_format=torch.channels_last)  # pixel by pixel: a third to a half faster
+        self.layers = layers.to(memory_format=torch.channels_last)  # a third to a half faster
         self.name = name
         self.weights_hash = weights_hash
         self.dimension = dimension
         self.multiple = multiple
-        self.dtype = torch.float32  # that the layers compute in
+        self.dtype = torch.float32  # of the layers
         self.first, conv = next((f"{n}.weight", m) for n, m in layers.named_modules() if isinstance(m, nn.Conv2d))
-        self.grey_is_enough = len(set(mean)) == len(set(std)) == 1  # three equal channels all the way to that layer
+        self.grey_is_enough = len(set(mean)) == len(set(std)) == 1  # that layer sees three equal channels
         self.register_buffer("grey_weight", conv.weight.detach().sum(dim=1, keepdim=True), persistent=False)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> FeatureNetwork:
-        """Stay in evaluation mode whatever `mode` says: a parent module's `.train()` must not thaw this one."""
-        return super().train(False)
+        self.freeze()
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return `x` with 3 channels, shifted and scaled as the weights expect."""
+        """Return `x` with 3 channels in the range of the weights."""
         if x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             sides = f" and H, W multiples of {self.multiple}" if self.multiple > 1 else ""
             raise MrictError(
@@ -76,46 +71,41 @@ class FeatureNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the features, float32.  # (B, 1 or 3, H, W) in [-1, 1] => (B, C, h, w)"""
         prepared = self.prepare(x).to(self.dtype)
-        if x.shape[1] == 1 and self.grey_is_enough:  # the sum of the first weights sees as much of one channel
+        if x.shape[1] == 1 and self.grey_is_enough:  # the first weights, summed over channels, give the same result
             return in_full(functional_call(self.layers, {self.first: self.grey_weight}, prepared[:, :1]))
         return in_full(self.layers(prepared))
 
     def compute_in(self, dtype: torch.dtype) -> FeatureNetwork:
-        """Run the layers in `dtype`, on images stored pixel by pixel; input and features stay float32."""
+        """Run the layers in `dtype`; input and features stay float32."""
         self.dtype = dtype
         self.layers.to(dtype, memory_format=torch.channels_last)
         self.grey_weight = self.grey_weight.to(dtype, memory_format=torch.channels_last)
         return self
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return one vector per image, the mean of the features over space.  # (B, 1 or 3, H, W) => (B, dimension)"""
+        """Return the spatial mean of the features.  # (B, 1 or 3, H, W) => (B, dimension)"""
         return self.forward(x).mean(dim=(2, 3))
 
 
 def _vgg(name: str, weights: str, depth: int | None, dimension: int, imagenet_normalisation: bool) -> FeatureNetwork:
-    """Return the first `depth` layers (None: all) of torchvision's VGG with the weights of that name."""
+    """Return the first `depth` layers (None: all) of torchvision's VGG with the named weights."""
     found = locate(weights)
     from torchvision import models
 
-    with torch.device("meta"):  # no time and memory for values that are replaced at once
+    with torch.device("meta"):  # no initialisation: the values are replaced
         layers = getattr(models, weights)(weights=None, init_weights=False).features[:depth]
     digest = load_into(layers, weights, found)
-    if not imagenet_normalisation:
-        return FeatureNetwork(layers, name=name, weights_hash=digest, dimension=dimension)
-    return FeatureNetwork(
-        layers,
-        name=f"{name}+imagenet_normalisation",
-        weights_hash=digest,
-        dimension=dimension,
-        mean=tuple(2 * m - 1 for m in IMAGENET_MEAN),  # ((x + 1) / 2 - m) / s, written for x in [-1, 1]
-        std=tuple(2 * s for s in IMAGENET_STD),
-    )
+    scaling = {}
+    if imagenet_normalisation:  # ((x + 1) / 2 - m) / s, written for x in [-1, 1]
+        name += "+imagenet_normalisation"
+        scaling = {"mean": tuple(2 * m - 1 for m in IMAGENET_MEAN), "std": tuple(2 * s for s in IMAGENET_STD)}
+    return FeatureNetwork(layers, name=name, weights_hash=digest, dimension=dimension, **scaling)
 
 
 def _vgg19_normalised() -> FeatureNetwork:
     """Return the activation-normalised Caffe VGG-19 of Gatys et al. 2016 up to relu3_1.
 
-    Its file's first layer, a 1x1 convolution, turns RGB in [0, 1] into BGR in 0..255 minus the Caffe mean.
+    The file's first layer, a 1x1 convolution, maps RGB in [0, 1] to BGR in 0..255 minus the Caffe mean.
     """
     found = locate("vgg19_normalised")
     from torchvision import models
@@ -136,7 +126,7 @@ def _vgg19_normalised() -> FeatureNetwork:
 
 
 class DemoFeatures(FeatureNetwork):
-    """`demo_features`: a stand-in where no weights can be had. It carries no learned knowledge; see `DemoPyramid`."""
+    """`demo_features`: a substitute without weights, and without learned knowledge; see `DemoPyramid`."""
 
     def __init__(self) -> None:
         layers = DemoPyramid()
@@ -156,10 +146,10 @@ class DemoFeatures(FeatureNetwork):
         return self.forward(x)[:, -self.dimension :].mean(dim=(2, 3))
 
 
-class InceptionFid(nn.Module):
+class InceptionFid(Frozen):
     """Inception v3 of the FID (Heusel et al. 2017), by torch-fidelity.  # (B, 3, H, W) uint8 => (B, 2048)
 
-    Resizing to 299x299 and scaling happen inside. Calling it equals `embed`.
+    It resizes to 299x299 and scales. Calling it equals `embed`.
     """
 
     name = "inception_fid"
@@ -171,7 +161,7 @@ class InceptionFid(nn.Module):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         class Checked(FeatureExtractorInceptionV3):
-            """Its constructor would unpickle any object; here it gets no file, and `load_into` loads a checked one."""
+            """Its constructor would unpickle any object, so it gets an empty file; `load_into` loads the weights."""
 
             def load_state_dict(self, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
                 return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
@@ -183,12 +173,7 @@ class InceptionFid(nn.Module):
             self.network = Checked("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
         self.weights_hash = load_into(self.network, "inception_fid", found)
         self.network.to(memory_format=torch.channels_last)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> InceptionFid:
-        """Stay in evaluation mode whatever `mode` says."""
-        return super().train(False)
+        self.freeze()
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the 2048 pooled features of each image.  # (B, 3, H, W) uint8 => (B, 2048)"""
@@ -211,14 +196,14 @@ FEATURES: dict[str, Callable[..., nn.Module]] = {
     "inception_fid": InceptionFid,
     "lpips_squeeze": LpipsSqueeze,
 }
-IMAGENET_TWINS = ("vgg19_pool5", "vgg19_relu3_3", "vgg16_relu3_3")  # can be had with ImageNet normalisation
+IMAGENET_TWINS = ("vgg19_pool5", "vgg19_relu3_3", "vgg16_relu3_3")  # also available with ImageNet normalisation
 
 
 def build_features(name: str, *, imagenet_normalisation: bool = False, download: bool = True) -> nn.Module:
-    """Return the frozen feature network `name`; with `download=False` only from weights that are on this machine.
+    """Return the frozen feature network `name`; with `download=False` only from local weights.
 
     `imagenet_normalisation` (VGG only) maps [-1, 1] to the range the weights were trained on; the predecessor did not.
-    Raises MrictError for an unknown name and for weights that cannot be had: values are never made up.
+    Raises MrictError for an unknown name and for missing weights, which are never replaced by random values.
     """
     if name not in FEATURES:
         raise unknown_name("feature network", name, FEATURES)

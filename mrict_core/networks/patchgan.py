@@ -1,7 +1,7 @@
-"""The predecessor's three discriminators: PatchGANs of Isola et al. 2017, and one that averages to a single score.
+"""The predecessor's three discriminators: PatchGANs (Isola et al. 2017), and one that averages to a single score.
 
-All return logits: the predecessor's sigmoid has no weights, so it belongs to the losses (where BCE with logits is
-stable). Module indices are those of the predecessor's checkpoint files.
+All return logits: the predecessor's sigmoid is part of the losses (BCE with logits is numerically stable). Module
+indices match the predecessor's checkpoint files.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class PatchGAN(nn.Module):
         width: int,  # channels of the first block; they double with every block
         in_channels: int,  # 1: the CT; 2: MR and CT concatenated
         dropout: float,  # probability, after every block but the last
-        blocks: int,  # strided blocks; the receptive field grows with them
+        blocks: int,  # strided blocks; they determine the receptive field
         last_padding: int,  # of the last convolution
-        pool: bool,  # True: global average over the map
+        pool: bool,  # global average over the map
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -47,13 +47,13 @@ class PatchGAN(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (before the sigmoid). Raises MrictError for a wrong channel count or too small an image."""
+        """Return logits. Raises MrictError for a wrong channel count or an image that is too small."""
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < self.min_size:
             raise MrictError(
                 f"discriminator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W) with H and W "
                 f"at least {self.min_size}; check method.conditional and the canvas size"
             )
-        logits = in_full(self.model(x))  # the losses and the penalty are taken in float32
+        logits = in_full(self.model(x))  # losses and gradient penalty need float32
         return logits.mean(dim=(2, 3)) if self.pool else logits
 
 

@@ -1,7 +1,7 @@
-"""The predecessor's two generators: one plain U-Net, parametrised by the widths of its decoder.
+"""The predecessor's two generators: a U-Net with two decoder widths.
 
 Source: Ronneberger et al. 2015 (U-Net), with the strided 4x4 convolutions of Isola et al. 2017 (pix2pix). Module names
-are those of the predecessor's checkpoint files, so that such files load.
+match the predecessor's checkpoint files.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def _block(
 class UNet(nn.Module):
     """U-Net with tanh output.  # (B, in_channels, H, W) in [-1, 1] => (B, out_channels, H, W) in (-1, 1)
 
-    H and W must be multiples of 32. Weights start from torch's default initialisation, as the predecessor's did. The
-    last layer runs in float32, under autocast too.
+    H and W must be multiples of 32. Weights have torch's default initialisation, like the predecessor's. The last layer
+    always runs in float32.
     """
 
-    multiple = STRIDE  # pixels: the sides of an image
+    multiple = STRIDE  # pixels, of an image's sides
 
     def __init__(
         self,
-        *,
         width: int,  # channels of enc1
         in_channels: int,
         out_channels: int,
         dropout: float,  # probability, after every block
         slope: float,  # of LeakyReLU for negative values
+        *,
         bottleneck: int,  # channels, in units of the width
         decoder: tuple[int, int, int, int],  # channels of dec4..dec1, in units of the width
         skip_enc1: bool,  # False: dec1 is a bare transposed convolution and enc1 is not concatenated
@@ -71,7 +71,7 @@ class UNet(nn.Module):
         self.final_upsample = nn.ConvTranspose2d(last, out_channels, kernel_size=4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the synthetic image. Raises MrictError for a wrong channel count or a side that is not n * 32."""
+        """Return the synthetic image. Raises MrictError for a wrong channel count or image size."""
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % STRIDE or x.shape[3] % STRIDE:
             raise MrictError(
                 f"generator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W) with H and W "
@@ -86,7 +86,7 @@ class UNet(nn.Module):
         d2 = self.dec2(torch.cat((d3, e3), dim=1))
         d1 = self.dec1(torch.cat((d2, e2), dim=1))
         last = torch.cat((d1, e1), dim=1) if self.skip_enc1 else d1
-        with autocast(x.device, torch.float32):  # bfloat16 would round the image, to steps of up to 8 HU
+        with autocast(x.device, torch.float32):  # bfloat16 would round the image to steps of up to 8 HU
             return torch.tanh(self.final_upsample(in_full(last)))
 
 
@@ -94,29 +94,11 @@ def unet_a(
     width: int = 64, in_channels: int = 1, out_channels: int = 1, dropout: float = 0.1, slope: float = 0.14
 ) -> UNet:
     """Return G-A (MK1, MK2, MK4, practice): narrow decoder, no enc1 skip. 11,214,529 parameters at width 64."""
-    return UNet(
-        width=width,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        dropout=dropout,
-        slope=slope,
-        bottleneck=8,
-        decoder=(4, 2, 1, 1),
-        skip_enc1=False,
-    )
+    return UNet(width, in_channels, out_channels, dropout, slope, bottleneck=8, decoder=(4, 2, 1, 1), skip_enc1=False)
 
 
 def unet_b(
     width: int = 64, in_channels: int = 1, out_channels: int = 1, dropout: float = 0.1, slope: float = 0.14
 ) -> UNet:
     """Return G-B (MK3 and later, CycleGAN): symmetric, a skip at every level. 25,046,657 parameters at width 64."""
-    return UNet(
-        width=width,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        dropout=dropout,
-        slope=slope,
-        bottleneck=16,
-        decoder=(8, 4, 2, 1),
-        skip_enc1=True,
-    )
+    return UNet(width, in_channels, out_channels, dropout, slope, bottleneck=16, decoder=(8, 4, 2, 1), skip_enc1=True)

@@ -1,8 +1,8 @@
-"""Pretrained weights by name: from the user's folder, else downloaded once with its hash checked.
+"""Pretrained weights by name: from the user's folder, else downloaded once, with a hash check.
 
-Order: the folder `MRICT_WEIGHTS`, else torch hub's cache, else a download into that cache from the file's official
-address (`MRICT_WEIGHTS_URL` replaces the address up to the file name, for mirrors). Nothing is ever replaced by random
-values: what cannot be had is an error that names file, folder and address.
+Order: the folder `MRICT_WEIGHTS`, torch hub's cache, a download into that cache from the official address (or a mirror:
+`MRICT_WEIGHTS_URL` replaces the address up to the file name). Missing weights are an error that names the file and the
+remedy; they are never replaced by random values.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from mrict_core.web import Web
 FOLDER = "MRICT_WEIGHTS"
 MIRROR = "MRICT_WEIGHTS_URL"
 _downloads: ContextVar[bool] = ContextVar("downloads", default=True)
-LOCK_WAIT_S = 600.0  # for another process that downloads the same
+LOCK_WAIT_S = 600.0  # for another process that downloads the same file
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One file of weights; by torch's convention the name's last part is the start of the file's sha256."""
+    """One weights file; by torch's convention its name ends with the start of its sha256."""
 
     name: str
-    address: str | None  # folder it is published in; None: not to be downloaded
-    alternate: str = ""  # another name it may have in the user's folder: the same weights without the classifier
+    address: str | None  # folder it is published in; None: no download
+    alternate: str = ""  # another name in the user's folder: the same weights without the classifier
 
     @property
     def sha256_prefix(self) -> str:
@@ -44,7 +44,7 @@ class WeightsFile:
 
     @property
     def url(self) -> str | None:
-        """Address to download from, the mirror's where one is set."""
+        """Address to download from, on the mirror if one is set."""
         if self.address is None:
             return None
         return (os.environ.get(MIRROR) or self.address).rstrip("/") + "/" + self.name
@@ -66,7 +66,7 @@ FILES = {
 
 @contextlib.contextmanager
 def local_only() -> Iterator[None]:
-    """Inside this block nothing is downloaded: weights that are not on this machine are absent."""
+    """Disable downloads inside this block."""
     token = _downloads.set(False)
     try:
         yield
@@ -74,30 +74,18 @@ def local_only() -> Iterator[None]:
         _downloads.reset(token)
 
 
-def load_state(name: str) -> tuple[dict[str, Tensor], str]:
-    """Return (state dict on the CPU, sha256 of the file) of the weights `name`.
-
-    A classifier is dropped and the prefix `features.` removed, so files of a whole VGG and of its features alone give
-    the same keys. Files in the user's folder may differ from the official hash (a features-only file must); the
-    returned hash records what was used. Raises MrictError for absent, damaged or altered files.
-    """
-    path, digest = locate(name)
-    return _read(path), digest
-
-
 def load_into(module: nn.Module, name: str, found: tuple[Path, str] | None = None) -> str:
-    """Load the weights `name` into `module`, which may stand on the meta device; return the sha256 of the file.
+    """Load the weights `name` into `module`, which may be on the meta device; return the sha256 of the file.
 
-    found: what `locate` returned, where it was asked before. Keys that `module` has no place for are ignored (it may be
-    the first layers of the file's network). A key that is missing or of another shape is a MrictError that names the
-    file and the first such key.
+    found: the result of an earlier `locate`. Extra keys are ignored (`module` may be the first layers of the file's
+    network). Raises MrictError for absent, damaged or altered files, and for a missing key or one of another shape.
     """
     path, digest = found or locate(name)
     state = _read(path)
     fitting = {}
     for key, wanted in module.state_dict().items():
         if key.endswith("num_batches_tracked") and key not in state:
-            state[key] = torch.zeros((), dtype=torch.long)  # files older than this counter; evaluation never reads it
+            state[key] = torch.zeros((), dtype=torch.long)  # absent in old files, not used in evaluation
         if key not in state:
             raise MrictError(f"{shown(path)}: has no '{key}'; expected the weights of {name}; replace the file")
         if state[key].shape != wanted.shape:
@@ -111,9 +99,10 @@ def load_into(module: nn.Module, name: str, found: tuple[Path, str] | None = Non
 
 
 def locate(name: str) -> tuple[Path, str]:
-    """Return the path of a weights file and its sha256; download it when it is nowhere.
+    """Return the path of a weights file and its sha256; download it if it is not on this machine.
 
-    Asked first, it says that weights are absent before anything slow is imported for them.
+    Files in the user's folder may differ from the official hash (a features-only file must); the returned hash records
+    the file used. Call it before slow imports, to report missing weights early.
     """
     if name not in FILES:
         raise unknown_name("weights", name, FILES)
@@ -125,7 +114,7 @@ def locate(name: str) -> tuple[Path, str]:
             raise MrictError(f"{FOLDER}={folder}: no such folder; set it to the folder that holds {file.name}")
         for candidate in filter(None, (file.name, file.alternate)):
             if (local / candidate).is_file():
-                return local / candidate, _sha256(local / candidate)
+                return local / candidate, sha256_of(local / candidate)
     if file.url is None:
         raise MrictError(
             f"weights '{name}': {file.name} is not in {folder or 'a local folder'} and is not published for download; "
@@ -139,7 +128,7 @@ def locate(name: str) -> tuple[Path, str]:
         )
     if not cached.is_file():
         _download(name, file, cached)
-    digest = _sha256(cached)
+    digest = sha256_of(cached)
     if not digest.startswith(file.sha256_prefix):
         raise MrictError(
             f"{shown(cached)}: sha256 starts with {digest[:8]}, expected {file.sha256_prefix}; delete it, "
@@ -149,13 +138,13 @@ def locate(name: str) -> tuple[Path, str]:
 
 
 def _download(name: str, file: WeightsFile, target: Path) -> None:
-    """Download to `target`, on from where an earlier call stopped; only a file whose hash is right gets that name."""
+    """Download to `target`, resuming an earlier call; the file gets its name only if its hash is right."""
     from tqdm import tqdm
 
     part = target.with_name(f"{target.name}.part")
     try:
         with held(target.parent, "downloads weights to it", LOCK_WAIT_S):
-            if target.is_file():  # another process was faster
+            if target.is_file():  # downloaded by another process
                 return
             with tqdm(desc=file.name, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
 
@@ -164,7 +153,7 @@ def _download(name: str, file: WeightsFile, target: Path) -> None:
                     bar.update(done - bar.n)
 
                 Web(say=bar.write).fetch(file.url, part, progress=progress)
-            digest = _sha256(part)
+            digest = sha256_of(part)
             if not digest.startswith(file.sha256_prefix):
                 part.unlink()
                 raise MrictError(f"{file.url}: sha256 starts with {digest[:8]}, expected {file.sha256_prefix}")
@@ -179,19 +168,20 @@ def _download(name: str, file: WeightsFile, target: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """Return a state dict on the CPU, without classifier and prefix `features.`, like a features-only file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MrictError(f"{shown(path)}: is no readable file of weights ({reason}); replace the file") from error
+        raise MrictError(f"{shown(path)}: not a readable weights file ({reason}); replace the file") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise MrictError(
-            f"{shown(path)}: holds {type(state).__name__}, expected a plain state dict of tensors; replace the file"
+            f"{shown(path)}: contains {type(state).__name__}, expected a plain state dict of tensors; replace the file"
         )
     return {key.removeprefix("features."): value for key, value in state.items() if not key.startswith("classifier.")}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Many cases at once: a folder or a csv of MR files, one failure never stops the rest, a second run goes on."""
+"""Many cases: a folder or a csv of MR files. A failed case does not stop the others; a second run resumes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,23 @@ from mrict_core.inference.output_files import FORMATS, format_of
 from mrict_core.inference.volume import SynthesisOptions, check_models
 from mrict_core.paths import printable, shown, some
 from mrict_core.pipeline.survey import EXPECTED, plain_name, survey
-from mrict_core.pipeline.synthesis import QA_SUFFIXES, Model, effective, explained, is_current, synthesize_case
+from mrict_core.pipeline.synthesis import (
+    QA_SUFFIXES,
+    Model,
+    effective,
+    explained,
+    is_current,
+    notes_of,
+    synthesize_case,
+)
 
 FIRST = ("case", "status", "reason", "warnings", "output")  # columns of a summary
 FACTS = ("verdict", "shape", "spacing_mm", "body_voxels", "slices", "tiled", "input_hash", "key")
 FORMAT_NAMES = {suffix.removeprefix("."): suffix for suffix in FORMATS}
-ASIDE = ("left out", "aside")  # status of what is no case
+ASIDE = ("left out", "aside")  # status of inputs that are not a case
 FILE_ENDINGS = (*SUFFIXES, *QA_SUFFIXES, ".json", ".csv", ".dcm", ".txt", ".gz", ".zip")
-BETWEEN = " | "  # of warnings in a cell, which hold commas and semicolons themselves
-NAMED = 5  # so many reasons in one message
+BETWEEN = " | "  # separates warnings, which contain commas and semicolons
+NAMED = 5  # reasons in one message
 Row = tuple[str, Path, str, str]  # case, input, output, series
 Progress = Callable[[int, int, str], None]
 
@@ -41,20 +49,20 @@ class Case:
     output: Path
     uncertainty: Path | None = None
     qa: Path | None = None
-    series: str = ""  # of a folder of DICOM that holds several
+    series: str = ""  # of a DICOM folder with several
 
 
 @dataclass
 class Found:
-    """What a folder or a csv holds: every file is part of a case or stands in one of the others with its reason."""
+    """The content of a folder or a csv: every file is part of a case, or listed in another field with the reason."""
 
     cases: list[Case]
     failed: dict[str, str]  # case => why it cannot be used
-    left_out: dict[str, str] = field(default_factory=dict)  # what may be an MR and is not used
-    aside: dict[str, str] = field(default_factory=dict)  # what is no MR
+    left_out: dict[str, str] = field(default_factory=dict)  # possible MRs that are not used
+    aside: dict[str, str] = field(default_factory=dict)  # not an MR
 
     def fail(self, name: str, why: str) -> None:
-        """Keep why a case cannot be used, also where another of its name cannot."""
+        """Record why a case cannot be used, even if another of that name cannot either."""
         free = (f"{name} ({k})" if k > 1 else name for k in itertools.count(1))
         self.failed[next(key for key in free if key not in self.failed)] = why
 
@@ -67,12 +75,11 @@ def find_cases(
     uncertainty: Path | str | None = None,
     qa: Path | str | None = None,
 ) -> Found:
-    """Return the cases of a folder or a csv, and what is none; `output` is the folder of the results.
+    """Return the cases of a folder or a csv, and everything else in it; `output` is the folder of the results.
 
-    What a case is in a folder: see `survey`. A csv has a column `input`, relative to the csv, and may have `case`,
-    `output` and `series`. Results are named `<case>_sct` with `suffix`, or with the input's own where that is empty;
-    maps of the uncertainty have the same name in their own folder, and pages of the quality (`qa`) are
-    `<case>_sct.html` in theirs.
+    For cases in a folder see `survey`. A csv has a column `input`, relative to the csv, and may have `case`, `output`
+    and `series`. Results are named `<case>_sct` with `suffix`, or the input's own if that is empty; uncertainty maps
+    have the same name in their folder, and quality pages (`qa`) are `<case>_sct.html` in theirs.
     """
     source, output = Path(source), Path(output)
     uncertainty, qa = (Path(path) if path else None for path in (uncertainty, qa))
@@ -80,12 +87,14 @@ def find_cases(
     for folder in results:
         if folder.is_file() or is_file_name(folder):
             raise MrictError(
-                f"{shown(folder)}: a file by its name; expected a folder for the results of many cases; give another"
+                f"{shown(folder)}: has the name of a file; expected a folder for the results of many cases; rename it"
             )
         if folder.resolve() == source.resolve():
-            raise MrictError(f"{shown(folder)}: the folder of the inputs; expected another one; give a new folder")
+            raise MrictError(f"{shown(folder)}: the folder of the inputs; expected a different one; give a new folder")
     if uncertainty is not None and uncertainty.resolve() == output.resolve():
-        raise MrictError(f"{shown(uncertainty)}: the folder of the CTs too; expected another one; give a new folder")
+        raise MrictError(
+            f"{shown(uncertainty)}: also the folder of the CTs; expected a different one; give a new folder"
+        )
     found = Found([], {})
     for name, file, own, series in _of_csv(source, found) if source.is_file() else _of_folder(source, results, found):
         target = output / (own or f"{plain_name(name)}_sct{suffix or _suffix(file)}")
@@ -94,31 +103,30 @@ def find_cases(
         found.cases.append(Case(printable(name), file, target, spread, page, series))
     if not found.cases and not found.failed:
         reasons = [f"{name}: {why}" for name, why in (found.left_out | found.aside).items()]
-        held = f"; it holds {some(reasons, NAMED, '; ')}" if reasons else ""
+        held = f"; it contains {some(reasons, NAMED, '; ')}" if reasons else ""
         raise MrictError(f"{shown(source)}: no case found; expected {EXPECTED}{held}")
     found.cases = _without_clashes(found)
     return found
 
 
 def the_only_case(source: Path, target: Path) -> tuple[Path, str]:
-    """Return (MR, series) of a folder or csv of one case, whose output is the file `target`; others are an error."""
+    """Return (MR, series) of a folder or csv with exactly one case, whose output is the file `target`."""
     found = find_cases(source, target.parent / f"{target.name}.cases")
     if len(found.cases) == 1 and not found.failed and not found.left_out:
         return found.cases[0].source, found.cases[0].series
     others = [*found.failed.values(), *(f"{name}: {why}" for name, why in found.left_out.items())]
     raise MrictError(
-        f"{shown(target)}: a file by its name, but {shown(source)} holds {len(found.cases) + len(others)} inputs"
+        f"{shown(target)}: has the name of a file, but {shown(source)} has {len(found.cases) + len(others)} inputs"
         f"{f' ({others[0]})' if others else ''}; expected one; give a folder for the results, or one input"
     )
 
 
 def is_file_name(path: Path) -> bool:
-    """Return whether an output is named like a file; a folder that is there already may have any name."""
+    """Return whether an output is named like a file; an existing folder may have any name."""
     return path.name.lower().endswith(FILE_ENDINGS) and not path.is_dir()
 
 
 def _suffix(file: Path) -> str:
-    """Return the input's own suffix where that is one of one-file formats."""
     return next((s for s in FORMATS if file.name.lower().endswith(s)), ".mha" if file.suffix == ".mhd" else FORMATS[0])
 
 
@@ -142,7 +150,7 @@ def _of_csv(path: Path, found: Found) -> list[Row]:
         elif any(Path(text).name != text or text != plain_name(text) for text in (name, own) if text):
             found.fail(
                 printable(name),
-                f"{shown(path)}: line {line}: case and output are plain names, without folders; change them",
+                f"{shown(path)}: line {line}: case and output must be plain names without folders; change them",
             )
         else:
             rows.append((name, path.parent / Path(given).expanduser(), own, series))
@@ -150,7 +158,7 @@ def _of_csv(path: Path, found: Found) -> list[Row]:
 
 
 def _without_clashes(found: Found) -> list[Case]:
-    """Return the cases whose names and outputs are their own and no case's input; the others become failures."""
+    """Return the cases with a unique name and output that is no case's input; the others become failures."""
     cases = found.cases
     names = Counter(case.name for case in cases)
     outputs = Counter(stem_of(case.output).lower() for case in cases)
@@ -160,10 +168,10 @@ def _without_clashes(found: Found) -> list[Case]:
         try:
             format_of(case.output)
             if names[case.name] > 1 or outputs[stem_of(case.output).lower()] > 1:
-                raise MrictError(f"{shown(case.source)}: another has its case name or output; rename one")
+                raise MrictError(f"{shown(case.source)}: its case name or output is used twice; rename one")
             for path in filter(None, (case.output, case.uncertainty)):
                 if path.resolve() in sources:
-                    raise MrictError(f"{shown(path)}: an input of this run; expected another output; rename it")
+                    raise MrictError(f"{shown(path)}: an input of this run; expected a different output; rename it")
             kept.append(case)
         except MrictError as error:
             found.fail(case.name, str(error))
@@ -182,9 +190,10 @@ def synthesize_cases(
 ) -> pd.DataFrame:
     """Synthesise every case; return one row each: status "written", "kept" or "failed", and the reason.
 
-    What is "left out" or "aside" has a row too. A case whose output was made from the same input by the same models,
-    options and code is kept. The table is written to `summary` after every case, so that an interrupted run leaves it
-    too. `checks` go to `synthesize_case`.
+    The column "notes" lists the warnings that need no action; the file does not have it.
+    Files "left out" or "aside" get a row too. A case is kept if its output was made from the same input with the same
+    models, options and code. The table is written to `summary` after every case, so an interrupted run leaves it as
+    well. `checks` go to `synthesize_case`.
     """
     check_summary(summary, overwrite)
     several = effective(options, len(models), any(case.uncertainty for case in found.cases))
@@ -200,13 +209,12 @@ def synthesize_cases(
         if progress:
             progress(done, len(found.cases), case.name)
         write_csv(summary, _table(rows))
-    frame = _table(rows)
-    write_csv(summary, frame)
-    return frame
+    write_csv(summary, _table(rows))
+    return _table(rows, "notes")
 
 
 def check_summary(path: Path, overwrite: bool) -> None:
-    """Raise MrictError where `path` holds something other than a summary of an earlier run."""
+    """Raise MrictError if `path` exists and is not the summary of an earlier run."""
     if not path.exists() or overwrite:
         return
     try:
@@ -215,7 +223,9 @@ def check_summary(path: Path, overwrite: bool) -> None:
     except (OSError, UnicodeDecodeError):
         own = False
     if not own:
-        raise MrictError(f"{shown(path)}: exists and is no summary of this suite; give another --csv, or --overwrite")
+        raise MrictError(
+            f"{shown(path)}: exists and is not a summary of this suite; give another --csv, or --overwrite"
+        )
 
 
 def _attempt(
@@ -233,14 +243,15 @@ def _attempt(
                 facts = synthesize_case(case.source, case.output, models, options, **(more | checks))
     except MrictError as error:
         return row | {"status": "failed", "reason": printable(error), "warnings": "", "output": ""}
-    return row | {"warnings": BETWEEN.join(facts["warnings"])} | {key: _plain(facts.get(key)) for key in FACTS}
+    row |= {"warnings": BETWEEN.join(facts["warnings"]), "notes": notes_of(facts)}
+    return row | {key: _plain(facts.get(key)) for key in FACTS}
 
 
 def _plain(value: Any) -> Any:
     return "×".join(f"{v:g}" for v in value) if isinstance(value, list) else value
 
 
-def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _table(rows: list[dict[str, Any]], *more: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["order"] = frame["status"].isin(ASIDE)
-    return frame.sort_values(["order", "case"], ignore_index=True).reindex(columns=[*FIRST, *FACTS])
+    return frame.sort_values(["order", "case"], ignore_index=True).reindex(columns=[*FIRST, *FACTS, *more])

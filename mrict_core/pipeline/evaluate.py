@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,12 +45,17 @@ from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
 from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record
 
-CODE = ("data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # it decides the scores
+CODE = ("hu", "data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # decide the scores
+NETWORKS = {  # of the feature metrics: role => (name, options)
+    "inception": ("inception_fid", {}),
+    "lpips": ("lpips_squeeze", {}),
+    "vgg": ("vgg16_relu3_3", {"imagenet_normalisation": True}),
+}
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """What all scores of a workspace are taken with. `networks`: of the feature metrics, or why one is absent."""
+    """What all scores of a workspace share. `networks`: of the feature metrics, or the error why one is absent."""
 
     profile: Profile
     space: Workspace
@@ -63,7 +68,8 @@ class _Bench:
     @classmethod
     def of(cls, profile: Profile, space: Workspace, device: str, progress: CountProgress | None) -> _Bench:
         chosen = pick_device(device)
-        return cls(profile, space, *open_data(space), chosen, _feature_networks(profile, chosen), progress)
+        networks = {role: _network(name, profile, chosen, **options) for role, (name, options) in NETWORKS.items()}
+        return cls(profile, space, *open_data(space), chosen, networks, progress)
 
     def record(
         self,
@@ -76,10 +82,10 @@ class _Bench:
         folder: Path | None = None,
         stem: str = "",
     ) -> dict[str, Any]:
-        """Return the scores of `predictions` on the test patients, and write them to `folder`.
+        """Score `predictions` on the test patients, write the record to `folder` and return it.
 
-        Where `folder` holds those of the same predictions, data, networks and code, they are returned as they are.
-        `translation`: for the predecessor's numbers. `more`: what else the record's context says.
+        A record of the same predictions, data, networks and code is reused. `translation`: for the predecessor's
+        numbers. `more`: further context of the record.
         """
         folder, stem, context = folder or self.space.metrics, stem or name, self._context() | dict(more or {})
         looks = {role: getattr(network, "weights_hash", str(network)) for role, network in self.networks.items()}
@@ -116,22 +122,21 @@ class _Bench:
         }
 
     def _predecessor(self, translation: Translation) -> dict[str, Any]:
-        """Return the predecessor's four numbers by its own procedure; the demo looks through its stand-in network.
+        """Return the predecessor's four numbers by its own procedure; the demo uses its own feature network.
 
-        It flips and rotates what the network gets, so no stored volume can serve it.
+        The procedure flips and rotates the network's input, so stored predictions cannot be used.
         """
-        own = self.profile.feature_network
-        networks = [_network(own or name, self.profile, self.device) for name in ("inception_fid", "vgg16_relu3_3")]
-        fid, vgg = (network if isinstance(network, MrictError) else (network.name, network) for network in networks)
-        if not isinstance(fid, MrictError):
-            fid = (fid[0], fid_features(fid[1]))
-        return predecessor_validation(
-            self.store, self.split.test, translation, seed=0, fid=fid, vgg=vgg, device=self.device
-        )
+
+        def features(name: str, wrap: Callable = lambda network: network) -> Any:
+            found = _network(self.profile.feature_network or name, self.profile, self.device)
+            return found if isinstance(found, MrictError) else (found.name, wrap(found))
+
+        networks = {"fid": features("inception_fid", fid_features), "vgg": features("vgg16_relu3_3")}
+        return predecessor_validation(self.store, self.split.test, translation, seed=0, device=self.device, **networks)
 
 
 def _same(folder: Path, stem: str, key: str) -> dict[str, Any] | None:
-    """Return the record that is there, where it is of `key`; a damaged one counts as absent."""
+    """Return the existing record if its key is `key`; a damaged record counts as absent."""
     with contextlib.suppress(MrictError):
         record = read_record(folder, stem)
         if record and is_current(record) and record["context"].get("key") == key:
@@ -150,14 +155,13 @@ def evaluate_variant(
     progress: CountProgress | None = None,
     report: Report = print,
 ) -> tuple[dict, Predictions]:
-    """Score the variant's best checkpoints on the held-out test patients; return the record and the first seed's
-    predictions.
+    """Score the variant's best checkpoints on the test patients; return the record and the first seed's predictions.
 
-    Scored are the finished trainings on these data, one per seed; see `training.runs.choose` for `seeds` and `like`.
-    Every test patient is synthesised once, and not again while weights, slices and code are the same. Each training has
-    its own record in metrics/seeds, and that of the variant is of all of them (`combine_seeds`). A finished training of
-    the whole workspace is also published as a model, of the very weights that were scored; those of a fold are not, for
-    each lacks a centre. `report` hears of what is published, unfinished, left out or in training.
+    Every finished training on these data is scored, one per seed; see `training.runs.choose` for `seeds` and `like`.
+    A test patient is synthesised once as long as weights, slices and code do not change. Each training has its own
+    record in metrics/seeds; the variant's record combines them (`combine_seeds`). A finished training of the whole
+    workspace is also published as a model, with exactly the weights that were scored; a fold's is not, because it has
+    not seen one centre. `report` gets a line for what is published, unfinished, left out or in training.
     """
     bench = _Bench.of(profile, space, device, progress)
     chosen = choose(space, variant.name, (bench.store.key, bench.split.hash), seeds=seeds, like=like)
@@ -170,7 +174,7 @@ def evaluate_variant(
 
 
 def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: Report) -> tuple[dict, Predictions]:
-    """Score one training. Its checkpoint is read once: what is scored is what is hashed and published."""
+    """Score one training. The checkpoint is read once: the scored weights are the ones hashed and published."""
     store, split, space = bench.store, bench.split, bench.space
     payload, checkpoint_hash = read_checkpoint(run.best, variant.name)
     check_key(payload, run.id, run.best)
@@ -178,18 +182,18 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
     facts = dataclasses.replace(facts, complete=run.complete, stopped=run.stopped)  # best.pt is older than the end
     if (facts.store_key, facts.split_hash) != (store.key, split.hash):
         raise MrictError(
-            f"{shown(run.best)}: trained on slices {facts.store_key}, split {facts.split_hash}, which is not "
-            f"what {shown(run.folder)} says; its test patients may have been trained on; train {variant.name} again"
+            f"{shown(run.best)}: trained on slices {facts.store_key}, split {facts.split_hash}; {shown(run.folder)} "
+            f"says otherwise, so test patients may have been trained on; train {variant.name} again"
         )
     if not facts.epoch:
-        raise MrictError(f"{shown(run.best)}: of epoch 0, an untrained network; train {variant.name} to its end")
+        raise MrictError(f"{shown(run.best)}: an untrained network (epoch 0); train {variant.name} to its end")
     synthesizer = make_synthesizer(facts, networks, run.best, str(bench.device))
     unfinished = "" if run.complete else f"training not finished: epoch {run.epoch} of {run.epochs}"
     now = " (in training now)" if in_training(run) else ""
     if unfinished or run.stopped:
         report(f"{variant.name}: {shown(run.folder)}: {unfinished or run.stopped}{now}")
     if unfinished:
-        report(f"{variant.name}: scored as it is after epoch {facts.epoch}, and not published")
+        report(f"{variant.name}: scored after epoch {facts.epoch}, not published")
     context = {
         "run": "" if run.old else run.folder.name,
         "checkpoint_hash": checkpoint_hash,
@@ -202,6 +206,8 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
         "training_pairs": facts.training_pairs,
         "seed": facts.seed,
     }
+    if synthesizer.own_code:
+        context["own_code"] = synthesizer.own_code
     predictions = StoredPredictions(store, synthesizer, run.predictions, checkpoint_hash, report)
     record = bench.record(
         variant.name,
@@ -214,16 +220,16 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
     )
     if run.complete and not space.fold:
         folder, new = publish(space, (store, split), facts, networks, record, _best_baseline(space, record))
-        report(f"model {variant.name}@{folder.name}{'' if new else ' (there already)'}: {shown(folder)}")
+        report(f"model {variant.name}@{folder.name}{'' if new else ' (already published)'}: {shown(folder)}")
     return record, predictions
 
 
 def predictions_of(
     space: Workspace, record: Mapping[str, Any], device: str = "auto", report: Report = print
 ) -> Predictions:
-    """Return the synthetic CTs that a variant's record was scored on; of several seeds those of the first.
+    """Return the synthetic CTs behind a variant's record; with several seeds, those of the first.
 
-    The checkpoint is read only where a patient's file is missing or unusable.
+    The checkpoint is read only if a patient's file is missing or unusable.
     """
     store, run = open_data(space)[0], of_record(space, record)
     scored = record["context"].get("checkpoint_hash", "").split(" / ")[0]
@@ -232,7 +238,7 @@ def predictions_of(
     def synthesizer() -> Synthesizer:
         payload, found = read_checkpoint(run.best, record["name"])
         if found != scored:
-            changed = f"is {found}, scored was {scored}: its training went on"
+            changed = f"is {found}, but {scored} was scored: training has continued"
             raise MrictError(f"{shown(run.best)}: {changed}; evaluate {record['name']} again")
         return make_synthesizer(*facts_and_weights(payload, run.best), run.best, device)
 
@@ -240,7 +246,7 @@ def predictions_of(
 
 
 def _best_baseline(space: Workspace, record: dict) -> dict[str, Any] | None:
-    """Return name and MAE of the best trivial baseline on the record's patients, None where none was scored."""
+    """Return name and MAE of the best trivial baseline on the record's patients; None if none was scored."""
     found = [read_record(space.metrics, path.stem) for path in sorted(space.metrics.glob("baseline_*.json"))]
     same = [r for r in found if all(r["context"].get(k) == record["context"][k] for k in ("store_key", "split_hash"))]
     scored = [(r["summary"]["all"]["mae_hu"]["mean"], r["name"]) for r in same]
@@ -249,9 +255,9 @@ def _best_baseline(space: Workspace, record: dict) -> dict[str, Any] | None:
 
 
 def _network(name: str, profile: Profile, device: Any, **options: Any) -> Any:
-    """Return a feature network on `device`, or the error that says why it cannot be had.
+    """Return a feature network on `device`, or the error why it is not available.
 
-    Only a profile that needs pretrained weights anyway downloads them; the others use what lies on this machine.
+    Only profiles that train with pretrained weights download them; the others use what is on this machine.
     """
     try:
         return build_features(name, download=profile.feature_network is None, **options).to(device)
@@ -259,24 +265,15 @@ def _network(name: str, profile: Profile, device: Any, **options: Any) -> Any:
         return error
 
 
-def _feature_networks(profile: Profile, device: Any) -> dict[str, Any]:
-    """Return the networks of the feature metrics, or why they are absent."""
-    return {
-        "inception": _network("inception_fid", profile, device),
-        "lpips": _network("lpips_squeeze", profile, device),
-        "vgg": _network("vgg16_relu3_3", profile, device, imagenet_normalisation=True),
-    }
-
-
 def evaluate_baselines(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
-    """Score the trivial baselines on the test patients, or return the records when they are there and unchanged."""
+    """Score the trivial baselines on the test patients; records that are up to date are reused."""
     bench = _Bench.of(profile, space, "cpu", progress)
     predictions = baseline_predictions(bench.store, bench.split.train)
     return [bench.record(name, "baseline", own) for name, own in predictions.items()]
 
 
 def evaluate_controls(profile: Profile, space: Workspace, progress: CountProgress | None = None) -> list[dict]:
-    """Score the control images (black, a copy of the MR, a bias, a shift), or return their unchanged records.
+    """Score the control images (black, copy of the MR, bias, shift); records that are up to date are reused.
 
     Controls show what a metric does not see. Some are made from the true CT, so none is ever ranked.
     """
@@ -288,9 +285,9 @@ def evaluate_controls(profile: Profile, space: Workspace, progress: CountProgres
 
 
 def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict[str, str]]:
-    """Return the records that belong to the workspace's store and split, and {name: why} of those that are missing.
+    """Return the records of the workspace's data and split, and {name: why} for the missing ones.
 
-    names: variants separated by commas; "" takes every record there is. A record of other data is not used.
+    names: variants separated by commas; "" takes all records. A record of other data is not used.
     """
     store, split = open_data(space)
     wanted = [get(name.strip()).name for name in names.split(",") if name.strip()]
@@ -312,7 +309,7 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
 def compare_on_samples(
     space: Workspace, names: list[str], device: str = "auto"
 ) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """Return the figure slices of the test patients, each with every variant's synthetic CT, {name: (S, S) HU}."""
+    """Return the slices shown in figures, each with every variant's synthetic CT, {name: (S, S) HU}."""
     store, split = open_data(space)
     result = [(row, {}) for row in sample_rows(store, split.test)]
     for name in names:

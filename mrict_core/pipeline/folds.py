@@ -1,4 +1,4 @@
-"""Leave one centre out: train without a centre, score on it. What a model does at a hospital it has never seen."""
+"""Leave one centre out: train without a centre, then score on it, to see how a model does at an unseen hospital."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ def leave_one_centre_out(
     report: Report = print,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Train `variant` (and what it starts from) once for every centre, without that centre, and score it there.
+    """For every centre, train `variant` (and its ancestors) without that centre and score it there.
 
-    Returns one row per centre and writes reports/leave_one_centre_out.csv; the folds' own checkpoints and scores lie
-    beside the workspace's, under its name and `leave_out_<centre>`. What is there already and unchanged is reused.
+    Returns one row per centre and writes reports/leave_one_centre_out.csv. Checkpoints and scores of the folds are in
+    folders of their own, named after the workspace and `leave_out_<centre>`; unchanged ones are reused.
     """
     store, split = open_data(space, settings.seed)
     centres = {patient: store.centre(patient) for patient in store.patients}
     if len(set(centres.values())) < 2:
-        raise MrictError(f"leaving one centre out needs two centres; the data have {', '.join(set(centres.values()))}")
+        raise MrictError(
+            f"leaving one centre out needs two centres; the data have only {', '.join(set(centres.values()))}"
+        )
     rows, ancestors = [], lineage(variant)[:-1]
     for centre in sorted(set(centres.values())):
         kind = LEAVE_OUT + centre
@@ -55,22 +57,20 @@ def leave_one_centre_out(
         mean = metrics.metric("mae_hu").text(mae["mean"])
         report(f"{variant.name} without centre {centre}: MAE {mean} HU on its {mae['n']} patients")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    write_csv(space.reports / FOLDS_FILE, _with_others(space, frame))
+    before = read_folds(space)
+    others = before[before["name"] != variant.name]
+    write_csv(space.reports / FOLDS_FILE, pd.concat([others, frame], ignore_index=True))
     return frame
 
 
-def _with_others(space: Workspace, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with the rows of other variants that were there before."""
-    before = read_folds(space)
-    return pd.concat([before[~before["name"].isin(frame["name"])], frame], ignore_index=True)
-
-
 def read_folds(space: Workspace) -> pd.DataFrame:
-    """Return the table of the folds that were run; empty where none was."""
+    """Return the table of the folds that were run; empty if none was."""
     path = space.reports / FOLDS_FILE
     if not path.is_file():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
         return read_csv(path)[list(COLUMNS)]
     except (KeyError, ValueError):
-        raise MrictError(f"{shown(path)}: not the table of left-out centres; delete it and run it again") from None
+        raise MrictError(
+            f"{shown(path)}: not a table of left-out centres; delete it and run leave-one-centre-out again"
+        ) from None

@@ -1,4 +1,4 @@
-"""A variant trained and scored: what the suite's workers make and notebooks 01 to 05 tell."""
+"""A variant trained and scored: made by the suite's workers, shown by notebooks 01 to 05."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mrict_core.training.run import TrainSettings
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a variant."""
+    """Training and scores of a variant."""
 
     variant: Experiment
     training: TrainResult
@@ -40,12 +40,11 @@ def train_and_evaluate(
     report: Report = print,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Train a variant, see `train_variant`, and score it on the held-out patients, see `evaluate_variant`.
+    """Train a variant (`train_variant`) and score it on the held-out patients (`evaluate_variant`).
 
-    A finished training is reused, and so is the record of it; `report` does not hear of
-    ancestors that are reused.
+    A finished training and its record are reused; reused ancestors are not reported.
     """
-    open_data(space, settings.seed)  # makes the embedded patients where they are not there yet
+    open_data(space, settings.seed)  # prepares the embedded patients if needed
     reused = tuple(f"{ancestor.name}: unchanged" for ancestor in ancestors)
 
     def say(line: str) -> None:
@@ -60,6 +59,6 @@ def train_and_evaluate(
 
 
 def held_out_rows(outcome: Outcome, space: Workspace, device: str = "auto") -> list[dict[str, Any]]:
-    """Return the slices of the test patients that figures show (`evaluation.samples`), with the synthetic CT."""
+    """Return the slices of the test patients shown in figures (`evaluation.samples`), with the synthetic CT."""
     store, split = open_data(space)
     return sample_rows(store, split.test, predictions_of(space, outcome.record, device))

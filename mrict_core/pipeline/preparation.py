@@ -1,4 +1,4 @@
-"""From folders of patients to trained variants."""
+"""From a folder of patients to trained variants."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CountProgress = Callable[[int, int, str], None]  # done, total, name
 
 @dataclass(frozen=True)
 class Prepared:
-    """What preparing the data gave. `split` is None where `problem` says why no split can be made."""
+    """The prepared data. `split` is None if none can be made; `problem` then says why."""
 
     workspace: Workspace
     profile: Profile
@@ -49,13 +49,13 @@ class Prepared:
 
     @property
     def left_out(self) -> list[dict[str, str]]:
-        """What may be a patient and is not used: `patient`, `path` and `reason` of each."""
+        """Possible patients that are not used: `patient`, `path` and `reason` of each."""
         odd = [a for a in self.discovery.aside if a.kind is Kind.UNRECOGNISED]
         return [*self.store.skipped, *({"patient": Path(a.path).name, "path": a.path, "reason": a.reason} for a in odd)]
 
     @property
     def summary(self) -> str:
-        """One line in which all that was found below the folder adds up."""
+        """One line that accounts for everything found in the folder."""
         used, skipped = len(self.store.patients), len(self.store.skipped)
         odd = len(self.left_out) - skipped
         text = f"{used + skipped + odd} found: {used} used, {skipped} skipped, {odd} {Kind.UNRECOGNISED}"
@@ -64,7 +64,7 @@ class Prepared:
 
 
 def make_phantoms(space: Workspace, profile: Profile, seed: int, progress: CountProgress | None = None) -> None:
-    """Write the embedded patients of a profile as NIfTI in SynthRAD layout, unless they are there already."""
+    """Write the embedded patients of a profile as NIfTI in SynthRAD layout, unless they exist."""
     region = space.region
     if region not in profile.phantom_in_plane_mm:
         raise unknown_name("region", region, profile.phantom_in_plane_mm)
@@ -91,11 +91,11 @@ def prepare_data(
     progress: CountProgress | None = None,
     report: Report = print,
 ) -> Prepared:
-    """Find (or make) the patients, preprocess them into the slice store and split them by subject.
+    """Find (or make) the patients, preprocess them into the dataset cache and split them by subject.
 
-    What is there already and unchanged is kept; `force` prepares every patient again. `group_by` says whose images are
-    of one subject (see `data.subjects.subjects_of`); empty keeps the rule the store has. Too few patients for a split
-    is not fatal here: the tables and figures of the data can still be made; training then says what is missing.
+    Unchanged patients are reused; `force` prepares all of them again. `group_by` says which patients are one subject
+    (see `data.subjects.subjects_of`); empty keeps the cache's rule. Too few patients for a split is no error here: the
+    data's tables and figures can still be made, and training reports what is missing.
     """
     profile, space = get_profile(profile_name), workspace(profile_name, data_dir, region, protocol)
     if space.embedded:
@@ -116,19 +116,19 @@ def prepare_data(
         progress=progress,
     )
     if gone := sorted(before - set(store.patients)):
-        report(f"no longer used, {len(gone)} of {len(before)} patients prepared before: {', '.join(gone)}")
+        report(f"no longer used: {len(gone)} of {len(before)} patients prepared earlier ({', '.join(gone)})")
     for remark in store.remarks:
         report(remark)
     for patient, share in store.cropped().items():
         report(
-            f"{patient}: the canvas of {store.size} px cuts off {share:.0%} of its mask; a larger profile holds more"
+            f"{patient}: the canvas of {store.size} px cuts off {share:.0%} of the mask; a larger profile keeps more"
         )
     for patient, texts in store.warnings().items():
         report(f"{patient}: {'; '.join(texts)}")
     split, problem = None, ""
     subjects = set(store.subjects().values())
     if len(subjects) < len(store.patients):
-        report(f"{len(store.patients)} patients of {len(subjects)} subjects; a subject stays in one set")
+        report(f"{len(store.patients)} patients are {len(subjects)} subjects; a subject stays in one set")
     if len(subjects) >= PATIENTS_MIN:
         split = split_store(store, space, seed, split_kind, report)
     else:
@@ -139,22 +139,22 @@ def prepare_data(
 
 
 def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, report: Report = print) -> Split:
-    """Make and save the split of a store; say so when it replaces another one.
+    """Make and save the split of a dataset cache; report when it replaces another one.
 
-    A split file without a hash line is the user's own and is kept. A store of protocol `predecessor` gets the
-    predecessor's split: its lists of 36 or 10 patients where they are all there, else its rule; train and validation
-    slices then come from the same patients, as they did.
+    A split file without a hash line is the user's own and is kept. With protocol `predecessor` the split is the
+    predecessor's: its lists of 36 or 10 patients if all of them are present, otherwise its rule; train and validation
+    slices then come from the same patients, as in the predecessor.
     """
     before = load_split(space.split_file) if space.split_file.is_file() else None
     if before is not None and is_own(space.split_file):
         missing = sorted({*before.train, *before.val, *before.test} - set(store.patients))
         if missing:
             raise MrictError(
-                f"{shown(space.split_file)}: patients {', '.join(missing)} are not among the usable ones; remove them "
-                "from your split, or delete the file"
+                f"{shown(space.split_file)}: patients {', '.join(missing)} are not usable; remove them from your "
+                "split, or delete the file"
             )
         _check_subjects(before, store, space)
-        report(f"split: your own of {shown(space.split_file)} is kept")
+        report(f"split: yours, {shown(space.split_file)}, is kept")
         return before
     if store.protocol == "predecessor":
         counts = store.counts()
@@ -173,13 +173,13 @@ def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, repor
 
 
 def write_split(space: Workspace, split: Split) -> None:
-    """Save the workspace's split while holding its store, whose holder sweeps unfinished files."""
+    """Save the workspace's split under the lock of its dataset cache, whose holder removes unfinished files."""
     with held(space.store, "is preparing it", LOCK_WAIT_S):
         save_split(space.split_file, split)
 
 
 def _check_subjects(split: Split, store: SliceStore, space: Workspace) -> None:
-    """Raise `MrictError` where a split puts one subject of the store into two sets."""
+    """Raise MrictError if the split puts one subject into two sets."""
     try:
         check_leak(replace(split, subjects=store.subjects()))
     except MrictError as error:
@@ -190,13 +190,13 @@ def _check_subjects(split: Split, store: SliceStore, space: Workspace) -> None:
 def _too_few(store: SliceStore) -> str:
     count = len(set(store.subjects().values()))
     what = "patient" if count == len(store.patients) else "subject"
-    return f"{count} usable {what}(s), at least {PATIENTS_MIN} are needed to train, validate and test"
+    return f"{count} usable {what}(s); training, validation and test need at least {PATIENTS_MIN}"
 
 
 def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
-    """Return store and split of a workspace that notebook 00 (or `preprocess`) has prepared.
+    """Return dataset cache and split of a workspace prepared by notebook 00 (or `preprocess`).
 
-    The embedded phantoms are prepared here where they are not there yet, so that every notebook runs alone.
+    The embedded phantoms are prepared here if needed, so that every notebook runs on its own.
     """
     if space.embedded and not (space.store / INDEX).is_file():
         prepare_data(space.profile, "", space.region, space.protocol, seed=seed)
@@ -229,9 +229,9 @@ def train_variant(
     report: Report = print,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train one variant, and before it `ancestors`, whose weights it starts from, oldest first, with the same seed.
+    """Train `ancestors` (oldest first, with the same seed) and then the variant, which starts from their weights.
 
-    What is complete already is reused; `retrain` makes a new training of the variant itself beside it.
+    Finished trainings are reused; `retrain` retrains the variant itself in a new folder.
     """
     parent = None
     for one in ancestors:

@@ -48,47 +48,37 @@ def write_report(profile: Profile, space: Workspace, names: str = "", *, device:
     """Write the report of a workspace; return {what: path}.
 
     Tables (leaderboard, pairwise tests, centres, predecessor, controls) as csv, `summary.md` and `summary.csv` to
-    paste, and `index.html`. What is missing is said in the page, with its reason.
+    paste, and `index.html`. The page says what is missing and why.
     """
-    data, tables = collect(profile, space, names, device=device)
+    data = collect(profile, space, names, device=device)
     paths: dict[str, Path] = {}
     context = data.records[0]["context"]
     paths["leaderboard_csv"], paths["leaderboard"] = write_leaderboard(
-        space.reports, tables["board"], profile.label, context, remarks(data.records, metrics.keys("leaderboard"))
+        space.reports, data.board, profile.label, context, remarks(data.records, metrics.keys("leaderboard"))
     )
-    for name in ("comparisons", "centres", "leave_out", "predecessor", "controls"):
-        paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(tables[name], context))
+    for name in ("comparisons", "centres", "leave_out", "predecessor"):
+        paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(getattr(data, name), context))
+    paths["controls"] = write_csv(space.reports / "controls.csv", with_provenance(data.blindness, context))
     paths["cards"] = write_csv(space.reports / CARDS_FILE, cards_table())
-    every = [*data.records, *data.controls]
     paths["summary"], paths["summary_csv"] = write_summary(
-        space.reports, TITLE, profile.label, _sections(data, tables), every
+        space.reports, TITLE, profile.label, _sections(data), [*data.records, *data.controls]
     )
     paths["page"] = write_page(data, space.reports / "index.html")
     return paths
 
 
-def collect(
-    profile: Profile, space: Workspace, names: str = "", *, device: str = "auto"
-) -> tuple[PageData, dict[str, pd.DataFrame]]:
-    """Return everything that the page shows, and the tables behind it."""
+def collect(profile: Profile, space: Workspace, names: str = "", *, device: str = "auto") -> PageData:
+    """Return everything that page and tables show."""
     store, split = open_data(space)
     variants, missing = current_records(space, names)
     baselines, controls = evaluate_baselines(profile, space), evaluate_controls(profile, space)
     records = [*variants, *baselines]
     board = leaderboard(records)
     ranked = list(board.loc[board["kind"] == "variant", "name"])
-    tables = {
-        "board": board,
-        "comparisons": pairwise_table(records),
-        "centres": centre_table(records),
-        "leave_out": leave_out_table(records),
-        "predecessor": predecessor_table([*variants, *controls]),
-        "controls": blindness([*records, *controls]),
-    }
     by_name = {record["name"]: record for record in variants}
     runs = {name: all_of_record(space, by_name[name]) for name in ranked}
     browser, note = _browser(space, store, split, [by_name[name] for name in ranked], device)
-    data = PageData(
+    return PageData(
         title=TITLE,
         label=profile.label,
         intro=_intro(profile, space, store, split, len(variants)),
@@ -98,19 +88,18 @@ def collect(
         missing=missing,
         histories=_histories(runs),
         variants=_variant_facts(profile, [*all_variants(), *(one for one in users() if one.name in by_name)]),
-        comparisons=tables["comparisons"],
-        centres=tables["centres"],
-        leave_out=tables["leave_out"],
+        comparisons=pairwise_table(records),
+        centres=centre_table(records),
+        leave_out=leave_out_table(records),
         folds=read_folds(space),
-        predecessor=tables["predecessor"],
-        blindness=tables["controls"],
+        predecessor=predecessor_table([*variants, *controls]),
+        blindness=blindness([*records, *controls]),
         features=[{"variant": r["name"], **score} for r in (*records, *controls) for score in r.get("features", [])],
         corrections=list(CORRECTIONS),
         browser=browser,
         browser_note="; ".join(filter(None, (note, slices_remark(variants)))),
         provenance=_provenance(profile, space, variants),
     )
-    return data, tables
 
 
 def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, count: int) -> str:
@@ -120,13 +109,13 @@ def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, 
         f"{count} variants and the trivial baselines, scored on {len(split.test)} held-out {what} "
         f"({', '.join(split.test) if len(split.test) <= 12 else f'{len(split.test)} ids in the tables'}). Trained on "
         f"{len(split.train)} patients, checkpoints chosen on {len(split.val)}; centres {centres}; profile "
-        f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless a card says otherwise a number is "
-        "taken in 3-D, in HU, inside the data set’s mask, per patient, and then averaged over patients."
+        f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless its definition says otherwise, a "
+        "number is computed in 3-D, in HU, inside the data set’s mask, per patient, and averaged over patients."
     )
 
 
 def _histories(runs: Mapping[str, Sequence[TrainingRun]]) -> dict[str, pd.DataFrame]:
-    """Return {variant, with its seed where there are several: one row per epoch}."""
+    """Return {variant (with its seed if there are several): one row per epoch}."""
     return {
         f"{name} (seed {run.seed})" if len(own) > 1 else name: read_csv(run.history)
         for name, own in runs.items()
@@ -136,16 +125,9 @@ def _histories(runs: Mapping[str, Sequence[TrainingRun]]) -> dict[str, pd.DataFr
 
 
 def _variant_facts(profile: Profile, variants: Sequence[Experiment]) -> list[dict[str, Any]]:
+    fields = ("name", "family", "parent", "init_from", "why")
     return [
-        {
-            "name": v.name,
-            "family": v.family,
-            "parent": v.parent,
-            "init_from": v.init_from,
-            "why": v.why,
-            "changes": changes(v),
-            "epochs": profile.epochs(v),
-        }
+        {field: getattr(v, field) for field in fields} | {"changes": changes(v), "epochs": profile.epochs(v)}
         for v in variants
     ]
 
@@ -153,21 +135,18 @@ def _variant_facts(profile: Profile, variants: Sequence[Experiment]) -> list[dic
 def _browser(
     space: Workspace, store: SliceStore, split: Split, records: Sequence[dict], device: str
 ) -> tuple[list[BrowserPatient], str]:
-    """Return the test patients that the page can leaf through, the first of each centre in turn, with every sCT."""
+    """Return the test patients of the slice browser, the first of each centre in turn, with every sCT."""
     patients = in_turns(split.test, store)[:PATIENTS]
-    scts: dict[str, dict[str, np.ndarray]] = {patient: {} for patient in patients}
-    lost = []
+    scts: dict[str, dict[str, np.ndarray]] = {}  # {variant: {patient: volume}}
+    notes = [f"{len(patients)} of {len(split.test)} test patients are shown"] if len(patients) < len(split.test) else []
     for record in records:
         predictions, name = predictions_of(space, record, device), record["name"]
         try:
-            own = {patient: predictions.slices(patient) for patient in patients}
+            scts[name] = {patient: predictions.slices(patient) for patient in patients}
         except MrictError as error:
-            lost.append(f"{name}: {error}")
-            continue
-        for patient, hu in own.items():
-            scts[patient][name] = hu
-    notes = [f"{len(patients)} of {len(split.test)} test patients are shown"] if len(patients) < len(split.test) else []
-    return [_browser_patient(store, patient, scts[patient]) for patient in patients], "; ".join([*notes, *lost])
+            notes.append(f"{name}: {error}")
+    shown = [_browser_patient(store, one, {name: own[one] for name, own in scts.items()}) for one in patients]
+    return shown, "; ".join(notes)
 
 
 def _browser_patient(store: SliceStore, patient: str, scts: dict[str, np.ndarray]) -> BrowserPatient:
@@ -201,34 +180,33 @@ def _provenance(profile: Profile, space: Workspace, records: Sequence[dict]) -> 
     }
 
 
-def _sections(data: PageData, tables: dict[str, pd.DataFrame]) -> dict[str, tuple[str, pd.DataFrame]]:
-    """Return the tables of summary.md, each with the sentence that says how to read it."""
-    best = data.records[0]["name"]
-    comparisons = tables["comparisons"]
+def _sections(data: PageData) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return the tables of summary.md, each with a sentence on how to read it."""
+    best, comparisons = data.records[0]["name"], data.comparisons
     against_best = comparisons[(comparisons["a"] == best) | (comparisons["b"] == best)]
     return {
         "Leaderboard": (
             "\n\n".join([data.intro, *remarks(data.records, metrics.keys("leaderboard"))]),
-            tables["board"].drop(columns="label"),
+            data.board.drop(columns="label"),
         ),
         f"Is {best} better than the others?": (
             f"Paired per patient; p of the Wilcoxon signed-rank test, Holm-adjusted for all {len(comparisons)} pairs "
             "(comparisons.csv has them all).",
             against_best,
         ),
-        "By centre": ("Mean masked MAE and its 95 % patient bootstrap within each centre.", tables["centres"]),
+        "By centre": ("Mean masked MAE by centre with its 95 % patient bootstrap interval.", data.centres),
         "Scoring without one centre": (
-            "How far a mean hangs on one centre: the same models, scored on the patients of the others.",
-            tables["leave_out"],
+            "How much a mean depends on one centre: the same models, scored on the patients of the others.",
+            data.leave_out,
         ),
         "Training without one centre": (
-            "Trained without a centre and scored there; made by `python -m mrict_core leave-one-centre-out NAME`.",
+            "Trained without a centre and scored there, with `python -m mrict_core leave-one-centre-out NAME`.",
             data.folds,
         ),
-        "The predecessor’s table": ("Printed, ours by its procedure, ours corrected.", tables["predecessor"]),
-        "Controls": ("Images that no model made: what each metric does not see.", tables["controls"]),
+        "The predecessor’s table": ("Printed; ours by its procedure; ours corrected.", data.predecessor),
+        "Controls": ("Control images, and what each metric does not see in them.", data.blindness),
         "What was corrected": (
-            "docs/lineage.md says it in full.",
+            "For details see docs/lineage.md.",
             pd.DataFrame(data.corrections, columns=["the predecessor", "here"]),
         ),
     }

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mrict_core.data.dicom import series_below
-from mrict_core.data.images.volumes import SUFFIXES, check_same_grid, load_volume, read_geometry, stem_of
+from mrict_core.data.images.grids import check_same_grid
+from mrict_core.data.images.volumes import SUFFIXES, load_volume, read_geometry, stem_of
 from mrict_core.data.masks import check_mask
 from mrict_core.errors import MrictError
 from mrict_core.files import read_json
@@ -21,16 +22,16 @@ from mrict_core.pipeline.survey import OTHERS, Survey, plain_name, sort_beside
 from mrict_core.pipeline.synthesis import Model, explained, is_current, load_models, synthesize_case
 
 MRI, BODY, SCT = "images/mri", "images/body", "images/synthetic-ct"
-FACTS = "mrict"  # how each was made; the folder of the images may hold images alone
+FACTS = "mrict"  # how each was made; the folder of images may contain only images
 REGION_FILES = ("region.json", "images/region.json")
-SPELLINGS = {  # of region.json, letters alone and small => region
+SPELLINGS = {  # of region.json, in lower-case letters => region
     **{region.lower(): region for region in REGIONS},
     **{"head": "brain", "headandneck": "HN", "headneck": "HN", "thorax": "TH", "abdomen": "AB"},
 }
 
 
 def region_of_input(folder: Path) -> str:
-    """Return the region that region.json names, "" where there is no such file."""
+    """Return the region named by region.json, "" without such a file."""
     for name in REGION_FILES:
         path = folder / name
         if not path.is_file():
@@ -47,7 +48,7 @@ def region_of_input(folder: Path) -> str:
 
 
 def models_for(region: str, specs: Sequence[str]) -> list[str]:
-    """Return the models to use for a region: those given as `<region>=NAME`, else those given without a region."""
+    """Return the models for a region: those given as `<region>=NAME`, else those given without a region."""
     marked: dict[str, list[str]] = {}
     for spec in specs:
         name, separator, rest = spec.partition("=")
@@ -63,7 +64,7 @@ def models_for(region: str, specs: Sequence[str]) -> list[str]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Return {case: its image} of a folder of the layout; what else it holds, `_others` sorts."""
+    """Return {case: its image} of a folder of the layout; `_others` sorts the rest."""
     if not folder.is_dir():
         raise MrictError(f"{shown(folder)}: no such folder; expected the challenge's images/mri and images/body")
     found: dict[str, Path] = {}
@@ -75,12 +76,12 @@ def _files(folder: Path) -> dict[str, Path]:
             raise MrictError(f"{shown(path)} and {shown(found[stem])}: two files of one case; remove one")
         found[stem] = path
     if not found:
-        raise MrictError(f"{shown(folder)}: no image; expected one for every case ({', '.join(SUFFIXES)})")
+        raise MrictError(f"{shown(folder)}: no image; expected one per case ({', '.join(SUFFIXES)})")
     return found
 
 
 def _others(source: Path, used: set[Path]) -> Survey:
-    """Sort everything below the input that is neither an MR, nor its body, nor region.json."""
+    """Sort everything in the input except MRs, their bodies and region.json."""
     found = Survey()
     series, rest = series_below(source)
     found.left_out |= {one.files[0]: f"DICOM; expected image files in {MRI}; convert it" for one in series}
@@ -92,15 +93,15 @@ def _others(source: Path, used: set[Path]) -> Survey:
         elif path.parent.name.lower() in OTHERS and stem_of(path):
             found.aside[path] = f"in a folder named {path.parent.name}"
         else:
-            sort_beside(path, why, f"not in {MRI}; expected every MR there; move it", found)
+            sort_beside(path, why, f"not in {MRI}, where MRs are expected; move it", found)
     return found
 
 
 def _body(masks: dict[str, Path], name: str, mr: Path) -> np.ndarray:
-    """Return the mask of a case, bool in file order: the one of its name, or the only one for the only MR."""
+    """Return the body mask of a case, bool in file order."""
     path = masks.get(name)
     if path is None:
-        raise MrictError(f"{shown(mr)}: no body of that name beside it; expected images/body/{name}; add it")
+        raise MrictError(f"{shown(mr)}: no body mask of that name; expected images/body/{name}; add it")
     check_same_grid({"MR": (*read_geometry(mr), mr), "body": (*read_geometry(path), path)})
     return check_mask(load_volume(path).array, path)
 
@@ -117,11 +118,11 @@ def run_challenge(
     report: Callable[[str], None] = print,
     **checks: Any,
 ) -> dict[str, str]:
-    """Write images/synthetic-ct/<name> for every images/mri/<name>; return {case: why it failed}, empty when none did.
+    """Write images/synthetic-ct/<name> for every images/mri/<name>; return {case: why it failed}.
 
-    Outside the given body is air; inside it is what the network says, whose input is masked by the MR's own body, as in
-    training. The models for the region of region.json are used. A case that the same models made of the same files is
-    kept. What is left out of the input stands among the failures. `checks` go to `synthesize_case`.
+    Outside the given body is air, inside it the network's output; its input is masked by the MR's own body, as in
+    training. The models of the region in region.json are used. A case made by the same models from the same files is
+    kept. Inputs that are left out count as failures. `checks` go to `synthesize_case`.
     """
     source, output = Path(source), Path(output)
     mrs, masks = _files(source / MRI), _files(source / BODY)
@@ -148,7 +149,7 @@ def run_challenge(
             report(f"{printable(name)}: failed: {error}")
         counts[status] += 1
     left_out = {shown(path): f"left out: {why}" for path, why in others.left_out.items()}
-    for path, why in (left_out | {shown(path): f"no MR: {why}" for path, why in others.aside.items()}).items():
+    for path, why in (left_out | {shown(path): f"not an MR: {why}" for path, why in others.aside.items()}).items():
         report(f"{path}: {why}")
     each = ", ".join(f"{counts[status]} {status}" for status in ("written", "kept", "failed"))
     total = len(mrs) + len(others.left_out) + len(others.aside)

@@ -1,4 +1,4 @@
-"""What a folder holds: the MRs to synthesise, and for everything else the reason why it is none of them."""
+"""The content of a folder: the MRs to synthesise, and for everything else the reason why it is not one."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mrict_core.data.images.volumes import SUFFIXES, UNREAD, made_here, stem_of
 from mrict_core.evaluation.image_scores import NAMES, ROLES
 from mrict_core.paths import shown
 
-# More types that may hold an MR; a file of any other type is no image.
+# More types that may hold an MR; files of any other type are not images.
 MAY_HOLD = (".ima", ".dcm", ".tif", ".tiff", ".npy", ".npz", ".mat", ".h5", ".zip", ".tar", ".gz", ".bz2", ".xz", ".7z")
 OTHERS = {name for role in ROLES for name in NAMES[role]}
 OTHER_ENDING = re.compile(rf"(^|[_-])({'|'.join(map(re.escape, OTHERS))})$", re.IGNORECASE)
 MR_ENDING = re.compile(rf"[_-]({'|'.join(map(re.escape, NAMES['mr']))})$", re.IGNORECASE)
 EXPECTED = "a file for each case, or a folder with a file named mr or with DICOM"
-Rest = list[tuple[Path, str]]  # files that are no DICOM image, and why
+Rest = list[tuple[Path, str]]  # files that are not DICOM images, and why
 
 
 @dataclass
 class Survey:
-    """Everything below a folder is in one of these, by itself, within a series or with the folder that it is in."""
+    """Everything in a folder is in one of these: by itself, as part of a series or with its own folder."""
 
-    sources: dict[str, tuple[Path, str]] = field(default_factory=dict)  # case => its MR, and its series where several
+    sources: dict[str, tuple[Path, str]] = field(default_factory=dict)  # case => its MR, and its series if several
     problems: dict[str, str] = field(default_factory=dict)  # case => why it cannot be used
-    left_out: dict[Path, str] = field(default_factory=dict)  # what may be an MR => why it is not used
-    aside: dict[Path, str] = field(default_factory=dict)  # what is no MR => how that is known
+    left_out: dict[Path, str] = field(default_factory=dict)  # possible MR => why it is not used
+    aside: dict[Path, str] = field(default_factory=dict)  # not an MR => why
 
     def add(self, name: str, path: Path, series: str = "") -> None:
         if name not in self.sources and name not in self.problems:
@@ -38,15 +38,15 @@ class Survey:
             return
         other = self.sources.pop(name, None)
         both = f"{shown(path)} and {shown(other[0])}" if other else shown(path)
-        self.problems[name] = f"{both}: two files for one mr; expected one input for a case; remove or rename one"
+        self.problems[name] = f"{both}: two files for one mr; expected one input per case; remove or rename one"
 
 
 def survey(root: Path, results: Iterable[Path] = ()) -> Survey:
-    """Return what a folder of cases holds; `results` are the folders that the run writes to, which are none of it.
+    """Return the content of a folder of cases; `results` are the folders that the run writes to.
 
-    A case is an image `<case>.nii.gz` (also `<case>_mr.mha` …), a folder `<case>/` that holds a file named mr, or a
-    DICOM series of MR at any depth of a folder `<case>/`; in the folder itself or in its Task1/<region>/. A folder that
-    holds a file named mr itself is that of one patient.
+    A case is an image `<case>.nii.gz` (also `<case>_mr.mha` …), a folder `<case>/` with a file named mr, or an MR
+    series in DICOM at any depth of a folder `<case>/`; in the folder itself or in its Task1/<region>/. A folder that
+    contains a file named mr is one patient's.
     """
     found = Survey()
     _cases(root, found, {path.resolve() for path in results})
@@ -54,7 +54,7 @@ def survey(root: Path, results: Iterable[Path] = ()) -> Survey:
 
 
 def images_beside(folder: Path) -> list[Path]:
-    """Return the files below the folder of a DICOM series that are images of another type."""
+    """Return the images of other types in the folder of a DICOM series."""
     found = Survey()
     for path, why in series_below(folder)[1]:
         sort_beside(path, why, "", found)
@@ -62,7 +62,7 @@ def images_beside(folder: Path) -> list[Path]:
 
 
 def plain_name(name: str) -> str:
-    """Return a name for a file without control characters, whatever the input is called."""
+    """Return a name without control characters, for a file."""
     return "".join(c if c.isprintable() else "_" for c in name)
 
 
@@ -92,7 +92,7 @@ def _cases(folder: Path, found: Survey, results: set[Path]) -> None:
 
 
 def _child(path: Path, folder: Path) -> Path:
-    """Return the file or folder directly in `folder` that is `path` or holds it."""
+    """Return the entry of `folder` that is `path` or contains it."""
     inside = path.relative_to(folder).parts
     return folder / inside[0] if inside else folder
 
@@ -102,36 +102,30 @@ def _is_mr(path: Path) -> bool:
 
 
 def _case(folder: Path, series: list[SeriesFound], rest: Rest, found: Survey) -> None:
-    """Sort what the folder of one case holds: its file named mr, else its series, and what is beside."""
-    name = folder.resolve().name if not folder.name else folder.name
+    """Sort the folder of one case: its file named mr, else its series, and the other files."""
+    name = folder.name or folder.resolve().name
     own = [path for path, _ in rest if path.parent == folder and _is_mr(path)]
     if own:
-        taken = f"beside {own[0].name} of {name}, which is taken"
+        taken = f"not used: {own[0].name} is the MR of {name}"
         for path in own:
             found.add(name, path)
-        found.left_out |= {one.files[0]: f"a DICOM series {taken}" for one in series}
+        found.left_out |= {one.files[0]: f"a DICOM series, {taken}" for one in series}
     else:
-        taken = f"beside the DICOM of {name}, which is taken" if any(not one.why_not for one in series) else ""
+        taken = f"not used: the DICOM series is the MR of {name}" if any(not one.why_not for one in series) else ""
         _series(name, series, found)
-        roles = sorted(stem_of(path).lower() for path, _ in rest if path.parent == folder and _is_other(path))
+        roles = sorted(OTHERS & {stem_of(path).lower() for path, _ in rest if path.parent == folder})
         if roles and not taken:
-            found.left_out[folder] = f"holds {' and '.join(roles)} but no file named mr; add it"
+            found.left_out[folder] = f"has {' and '.join(roles)} but no file named mr; add it"
     for path, why in rest:
         if path not in own:
             place = path.parent.parent if _is_mr(path) else path.parent
-            sort_beside(
-                path, why, taken or f"not where an MR is looked for; expected {EXPECTED}; give {shown(place)}", found
-            )
+            sort_beside(path, why, taken or f"not where an MR is expected ({EXPECTED}); give {shown(place)}", found)
     if not series and not rest:
         found.aside[folder] = "an empty folder"
 
 
-def _is_other(path: Path) -> bool:
-    return stem_of(path).lower() in OTHERS
-
-
 def _series(name: str, series: list[SeriesFound], found: Survey) -> None:
-    """Take the MR series of one case; where there are several, each is a case."""
+    """Add the MR series of one case; several are a case each."""
     usable = [one for one in series if not one.why_not]
     for one in usable:
         own = f"_{one.folder.name if one.alone else one.name}" if len(usable) > 1 else ""
@@ -143,7 +137,7 @@ def _series(name: str, series: list[SeriesFound], found: Survey) -> None:
 
 
 def _file(path: Path, why: str, found: Survey) -> None:
-    """Sort a file that is directly in the folder of the cases: an image is a case."""
+    """Sort a file directly in the folder of cases: an image is a case."""
     stem = stem_of(path)
     if stem and not OTHER_ENDING.search(stem) and not made_here(path):
         found.add(MR_ENDING.sub("", stem), path)
@@ -152,14 +146,14 @@ def _file(path: Path, why: str, found: Survey) -> None:
 
 
 def sort_beside(path: Path, why: str, taken: str, found: Survey) -> None:
-    """Sort a file that is no case; `why` it is no DICOM image, `taken`: why an image of no known role is not used."""
+    """Sort a file that is not a case. `why`: it is not DICOM; `taken`: why an image of unknown role is not used."""
     stem = stem_of(path)
-    if why.startswith(f"{shown(path)}: "):  # damaged, or not readable now
+    if why.startswith(f"{shown(path)}: "):  # damaged, or not readable at the moment
         found.left_out[path] = why.removeprefix(f"{shown(path)}: ")
     elif why.startswith("hidden"):
         found.aside[path] = "hidden"
     elif why == "link to a folder":
-        found.left_out[path] = "a link to a folder, which is not followed here; give the folder that it leads to"
+        found.left_out[path] = "a link to a folder, which is not followed; give the folder itself"
     elif why != NOT_DICOM and not stem:
         found.aside[path] = why
     elif ending := OTHER_ENDING.search(stem):
@@ -169,6 +163,6 @@ def sort_beside(path: Path, why: str, taken: str, found: Survey) -> None:
     elif stem:
         found.left_out[path] = taken
     elif path.name.lower().endswith((*UNREAD, *MAY_HOLD)):
-        found.left_out[path] = f"not a type that is read; expected {', '.join(SUFFIXES)} or DICOM; convert it"
+        found.left_out[path] = f"not a readable type; expected {', '.join(SUFFIXES)} or DICOM; convert it"
     else:
-        found.aside[path] = "no image"
+        found.aside[path] = "not an image"

@@ -1,4 +1,4 @@
-"""One MR file to one synthetic CT file, with a json beside it that says how it was made."""
+"""From one MR to one synthetic CT, with a json that says how it was made."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from mrict_core.models import catalogue
 from mrict_core.paths import printable, shown
 from mrict_core.training.facts import ModelFacts
 
-Check = Callable[[Volume, ModelFacts], list[gate.Finding]]  # MR and a model's facts => what does not fit
+Check = Callable[[Volume, ModelFacts], list[gate.Finding]]  # MR and model facts => what does not fit
 CheckOutput = Callable[[Synthesis, ModelFacts], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
-CODE = ("data", "networks", "methods", "inference")  # the rooms whose code decides what a synthetic CT is
+CODE = ("hu", "data", "networks", "methods", "inference")  # rooms that decide a synthetic CT
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model and the hash of its file, or that under which it is published."""
+    """A loaded model and the hash of its file, or the hash it is published under."""
 
     synthesizer: Synthesizer
     hash: str
@@ -55,7 +55,7 @@ class Model:
         return self.synthesizer.variant.name
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a reader needs to find this model again, without a path."""
+        """Return what identifies this model, without a path."""
         facts = self.synthesizer.facts
         kept = ("protocol", "size", "window_hu", "key", "epoch", "epochs", "complete", "split_hash", "store_key")
         return {
@@ -69,7 +69,7 @@ class Model:
 
 
 def load_model(spec: str, device: str = "auto", precision: str = "float32") -> Model:
-    """Return the model that `spec` names (see `catalogue.find`), `coronal=` or `sagittal=` before it for its plane."""
+    """Return the model named by `spec` (see `catalogue.find`); a prefix `coronal=` or `sagittal=` sets its plane."""
     plane, separator, rest = spec.partition("=")
     named = bool(separator) and plane in PLANES
     path = catalogue.find(rest if named else spec)
@@ -80,12 +80,12 @@ def load_model(spec: str, device: str = "auto", precision: str = "float32") -> M
 
 
 def load_models(specs: Sequence[str], device: str = "auto", precision: str = "float32") -> list[Model]:
-    """Return the models of an ensemble; a model given twice is an error, for it would count twice."""
+    """Return the models of an ensemble; a model given twice would count twice and is an error."""
     models = [load_model(spec, device, precision) for spec in specs]
     keys = [(model.hash, plane_of(model.synthesizer)) for model in models]
     for k, key in enumerate(keys):
         if key in keys[:k]:
-            raise MrictError(f"{specs[k]}: given twice; expected different models; name each once")
+            raise MrictError(f"{specs[k]}: given twice; expected different models; give each once")
     return models
 
 
@@ -107,15 +107,14 @@ def synthesize_case(
     keep_identifiers: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the synthetic CT of one MR and a json: beside it, or `sidecar`; where asked for, maps and a page too.
+    """Write the synthetic CT of one MR and its json (`sidecar`, by default next to it); return the json's content.
 
     `output` is an image file or, without a suffix, the folder of a DICOM series; `uncertainty` is an image file, `qa` a
-    page (.html) or picture (.png) of the quality. `series` and `keep_identifiers` are for DICOM: see `read_input`.
+    quality page (.html) or picture (.png). `series` and `keep_identifiers` are for DICOM: see `read_input`.
 
-    Returns what the json holds. Raises MrictError, with nothing written, for bad input, for input that changes
-    meanwhile, for an output that is the input or that exists (unless `overwrite`, or where it is what a killed run of
-    the same left unfinished). `check` (before) and `check_output` (after) are the gate, and `strict` refuses what it or
-    the reader of the MR warns of.
+    Raises MrictError, with nothing written, for bad input, for input that changes during synthesis, and for an output
+    that is the input or exists (unless `overwrite`, or left unfinished by a killed run of the same case). `check`
+    (before) and `check_output` (after) are the input check; `strict` refuses what they or the reader warn about.
     """
     source, output = Path(source), Path(output)
     uncertainty = Path(uncertainty) if uncertainty else None
@@ -132,16 +131,13 @@ def synthesize_case(
         with unchanged(source, source_hash, input_hash):
             volume = unpadded(read_input(source, series, keep_identifiers))
             findings = [gate.Finding(text, text) for text in volume.remarks]
-            findings += [
-                found for model in models for found in (check(volume, model.synthesizer.facts) if check else [])
-            ]
+            if check:
+                findings += [found for model in models for found in check(volume, model.synthesizer.facts)]
             _refuse(source, findings, strict)
             synthesis = synthesize_volume(synthesizers, volume, options, progress, body=body)
-            doubts = [
-                found
-                for model in models
-                for found in (check_output(synthesis, model.synthesizer.facts) if check_output else [])
-            ]
+            doubts = []
+            if check_output:
+                doubts = [found for model in models for found in check_output(synthesis, model.synthesizer.facts)]
             _refuse(source, doubts, strict)
         notes = [gate.Finding(text, text, gate.NOTE) for text in (*volume.notes, *synthesis.warnings)]
         findings = gate.distinct(
@@ -149,8 +145,8 @@ def synthesize_case(
         )
         facts = _describe(volume, models, options, synthesis, findings) | {"key": key, "input_hash": input_hash}
         names = " + ".join(f"{model.name} {model.hash}" for model in models)
-        # Each is whole on the disk before the first takes its name, and they take them in the reverse order: first the
-        # json that says that the case is unfinished, last the one that says that it is finished.
+        # All files are complete on disk before the first is renamed. They are renamed in reverse order: first the json
+        # that says "unfinished", last the json that says "finished".
         with contextlib.ExitStack() as stack:
             stack.enter_context(staged_json(sidecar, facts))
             if uncertainty is not None:
@@ -172,21 +168,21 @@ def synthesize_case(
 
 @contextlib.contextmanager
 def explained(source: Path) -> Iterator[None]:
-    """Turn whatever ends a case into a MrictError of one line; what says nothing about the MR into UnavailableError."""
+    """Turn any error of a case into a MrictError of one line; UnavailableError if the MR is not the cause."""
     try:
         yield
     except MrictError:
         raise
-    except Exception as error:  # that no check foresaw
+    except Exception as error:  # that no check caught
         cause = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")[:160]
         if passing(error):
-            remedy = "which says nothing about the MR; see to memory and disk, then run again"
+            remedy = "which says nothing about the MR; check memory and disk, then run again"
             raise UnavailableError(f"{shown(source)}: not synthesised ({cause}), {remedy}") from error
         raise MrictError(f"{shown(source)}: cannot be synthesised ({cause}); check the file") from error
 
 
 def effective(options: SynthesisOptions, models: int, uncertainty: bool) -> SynthesisOptions:
-    """Return the options with or without uncertainty; that of a single model needs the four flips."""
+    """Return the options with or without uncertainty; with a single model it needs the four flips."""
     return dataclasses.replace(options, uncertainty=uncertainty, tta=options.tta or (uncertainty and models == 1))
 
 
@@ -197,7 +193,7 @@ def _describe(
     synthesis: Synthesis,
     findings: Sequence[gate.Finding],
 ) -> dict[str, Any]:
-    """Return what a synthetic CT says of itself: no path, no name of a file, nothing of the input's header text."""
+    """Return the json of a synthetic CT, without paths, file names or text of the input's header."""
     return {
         "what": NOTE,
         "finished": True,
@@ -219,7 +215,7 @@ def _describe(
 
 
 def _labels(volume: Volume, output: Path) -> dict[str, str]:
-    """Return what a page names a case by: its files, and the patient where the identifiers were asked for."""
+    """Return the labels of a case on its page: its files, and the patient if identifiers are kept."""
     identity = (volume.source.identity if isinstance(volume, DicomVolume) and volume.source else None) or {}
     named = {"patient": "PatientName", "patient's id": "PatientID", "study": "StudyDate"}
     labels = {label: identity[keyword] for label, keyword in named.items() if identity.get(keyword)}
@@ -241,7 +237,7 @@ def check_targets(
     sidecar: Path | None = None,
     qa: Path | None = None,
 ) -> None:
-    """Raise MrictError unless the files of a case can be written without harm to anything that is there."""
+    """Raise MrictError unless the files of a case can be written without harming existing files."""
     targets = [output, sidecar or sidecar_path(output), *filter(None, (uncertainty, qa))]
     if qa is not None and qa.suffix not in QA_SUFFIXES:
         raise MrictError(f"{shown(qa)}: not a type of quality page; allowed: {', '.join(QA_SUFFIXES)}")
@@ -249,18 +245,20 @@ def check_targets(
         if path is not None:
             format_of(path)
     if len({path.resolve() for path in targets}) < len(targets):
-        raise MrictError(f"{shown(output)}: two outputs of one name; expected different files; give another name")
+        raise MrictError(f"{shown(output)}: two outputs with the same name; expected different files; rename one")
     for path in targets:
         if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
-            raise MrictError(f"{shown(path)}: input and output are the same file; expected two; give another output")
+            raise MrictError(
+                f"{shown(path)}: input and output are the same file; expected two files; give another output"
+            )
         if path.is_dir() and not (path == output and is_series(output)):
-            raise MrictError(f"{shown(path)}: a folder; expected the name of a file to write; add one")
+            raise MrictError(f"{shown(path)}: a folder; expected a file to write; add a file name")
         if path.exists() and not overwrite:
             raise MrictError(f"{shown(path)}: exists already; give another output, or --overwrite to replace it")
 
 
 def source_hash(source: Path) -> str:
-    """Return the hash of an input's content: of an image, or of all visible files of a folder whatever their names."""
+    """Return the hash of an input's content: an image, or all visible files of a folder, regardless of their names."""
     with available(source):
         if source.is_dir():
             return hash_of(sorted(hash_file(path) for path in visible(source) if path.is_file()))
@@ -268,7 +266,7 @@ def source_hash(source: Path) -> str:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what is below a folder, but for what is hidden."""
+    """Return everything in a folder that is not hidden."""
     below = (
         path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
@@ -278,10 +276,11 @@ def visible(folder: Path) -> list[Path]:
 def case_key(
     input_hash: str, models: Sequence[Model], options: SynthesisOptions, body: np.ndarray | None = None
 ) -> str:
-    """Return a hash of all that decides a synthetic CT: input, models, options, code, precision and device."""
+    """Return a hash of everything that decides a synthetic CT: input, models, options, code, precision and device."""
     parts = [(m.hash, plane_of(m.synthesizer), str(m.synthesizer.precision), m.synthesizer.device.type) for m in models]
     mask = hash_of(np.packbits(body).tobytes().hex()) if body is not None else ""
-    return hash_of([input_hash, parts, dataclasses.asdict(options), code_hash(*CODE), mask])
+    own = [m.synthesizer.own_code for m in models]
+    return hash_of([input_hash, parts, dataclasses.asdict(options), code_hash(*CODE), mask, *filter(None, own)])
 
 
 def is_current(
@@ -292,7 +291,7 @@ def is_current(
     body: np.ndarray | None = None,
     sidecar: Path | None = None,
 ) -> dict[str, Any] | None:
-    """Return the json beside `output` where that is what synthesising `source` now would write, else None."""
+    """Return the json of `output` if synthesising `source` now would write the same, else None."""
     beside = sidecar or sidecar_path(output)
     if not (output.is_file() and beside.is_file()):
         return None
@@ -305,7 +304,7 @@ def is_current(
 
 
 def unfinished(sidecar: Path) -> str:
-    """Return the key of the case whose files were taking their names when a run was killed, "" where none was."""
+    """Return the key of the case whose files were being renamed when a run was killed, "" if none."""
     try:
         facts = read_json(sidecar) if sidecar.is_file() else {}
         return "" if facts.get("finished", True) else str(facts["key"])
@@ -313,10 +312,15 @@ def unfinished(sidecar: Path) -> str:
         return ""
 
 
+def notes_of(facts: dict[str, Any]) -> list[str]:
+    """Return those warnings of a case's json that need no action."""
+    return [finding["text"] for finding in facts.get("findings", ()) if finding["severity"] == gate.NOTE]
+
+
 def _of_model(model: Model) -> list[gate.Finding]:
-    """Return what a user of this model should know of it."""
+    """Return what a user of this model should know."""
     profile = model.synthesizer.facts.profile.name
     if profile == "full":
         return []
-    text = f"{model.name}: a model of profile {profile}, made to show the suite, not to be used"
+    text = f"{model.name}: a model of profile {profile}, made to demonstrate the suite, not for use"
     return [gate.Finding(text, text, gate.REFUSE)]

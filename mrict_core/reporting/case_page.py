@@ -1,4 +1,4 @@
-"""Quality beside the image: one picture and one page for a synthetic CT that has no true CT to be compared with."""
+"""Quality picture and page of a synthetic CT without a true CT to compare with."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from matplotlib.figure import Figure
 from mrict_core.data.images.orders import SliceOrder
 from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import normalise_mr
+from mrict_core.hu import DISPLAY_WINDOWS_HU, LANDMARKS_HU, SD_LIMIT_HU
 from mrict_core.reporting import style
 from mrict_core.reporting.images import _hu, _mr, _outline
 
 HEIGHTS = (0.15, 0.38, 0.62, 0.85)  # of the body, of the axial slices shown
-SD_LIMIT_HU = 200.0
-LANDMARKS_HU = {"air": -1000, "fat": -100, "water": 0, "bone": 700}  # roughly; for the eye
 
 
 def _views(stack: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
-    """Return axial slices through the body and its coronal and sagittal middle, head up, of an axial stack."""
+    """Return axial slices through the body and its central coronal and sagittal slices, head up, of an axial stack."""
     spans = [np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     axial = [stack[span_at(spans[0], share)] for share in HEIGHTS]
     row, column = (span_at(span, 0.5) for span in spans[1:])
@@ -48,7 +47,7 @@ def case_figure(
     label: str,
     title: str = "Synthetic CT, not for clinical use",
 ) -> Figure:
-    """Return MR, synthetic CT and, where there is one, its uncertainty in three planes, and histograms in the body.
+    """Return MR, synthetic CT and, if given, its uncertainty in three planes, with histograms in the body.
 
     `hu`, `sd_hu`, `body`: (nx, ny, nz) on the grid of `mr`; `mr_range`: the MR values shown black and white.
     """
@@ -72,11 +71,10 @@ def case_figure(
             if name == "MR":
                 _mr(axis, picture, column < len(HEIGHTS), spacing)
                 _outline(axis, outlines[column], style.BODY_COLOUR)
-            elif name == "synthetic CT":
-                image = _hu(axis, picture, "wide", spacing)
             else:
                 image = _hu(axis, picture, "wide", spacing)
-                image.set(cmap="magma", clim=(0, SD_LIMIT_HU))
+                if name != "synthetic CT":
+                    image.set(cmap="magma", clim=(0, SD_LIMIT_HU))
         axes[0].set_ylabel(name)
         if image is not None:
             figure.colorbar(image, ax=axes, label="HU", aspect=18, pad=0.01, extend="both")
@@ -90,10 +88,10 @@ def case_figure(
 
 
 def _histogram(axis: Axes, values: np.ndarray) -> None:
-    low, high = style.WINDOWS_HU["wide"]
+    low, high = DISPLAY_WINDOWS_HU["wide"]
     axis.hist(np.clip(values, low, high), bins=120, range=(low, high), color=style.PALETTE["blue"], log=True)
-    axis.set(title="HU inside the body", xlabel="HU (ends hold what lies beyond)", ylabel="voxels")
-    axis.set_ylim(top=6 * axis.get_ylim()[1])  # room for the names above the bars
+    axis.set(title="HU inside the body", xlabel="HU (values beyond are in the end bins)", ylabel="voxels")
+    axis.set_ylim(top=6 * axis.get_ylim()[1])  # leaves space for the names
     for name, place in LANDMARKS_HU.items():
         axis.axvline(place, color=style.FAINT, linewidth=0.6, linestyle=":")
         left = name == "fat"  # its line is close to that of water
@@ -109,7 +107,7 @@ def _histogram(axis: Axes, values: np.ndarray) -> None:
 
 
 def _second(axis: Axes, sd_hu: np.ndarray | None, body: np.ndarray, mr: Volume, mr_range: Sequence[float]) -> None:
-    """Draw the histogram of the uncertainty, or of the MR where there is none."""
+    """Draw the histogram of the uncertainty, or of the MR without one."""
     if sd_hu is not None:
         axis.hist(
             sd_hu[body],
@@ -125,7 +123,7 @@ def _second(axis: Axes, sd_hu: np.ndarray | None, body: np.ndarray, mr: Volume, 
 
 
 def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, labels: dict[str, str]) -> str:
-    """Return a page with everything in it: the verdict, the picture, what was found, and how the image was made."""
+    """Return a self-contained page: verdict, picture, findings, and how the image was made."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
     environment = jinja2.Environment(
@@ -143,23 +141,23 @@ def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, l
 
 
 def bone_sentence(facts: dict[str, Any]) -> str:
-    """Return how much bone the image holds, and whether that could be compared with the training's."""
+    """Return the share of bone in the image, compared with the training CTs where possible."""
     shares = [f"{100 * share:.2g} % above {name.split('_')[1]} HU" for name, share in facts["bone"].items()]
     names = {finding["name"] for finding in facts["findings"]}
     if "no_bone" in names:
-        said = "whether bone is missing cannot be judged: a model does not keep how much its training's CTs hold"
+        said = "a model has no record of the bone in its training CTs, so missing bone cannot be detected"
     elif any(name.startswith("bone_") for name in names):
-        said = "far from what the training's CTs hold"
+        said = "far from the training CTs"
     else:
-        said = "as much as the training's CTs"
+        said = "as in the training CTs"
     return f"{' and '.join(shares)} in the body: {said}"
 
 
 @style.styled
 def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any], labels: dict[str, str]) -> Path:
-    """Write the page (.html) or the picture alone (.png) of a synthetic CT to `path`, which is staged; return it.
+    """Write the page (.html) or only the picture (.png) of a synthetic CT to `path`, which is staged; return it.
 
-    `labels`: what the page names the case by, {"MR": its file's name, ...}.
+    `labels`: the case's labels on the page, {"MR": its file's name, ...}.
     """
     label = " + ".join(f"{model['variant']} ({model['profile']})" for model in facts["models"])
     sd, body = synthesis.sd_hu, synthesis.body

@@ -17,7 +17,7 @@ from mrict_core import metrics
 from mrict_core.data.splits import SETS
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
-from mrict_core.metrics.clinical import AIR_BELOW_HU, BONE_ABOVE_HU
+from mrict_core.hu import AIR_BELOW_HU, BONE_ABOVE_HU, DISPLAY_WINDOWS_HU
 from mrict_core.reporting import style
 from mrict_core.training.schedules import FORMER
 
@@ -69,10 +69,10 @@ SET_COLOURS = {"train": BLUE, "val": ORANGE, "test": RED, "": style.FAINT}
 
 @style.styled
 def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
-    """Return the training curves of one variant; panels and lines for columns that are absent or empty are left out.
+    """Return the training curves of one variant; panels and lines without data are left out.
 
-    `history` has one row per epoch (`epoch` and any of the columns in `_panels`); the last row with `is_best` set is
-    the checkpoint that is evaluated, marked in every panel.
+    `history` has one row per epoch (`epoch` and any of the columns in `_panels`); the last row with `is_best` is
+    the evaluated checkpoint, marked in every panel.
     """
     history = history.rename(columns=FORMER)
     every = _panels()
@@ -112,7 +112,7 @@ def _panels() -> tuple[Panel, ...]:
 
 
 def _lines(history: pd.DataFrame, lines: Sequence[Line], named: set[str]) -> list[Line]:
-    """Return the lines whose columns are there; after them the terms and rates that no panel names."""
+    """Return the lines whose columns exist, then the terms and rates that no panel names."""
     own = next((prefix for prefix in ("loss_g_", "lr_") if lines[-1][0].startswith(prefix)), None)
     more = [c for c in history if own and c.startswith(own) and c not in named]
     return [line for line in (*lines, *((c, c.removeprefix(own), style.FAINT) for c in more)) if _has(history, line[0])]
@@ -123,7 +123,7 @@ def _has(history: pd.DataFrame, column: str) -> bool:
 
 
 def _wide(values: pd.DataFrame) -> bool:
-    """Return whether curves differ so much that only a logarithmic axis shows them all."""
+    """Return whether the curves need a logarithmic axis."""
     known = values.to_numpy(dtype=float)
     known = known[np.isfinite(known)]
     return bool(known.min() > 0 and known.max() / known.min() > WIDE_RATIO)
@@ -144,7 +144,7 @@ def _curves(axis: Axes, history: pd.DataFrame, lines: Sequence[Line]) -> None:
 
 
 def _legend_above(axis: Axes, rows: int) -> None:
-    """Put the legend above the curves, with room for its rows."""
+    """Put the legend above the curves, leaving space for its rows."""
     scale = axis.yaxis.get_transform()
     low, high = scale.transform(axis.get_ylim())
     axis.set_ylim(top=float(scale.inverted().transform(high + (0.05 + 0.14 * rows) * (high - low))))
@@ -162,12 +162,12 @@ def _mark_best(axis: Axes, history: pd.DataFrame, best: int) -> None:
 def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> Figure:
     """Return the masked MAE of every held-out patient by variant, best on top: dots by centre, the mean as a bar.
 
-    `records` as `read_metrics` gives them. Baselines are grey; the dashed line is the best baseline's mean. Of several
-    seeds a patient's dot is the mean over them, and an open diamond is the mean of each seed.
+    `records`: from `read_metrics`. Baselines are grey; the dashed line is the best baseline's mean. With several seeds
+    a patient's dot is the mean over seeds, and open diamonds are the seeds' means.
     """
     board = leaderboard(records)
     if board.empty:
-        raise MrictError("there are no metrics to show; evaluate a variant first")
+        raise MrictError("no metrics to show; evaluate a variant first")
     by_name = {record["name"]: record for record in records}
     figure = style.new_figure(6.6, 0.24 * len(board) + 1.2, title="Masked MAE of held-out patients", label=label)
     axis, mae = figure.subplots(), metrics.metric("mae_hu")
@@ -199,7 +199,7 @@ def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> F
 
 
 def _seed_means(record: Mapping[str, Any]) -> list[float]:
-    """Return the mean MAE of every seed; none where there is one seed only: the bar shows it."""
+    """Return the mean MAE of every seed; empty for a single seed, which the bar shows."""
     means = record.get("seeds", {}).get("summary", {}).get("mae_hu", {}).get("means", [])
     return [mean for mean in means if mean is not None] if len(means) > 1 else []
 
@@ -222,8 +222,8 @@ def _centre_legend(axis: Axes, centres: set[str]) -> None:
 
 @style.styled
 def histogram_figure(store: SliceStore, *, label: str, bins: int = 64) -> Figure:
-    """Return per centre the histograms of normalised MR inside the body mask and of CT inside the scoring mask."""
-    edges = {"mr": np.linspace(-1, 1, bins + 1), "ct": np.linspace(*style.WINDOWS_HU["wide"], bins + 1)}
+    """Return histograms by centre of normalised MR in the body mask and of CT in the scoring mask."""
+    edges = {"mr": np.linspace(-1, 1, bins + 1), "ct": np.linspace(*DISPLAY_WINDOWS_HU["wide"], bins + 1)}
     counts: dict[tuple[str, str], np.ndarray] = {}
     for patient in store.patients:
         slices = store.slices(patient)
@@ -242,14 +242,16 @@ def histogram_figure(store: SliceStore, *, label: str, bins: int = 64) -> Figure
         axis.legend()
         axis.grid(axis="y")
     axes[0].set(title="MR inside the body mask", xlabel="normalised MR", ylabel="density")
-    axes[1].set(title="CT inside the scoring mask", xlabel="HU (ends hold what lies beyond)", ylabel="density (log)")
+    axes[1].set(
+        title="CT inside the scoring mask", xlabel="HU (values beyond are in the end bins)", ylabel="density (log)"
+    )
     axes[1].set_yscale("log")
     return figure
 
 
 @style.styled
 def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) -> Figure:
-    """Return the patients by centre with their number of slices, coloured by the set they belong to."""
+    """Return the patients by centre with their number of slices, coloured by set."""
     sets = {patient: part for part in SETS for patient in getattr(split, part, ())}
     centres = sorted({store.centre(patient) for patient in store.patients})
     groups = {c: [p for p in store.patients if store.centre(p) == c] for c in centres}
@@ -280,13 +282,12 @@ def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) 
 def joint_histogram_figure(
     mr: np.ndarray, ct: np.ndarray, inside: np.ndarray, *, label: str, bins: int = 120
 ) -> Figure:
-    """Return how often each pair of MR value and HU occurs at the same voxel; arrays of one shape, `inside` boolean.
+    """Return the joint histogram of MR value and HU at the same voxels; arrays of one shape, `inside` boolean.
 
-    An arrow points at the medians of the voxels whose CT is bone, another of those that are air, with their share;
-    what the CT does not hold has none.
+    Arrows point at the medians of the bone and of the air voxels, with their share, if the CT has any.
     """
     x, y = np.asarray(mr, np.float64)[inside], np.asarray(ct, np.float64)[inside]
-    low, high = style.WINDOWS_HU["wide"]
+    low, high = DISPLAY_WINDOWS_HU["wide"]
     top = float(np.quantile(x, 0.999))
     figure = style.new_figure(4.6, 3.6, title="MR value and HU of the same voxels", label=label)
     axis = figure.subplots()

@@ -13,25 +13,25 @@ from matplotlib.figure import Figure
 from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import leaderboard, shown_name
+from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics import Metric
-from mrict_core.metrics.clinical import DICE_THRESHOLDS_HU, SPANS, TISSUES
+from mrict_core.metrics.clinical import SPANS, TISSUES
 from mrict_core.reporting import style
 
 Record = Mapping[str, Any]
-SHOWN = 5  # variants in a figure, best first; the best baseline comes on top
+SHOWN = 5  # variants in a figure, best first, besides the best baseline
 COLOURS = tuple(style.PALETTE[c] for c in ("blue", "vermilion", "green", "orange", "purple"))
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))  # a second mark beside colour
-HU_SHOWN = (-1000.0, 1600.0)
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))  # in addition to colour
 
 
 def leading(records: Sequence[Record], count: int = SHOWN) -> list[Record]:
-    """Return the best `count` variants by masked MAE, those without one last, and after them the best baseline."""
+    """Return the best `count` variants by masked MAE (those without one last), then the best baseline."""
     by_name = {record["name"]: record for record in records}
     board = leaderboard(records)
     chosen = [by_name[name] for name in board.loc[board["kind"] == "variant", "name"][:count]]
     chosen += [by_name[name] for name in board.loc[board["kind"] == "baseline", "name"][:1]]
     if not chosen:
-        raise MrictError("there are no metrics to show; evaluate a variant first")
+        raise MrictError("no metrics to show; evaluate a variant first")
     return chosen
 
 
@@ -57,12 +57,12 @@ def _stacked(record: Record) -> str:
 def calibration_figure(records: Sequence[Record], *, label: str) -> Figure:
     """Return the HU calibration of the leading variants: mean sCT at each CT value, with its spread.
 
-    Line: the mean over patients of the bins' means; band: ± the mean SD within a bin; dots: single patients, of several
-    seeds one for each. On the dashed diagonal the HU are right on average.
+    Line: the mean over patients of the bins' means; band: ± the mean SD within a bin; dots: single patients (one per
+    seed). On the dashed diagonal the HU are right on average.
     """
     chosen = [record for record in leading(records) if record.get("details", {}).get("calibration")]
     if not chosen:
-        raise MrictError("no record holds calibration curves; evaluate the variants again")
+        raise MrictError("no record has calibration curves; evaluate the variants again")
     columns = min(3, len(chosen))
     lines = math.ceil(len(chosen) / columns)
     figure = style.new_figure(2.3 * columns + 0.3, 2.25 * lines + 0.35, title="HU calibration", label=label)
@@ -86,18 +86,18 @@ def _calibration(axis: Axes, record: Record, colour: str) -> None:
     )
     known = np.isfinite(means).any(axis=0)
     mean, spread = (np.nanmean(part[:, known], axis=0) for part in (means, spreads))
-    axis.plot(HU_SHOWN, HU_SHOWN, color=style.FAINT, linestyle="--", linewidth=0.8, zorder=1)
+    axis.plot(CALIBRATION_SHOWN_HU, CALIBRATION_SHOWN_HU, color=style.FAINT, linestyle="--", linewidth=0.8, zorder=1)
     axis.fill_between(centres[known], mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     axis.plot(centres[known], mean, color=colour)
     axis.plot(centres, means.T, linestyle="none", marker=".", markersize=2, color=style.INK, alpha=0.5)
-    axis.set(title=shown_name(record), xlim=HU_SHOWN, ylim=HU_SHOWN)
+    axis.set(title=shown_name(record), xlim=CALIBRATION_SHOWN_HU, ylim=CALIBRATION_SHOWN_HU)
     axis.set_aspect("equal")
     axis.grid()
 
 
 @style.styled
 def clinical_figure(records: Sequence[Record], *, label: str) -> Figure:
-    """Return the leading variants: tissue MAE, bone Dice sweep, every patient in the metrics of the panel "dots"."""
+    """Return the leading variants: MAE by tissue, bone Dice by threshold, every patient in the panel "dots"."""
     chosen, dotted = leading(records), metrics.keys("dots")
     looks = _looks(chosen)
     lines = 1 + math.ceil(len(dotted) / 2)
@@ -155,7 +155,7 @@ def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
             beside = axis.get_yaxis_transform()
             axis.text(0.02, place, "no value", transform=beside, va="center", color=style.FAINT, fontsize=7)
     axis.set_yticks(range(len(records)), [_stacked(record) for record in records])
-    if (best := {"zero": 0.0, "one": 1.0}.get(metric.better)) is not None:  # stays in sight
+    if (best := {"zero": 0.0, "one": 1.0}.get(metric.better)) is not None:  # always visible
         axis.axvline(best, color=style.FAINT, linestyle="--", linewidth=0.9)
     axis.margins(x=0.1)
     low = min(0.0, axis.get_xlim()[0]) if metric.better == "zero" else 0.0
@@ -166,7 +166,7 @@ def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
 
 @style.styled
 def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
-    """Return the masked MAE by centre of the leading variants: one box per centre, every patient a dot."""
+    """Return the masked MAE by centre of the leading variants: one box per centre, one dot per patient."""
     chosen = leading(records)
     centres = sorted({p["centre"] for record in chosen for p in record["patients"]})
     figure = style.new_figure(6.6, 2.9, title="Masked MAE by centre", label=label)

@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import ERROR_LIMIT_HU
 from mrict_core.reporting import style
 
 # patient, z, spacing_mm (rows, columns) and 2-D arrays of one shape: mr in [-1, 1]; sct, ct in HU; mask, body
@@ -32,8 +33,8 @@ def sample_figure(
 ) -> Figure:
     """Return MR | sCT | CT | signed HU error, one line per row.
 
-    `rows` hold patient, z, spacing_mm, mr, sct, ct, mask. The error is shown inside the mask, on the same ±500 HU in
-    every figure. `orientation=False` leaves the R/L/A/P marks out, for slices that were never reoriented.
+    `rows`: patient, z, spacing_mm, mr, sct, ct, mask. The error is shown inside the mask, at ±500 HU in every figure.
+    `orientation=False` omits the R/L/A/P marks, for slices that were never reoriented.
     """
     _check(rows, (*_SHOWN, "sct"))
     boxes = _boxes([row["mask"] for row in rows])
@@ -61,9 +62,9 @@ def sample_figure(
 def comparison_figure(
     row: Row, scts: Mapping[str, np.ndarray], *, label: str, window: str = "wide", orientation: bool = True
 ) -> Figure:
-    """Return one slice across variants: every synthetic CT above its signed error, beside MR and CT.
+    """Return one slice across variants: every synthetic CT above its signed error, next to MR and CT.
 
-    `row` holds patient, z, spacing_mm, mr, ct, mask; `scts`: {variant: HU (S, S)} in the order to show.
+    `row`: patient, z, spacing_mm, mr, ct, mask; `scts`: {variant: HU (S, S)} in the order to show.
     """
     if not scts:
         raise MrictError("the comparison needs at least one variant's synthetic CT")
@@ -103,9 +104,9 @@ def comparison_figure(
 def pairs_figure(
     rows: Sequence[Row], *, title: str, label: str, window: str = "wide", orientation: bool = True
 ) -> Figure:
-    """Return training pairs: MR with the outline of the body mask above CT with the outline of the scoring mask.
+    """Return training pairs: MR with the body mask outlined above CT with the scoring mask outlined.
 
-    `rows` hold patient, z, spacing_mm, mr, ct, body, mask; one column per row.
+    `rows`: patient, z, spacing_mm, mr, ct, body, mask; one column per row.
     """
     _check(rows, ("mr", "ct", "body", "mask"))
     boxes = _boxes([(row["mask"] > 0) | (row["body"] > 0) for row in rows])
@@ -146,7 +147,6 @@ def _mr(axis: Axes, mr: np.ndarray, orientation: bool, spacing_mm: tuple[float, 
 
 
 def _scale_bar(axis: Axes, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> None:
-    """Draw a bar of a round length in the lower left corner."""
     width_mm = shape[1] * spacing_mm[1]
     length = next((mm for mm in _BAR_MM if mm <= _BAR_SHARE * width_mm), _BAR_MM[-1])
     left, down = 0.04 * shape[1], 0.94 * shape[0]
@@ -166,14 +166,14 @@ def _hu(axis: Axes, hu: np.ndarray, window: str, spacing_mm: tuple[float, float]
 def _error(axis: Axes, sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float]) -> AxesImage:
     _bare(axis)
     error = np.where(mask, np.asarray(sct, np.float32) - np.asarray(ct, np.float32), np.nan)
-    limit, aspect = style.ERROR_LIMIT_HU, spacing_mm[0] / spacing_mm[1]
+    limit, aspect = ERROR_LIMIT_HU, spacing_mm[0] / spacing_mm[1]
     image = axis.imshow(error, cmap=style.ERROR_MAP, vmin=-limit, vmax=limit, aspect=aspect)
     _outline(axis, mask, style.FAINT)
     return image
 
 
 def _outline(axis: Axes, mask: np.ndarray, colour: str) -> None:
-    """Draw the border of a mask; padded, so that a mask on the image's edge is closed there."""
+    """Draw the outline of a mask, closed at the image's edge."""
     if mask.any():
         rows, columns = (np.arange(-1, length + 1) for length in mask.shape)
         axis.contour(columns, rows, np.pad(mask, 1).astype(float), levels=[0.5], colors=[colour], linewidths=0.8)
@@ -184,7 +184,7 @@ def _outline(axis: Axes, mask: np.ndarray, colour: str) -> None:
 def _mae_text(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray) -> str:
     inside = np.asarray(mask) > 0
     if not inside.any():
-        return "no mask here"
+        return "no mask in this slice"
     error = np.asarray(sct, np.float64)[inside] - np.asarray(ct, np.float64)[inside]
     return f"slice MAE {np.abs(error).mean():.0f} HU"
 
@@ -197,7 +197,6 @@ def _colour_bar(figure: Figure, image: AxesImage, axes: np.ndarray, label: str, 
 
 
 def _inset_bar(figure: Figure, image: AxesImage, host: Axes, label: str) -> None:
-    """Draw a colour bar inside an empty panel."""
     place = host.inset_axes((0.08, 0.52, 0.84, 0.08))
     bar = figure.colorbar(image, cax=place, orientation="horizontal", label=label, extend="both")
     bar.outline.set_linewidth(0.5)
@@ -206,7 +205,7 @@ def _inset_bar(figure: Figure, image: AxesImage, host: Axes, label: str) -> None
 
 
 def _boxes(masks: Sequence[np.ndarray]) -> list[tuple[slice, slice]]:
-    """Return a crop centred on each mask, all of one size that holds every mask with a margin, inside the canvas."""
+    """Return a crop centred on each mask, all of one size that fits every mask with a margin, inside the canvas."""
     spans = []
     for mask in masks:
         found = zip(np.nonzero(np.asarray(mask) > 0), mask.shape, strict=True)
@@ -227,8 +226,8 @@ def _extent(box: tuple[slice, slice]) -> tuple[int, int]:
 
 def _check(rows: Sequence[Row], roles: Sequence[str]) -> None:
     if not rows:
-        raise MrictError("the figure needs at least one slice; none was given")
+        raise MrictError("the figure needs at least one slice; got none")
     for row in rows:
         shapes = {role: np.shape(row[role]) for role in roles}
         if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
-            raise MrictError(f"patient {row['patient']}: slices must be 2-D and of one shape, they are {shapes}")
+            raise MrictError(f"patient {row['patient']}: slices must be 2-D and of one shape; got {shapes}")

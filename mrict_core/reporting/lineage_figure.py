@@ -1,4 +1,4 @@
-"""The tree of variants: which configuration each was derived from, and whose weights it starts from."""
+"""The tree of variants: the configuration each is derived from, and the weights it starts from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = 10  # blocks are packed into shelves of this many nodes side by side
 WIDTH, HEIGHT = 0.80, 0.62  # of a node; one step between nodes is 1
 GAP = 1 - WIDTH
 SHELF_GAP, BLOCK_HEADER = 0.45, 0.5
-TRACK = 0.15  # between two lines side by side in the gap between shelves
+TRACK = 0.15  # between parallel lines in the gap between shelves
 DASHES = (0, (3, 2))
 COLUMN_IN, LANE_IN = 1.28, 0.46
 FAMILY_COLOURS = {
@@ -45,9 +45,9 @@ def lineage_figure(
 ) -> Figure:
     """Return the variants as a tree, one block per family.
 
-    A solid arrow leads from the variant whose weights are taken (`init_from`), a dashed one from the variant whose
-    configuration was changed (`parent`) where that is another. `records` of the variants scored so far give their mean
-    masked MAE and the number of seeds; `epochs`: epochs trained in this profile, else the variant's own number.
+    A solid arrow comes from the variant whose weights are used (`init_from`), a dashed one from the variant whose
+    configuration was changed (`parent`) if that is a different one. `records` of scored variants give their mean masked
+    MAE and number of seeds; `epochs`: epochs in this profile, by default the variant's own.
     """
     scored = {record["name"]: record for record in records}
     places, headers, shelf_of = layout(variants)
@@ -75,16 +75,16 @@ def lineage_figure(
 
 
 def _edges(variants: Sequence[Experiment]) -> dict[tuple[str, str], bool]:
-    """Return {(from, to): solid}: weights solid, configuration dashed where it comes from another variant."""
+    """Return {(from, to): solid}: weights solid, configuration dashed if from another variant."""
     names = {variant.name for variant in variants}
     edges = {(v.parent, v.name): False for v in variants if v.parent in names}
     return edges | {(v.init_from, v.name): True for v in variants if v.init_from in names}
 
 
 def layout(variants: Sequence[Experiment]) -> tuple[dict[str, Place], dict[str, Place], dict[str, float]]:
-    """Return the places of nodes and of the families' headings, and the top lane of every node's shelf.
+    """Return the places of nodes and family headings, and the top lane of every node's shelf.
 
-    Families are blocks; a block goes into the first shelf that has room for it.
+    Families are blocks; a block goes into the first shelf with enough space.
     """
     families = {variant.family: None for variant in variants}
     blocks = {family: _block([v for v in variants if v.family == family]) for family in families}
@@ -113,7 +113,7 @@ def layout(variants: Sequence[Experiment]) -> tuple[dict[str, Place], dict[str, 
 
 
 def _block(variants: Sequence[Experiment]) -> dict[str, Place]:
-    """Place one family: a child right of what it starts from, the first child on the same lane, the others below."""
+    """Place one family: a child to the right of its origin, the first on the same lane, the others below."""
     names = {variant.name for variant in variants}
     origin = {v.name: v.init_from or v.parent for v in variants}
     children: dict[str | None, list[str]] = {}
@@ -157,7 +157,7 @@ def _node(axis: Axes, place: Place, variant: Experiment, text: str, *, scored: b
             zorder=3,
         )
     )
-    size = min(7.0, 112 / len(variant.name))  # long names of a user's experiments fit too
+    size = min(7.0, 112 / len(variant.name))  # so that long names fit
     axis.text(x, y - 0.13, variant.name, ha="center", va="center", fontsize=size, weight="bold", zorder=4)
     axis.text(
         x, y + 0.16, text, ha="center", va="center", fontsize=6 if len(text) < 24 else 4.6, color="#444444", zorder=4
@@ -177,8 +177,8 @@ def _arrow(axis: Axes, points: Sequence[Place], *, solid: bool) -> None:
 def _route(start: Place, end: Place, track: float | None) -> list[Place]:
     """Return the corners of the line between two nodes, drawn in the gaps between columns, lanes and shelves.
 
-    A child in the next column is reached through the gap beside its parent, one above or below directly. A line that
-    goes further or into another shelf runs along the horizontal `track`.
+    A child in the next column is reached through the gap next to its parent, one above or below directly. Longer lines
+    and lines to another shelf run along the horizontal `track`.
     """
     (x0, y0), (x1, y1) = start, end
     right, left = x0 + WIDTH / 2, x1 - WIDTH / 2
@@ -188,13 +188,13 @@ def _route(start: Place, end: Place, track: float | None) -> list[Place]:
     if track is None:
         middle = right + GAP / 2
         return [(right, y0), (middle, y0), (middle, y1), (left, y1)]
-    out = right + GAP * (0.3 if track > y0 else 0.15)  # beside the middle, where lines within a shelf run,
-    back = left - GAP * (0.4 if track < y1 else 0.28)  # and apart for lines that go up and lines that go down
+    out = right + GAP * (0.3 if track > y0 else 0.15)  # off the middle, where lines within a shelf run,
+    back = left - GAP * (0.4 if track < y1 else 0.28)  # and different for lines up and down
     return [(right, y0), (out, y0), (out, track), (back, track), (back, y1), (left, y1)]
 
 
 def _tracks(edges: Sequence[tuple[str, str]], places: Mapping[str, Place], shelf_of: Mapping[str, float]) -> dict:
-    """Return the height of the horizontal track of every edge that needs one; lines from one node share theirs."""
+    """Return the height of the horizontal track of every edge that needs one; edges from one node share it."""
     tracks: dict[tuple[str, str], float | None] = {}
     used: dict[float, dict[str, float]] = {}
     for start, end in edges:

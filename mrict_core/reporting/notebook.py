@@ -1,4 +1,4 @@
-"""What the notebooks show: figures saved and displayed at once, what a variant changes, the source of its step."""
+"""Output of the notebooks: figures, saved and displayed; a variant's changes; the source of its training step."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def network_sizes(networks: Mapping[str, nn.Module]) -> str:
 
 
 def step_source(method: type[Method]) -> Markdown:
-    """Return the source of a method's training step, as it is run."""
+    """Return the source of a method's training step."""
     return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(method.train_step))}```")
 
 
 def changes(variant: Experiment) -> Markdown:
-    """Return what a variant asks, starts from and changes from its parent."""
+    """Return a variant's question, its starting weights and its changes from the parent."""
     chain = " → ".join(f"`{v.name}`" for v in lineage(variant))
     lines = [
         f"**{variant.name}** — {variant.why}",
@@ -70,7 +70,7 @@ def changes(variant: Experiment) -> Markdown:
 
 
 def recipe(variant: Experiment, profile: Profile) -> str:
-    """Return networks, losses, optimisation and duration of a variant in a profile, as lines of text."""
+    """Return networks, losses, optimisers and duration of a variant in a profile, as lines of text."""
     v = variant
     facts = {
         **{f"network {role}": f"{_part(part)}; width {profile.width}" for role, part in v.network.items()},

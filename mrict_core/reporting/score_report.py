@@ -1,4 +1,4 @@
-"""What the command `score` prints and writes."""
+"""Output of the command `score`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from mrict_core.reporting.text_tables import text_table
 
 
 def score_one(ct: str, sct: str, mask: str, options: ScoreOptions, csv: Path | None, *, json: bool) -> str:
-    """Return the scores of one case as text or json; write them as csv where asked."""
+    """Return the scores of one case as text or json; also write them to `csv` if given."""
     if not mask:
-        raise MrictError("--mask is missing: a score needs the body's outline; give the mask's file")
+        raise MrictError("--mask is missing: scores are taken inside the body mask; give the mask's file")
     paths = (Path(path).expanduser() for path in (ct, sct, mask))
     found = score_files(CaseFiles(Path(sct).name, *paths), options)
     if csv:
@@ -47,7 +47,7 @@ def score_one(ct: str, sct: str, mask: str, options: ScoreOptions, csv: Path | N
 
 
 def _write_cards(csv: Path, cards: dict[str, dict[str, str]]) -> None:
-    """Write what the columns mean beside a csv: scores.csv gets scores.cards.csv."""
+    """Write the definitions of a csv's columns: scores.csv gets scores.cards.csv."""
     write_csv(csv.with_suffix(".cards.csv"), pd.DataFrame(cards.values()))
 
 
@@ -69,14 +69,14 @@ def _how(options: ScoreOptions) -> str:
 def score_folders(
     ct: str, sct: str, mask: str | None, options: ScoreOptions, csv: Path, *, json: bool, progress: Progress | None
 ) -> tuple[str, int]:
-    """Score two folders, write one row per case; return (text or json, number of cases that were not scored)."""
+    """Score two folders and write one row per case; return (text or json, number of cases not scored)."""
     places = [None if place is None else Path(place).expanduser() for place in (ct, sct, mask)]
     cases, problems = find_cases(*places)
     frame = score_cases(cases, problems, options, progress)
     failed = frame[frame["status"] == "failed"]
     if len(failed) == len(frame):
         reasons = " | ".join(f"{row.case}: {row.reason}" for row in failed.itertuples())
-        raise MrictError(f"none of {len(frame)} cases can be scored, nothing is written: {reasons}")
+        raise MrictError(f"none of the {len(frame)} cases can be scored, nothing written: {reasons}")
     write_csv(csv, frame)
     _write_cards(csv, cards_of(options))
     summary = summary_of(frame, options)
@@ -92,7 +92,7 @@ def score_folders(
     lines += ["", f"over {len(scored)} of {len(frame)} cases (SD with ddof 1):", _summary_text(summary)]
     lines += ["", *(f"not scored: {row.case}: {row.reason}" for row in failed.itertuples())] if len(failed) else []
     others = other_files(*places)
-    total = f"{len(frame)} found: {len(scored)} scored, {len(failed)} not scored; {others} other files beside them"
+    total = f"{len(frame)} found: {len(scored)} scored, {len(failed)} not scored; {others} other files"
     return "\n".join([*lines, f"cases: {shown(csv)}", total]), len(failed)
 
 

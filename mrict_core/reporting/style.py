@@ -1,4 +1,4 @@
-"""One look for every figure: palette, windows, fonts, and saving that gives the same bytes for the same data."""
+"""One style for all figures: palette, windows, fonts, and saving with equal bytes for equal data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from mrict_core.errors import unknown_name
 from mrict_core.files import atomic_path
+from mrict_core.hu import DISPLAY_WINDOWS_HU
 
 DPI = 200
-# Okabe & Ito 2008, told apart with every common colour blindness
+# Okabe & Ito 2008, distinguishable with common colour blindness
 PALETTE = {
     "blue": "#0072B2",
     "vermilion": "#D55E00",
@@ -28,18 +29,11 @@ PALETTE = {
 }
 CENTRE_COLOURS = {"A": PALETTE["blue"], "B": PALETTE["vermilion"], "C": PALETTE["green"], "?": "#777777"}
 INK, FAINT = "#222222", "#8A8A8A"
-WINDOWS_HU = {  # display only: (low, high)
-    "wide": (-1000.0, 1500.0),
-    "soft": (-160.0, 240.0),
-    "bone": (-500.0, 1500.0),
-    "brain": (0.0, 80.0),
-}
-ERROR_LIMIT_HU = 500.0  # of the signed error's colours, the same in every figure
 ERROR_MAP = "RdBu_r"  # blue: sCT too low, red: too high
 BODY_COLOUR, MASK_COLOUR = PALETTE["orange"], PALETTE["sky"]
 
 _RC = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.family": "DejaVu Sans",  # part of matplotlib: the same everywhere
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.0,
@@ -70,7 +64,7 @@ P = ParamSpec("P")
 
 
 def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a function that makes a figure in the suite's style, whatever the caller's settings are."""
+    """Run a function that makes a figure in the suite's style, regardless of the caller's settings."""
 
     @functools.wraps(make)
     def run(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -83,7 +77,7 @@ def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def new_figure(width_in: float, height_in: float, *, title: str, label: str) -> Figure:
-    """Return a figure without pyplot (no window, no global state) that shows its title and the profile's label."""
+    """Return a figure without pyplot (no window, no global state), with a title and the profile's label."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.012, ha="left", weight="bold")
@@ -98,15 +92,15 @@ def new_figure(width_in: float, height_in: float, *, title: str, label: str) -> 
 
 def window_hu(name: str) -> tuple[float, float]:
     """Return (low, high) of a display window by name."""
-    if name not in WINDOWS_HU:
-        raise unknown_name("display window", name, WINDOWS_HU)
-    return WINDOWS_HU[name]
+    if name not in DISPLAY_WINDOWS_HU:
+        raise unknown_name("display window", name, DISPLAY_WINDOWS_HU)
+    return DISPLAY_WINDOWS_HU[name]
 
 
 def save(figure: Figure, path: Path, *, pdf: bool = False) -> Path:
-    """Write `figure` atomically as PNG at 200 dpi, with `pdf` also as PDF beside it; return the PNG's path.
+    """Write `figure` atomically as PNG at 200 dpi, with `pdf` also as PDF; return the PNG's path.
 
-    No time stamp and no version goes into the files, so equal data give equal bytes.
+    The files have no time stamp or version, so equal data give equal bytes.
     """
     path = Path(path).with_suffix(".png")
     with matplotlib.rc_context(_RC):

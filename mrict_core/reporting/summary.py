@@ -1,4 +1,4 @@
-"""What people paste: the tables of a run as markdown and csv."""
+"""The tables of a run as markdown and csv, to paste elsewhere."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mrict_core.reporting.text_tables import markdown_table
 Record = Mapping[str, Any]
 GROUPS = ("synthrad2023", "clinical", "predecessor")  # panels whose definitions summary.md ends with
 OVER_SEEDS = ("sd_over_seeds", "n_seeds")
-CARD_FIELDS = tuple(field for field in metrics.CARD_LABELS if field != "absent")  # of a number: said for each record
+CARD_FIELDS = tuple(field for field in metrics.CARD_LABELS if field != "absent")  # `absent` is given per record
 
 
 def summary_table(records: Sequence[Record]) -> pd.DataFrame:
     """Return one row per record and metric: mean, SD, median, 95 % interval, n, and the whole card of the number.
 
-    Where a record combines several seeds, `sd_over_seeds` and `n_seeds` stand beside the SD over patients.
+    With several seeds, `sd_over_seeds` and `n_seeds` follow the SD over patients.
     """
     rows = []
     for record in records:
@@ -37,11 +37,8 @@ def summary_table(records: Sequence[Record]) -> pd.DataFrame:
             rows.append(row | statistics | {key: card[key] for key in CARD_FIELDS} | provenance)
         rows += [_feature_row(record, score) for score in record.get("features", [])]
     frame = pd.DataFrame(rows)
-    return (
-        frame
-        if any(len(seeds_of(record)) > 1 for record in records)
-        else frame.drop(columns=list(OVER_SEEDS), errors="ignore")
-    )
+    several = any(len(seeds_of(record)) > 1 for record in records)
+    return frame if several else frame.drop(columns=list(OVER_SEEDS), errors="ignore")
 
 
 def panel_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -60,7 +57,7 @@ def panel_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _feature_row(record: Record, score: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a feature metric; an absent one keeps its reason."""
+    """Return the row of a feature metric; an absent one has its reason."""
     card = metrics.metric(score["name"]).card()
     row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": score["name"]}
     row |= {"mean": score["value"], "low": score["low"], "high": score["high"], "n": score["n"]}
@@ -75,7 +72,7 @@ def write_summary(
 ) -> tuple[Path, Path]:
     """Write folder/summary.md (rounded tables with a sentence each) and folder/summary.csv (unrounded); return both.
 
-    tables: {heading: (sentence, table)} in order; an empty table is said to be missing, with its sentence.
+    tables: {heading: (sentence, table)} in order; an empty table is marked as missing.
     """
     parts = [f"# {title} ({label})"]
     for heading, (sentence, table) in tables.items():

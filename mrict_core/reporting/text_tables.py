@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 P_VALUES = ("p", "p_holm")
 OF_MAE = ("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu")  # columns that hold it
-HEADINGS = {  # of columns that are no metric of their own
+HEADINGS = {  # of columns that are not metrics
     "ssim_dimensionality": "SSIM in",
     "beats_baselines": "beats baselines",
     "n_slices": "slices",
@@ -33,13 +33,13 @@ HEADINGS = {  # of columns that are no metric of their own
     "p_holm": "p (Holm)",
     "best_baseline_hu": "best baseline (HU)",
 }
-OLD = "not taken by the version that scored it; evaluate again"
+OLD = "not computed by the version that scored it; evaluate again"
 NAMES_SHOWN = 6  # in a remark
-FACTS_SHOWN = 3  # records whose differing fact is spelt out
+FACTS_SHOWN = 3  # records for which a differing fact is listed
 
 
 def metric_of(column: str) -> metrics.Metric | None:
-    """Return the metric whose values a column holds, None for another column."""
+    """Return the metric of a column, None for other columns."""
     whose, _, number = column.partition("_")
     if whose in ("printed", "ours"):
         column = f"predecessor_{number}"
@@ -49,7 +49,7 @@ def metric_of(column: str) -> metrics.Metric | None:
 
 
 def heading(column: str) -> str:
-    """Return a column's heading; one without a heading of its own is called as in the csv."""
+    """Return a column's heading, by default its name in the csv."""
     return HEADINGS.get(column) or metrics.heading(column)
 
 
@@ -74,38 +74,32 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 
 def _markdown(cell: str) -> str:
-    """Escape a cell; a mean, its spread and its interval stay on one line each."""
+    """Escape a cell; "mean ± SD" does not wrap."""
     return cell.replace("|", "\\|").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """Return what a reader of these metrics must know: several seeds, and what the dashes stand for."""
+    """Return the remarks on a table of metrics: several seeds, and the reasons for dashes."""
     return [*filter(None, [seeds_remark(records)]), *absent_remarks(records, names)]
 
 
 def absent_remarks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """Return what the dashes of a table stand for: for each reason the metrics, models and patients it concerns."""
+    """Return the reasons for the dashes in a table, each with its metrics, models and patients."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for metric in names:
         for record in records:
             lacking = [row["patient"] for row in record["patients"] if row.get(metric) is None or pd.isna(row[metric])]
             if not lacking:
                 continue
-            who = (
-                f"all {len(lacking)} patients"
-                if len(lacking) == len(record["patients"]) > 1
-                else some(lacking, NAMES_SHOWN)
-            )
+            everyone = len(lacking) == len(record["patients"]) > 1
+            who = f"all {len(lacking)} patients" if everyone else some(lacking, NAMES_SHOWN)
             why = OLD if metric in record.get("lacks", ()) else metrics.metric(metric).absent
             found.setdefault((why, who), {}).setdefault(heading(metric), []).append(record["name"])
     remarks = []
     for (why, who), own in found.items():
         models = {tuple(names) for names in own.values()}
-        which = (
-            f" ({some(max(models, key=len), NAMES_SHOWN)})"
-            if any(len(names) < len(records) for names in models)
-            else ""
-        )
+        partial = any(len(names) < len(records) for names in models)
+        which = f" ({some(max(models, key=len), NAMES_SHOWN)})" if partial else ""
         remarks.append(f"Absent: {', '.join(own)} of {who}{which}: {why}.")
     return remarks
 
@@ -115,15 +109,14 @@ def write_leaderboard(
 ) -> tuple[Path, Path]:
     """Write folder/leaderboard.csv (unrounded) and folder/leaderboard.md with the metrics' definitions; return both.
 
-    `context` (of a record of the table) adds the columns that say where the numbers come from; `said` stands above
-    the table (see `remarks`).
+    `context` (of a record in the table) adds the columns of provenance; `said` are `remarks` above the table.
     """
     csv = write_csv(Path(folder) / "leaderboard.csv", with_provenance(frame, context or {}))
     shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
     parts = [
         f"# Leaderboard ({label})",
-        "Held-out patients; mean ± SD over patients, of the MAE also the 95 % patient bootstrap of the mean; ranked by "
-        "masked MAE. Rows of kind *baseline* are the trivial predictors that a model must beat.",
+        "Held-out patients; mean ± SD over patients, for the MAE with the 95 % patient bootstrap interval of the mean; "
+        "ranked by masked MAE. Rows of kind *baseline* are trivial predictors that a model must beat.",
         *said,
         markdown_table(shown),
         "## How the numbers are defined",
@@ -133,10 +126,10 @@ def write_leaderboard(
 
 
 def comparison_text(comparison: RunComparison) -> str:
-    """Return what changed between two runs as text: facts, patients, numbers, then what only one of them has."""
+    """Return what changed between two runs as text: facts, patients, numbers, then variants in only one run."""
     facts = _condensed(comparison.context)
-    parts = ["What differs in how the numbers came about:"]
-    parts += [text_table(facts) if len(facts) else "nothing that the records hold"]
+    parts = ["Differences in how the numbers were obtained:"]
+    parts += [text_table(facts) if len(facts) else "none in the records"]
     changes = comparison.changes.copy()
     bounds = zip(map(metrics.metric, changes["metric"]), changes["low"], changes["high"], strict=True)
     changes["95 % interval"] = [
@@ -147,7 +140,7 @@ def comparison_text(comparison: RunComparison) -> str:
     parts += ["", *_patient_lines(comparison.patients)]
     parts += [
         "",
-        "What changed (difference b − a, mean over the patients in both, 95 % patient bootstrap):",
+        "What changed (difference b − a, mean over the patients in both runs, 95 % patient bootstrap):",
         text_table(changes[shown]),
     ]
     for which, names in (("a", comparison.only_a), ("b", comparison.only_b)):
@@ -157,20 +150,20 @@ def comparison_text(comparison: RunComparison) -> str:
 
 
 def _patient_lines(patients: pd.DataFrame) -> list[str]:
-    """Return whom the numbers stand on, alike records in one line, and the seeds where a record has several."""
+    """Return the patients behind the numbers, equal records in one line, and the seeds if there are several."""
     lines: dict[str, list[str]] = {}
     for row in patients.to_dict(orient="records"):
         parts = [f"{len(row['common'])} in both runs"]
         for key, words in (
             ("only_a", "left out, only in a"),
             ("only_b", "left out, only in b"),
-            ("other_images", "left out, the same name but other images"),
+            ("other_images", "left out, same name but different images"),
         ):
             if row[key]:
                 parts.append(f"{len(row[key])} {words}: {', '.join(row[key])}")
         if max(len(row["seeds_a"]), len(row["seeds_b"])) > 1:
             a, b = (", ".join(map(str, row[key])) or "none" for key in ("seeds_a", "seeds_b"))
-            parts.append(f"values are means over seeds (a: {a}; b: {b}), their spread is not in the intervals")
+            parts.append(f"values are means over seeds (a: {a}; b: {b}); intervals do not include their spread")
         lines.setdefault("; ".join(parts), []).append(row["name"])
     *few, (text, names) = sorted(lines.items(), key=lambda item: len(item[1]))
     rest = "the others" if few and len(names) > FACTS_SHOWN else ", ".join(names) if few else "all"
@@ -178,7 +171,7 @@ def _patient_lines(patients: pd.DataFrame) -> list[str]:
 
 
 def _condensed(facts: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for a fact that differs in many records, each in its own way (hashes do)."""
+    """Return the facts with one row for a fact that differs in many records, in different ways (hashes)."""
     counts = facts.groupby("fact")["name"].transform("size")
     many = facts[counts > FACTS_SHOWN].groupby("fact").size().reset_index(name="name")
     many = many.assign(name=many["name"].map("{} records".format), a="differ", b="differ")
@@ -186,9 +179,9 @@ def _condensed(facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_provenance(frame: pd.DataFrame, context: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a table with profile, protocol, split and code in every row: a pasted row still says where it is from.
+    """Return a table with profile, protocol, split and code in every row, so that a pasted row keeps its origin.
 
-    What its columns mean stands in cards.csv and summary.csv beside it.
+    cards.csv and summary.csv define the columns.
     """
     own = ("seed", "checkpoint_hash")  # of each record, not of the table
     keys = [key for key in PROVENANCE if key not in own and key in context and key not in frame]
@@ -196,7 +189,7 @@ def with_provenance(frame: pd.DataFrame, context: Mapping[str, Any]) -> pd.DataF
 
 
 def _metrics_of(frame: pd.DataFrame) -> list[str]:
-    """Return the metrics behind the columns; SSIM stands for the one or two ways in which it was taken."""
+    """Return the metrics of the columns; SSIM in the one or two forms (2D, 3D) that were used."""
     ways = set(frame["ssim_dimensionality"]) if "ssim_dimensionality" in frame else {"3D"}
     names = [column for column in metrics.TABLE if column in frame]
     if any("2D" in way for way in ways):
@@ -207,22 +200,17 @@ def _metrics_of(frame: pd.DataFrame) -> list[str]:
 
 
 def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
-    """Return headings, rows of text, and which columns are numbers (set to the right)."""
+    """Return headings, rows of text, and which columns are numbers (right-aligned)."""
     joined = {f"{c}{end}" for c in frame.columns for end in ("_sd", "_seeds_sd", "_low", "_high")}
     columns = [c for c in frame.columns if c not in joined]
     texts = []
     for column in columns:
         rows = _metrics_behind(frame, column)
         values = [_text(value, metric) for value, metric in zip(frame[column], rows, strict=True)]
-        if f"{column}_sd" in frame:
-            spreads = zip(values, frame[f"{column}_sd"], rows, strict=True)
-            values = [mean if _none(mean, sd) else f"{mean} ± {_text(sd, metric)}" for mean, sd, metric in spreads]
-        if f"{column}_seeds_sd" in frame:
-            spreads = zip(values, frame[f"{column}_seeds_sd"], rows, strict=True)
-            values = [
-                mean if _none(mean, sd) else f"{mean} (± {_text(sd, metric)} over seeds)"
-                for mean, sd, metric in spreads
-            ]
+        for end, form in (("_sd", "{} ± {}"), ("_seeds_sd", "{} (± {} over seeds)")):
+            if f"{column}{end}" in frame:
+                spreads = zip(values, frame[f"{column}{end}"], rows, strict=True)
+                values = [m if _none(m, sd) else form.format(m, _text(sd, metric)) for m, sd, metric in spreads]
         if {f"{column}_low", f"{column}_high"} <= set(frame.columns):
             bounds = zip(values, frame[f"{column}_low"], frame[f"{column}_high"], rows, strict=True)
             values = [
@@ -236,7 +224,7 @@ def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]
 
 
 def _metrics_behind(frame: pd.DataFrame, column: str) -> list[metrics.Metric | None]:
-    """Return whose digits each value of a column has: the column's own metric's, or that of the row."""
+    """Return the metric of each value in a column: the column's, or that of the row."""
     if (own := metric_of(column)) or column in P_VALUES or "metric" not in frame:
         return [own] * len(frame)
     return [metrics.TABLE.get(key) for key in frame["metric"]]

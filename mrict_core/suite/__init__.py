@@ -1,6 +1,6 @@
-"""The suite: trainings in worker processes, notebooks through papermill, in the order of what they need.
+"""The suite: trainings in worker processes and notebooks through papermill, in the order of their dependencies.
 
-Only what is missing or changed is done.
+Only missing or changed steps are run.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from mrict_core.suite.workers import Say, Training, Workers
 __all__ = ["left_out", "run_suite"]
 
 SKIPPED = "skipped.csv"
-OPEN_FILES = 256  # sockets and pipes of two kernels, with room to spare: without them libzmq aborts
-STORIES = set(NOTEBOOK_OF.values())  # notebooks that tell of trainings
+OPEN_FILES = 256  # ample for the sockets and pipes of two kernels; with too few, libzmq aborts
+STORIES = set(NOTEBOOK_OF.values())  # notebooks on trainings
 
 
 def run_suite(
@@ -59,12 +59,11 @@ def run_suite(
     """Run the suite; return its workspace.
 
     variants, sets, files: the experiments, see `experiments.user.chosen`; variants None: those of the files, or readme.
-    only: these notebooks, and the trainings they tell of with what those start from. jobs: trainings and notebooks at a
-    time; 0: the profile's, at most one per CPU core. A failure raises MrictError with the variant, or the notebook and
-    its cell, and the error.
+    only: these notebooks, with their trainings and the ancestors of those. jobs: parallel trainings and notebooks; 0:
+    the profile's, at most one per CPU core. A failure raises MrictError with the variant, or the notebook and cell.
     """
     check_open_files(OPEN_FILES)
-    pin_roots()  # kernels start in the repository's root
+    pin_roots()  # kernels start in the root of the repository
     named = variants if variants is not None else "" if files else "readme"
     chosen, scale = with_ancestors(asked_for(named, sets, files, check=_check)), get_profile(profile)
     space = workspace(profile, data_dir, region, protocol)
@@ -90,7 +89,7 @@ def run_suite(
         if rest and (space.store / "index.json").is_file() and not space.split_file.is_file():
             raise MrictError(
                 f"{shown(space.data_dir)}: too few usable patients to train, validate and test (see "
-                f"{shown(space.executed / PREPROCESS)}.ipynb); the data were prepared, the rest needs at least 3"
+                f"{shown(space.executed / PREPROCESS)}.ipynb); expected at least 3; add patients and run again"
             )
         run_in_order(rest, run, jobs)
     say(f"done in {_clock(time.perf_counter() - started)}")
@@ -98,7 +97,7 @@ def run_suite(
 
 
 def _check(experiment: Experiment) -> None:
-    """See that a user's experiment can be built; the declared ones are tested, and need no import of torch here."""
+    """Check a user's experiment; the declared ones are tested, and skipping them avoids importing torch."""
     if not is_declared(experiment.name):
         from mrict_core.methods import check
 
@@ -106,7 +105,7 @@ def _check(experiment: Experiment) -> None:
 
 
 def left_out(space: Workspace) -> str:
-    """Return a line on the data that notebook 00 could not use; "" where it used all."""
+    """Return a line on the data that notebook 00 could not use; "" if it used all."""
     path = space.reports / SKIPPED
     count = len(read_csv(path)) if path.is_file() else 0
     return f"{count} of the data left out, with their reasons in {shown(path)}" if count else ""
@@ -114,13 +113,13 @@ def left_out(space: Workspace) -> str:
 
 @dataclass
 class _Run:
-    """What all steps of one run share; called with a step it does it, unless it is done and unchanged."""
+    """Runs the steps of one suite, except those that are done and unchanged."""
 
     steps: list[Step]
     space: Workspace
     profile: Profile
     workers: Workers
-    force: set[str]  # notebooks of which everything is done again
+    force: set[str]  # notebooks to run again with all their trainings
     say: Say
 
     def __post_init__(self) -> None:
@@ -142,8 +141,8 @@ class _Run:
         started = time.perf_counter()
         if isinstance(step, TrainingStep):
             self._train(step, force)
-        else:  # a story's trainings were done again by their own steps
-            self.workers.end_idle()  # a kernel takes as much memory
+        else:  # its trainings have steps of their own
+            self.workers.end_idle()  # to free their memory for the kernel
             execute(step, self.space.executed / f"{step.name}.ipynb", force=force and step.notebook not in STORIES)
         seconds = time.perf_counter() - started
         write_json(stamp, {"key": key, "seconds": round(seconds, 1)})
@@ -157,7 +156,7 @@ class _Run:
 
 
 def _stamped(stamp: Path) -> str | None:
-    """Return the key a stamp holds; a damaged stamp counts as none, the step is done again."""
+    """Return the key in a stamp; None for a missing or damaged one."""
     with contextlib.suppress(MrictError, TypeError, KeyError):
         return read_json(stamp)["key"]
     return None

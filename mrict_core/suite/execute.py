@@ -1,4 +1,4 @@
-"""Run steps in order, several at a time, and notebooks through papermill; end them cleanly."""
+"""Run steps in parallel in the order of their dependencies, and notebooks through papermill; end them cleanly."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mrict_core.files import atomic_path
 from mrict_core.paths import ROOT, shown
 from mrict_core.suite.plan import NOTEBOOKS, Step, as_papermill_path
 
-KERNEL_ARGUMENTS = ["--log-level=50"]  # a local kernel's talk of its sockets and of its end helps nobody
+KERNEL_ARGUMENTS = ["--log-level=50"]  # no messages about sockets
 
-_stopping = threading.Event()  # set on Ctrl-C: the signal ends a running cell only, this keeps the next from starting
+_stopping = threading.Event()  # set on Ctrl-C, which ends only the running cell: the next must not start
 
 
 class _Stopped(Exception):
@@ -31,10 +31,7 @@ def _unless_stopping(**_: object) -> None:
 
 
 def execute(step: Step, target: Path, **more: Any) -> None:
-    """Execute a notebook into `target` with the step's parameters and `more`.
-
-    The copy appears whole: after success, or with the error in it.
-    """
+    """Execute a notebook with the step's parameters and `more`; write the copy to `target`, also after an error."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -55,29 +52,26 @@ def execute(step: Step, target: Path, **more: Any) -> None:
         except _Stopped:
             raise KeyboardInterrupt from None
         except papermill.PapermillExecutionError as error:
-            if error.ename == "KeyboardInterrupt" or _stopping.is_set():  # what it broke off may fail in other words
+            if error.ename == "KeyboardInterrupt" or _stopping.is_set():  # an interrupted call may raise another error
                 raise KeyboardInterrupt from None
             reason = error.evalue.strip().splitlines()[0] if error.evalue.strip() else ""
             failure = f"cell [{error.exec_count}] failed with {error.ename}: {reason}"
         except DeadKernelError:
             if _stopping.is_set():
                 raise KeyboardInterrupt from None
-            failure = (
-                "its process was ended from outside, often for lack of memory; free some, or run one notebook at a "
-                "time with --jobs 1"
-            )
+            failure = "its process was killed, often for lack of memory; free some, or use --jobs 1"
     if failure:
         raise MrictError(f"{step.name}: {failure} (executed copy: {shown(target)})")
 
 
 def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> None:
-    """Call `run` on every step once all steps it needs are done, up to `jobs` at a time, longest chains first.
+    """Call `run` on every step after those it needs, up to `jobs` at a time, longest chains first.
 
-    The first failure stops what has not begun; what runs is finished, then the failure is raised. Ctrl-C (or SIGTERM)
-    interrupts what runs, waits until it has put away its temporary files, and is raised.
+    After a failure no step is started; running ones finish, then it is raised. Ctrl-C (or SIGTERM) interrupts running
+    steps, waits until they have cleaned up, and is raised.
     """
     length = chain_lengths(steps)
-    waiting = sorted(steps, key=lambda step: -length[step.name])  # stable: else in the order given
+    waiting = sorted(steps, key=lambda step: -length[step.name])  # stable sort
     outstanding = {step.name for step in steps}
     running: dict[Future, Step] = {}
     failure: BaseException | None = None
@@ -103,9 +97,9 @@ def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> N
 
 
 def chain_lengths(steps: list[Step]) -> dict[str, int]:
-    """Return for each step the number of steps, itself included, in the longest chain that waits for it."""
+    """Return for each step the length of the longest chain of steps that begins with it."""
     length = {step.name: 1 for step in steps}
-    for step in reversed(steps):  # steps stand after those they need
+    for step in reversed(steps):  # steps come after those they need
         for need in step.needs:
             if need in length:
                 length[need] = max(length[need], length[step.name] + 1)
@@ -114,7 +108,7 @@ def chain_lengths(steps: list[Step]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a stopped batch job also leaves nothing half-written."""
+    """Treat SIGTERM like Ctrl-C, so that a cancelled batch job leaves nothing half-written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -126,12 +120,12 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 
 def _interrupt_children(finished: Callable[[], bool], patience_s: float = 20.0, again_s: float = 3.0) -> None:
-    """Interrupt every process this one started; end those that do not stop in time."""
+    """Interrupt all child processes; kill those that do not stop in time."""
     import psutil
 
     until = time.monotonic() + patience_s
     while not finished():
-        # Anew each time: a kernel may just be starting, and as long as no cell runs it ignores the signal.
+        # Repeatedly: a kernel ignores the signal while no cell runs.
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.send_signal(signal.SIGINT if time.monotonic() < until else signal.SIGKILL)

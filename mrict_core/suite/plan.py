@@ -1,4 +1,4 @@
-"""What the suite runs: trainings of variants and executions of notebooks, each with a key of all that decides it."""
+"""The plan of the suite: trainings and notebooks, each with a key of all that decides its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.experiments import Experiment
+from mrict_core.experiments import Experiment, is_declared
 from mrict_core.files import code_hash, hash_file, hash_of, read_json
 from mrict_core.paths import ROOT, Workspace, shown
 from mrict_core.training.runs import of_record
@@ -19,8 +19,8 @@ from mrict_core.training.runs import of_record
 NOTEBOOKS = ROOT / "notebooks"
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
 SYNTHESIS = "08_synthesize"
-NO_STORY = ""  # in place of a notebook: of a user's own family, which is trained and scored all the same
-NOTEBOOK_OF = {  # family of a variant => the notebook that tells its story
+NO_STORY = ""  # instead of a notebook, for a user's own family
+NOTEBOOK_OF = {  # family of a variant => its notebook
     "cyclegan": "01_cyclegan_baseline",
     "practice": "02_pix2pix_mk1",
     "mk1": "02_pix2pix_mk1",
@@ -35,34 +35,37 @@ NOTEBOOK_OF = {  # family of a variant => the notebook that tells its story
 class Step:
     """One execution of a notebook."""
 
-    name: str  # also the name of the executed copy and of the stamp
+    name: str  # of the executed copy and of the stamp, too
     notebook: str
     parameters: dict[str, Any]
-    needs: tuple[str, ...]  # names of steps whose results it reads
-    outputs: tuple[Path, ...]  # files that must exist for the step to count as done
+    needs: tuple[str, ...]  # names of the steps whose results it reads
+    outputs: tuple[Path, ...]  # files of a completed step
 
     @property
     def source(self) -> Any:
-        """What is run, beside parameters, module and data: equal values do the same."""
+        """What is run, apart from parameters, module and data."""
         return hash_file(NOTEBOOKS / f"{self.notebook}.ipynb")
 
 
 @dataclass(frozen=True)
 class TrainingStep(Step):
-    """One training with its evaluation; `notebook` tells of it."""
+    """One training with its evaluation; `notebook` shows it."""
 
     chain: tuple[Experiment, ...]  # from the first ancestor to the variant itself
 
     @property
     def source(self) -> Any:
-        return self.chain
+        own = [one for one in self.chain if not is_declared(one.name)]
+        if not own:
+            return self.chain
+        from mrict_core.methods import own_code  # torch is needed for a user's experiments alone
+
+        codes = [code for one in own if (code := own_code(one))]
+        return [self.chain, codes] if codes else self.chain
 
 
 def plan(variants: list[Experiment], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:
-    """Return the steps, each after those it needs: the data, trainings, their stories, evaluation over all, the report.
-
-    variants: parents before children, as `experiments.with_ancestors` returns them.
-    """
+    """Return all steps, each after those it needs. variants: parents first, as from `experiments.with_ancestors`."""
     own = parameters | {"group_by": group_by}
     chains: dict[str, tuple[Experiment, ...]] = {"": ()}
     for variant in variants:
@@ -88,7 +91,7 @@ def _training(chain: tuple[Experiment, ...], space: Workspace, parameters: dict[
 
 
 def _results(space: Workspace, variant: str) -> tuple[Path, ...]:
-    """What later steps read of a variant: its scores, its best networks, and the last ones its children start from."""
+    """Return what later steps read of a variant: its scores, best networks, and last ones, for its children."""
     record = space.metrics / f"{variant}.json"
     with contextlib.suppress(MrictError, LookupError, TypeError, AttributeError):  # not scored yet, or damaged
         run = of_record(space, read_json(record))
@@ -97,7 +100,7 @@ def _results(space: Workspace, variant: str) -> tuple[Path, ...]:
 
 
 def _all_needs(steps: Sequence[Step]) -> list[Step]:
-    """Return the steps with the needs of their needs among their own, which count where those between are not run."""
+    """Return the steps with all indirect needs, which count if the steps in between are not run."""
     needs: dict[str, tuple[str, ...]] = {}
     for step in steps:  # after those they need
         needs[step.name] = tuple(dict.fromkeys([*step.needs, *(far for need in step.needs for far in needs[need])]))
@@ -108,20 +111,20 @@ def load_parameters(profile: str) -> dict[str, Any]:
     """Return the papermill parameters of a profile, params/<profile>.yaml."""
     path = ROOT / "params" / f"{profile}.yaml"
     if not path.is_file():
-        raise MrictError(f"{shown(path)}: not found; every profile that the suite runs needs its parameter file")
+        raise MrictError(f"{shown(path)}: not found; the suite needs a parameter file for each profile; add it")
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
 def data_fingerprint(folder: Path) -> str:
-    """Return a hash of names, sizes and times of the input files."""
-    # The depths of the three layouts that `discover` knows; rglob would not enter folders that are links.
+    """Return a hash of the input files' names, sizes and times."""
+    # The depths of the three layouts of `discover`; rglob would not follow links to folders.
     found = (p for depth in ("*/*", "*/*/*", "*/*/*/*") for p in folder.glob(depth))
     files = sorted(p for p in found if p.is_file() and not p.name.startswith("."))
     return hash_of([(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
 
 
 def chosen_notebooks(steps: Sequence[Step], only: str) -> set[str]:
-    """Return the notebooks that start with one of the comma-separated prefixes; all for "", NO_STORY too."""
+    """Return the notebooks with one of the comma-separated prefixes; for "" all, and NO_STORY."""
     notebooks = {step.notebook for step in steps}
     if not only:
         return notebooks
@@ -135,15 +138,15 @@ def chosen_notebooks(steps: Sequence[Step], only: str) -> set[str]:
 
 
 def wanted_steps(steps: Sequence[Step], notebooks: set[str]) -> list[Step]:
-    """Return the steps of these notebooks, and the trainings that the trainings among them start from."""
+    """Return the steps of these notebooks, and the ancestors of their trainings."""
     started_from = {v.name for s in steps if isinstance(s, TrainingStep) and s.notebook in notebooks for v in s.chain}
     return [step for step in steps if step.notebook in notebooks or step.name in started_from]
 
 
 def scores_hash(step: Step, steps: Sequence[Step], space: Workspace) -> str:
-    """Hash the patients' scores that a notebook tells of: `evaluate` by hand may have changed them.
+    """Return a hash of the patients' scores that a notebook reads, "" if it reads none.
 
-    Taken when the step's turn has come, for the trainings before it write them. "" of what reads none.
+    The trainings before it write them, and so does `evaluate` by hand.
     """
     if isinstance(step, TrainingStep) or step.notebook == PREPROCESS:
         return ""
@@ -152,7 +155,7 @@ def scores_hash(step: Step, steps: Sequence[Step], space: Workspace) -> str:
 
 
 def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
-    """Hash of all that decides a step's result: source, parameters, code, input data, and the steps before it."""
+    """Return a hash of all that decides a step's result: source, parameters, code, input data, and previous steps."""
     rule = Path(step.parameters.get("group_by", ""))
     return hash_of(
         [
@@ -161,19 +164,19 @@ def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
             step.source,
             code_hash(),
             [keys[name] for name in step.needs],
-            # The code decides what phantoms are.
+            # phantoms depend on the code alone
             data_fingerprint(space.data_dir) if step.notebook == PREPROCESS and not space.embedded else "",
         ]
     )
 
 
 def as_papermill_path(path: Path) -> str:
-    """Return `path` as papermill wants it: it fills parameters into braces."""
+    """Return `path` for papermill, with braces escaped."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def check_parameters(notebook: str, parameters: Iterable[str]) -> None:
-    """Raise MrictError for a parameter that the notebook does not declare (papermill would only warn)."""
+    """Raise MrictError for a parameter that the notebook does not declare; papermill would only warn."""
     import papermill
 
     known = set(papermill.inspect_notebook(as_papermill_path(NOTEBOOKS / f"{notebook}.ipynb")))

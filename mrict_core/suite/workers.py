@@ -1,4 +1,4 @@
-"""Processes that train and evaluate one variant after another, each of which imports torch once."""
+"""Worker processes that train and evaluate one variant after another; each imports torch once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Training:
-    """What a worker is asked to do. The variants travel themselves: a worker may not know a user's own by name."""
+    """A worker's task, with the experiments themselves: a worker does not know a user's own by name."""
 
     chain: tuple[Experiment, ...]  # from the first ancestor to the variant itself
     profile: Profile
     space: Workspace
-    settings: dict[str, Any]  # of TrainSettings, which is torch's side of the module
+    settings: dict[str, Any]  # of TrainSettings, whose import would import torch
     retrain: bool
 
     @property
@@ -37,17 +37,17 @@ class Training:
 
 
 class Worker:
-    """One process and the pipe to it. Lines of progress come back, then None or the error that ended the training."""
+    """One process and its pipe, which returns lines of progress, then None or the training's error."""
 
     def __init__(self) -> None:
-        resource_tracker.ensure_running()  # its start would let SIGINT through again
+        resource_tracker.ensure_running()  # starting it later would unblock SIGINT
         self.connection, theirs = get_context("spawn").Pipe()
         self.process = get_context("spawn").Process(target=_serve, args=(theirs,))
-        with theirs, _interrupts_blocked():  # inherited: Ctrl-C must not meet a process that still imports
+        with theirs, _interrupts_blocked():  # inherited: no Ctrl-C during the imports
             self.process.start()
 
     def train(self, training: Training, say: Say) -> BaseException | None:
-        """Do one training; return the error it failed with, or None. MrictError where the process ends meanwhile."""
+        """Run one training; return its error, or None. Raises MrictError if the process ends."""
         message = self._exchange(training.name, training)
         while isinstance(message, str):
             say(message)
@@ -60,10 +60,8 @@ class Worker:
                 self.connection.send(training)
             return self.connection.recv()
         except (EOFError, ConnectionError):
-            raise MrictError(
-                f"{name}: its process was ended from outside, often for lack of memory; free some, or run one training "
-                "at a time with --jobs 1"
-            ) from None
+            reason = "its process was killed, often for lack of memory; free some, or use --jobs 1"
+            raise MrictError(f"{name}: {reason}") from None
 
     def end(self) -> None:
         self.connection.close()
@@ -72,7 +70,7 @@ class Worker:
 
 
 class Workers:
-    """As many workers as there are trainings at a time; they end with the `with` block."""
+    """A worker for each parallel training; all end with the `with` block."""
 
     def __init__(self) -> None:
         self.idle: list[Worker] = []
@@ -81,14 +79,14 @@ class Workers:
         return self
 
     def train(self, training: Training, say: Say) -> None:
-        """Do one training in an idle worker, or in a new one where all are busy.
+        """Run one training in an idle or new worker.
 
-        Raises MrictError where it fails or its process ends, KeyboardInterrupt where it is interrupted.
+        Raises MrictError if it fails or its process ends, KeyboardInterrupt if it is interrupted.
         """
         worker = self._take() or Worker()
         try:
             failure = worker.train(training, say)
-        except BaseException:  # it has ended, or is still at work
+        except BaseException:  # ended, or still busy
             worker.end()
             raise
         self.idle.append(worker)
@@ -96,7 +94,7 @@ class Workers:
             raise failure
 
     def end_idle(self) -> None:
-        """End the workers that wait, which gives their memory back."""
+        """End idle workers, to free their memory."""
         while worker := self._take():
             worker.end()
 
@@ -113,8 +111,8 @@ class Workers:
 
 
 def _serve(connection: Connection) -> None:
-    """Do the trainings that come through `connection` until its other end is closed."""
-    os.setsid()  # Ctrl-C in a terminal goes to a whole group; the suite interrupts its workers once, itself
+    """Run the trainings received from `connection` until its other end is closed."""
+    os.setsid()  # Ctrl-C in a terminal reaches the whole group; the suite interrupts its workers itself
     end_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(EOFError, ConnectionError):
@@ -124,33 +122,26 @@ def _serve(connection: Connection) -> None:
 
 
 def _failure(training: Training, say: Say) -> BaseException | None:
-    """Train and evaluate; return what ended it, None where all is done."""
+    """Train and evaluate; return the error that ended it, or None."""
     try:
         from mrict_core.pipeline import TrainSettings, train_and_evaluate
 
         settings = TrainSettings(**training.settings)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         *ancestors, variant = training.chain
-        train_and_evaluate(
-            variant,
-            training.profile,
-            training.space,
-            settings,
-            ancestors=ancestors,
-            retrain=training.retrain,
-            report=say,
-        )
+        how = {"ancestors": ancestors, "retrain": training.retrain, "report": say}
+        train_and_evaluate(variant, training.profile, training.space, settings, **how)
     except KeyboardInterrupt:
         return KeyboardInterrupt()
     except MrictError as error:
         return MrictError(f"{training.name}: {error}")
     except Exception as error:
-        said = " ".join(str(error).split()) or "no reason given"
+        text = " ".join(str(error).split()) or "no reason given"
         if starved(error):
-            return MrictError(f"{training.name}: too little memory ({said[:120]}); free some, or use --jobs 1")
+            return MrictError(f"{training.name}: too little memory ({text[:120]}); free some, or use --jobs 1")
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{shown(place.filename)}, line {place.lineno}"
-        return MrictError(f"{training.name}: failed with {type(error).__name__}: {said} ({where})")
+        return MrictError(f"{training.name}: failed with {type(error).__name__}: {text} ({where})")
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     return None

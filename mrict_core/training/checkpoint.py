@@ -1,6 +1,6 @@
-"""Checkpoints: one file that holds all it takes to go on, and to say where it came from.
+"""Checkpoints: one file with all that resuming needs, and its provenance.
 
-Written to a temporary name and renamed; read once, and with `weights_only=True` alone, so a file can never run code.
+Written atomically; read with `weights_only=True` only, so a file can never run code.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     """Write `payload` (tensors and plain values only) atomically."""
     with atomic_path(path) as temporary:
         try:
-            with open(temporary, "wb") as file:  # given a path, torch writes its (random) name into the file
+            with open(temporary, "wb") as file:  # given a path, torch would write its random name into the file
                 torch.save({"format": FORMAT, **payload}, file)
-        except RuntimeError as error:  # what torch's own writer makes of a full disk
+        except RuntimeError as error:  # of torch's writer, on a full disk
             raise unwritable(path, f"disk full? {str(error).splitlines()[0][:120]}") from None
 
 
 def load_checkpoint(path: Path, expect_variant: str | None = None) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
-    Raises MrictError when the file is absent, truncated, not a checkpoint of this suite, unsafe, or of another
-    variant than expected; the message names both sides.
+    Raises MrictError if the file is missing, truncated, unsafe, not a checkpoint of this suite, or of another variant
+    than expected.
     """
     return read_checkpoint(path, expect_variant)[0]
 
 
 def read_checkpoint(path: Path, expect_variant: str | None = None) -> tuple[dict[str, Any], str]:
-    """Return what `load_checkpoint` does, and the hash of the very bytes it was read from."""
+    """Return a checkpoint, as `load_checkpoint`, and the hash of the bytes it was read from."""
     with _refusing(path):
         content = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(content)) as parts:  # torch does not compare the check sums
+        with zipfile.ZipFile(io.BytesIO(content)) as parts:  # torch does not verify the checksums
             if damaged := parts.testzip():
-                raise ValueError(f"wrong check sum of {damaged}")
+                raise ValueError(f"wrong checksum of {damaged}")
         payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return _checked(payload, path, expect_variant), hash_bytes(content)
 
 
 def checkpoint_facts(path: Path) -> dict[str, Any]:
-    """Return a checkpoint without its tensors. Only its first kilobytes are read, however large the file is."""
+    """Return a checkpoint without its tensors; only a few kilobytes are read."""
     with _refusing(path):
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return {key: value for key, value in _checked(payload, path).items() if key not in TENSORS}
@@ -64,7 +64,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Turn whatever reading raises, which of torch at damaged bytes is nearly anything, into one line."""
+    """Turn any error of reading into one line; for damaged bytes torch raises nearly anything."""
     try:
         yield
     except FileNotFoundError:
@@ -80,45 +80,42 @@ def _checked(payload: Any, path: Path, expect_variant: str | None = None) -> dic
     missing = [key for key in REQUIRED if key not in payload] if isinstance(payload, dict) else list(REQUIRED)
     if missing:
         raise MrictError(
-            f"{shown(path)}: not a whole checkpoint of this suite, {', '.join(missing)} missing; "
+            f"{shown(path)}: not a complete checkpoint of this suite, {', '.join(missing)} missing; "
             "delete it and train the variant again"
         )
     if payload["format"] != FORMAT:
-        raise MrictError(
-            f"{shown(path)}: checkpoint format {payload['format']}, this version reads {FORMAT}; train again"
-        )
+        raise MrictError(f"{shown(path)}: checkpoint format {payload['format']}, expected {FORMAT}; train again")
     if expect_variant and payload["variant"] != expect_variant:
         raise MrictError(
             f"{shown(path)}: checkpoint of variant '{payload['variant']}', expected '{expect_variant}'; "
-            "give the file of that variant or name the other variant"
+            "give the file of that variant, or name the other variant"
         )
     return dict(payload)
 
 
 def check_key(payload: Mapping[str, Any], key: str, path: Path) -> None:
-    """Raise MrictError unless a checkpoint is of the training whose folder it is in."""
+    """Raise MrictError unless a checkpoint belongs to the training of its folder."""
     if payload["key"] != key:
         raise MrictError(
-            f"{shown(path)}: of training {payload['key']}, its folder is of training {key}; it was put there or mixed "
-            "up; remove the folder (python -m mrict_core runs --remove) and train again"
+            f"{shown(path)}: of training {payload['key']}, but its folder is of training {key}; files were mixed up; "
+            "remove the folder (python -m mrict_core runs --remove) and train again"
         )
 
 
 def check_resumable(payload: dict[str, Any], path: Path) -> None:
-    """Raise MrictError unless the checkpoint holds what it takes to go on training, as last.pt does."""
+    """Raise MrictError unless the checkpoint can be resumed, as last.pt can."""
     if missing := [key for key in RESUME if key not in payload]:
         raise MrictError(
-            f"{shown(path)}: holds no {', '.join(missing)} to go on with (a copy of best.pt?); delete it, train again"
+            f"{shown(path)}: no {', '.join(missing)} to resume from (a copy of best.pt?); delete it, train again"
         )
-    if len(payload["history"]) != payload["epoch"]:
+    if (epochs := len(payload.get("history", ()))) != payload["epoch"]:
         raise MrictError(
-            f"{shown(path)}: a history of {len(payload['history'])} epochs after epoch {payload['epoch']}; delete it, "
-            "train again"
+            f"{shown(path)}: a history of {epochs} epochs after epoch {payload['epoch']}; delete it, train again"
         )
 
 
 def check_shapes(network: nn.Module, state: Mapping[str, torch.Tensor], name: str, path: Path) -> None:
-    """Raise MrictError for a state dict that does not fit; it names the first tensor and both shapes."""
+    """Raise MrictError, with the first tensor and both shapes, for a state dict that does not fit."""
     own = network.state_dict()
     for key in sorted(own.keys() | state.keys()):
         have = tuple(own[key].shape) if key in own else "absent"
@@ -126,7 +123,7 @@ def check_shapes(network: nn.Module, state: Mapping[str, torch.Tensor], name: st
         if have != came:
             raise MrictError(
                 f"{shown(path)}: does not fit network {name}: '{key}' is {came} in the file and {have} in the network; "
-                "variant, width and channels must be those it was trained with"
+                "use the variant, width and channels it was trained with"
             )
 
 
@@ -137,7 +134,7 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], name: str, 
 
 
 def rng_state(generators: dict[str, torch.Generator]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
-    """Return every random state that training draws from."""
+    """Return all random states of a training."""
     state: dict[str, Any] = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -145,7 +142,7 @@ def rng_state(generators: dict[str, torch.Generator]) -> dict[str, torch.Tensor 
 
 
 def restore_rng(state: dict[str, Any], generators: dict[str, torch.Generator]) -> None:
-    """Take back what `rng_state` returned."""
+    """Restore what `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         for index, saved in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):

@@ -1,4 +1,4 @@
-"""What a trained network says of itself: the same in a checkpoint and in a published model, written and read here."""
+"""The facts of a trained network, the same in a checkpoint and in a published model."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from mrict_core.data.images.orders import PLANES
-from mrict_core.data.intensity import WINDOWS, HuWindow
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, as_plain, from_plain
 from mrict_core.experiments import read as read_experiment
 from mrict_core.experiments.profiles import Profile
+from mrict_core.hu import WINDOWS, HuRange
 from mrict_core.paths import shown
 from mrict_core.training.runs import TENSORS
 
-KEYS = {"experiment": "fields", "experiment_hash": "experiment"}  # attribute => its key in files, where it is another
+KEYS = {"experiment": "fields", "experiment_hash": "experiment"}  # attribute => key in files, if different
 WIDTHS, SIZES = (1, 1024), (16, 8192)
 WINDOW_HU = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What a checkpoint and a published model say of themselves. A default is what the absence of a key means."""
+    """Facts in a checkpoint or published model. A default is the meaning of a missing key."""
 
     key: str  # id of the training
     variant: str  # name of the experiment
@@ -32,10 +32,10 @@ class ModelFacts:
     profile: Profile
     size: int  # of the canvas, pixels
     protocol: str
-    window_hu: list[float]  # what the network's [-1, 1] stands for
-    epoch: int | None  # of these weights; None: not known
-    experiment_hash: str = ""  # of all that is trained but the seed
-    trained: dict[str, Any] = field(default_factory=dict)  # what the id is a hash of
+    window_hu: list[float]  # of the network's [-1, 1]
+    epoch: int | None  # of these weights; None: unknown
+    experiment_hash: str = ""  # of `trained` without the seed
+    trained: dict[str, Any] = field(default_factory=dict)  # hashed into the id
     seed: int | None = None
     precision: str = "float32"
     store_key: str = ""
@@ -52,24 +52,24 @@ class ModelFacts:
     history: list[dict[str, Any]] = field(default_factory=list)  # a row per epoch
     code: str = ""
     versions: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, Any] = field(default_factory=dict)  # of an import: role => sha256 of its file
-    others: dict[str, Any] = field(default_factory=dict)  # what another version wrote beside these; kept on rewriting
+    files: dict[str, Any] = field(default_factory=dict)  # of an import: role => sha256 of the file
+    others: dict[str, Any] = field(default_factory=dict)  # facts of another version, kept on rewriting
 
     @property
-    def window(self) -> HuWindow:
-        """The HU range that the network's [-1, 1] stands for."""
-        return HuWindow(*self.window_hu)
+    def window(self) -> HuRange:
+        """HU range of the network's [-1, 1]."""
+        return HuRange(*self.window_hu)
 
     def as_plain(self) -> dict[str, Any]:
-        """Return everything as plain values under the keys that files have."""
+        """Return everything as plain values under the keys of files."""
         own = {KEYS.get(name, name): as_plain(getattr(self, name)) for name in NAMES}
         return {**self.others, **own}
 
     @classmethod
     def from_plain(cls, values: Any, where: str) -> ModelFacts:
-        """Return the facts that a file holds, whichever version wrote it.
+        """Return the facts in a file of any version.
 
-        Raises MrictError, with `where` and the key, for a missing one without default and for a value of another type.
+        Raises MrictError, with `where` and the key, for a missing key without default and a value of the wrong type.
         """
         if not isinstance(values, Mapping):
             raise MrictError(f"{where}: is {type(values).__name__}, expected named values")
@@ -82,19 +82,19 @@ class ModelFacts:
 
     @classmethod
     def of_payload(cls, payload: Mapping[str, Any], path: Path) -> ModelFacts:
-        """Return the facts in the content of a checkpoint."""
+        """Return the facts in a checkpoint's content."""
         try:
             return cls.from_plain(payload, shown(path))
         except MrictError as error:
             raise MrictError(f"{error}; train the variant again") from None
 
     def check(self) -> None:
-        """Raise MrictError, with the fact's name, where a model says of itself what cannot be."""
+        """Raise MrictError, with the fact's name, for an impossible value."""
         for kind, name, known in (("protocol", self.protocol, WINDOWS), ("plane", self.plane, PLANES)):
             if name not in known:
                 raise unknown_name(kind, name[:40], known)
         if self.epoch == 0:
-            raise MrictError("no epoch of its training was done (epoch 0), expected a trained network")
+            raise MrictError("epoch is 0, expected a trained network")
         for name, value, (low, high) in (("width", self.profile.width, WIDTHS), ("size", self.size, SIZES)):
             if not low <= value <= high:
                 raise MrictError(f"{name} is {str(value)[:40]}, expected a whole number from {low} to {high}")

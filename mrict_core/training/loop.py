@@ -18,8 +18,9 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, as_plain
 from mrict_core.experiments.profiles import Profile
 from mrict_core.files import code_hash, read_json, sole_writer, write_csv, write_json
+from mrict_core.hu import CONSTANT_SD_HU
 from mrict_core.machine import pick_device, seed_everything, set_threads, versions
-from mrict_core.methods import Method
+from mrict_core.methods import Method, own_code
 from mrict_core.paths import Workspace, shown
 from mrict_core.training.checkpoint import (
     check_key,
@@ -38,7 +39,6 @@ from mrict_core.training.runs import BEST, CODE, LAST, RESUME, RUN, Files, Repor
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score, todays_columns
 
 RUN_FORMAT = 1  # of run.json
-CONSTANT_SD_HU = 1.0  # an output that varies less than this over whole slices is a constant image
 Progress = Callable[[Iterable, int, str], Iterable]  # (batches, number of batches, description) => batches
 
 
@@ -49,7 +49,7 @@ class TrainResult:
     variant: str
     history: pd.DataFrame  # one row per epoch
     run: TrainingRun
-    reused: bool  # True: an equal training was there already
+    reused: bool  # an equal training existed
 
     @property
     def best(self) -> Path:
@@ -61,7 +61,6 @@ class TrainResult:
 
     @property
     def epochs(self) -> int:
-        """Done."""
         return self.run.epoch
 
     @property
@@ -70,13 +69,12 @@ class TrainResult:
 
     @property
     def stopped(self) -> str:
-        """Why it ended before its last epoch; "" otherwise."""
         return self.run.stopped
 
 
 @dataclass(frozen=True)
 class Target(Files):
-    """The folder that a training writes into, and the id that all its files carry."""
+    """The folder that a training writes to, and the id in all its files."""
 
     folder: Path
     id: str
@@ -94,33 +92,31 @@ def train(
     retrain: bool = False,
     parent: TrainingRun | None = None,
 ) -> TrainResult:
-    """Train `variant`, or go on where an interrupted training stopped, or return at once when an equal one is complete.
+    """Train `variant`, resume an interrupted training, or return at once if an equal one is complete.
 
-    stop_after: end after this many epochs, to be resumed later. retrain: make a new training beside what is there.
-    parent: the training whose weights it starts from; None: see `find_parent`. Writes run.json, and after every epoch
-    best.pt, history.csv and last.pt, into a folder of its own (see `training.runs`); no other training is touched.
-    Raises MrictError also where training collapses in its first epoch: nothing was learned then.
+    stop_after: pause after this many epochs, to be resumed later. retrain: train in a new folder even if an equal
+    training exists. parent: the training whose weights it starts from; None: see `find_parent`. Writes run.json, and
+    after every epoch history.csv, last.pt and best.pt, to its own folder (see `training.runs`). Raises MrictError also
+    if training collapses in its first epoch.
     """
     set_threads(profile.threads)
     run = prepare_run(variant, profile, workspace, settings, parent=parent, report=report)
     found = None if retrain else run.found()
     if found and found.complete and not found.whole and found.epoch:
-        report(f"{variant.name}: {shown(found.folder)} lacks {BEST} or {LAST}; training again beside it")
+        report(f"{variant.name}: {shown(found.folder)} lacks {BEST} or {LAST}; retraining in a new folder")
         found = None
     if found and not found.todays:
         report(
-            f"{variant.name}: {shown(found.folder)} was made by another version of the code; "
-            "--retrain makes a new one beside it"
+            f"{variant.name}: {shown(found.folder)} was trained by another version of the code; "
+            "--retrain trains again in a new folder"
         )
     if found and found.complete:
         return _unchanged(found, report)
-    if found and not found.old:
-        target = Target(found.folder, found.id)
-    else:
-        target = Target(*new_folder(run.place, settings.seed, run.id))
+    current = found and not found.old
+    target = Target(*((found.folder, found.id) if current else new_folder(run.place, settings.seed, run.id)))
     with sole_writer(target.folder, f"trains {variant.name}"):
         now = read_run(target.folder) if (target.folder / RUN).is_file() else None
-        if now and now.complete:  # by another process, since it was looked for
+        if now and now.complete:  # by another process in the meantime
             return _unchanged(now, report)
         if found and found.old:
             _adopt(found, target)
@@ -132,25 +128,25 @@ def train(
 
 
 class Training:
-    """One training: what changes from epoch to epoch, and how an epoch goes."""
+    """One training: its state, and the steps of an epoch."""
 
     def __init__(self, run: Run, target: Target, report: Report) -> None:
         self.run, self.target, self.report = run, target, report
-        self.validator = run.validator(pick_device(run.settings.device))  # weights that are missing show here
+        self.validator = run.validator(pick_device(run.settings.device))  # raises for missing weights
         self.record: dict[str, Any] = read_json(target.folder / RUN) if (target.folder / RUN).is_file() else {}
         seed_everything(run.settings.seed)
         self.method: Method = run.method()
         optimizers = run.variant.optimizer
         self.schedules = {r: ScheduleStepper(self.method.optimizers[r], optimizers[r].schedule) for r in optimizers}
-        streams = enumerate(("shuffle", "augment"))
-        self.generators = {name: torch.Generator().manual_seed(run.settings.seed + k) for k, name in streams}
+        seeds = {"shuffle": run.settings.seed, "augment": run.settings.seed + 1}
+        self.generators = {name: torch.Generator().manual_seed(seed) for name, seed in seeds.items()}
         self.history: list[dict[str, Any]] = []
-        self.stopped = ""  # why it ends before its last epoch
-        self.others: dict[str, Any] = {}  # facts that another version wrote
+        self.stopped = ""  # reason for ending before the last epoch
+        self.others: dict[str, Any] = {}  # facts of another version
 
     @property
     def epoch(self) -> int:
-        """Done."""
+        """Epochs done."""
         return len(self.history)
 
     @property
@@ -158,7 +154,7 @@ class Training:
         return self.epoch >= self.run.epochs or bool(self.stopped)
 
     def start(self, saved: dict[str, Any] | None) -> None:
-        """Begin with fresh networks or the parent's, or go on with everything that was saved, bit for bit."""
+        """Begin with fresh networks or the parent's, or resume what was saved, bit for bit."""
         if saved:
             self._resume(saved)
             self.report(f"{self.run.variant.name}: resuming after epoch {self.epoch} of {self.run.epochs}")
@@ -167,7 +163,7 @@ class Training:
         self._write_record()
 
     def go(self, goal: int, progress: Progress | None) -> TrainResult:
-        """Train up to epoch `goal`, or to where it stops by itself."""
+        """Train up to epoch `goal`, an early stop or a collapse."""
         while self.epoch < goal and not self.stopped:
             started = time.perf_counter()
             row: dict[str, Any] = {"epoch": self.epoch + 1}
@@ -202,7 +198,7 @@ class Training:
         return progress(batches, count, f"{self.run.variant.name} {self.epoch + 1}/{self.run.epochs}")
 
     def _train_epoch(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Make one pass over the data; return the mean of everything logged over the batches."""
+        """Train on every batch once; return the means of the logs."""
         self.method.begin_epoch(self.epoch)
         sums: dict[str, torch.Tensor] = {}
         count = 0
@@ -213,7 +209,7 @@ class Training:
         return {name: float(value) / count for name, value in sums.items()}
 
     def _resume(self, saved: dict[str, Any]) -> None:
-        """Take back networks, optimisers, schedules and random states; a device without a saved state is seeded."""
+        """Restore networks, optimisers, schedules and random states."""
         path, method = self.target.last, self.method
         self.others = ModelFacts.of_payload(saved, path).others
         for name, network in method.networks.items():
@@ -223,14 +219,13 @@ class Training:
         for role, schedule in self.schedules.items():
             schedule.load_state_dict(saved["schedulers"][role])
         method.load_state(saved["method_state"])
-        self.history, self.stopped = [todays_columns(row) for row in saved["history"]], saved["stopped"]
+        self.history, self.stopped = [todays_columns(row) for row in saved["history"]], saved.get("stopped", "")
         restore_rng(saved["rng"], self.generators)
 
     def _save(self, is_best: bool) -> None:
-        """Write history.csv, last.pt (all it takes to go on), best.pt if this epoch is the best (networks alone).
+        """Write history.csv, last.pt (all that resuming needs), best.pt (networks) if this epoch is the best, run.json.
 
-        Then run.json. In this order: a killed process leaves the last epoch whole in last.pt, and what it did not come
-        to write is made from that.
+        In this order: if the process is killed in between, the rest is restored from last.pt.
         """
         method = self.method
         payload = self._facts().as_plain()
@@ -248,7 +243,7 @@ class Training:
         self._write_record()
 
     def _facts(self) -> ModelFacts:
-        """Return what a checkpoint of this epoch says of itself."""
+        """Return the facts for this epoch's checkpoints."""
         features = self.method.features
         return self.run.facts(
             key=self.target.id,
@@ -259,12 +254,12 @@ class Training:
             stopped=self.stopped,
             history=list(self.history),
             code=code_hash(*CODE),
-            versions=versions(),
+            versions=versions() | own_code(self.run.variant),
             others=self.others,
         )
 
     def _write_record(self) -> None:
-        """Write run.json. What another version wrote into it is kept."""
+        """Write run.json, with any values of another version kept."""
         run, best = self.run, _best_epoch(self.history)
         now, code = datetime.now(UTC).isoformat(timespec="microseconds"), code_hash(*CODE)
         codes = self.record.get("code", [])
@@ -287,12 +282,12 @@ class Training:
             "finished": now if self.complete else "",
             "seconds": round(sum(row["seconds"] for row in self.history), 3),
             "code": codes if codes[-1:] == [code] else [*codes, code],
-            "versions": versions(),
+            "versions": versions() | own_code(run.variant),
         }
         write_json(self.target.folder / RUN, self.record)
 
     def _collapse(self, reason: str) -> TrainResult:
-        """Stop; the checkpoints of the last good epoch stay, and run.json says that they are final and why."""
+        """Stop; the last good epoch's checkpoints become final, with the reason in run.json."""
         self.stopped = reason
         self._write_record()
         _refuse_collapsed(read_run(self.target.folder))
@@ -300,7 +295,7 @@ class Training:
         return _result(self.target.folder, self.history)
 
     def _line(self, row: dict[str, Any]) -> str:
-        """Return one epoch as a line of text, without times, so that two equal runs print the same."""
+        """Return an epoch as a line of text, without times, so that equal runs print the same."""
         losses = "  ".join(f"loss_{x.upper()} {row[f'loss_{x}']:.3f}" for x in "gd" if f"loss_{x}" in row)
         return (
             f"{self.run.variant.name} epoch {row['epoch']}/{self.run.epochs}: {losses}  "
@@ -308,19 +303,19 @@ class Training:
         )
 
 
-# ------------------------------------------------------------------------------------------------ what is there already
+# -------------------------------------------------------------------------------------------------- existing trainings
 
 
 def _unchanged(found: TrainingRun, report: Report) -> TrainResult:
     _refuse_collapsed(found)
-    report(f"{found.variant}: unchanged, {found.epoch} epochs are there already ({shown(found.last)})")
-    return _result(found.folder, checkpoint_facts(found.last)["history"], reused=True)
+    report(f"{found.variant}: unchanged, {found.epoch} epochs exist ({shown(found.last)})")
+    return _result(found.folder, checkpoint_facts(found.last).get("history", []), reused=True)
 
 
 def _refuse_collapsed(found: TrainingRun) -> None:
     if found.complete and not found.epoch:
         raise MrictError(
-            f"{shown(found.folder)}: training {found.stopped}; nothing was learned, so there is no checkpoint; "
+            f"{shown(found.folder)}: training {found.stopped}; there is no checkpoint; "
             "try another seed (--seed) or --retrain"
         )
 
@@ -331,7 +326,7 @@ def _result(folder: Path, history: list, reused: bool = False) -> TrainResult:
 
 
 def _adopt(old: TrainingRun, target: Target) -> None:
-    """Copy the checkpoints of an unfinished training of an earlier version under the new id; the old ones stay."""
+    """Copy the checkpoints of an unfinished training of an earlier version under the new id."""
     for source, path in ((old.best, target.best), (old.last, target.last)):
         payload = load_checkpoint(source, expect_variant=old.variant)
         payload.pop("format")
@@ -339,9 +334,9 @@ def _adopt(old: TrainingRun, target: Target) -> None:
 
 
 def _saved(run: Run, target: Target, report: Report) -> dict[str, Any] | None:
-    """Return last.pt, None where there is nothing to go on with; see that best.pt is of the best epoch up to there.
+    """Return last.pt to resume from, or None; best.pt is then of the best epoch.
 
-    Where a killed process came to write last.pt and not best.pt, the networks are in last.pt.
+    If a process was killed between writing last.pt and best.pt, best.pt is restored from last.pt.
     """
     if not target.last.is_file():
         return None
@@ -355,11 +350,11 @@ def _saved(run: Run, target: Target, report: Report) -> dict[str, Any] | None:
     if best == saved["epoch"]:
         save_checkpoint(target.best, {k: v for k, v in saved.items() if k not in (*RESUME, "format")})
         return saved
-    report(f"{run.variant.name}: {shown(target.best)} is not of epoch {best}, the best; training from the start")
+    report(f"{run.variant.name}: {shown(target.best)} is not of the best epoch, {best}; training from the start")
     return None
 
 
-# ------------------------------------------------------------------------------------------------- judging an epoch
+# ---------------------------------------------------------------------------------------------- evaluation of an epoch
 
 
 def _best_epoch(history: list[dict[str, Any]]) -> int:
@@ -382,7 +377,7 @@ def _is_best(select_by: str, history: list[dict[str, Any]], row: dict[str, Any])
 
 
 def _early_stop(patience: int | None, history: list[dict[str, Any]]) -> str:
-    """Return why training stops here, "" where it goes on."""
+    """Return the reason to stop here, or ""."""
     if patience is None:
         return ""
     scores = [fid_vgg(row) for row in history]

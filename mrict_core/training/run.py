@@ -1,4 +1,4 @@
-"""What one training run is made of: its settings, its id, its data and its starting weights."""
+"""One training run: its settings, id, data and initial weights."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ SEED_MAX = 2**62  # torch takes 64 bits
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What the caller may choose beside variant and profile."""
+    """Settings besides variant and profile."""
 
     seed: int = 42
     device: str = "auto"
-    precision: str = "auto"  # see `runtime.pick_precision`
-    compile: bool = False  # torch.compile; takes a minute to start, so for long trainings
+    precision: str = "auto"  # see `machine.pick_precision`
+    compile: bool = False  # torch.compile; takes a minute to start
     max_pairs: int | None = None  # training slices; None: the variant's own `data.max_pairs`
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
@@ -53,12 +53,12 @@ class TrainSettings:
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
         if self.max_pairs is not None and self.max_pairs < 1:
-            raise MrictError(f"cap of {self.max_pairs} training pairs: expected at least 1, or none")
+            raise MrictError(f"cap of {self.max_pairs} training pairs: expected at least 1; raise it or leave it out")
 
 
 @dataclass
 class Run:
-    """Everything that one training needs, checked before the first step."""
+    """All inputs of one training, checked before the first step."""
 
     variant: Experiment
     profile: Profile
@@ -66,17 +66,17 @@ class Run:
     settings: TrainSettings
     store: SliceStore
     split: Split
-    parent: TrainingRun | None  # whose last weights it starts from
+    parent: TrainingRun | None  # it starts from the last weights of this one
 
     @cached_property
     def trained(self) -> dict[str, Any]:
-        """All that decides the result, in plain values: what the run's id is a hash of.
+        """All that decides the result, as plain values; its hash is the run's id.
 
-        A value that changes nothing is left out (a field of the variant at its default, an augmentation that is off),
-        so that a field which a later version adds leaves the ids of finished trainings as they are.
+        Values without effect are left out (a field of the variant at its default, an augmentation that is off), so that
+        a field added by a later version does not change the ids of finished trainings.
         """
         settings = dataclasses.asdict(self.settings)
-        for where in ("device", "compile"):  # neither these nor the number of threads make it another experiment
+        for where in ("device", "compile"):  # neither these nor the threads make another experiment
             settings.pop(where)
         off = dataclasses.asdict(NONE)
         settings["augment"] = {name: value for name, value in settings["augment"].items() if value != off[name]}
@@ -92,12 +92,12 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Equal ids mean the same training. The code's version is provenance and no part of it."""
+        """Equal ids mean the same training. The code's version is provenance, not part of the id."""
         return hash_of(self.trained)
 
     @property
     def experiment(self) -> str:
-        """Hash of all but the seed, this run's and its parent's."""
+        """Hash of all but the seeds of this run and its parent."""
         return without_seed(self.trained, self.parent.experiment if self.parent else None)
 
     @property
@@ -106,20 +106,20 @@ class Run:
 
     @property
     def place(self) -> Path:
-        """The folder that holds all trainings of the variant."""
+        """Folder of all trainings of the variant."""
         return self.workspace.checkpoints / self.variant.name
 
     def found(self) -> TrainingRun | None:
-        """Return the newest training of the same thing that is there already, whichever version made it."""
-        there = attempts(self.place, self.settings.seed, self.id)
-        if there and there[-1].problem:
-            raise MrictError(there[-1].problem)
-        others = [] if there else [run for run in runs_of(self.workspace, self.variant.name) if not run.problem]
+        """Return the newest existing equal training, of any version."""
+        own = attempts(self.place, self.settings.seed, self.id)
+        if own and own[-1].problem:
+            raise MrictError(own[-1].problem)
+        others = [] if own else [run for run in runs_of(self.workspace, self.variant.name) if not run.problem]
         equal = [run for run in others if not run.old and not differences(run.trained, self.trained)]
-        return next(reversed(there or equal), None) or next(filter(self._is_old, others), None)
+        return next(reversed(own or equal), None) or next(filter(self._is_old, others), None)
 
     def _is_old(self, run: TrainingRun) -> bool:
-        """Return whether a training in the layout of earlier versions is of the same thing, as far as it says."""
+        """Return whether a training in the layout of earlier versions is equal, as far as it is described."""
         if not run.old or not run.epoch or not run.whole:
             return False
         known = {key: self.trained[key] for key in ("variant", "profile", "epochs", "store", "split", "parent")}
@@ -130,9 +130,9 @@ class Run:
 
     @cached_property
     def dataset(self) -> PairedSlices:
-        """Training slices, limited to the number of pairs the variant had: whole patients, taken from all centres.
+        """Training slices, up to the cap on pairs: whole patients from all centres in turn.
 
-        Of the predecessor's split by slices, whole patients in its order.
+        With the predecessor's split by slices, whole patients in its order.
         """
         cap = self.settings.max_pairs or self.variant.data.max_pairs
         by_slice = self._predecessor_slices("train")
@@ -145,11 +145,11 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What the training patients' MR looks like: kept in the checkpoint, compared with what the model is given."""
+        """Features of the training patients' MR, kept in the checkpoint for the input check."""
         return fingerprint(self.store, {patient for patient, _ in self.dataset.index})
 
     def facts(self, **learned: Any) -> ModelFacts:
-        """Return what a checkpoint of this training says of itself; learned: what changes from epoch to epoch."""
+        """Return the facts for a checkpoint; learned: those that change from epoch to epoch."""
         return ModelFacts(
             variant=self.variant.name,
             experiment=self.variant,
@@ -171,13 +171,13 @@ class Run:
         )
 
     def _predecessor_slices(self, which: str) -> dict[str, np.ndarray] | None:
-        """The predecessor's split by slices ("train" or "val"), None where the split is by patient."""
+        """Return the predecessor's split by slices ("train" or "val"), None if the split is by patient."""
         if not self.split.kind.startswith(PREDECESSOR_KIND):
             return None
         return predecessor_split(self.store.counts(), self.split.kind.removeprefix(PREDECESSOR_KIND)).by_patient(which)
 
     def validation_sets(self) -> list[PairedSlices]:
-        """One data set per validation patient."""
+        """Return a data set per validation patient."""
         view = make_view(self.variant.data.view)
         by_slice = self._predecessor_slices("val")
         if by_slice is not None:
@@ -185,14 +185,14 @@ class Run:
         return [PairedSlices(self.store, [p], view=view) for p in self.split.val]
 
     def batches(self, generators: dict[str, torch.Generator], paired: bool) -> Iterator[Batch]:
-        """One epoch of augmented batches, on the training's device."""
+        """Yield one epoch of augmented batches, on the training's device."""
         transform = JointTransform(self.settings.augment, generators["augment"])
         make = paired_batches if paired else unpaired_batches
         device = pick_device(self.settings.device)
         return make(self.dataset, self.profile.batch(self.variant), transform, generators["shuffle"], device)
 
     def method(self) -> Method:
-        """Return fresh networks and optimisers where, and in what precision, the settings say."""
+        """Return the method with fresh networks and optimisers, in the device and precision of the settings."""
         device = pick_device(self.settings.device)
         tune_gpu(device)
         method = build_method(self.variant, self.profile, device, pick_precision(self.settings.precision, device))
@@ -201,7 +201,7 @@ class Run:
         return method
 
     def validator(self, device: torch.device, precision: torch.dtype = torch.float32) -> Validator:
-        """Validation on the split's validation patients, with the feature metrics the variant's score asks for."""
+        """Return the validation, with the feature metrics that the variant's score needs."""
         score = self.variant.score
         stops = self.variant.early_stop_patience is not None or self.variant.select_by == "fid_vgg"
         own = self.profile.feature_network
@@ -216,13 +216,13 @@ class Run:
             device=device,
             fid_features=fid_features(fid) if fid is not None else None,
             vgg_features=vgg,
-            vgg_side=None if own else VGG_SIDE,  # a resize to 224 belongs to VGG16 alone
+            vgg_side=None if own else VGG_SIDE,  # only VGG16 needs 224 pixels
             precision=precision,
         )
 
 
 def fid_features(network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what turns the uint8 images of the Fréchet distance into vectors: Inception takes them as they are."""
+    """Return a function from the Fréchet distance's uint8 images to vectors; Inception takes uint8 itself."""
     if network.name == "inception_fid":
         return network.embed
     return lambda images: network.embed(images.float() / 127.5 - 1)
@@ -237,9 +237,9 @@ def prepare_run(
     parent: TrainingRun | None = None,
     report: Report = print,
 ) -> Run:
-    """Open store and split, and find the parent's training; every problem shows here, before a step is taken.
+    """Open dataset cache and split, and find the parent; every problem is raised here, before the first step.
 
-    parent: the training to start from; None: the newest finished one of the same seed, see `find_parent`.
+    parent: the training to start from; None: see `find_parent`.
     """
     check(variant)
     store = SliceStore(workspace.store)
@@ -254,8 +254,8 @@ def prepare_run(
     run = Run(variant, profile, workspace, settings, store, split, parent if variant.init_from else None)
     if (slices := sum(map(len, run.validation_sets()))) < 2:
         raise MrictError(
-            f"{shown(workspace.split_file)}: {slices} validation slice; the validation scores need at least 2; "
-            "add patients or give more of them to validation"
+            f"{shown(workspace.split_file)}: {slices} validation slice, expected at least 2; "
+            "add patients, or move some to validation"
         )
     for patient in sorted({patient for patient, _ in run.dataset.index}):
         store.slices(patient)
@@ -264,7 +264,7 @@ def prepare_run(
 
 
 def start_from_parent(method: Method, run: Run) -> None:
-    """Load the parent's last networks; the optimisers stay fresh, as in every stage of the predecessor."""
+    """Load the parent's last networks; the optimisers start fresh, as in every stage of the predecessor."""
     path = run.parent.last
     payload = load_checkpoint(path, expect_variant=run.variant.init_from)
     check_key(payload, run.parent.id, path)

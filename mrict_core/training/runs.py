@@ -1,13 +1,13 @@
-"""Trainings on disk: one folder each, named by what is trained. They are found, chosen and removed here.
+"""Trainings on disk, one folder each: finding, choosing and removing them.
 
     <checkpoints>/<workspace>/<variant>/seed<seed>-<id>/best.pt      networks of the best epoch
-                                                       /last.pt      all it takes to go on
+                                                       /last.pt      all that resuming needs
                                                        /history.csv  a row per epoch
-                                                       /run.json     what is trained, how far it is, what made it
+                                                       /run.json     what is trained, progress, provenance
 
-`run.json` alone says what a folder is. The id is a hash of what is trained, so another seed, other data or settings are
-another folder; the same trained once more gets `-2` after its name. Earlier versions wrote best.pt and last.pt straight
-into the variant's folder: such a training is read where it is and never written to.
+Only `run.json` identifies a folder. The id is a hash of all that decides the result, so another seed, other data or
+settings mean another folder; an equal training repeated gets the suffix `-2`. Earlier versions wrote best.pt and
+last.pt to the variant's folder: such a training is read there and never written to.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import as_plain, deciding, from_plain, is_declared, read
 from mrict_core.experiments.flat import is_flat
 from mrict_core.files import code_hash, hash_of, held, read_json
+from mrict_core.parts import edited
 from mrict_core.paths import Workspace, checkpoints_root, data_root, shown
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
 
 RUN, BEST, LAST, HISTORY = "run.json", "best.pt", "last.pt", "history.csv"
 SHORT = 8  # digits of the id in a folder's name
-FOLDER = re.compile(rf"seed(-?\d+)-([0-9a-f]{{{SHORT}}})(?:-(\d+))?")  # seed, id, which training of the same
-RESUME = ("optimizers", "schedulers", "method_state", "rng")  # of a checkpoint, in last.pt alone
+FOLDER = re.compile(rf"seed(-?\d+)-([0-9a-f]{{{SHORT}}})(?:-(\d+))?")  # seed, id, number of the repetition
+RESUME = ("optimizers", "schedulers", "method_state", "rng")  # of a checkpoint, only in last.pt
 TENSORS = ("networks", *RESUME)  # of a checkpoint; the rest are facts
-# Rooms whose code decides the weights that a training run ends with: written down, never part of the id.
+# Rooms whose code decides the trained weights: recorded, never part of the id.
 CODE = (
-    *("experiments", "parts", "data/batches", "data/splits", "data/augment", "networks", "losses"),
+    *("hu", "experiments", "parts", "data/batches", "data/splits", "data/augment", "networks", "losses"),
     *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
 )
 Report = Callable[[str], None]
@@ -45,13 +46,13 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What run.json says."""
+    """The content of run.json."""
 
     variant: str
     seed: int | None = None
     id: str
-    experiment: str = ""  # hash of all that is trained but the seed
-    trained: dict[str, Any]  # what the id is a hash of
+    experiment: str = ""  # hash of `trained` without the seed
+    trained: dict[str, Any]  # hashed into the id
     fields: dict[str, Any] = field(default_factory=dict)  # the whole experiment, as plain values
     profile: str = ""
     epoch: int  # done
@@ -59,16 +60,16 @@ class RunFacts:
     best_epoch: int = 0  # of best.pt
     val_mae_hu: float | None = None  # of that epoch, on the validation patients
     complete: bool
-    stopped: str = ""  # why it ended before its last epoch
+    stopped: str = ""  # reason for ending before the last epoch
     started: str = ""  # date and time, UTC
     finished: str = ""
     seconds: float = 0.0  # of all epochs
-    code: list[str] = field(default_factory=list)  # hashes of the code that made it, the last one last
+    code: list[str] = field(default_factory=list)  # hashes of the code that trained it, the latest last
     versions: dict[str, Any] = field(default_factory=dict)
 
 
 class Files:
-    """Where the files of a training are."""
+    """Paths of a training's files."""
 
     folder: Path
 
@@ -87,47 +88,47 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun(RunFacts, Files):
-    """One training on disk; of one that cannot be read `problem` says why, and the rest means nothing."""
+    """One training on disk; if it cannot be read, `problem` says why and the rest is void."""
 
     folder: Path
     problem: str = ""
 
     @property
     def old(self) -> bool:
-        """True for the layout of earlier versions."""
+        """Whether it has the layout of earlier versions."""
         return not FOLDER.fullmatch(self.folder.name)
 
     @property
     def predictions(self) -> Path:
-        """Folder of the test patients' synthetic CTs, which evaluation makes; removed with the training."""
+        """Folder of the test patients' synthetic CTs, written by evaluation and removed with the training."""
         of = _variant_folder(self.folder)
         name = "old" if self.old else self.folder.name
         return data_root() / "predictions" / of.parent.name / of.name / name
 
     @property
     def whole(self) -> bool:
-        """True where both checkpoints are there."""
+        """Whether both checkpoints exist."""
         return self.best.is_file() and self.last.is_file()
 
     @property
     def data(self) -> tuple[str, str]:
-        """Hashes of the slices and of the split it was trained on."""
+        """Hashes of the slices and the split."""
         return self.trained.get("store", ""), self.trained.get("split", "")
 
     @property
     def todays(self) -> bool:
-        """True where the code that made it last is today's."""
-        return self.code[-1:] == [code_hash(*CODE)]
+        """Whether the present code trained it last, with the present files of the user as far as they are known."""
+        return self.code[-1:] == [code_hash(*CODE)] and not edited(self.versions)
 
     @property
     def progress(self) -> str:
-        """How far it is, in words."""
+        """Progress in words."""
         state = "" if self.complete else ", not finished"
         return f"epoch {self.epoch} of {self.epochs}{state}{f' ({self.stopped})' if self.stopped else ''}"
 
 
 def read_run(folder: Path) -> TrainingRun:
-    """Return the training in `folder`; what is wrong with a damaged one is its `problem`."""
+    """Return the training in `folder`; a damaged one has a `problem`."""
     try:
         path = folder / RUN
         values = read_json(path) if path.is_file() else _facts_of_checkpoints(folder)
@@ -143,14 +144,11 @@ def _facts(values: Any, path: Path) -> RunFacts:
     try:
         return from_plain(RunFacts, values, shown(path))
     except MrictError as error:
-        raise MrictError(f"{error}; delete the file: the checkpoints beside it say the same") from None
+        raise MrictError(f"{error}; delete the file: the checkpoints next to it hold the same facts") from None
 
 
 def _todays(run: TrainingRun) -> TrainingRun:
-    """Return a training that an earlier version described by flat values as today's would describe it.
-
-    Its id, which is a hash of those values, stays.
-    """
+    """Return a training that an earlier version described by flat values in today's form; its id is unchanged."""
     flat = run.trained.get("variant")
     if not is_flat(flat):
         return run
@@ -164,20 +162,20 @@ def _todays(run: TrainingRun) -> TrainingRun:
 
 
 def without_seed(trained: Mapping[str, Any], parent: str | None) -> str:
-    """Return the hash of what is trained but the seed; parent: the same hash of the training it starts from."""
+    """Return the hash of `trained` without the seed; parent: the same hash of its parent."""
     settings = {name: value for name, value in trained.get("settings", {}).items() if name != "seed"}
     return hash_of({**trained, "settings": settings, "parent": parent})
 
 
 def _parent_of(run: TrainingRun) -> TrainingRun | None:
-    """Return the training whose weights a training started from, None where it is not beside it any more."""
+    """Return the training that a training started from, None if it is gone."""
     name, identity = run.trained["variant"].get("init_from"), run.trained.get("parent")
-    beside = _runs_in(_variant_folder(run.folder).parent / name) if name and identity else []
-    return next((parent for parent in beside if parent.id == identity), None)
+    candidates = _runs_in(_variant_folder(run.folder).parent / name) if name and identity else []
+    return next((parent for parent in candidates if parent.id == identity), None)
 
 
 def _facts_of_checkpoints(folder: Path) -> dict[str, Any]:
-    """Return what run.json would say, from the checkpoints of a folder that has none."""
+    """Return the content of a missing run.json from the checkpoints of its folder."""
     from mrict_core.training.checkpoint import checkpoint_facts
     from mrict_core.training.facts import ModelFacts
 
@@ -187,8 +185,7 @@ def _facts_of_checkpoints(folder: Path) -> dict[str, Any]:
         raise MrictError(f"{shown(folder)}: holds no training; train {_variant_folder(folder).name} again")
     if len({facts.key for facts in found.values()}) > 1:
         raise MrictError(
-            f"{shown(folder)}: {BEST} and {LAST} are of different trainings; train the variant again: that makes a new "
-            "one beside it"
+            f"{shown(folder)}: {BEST} and {LAST} are of different trainings; train the variant again, in a new folder"
         )
     facts = found.get(LAST) or found[BEST]
     scores = [row.get("val_mae_hu") for row in facts.history]
@@ -221,7 +218,7 @@ def _variant_folder(folder: Path) -> Path:
 
 
 def runs_of(space: Workspace, variant: str) -> list[TrainingRun]:
-    """Return every training of a variant in a workspace, damaged ones too, oldest first."""
+    """Return every training of a variant in a workspace, oldest first, with damaged ones."""
     return _runs_in(space.checkpoints / variant)
 
 
@@ -234,29 +231,28 @@ def _holds_one(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (RUN, LAST, BEST))
 
 
-def all_runs(root: Path | None = None) -> list[TrainingRun]:
-    """Return every training below the folder of checkpoints (None: the suite's), by workspace and variant."""
-    root = checkpoints_root() if root is None else root
-    return [run for folder in sorted(root.glob("*/*")) if folder.is_dir() for run in _runs_in(folder)]
+def all_runs() -> list[TrainingRun]:
+    """Return every training on this machine, by workspace and variant."""
+    return [run for folder in sorted(checkpoints_root().glob("*/*")) if folder.is_dir() for run in _runs_in(folder)]
 
 
 def attempt(run: TrainingRun) -> int:
-    """Return which training of the same thing a run is: 1, or what stands after its name."""
+    """Return the number of a repeated training, from 1."""
     return int(FOLDER.fullmatch(run.folder.name)[3] or 1)
 
 
 def attempts(variant_folder: Path, seed: int, identity: str) -> list[TrainingRun]:
-    """Return the trainings of one thing, the first one first."""
+    """Return the repetitions of one training, the first one first."""
     start = f"seed{seed}-{identity[:SHORT]}"
     names = [p for p in variant_folder.glob(f"{start}*") if FOLDER.fullmatch(p.name) and _holds_one(p)]
     return sorted(map(read_run, names), key=attempt)
 
 
 def new_folder(variant_folder: Path, seed: int, identity: str) -> tuple[Path, str]:
-    """Return folder and id for one more training of a thing, beside those that are there."""
+    """Return folder and id for a new repetition of a training."""
     name = f"seed{seed}-{identity[:SHORT]}"
-    there = attempts(variant_folder, seed, identity)
-    number = attempt(there[-1]) + 1 if there else 1
+    existing = attempts(variant_folder, seed, identity)
+    number = attempt(existing[-1]) + 1 if existing else 1
     return variant_folder / (name if number == 1 else f"{name}-{number}"), identity + f"-{number}" * (number > 1)
 
 
@@ -272,12 +268,12 @@ def in_training(run: TrainingRun) -> bool:
             return False
     except filelock.Timeout:
         return True
-    except OSError:  # a folder that cannot be written is not being trained in
+    except OSError:  # nobody trains in a read-only folder
         return False
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the names of the values in which two descriptions of what is trained differ."""
+    """Return the names of the values in which two descriptions of a training differ."""
     names: list[str] = []
     for key in sorted(one.keys() | other.keys()):
         a, b = one.get(key), other.get(key)
@@ -288,12 +284,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     return names
 
 
-# ------------------------------------------------------------------------------------------------- which one is meant
+# ------------------------------------------------------------------------------------------------------------ choosing
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The trainings of a variant that count, one per seed, and what was left out, a line each."""
+    """The trainings of a variant to score, one per seed, and a line for each that is left out."""
 
     runs: tuple[TrainingRun, ...]
     left_out: tuple[str, ...]
@@ -309,9 +305,9 @@ def choose(
 ) -> Chosen:
     """Return the trainings of a variant to score: the newest of every seed, all of one experiment.
 
-    data: hashes of the slices and the split, which must be those trained on. An experiment is all that is trained but
-    the seed; of several the one of `like` counts, else the newest with a finished training. Unfinished trainings count
-    only where none is finished, and then the newest alone. Raises MrictError where nothing can be scored.
+    data: hashes of slices and split, which must be those of the training. Of several experiments (all that is trained
+    but the seed), that of `like` counts, else the newest with a finished training. If none is finished, only the newest
+    unfinished training counts. Raises MrictError if nothing can be scored.
     """
     found = runs_of(space, variant)
     left_out = [f"left out: {run.problem}" for run in found if run.problem]
@@ -340,24 +336,24 @@ def choose(
 
 
 def _why(run: TrainingRun, runs: Sequence[TrainingRun], seeds: Sequence[int]) -> str:
-    """Return why a training that fits the data does not count; "" for one that the caller did not ask for."""
+    """Return why a training on these data is left out; "" if it was not requested."""
     now = " (in training now)" if in_training(run) else ""
     if run.epoch == 0:
         return nothing_learned(run) + now
     if not run.best.is_file():
         return f"{BEST} is missing{now}"
     if run.old != runs[0].old:
-        return f"the layout differs, and an earlier version did not write down all its settings{now}"
+        return f"the layout differs; an earlier version did not record all settings{now}"
     if run.experiment != runs[0].experiment:
         differing = [name for name in differences(run.trained, runs[0].trained) if name != "settings.seed"]
         return f"other settings ({', '.join(differing) or 'parent'}){now}"
     if not run.complete:
         return run.progress + now
-    return "" if seeds and run.seed not in seeds else "an older training of the same"
+    return "" if seeds and run.seed not in seeds else "an older equal training"
 
 
 def nothing_learned(run: TrainingRun) -> str:
-    """Return in words why a training has no epoch to show."""
+    """Return the reason why a training has no epoch."""
     return f"training {run.stopped}" if run.stopped else "no epoch of the training is done"
 
 
@@ -374,28 +370,28 @@ def _nothing_fits(space: Workspace, variant: str, data: tuple[str, str], found: 
         damaged = f" ({found[-1].problem})" if found else ""
         return MrictError(
             f"{shown(space.checkpoints / variant)}: {variant} is not trained on these data{damaged}; train it: "
-            f"python -m mrict_core train {variant}{'' if is_declared(variant) else ', as --set or its file defines it'}"
+            f"python -m mrict_core train {variant}{'' if is_declared(variant) else ', with its --set or --experiment'}"
         )
     run = max(sound, key=lambda one: (one.data == data, one.data[1] == data[1]))
     where = shown(run.folder)
     if run.data[1] != data[1]:
         return MrictError(
             f"{where}: trained on split {run.data[1]}, the data now have split {data[1]}; "
-            f"its test patients may have been trained on; {again}"
+            f"its test patients may have been in training; {again}"
         )
     return MrictError(
-        f"{where}: trained with profile {run.profile} on slices {run.data[0]}, asked for are profile {space.profile} "
-        f"and slices {data[0]} (data or settings changed); {again}"
+        f"{where}: trained with profile {run.profile} on slices {run.data[0]}, expected profile {space.profile} and "
+        f"slices {data[0]} (data or settings changed); {again}"
     )
 
 
 def of_record(space: Workspace, record: Mapping[str, Any]) -> TrainingRun:
-    """Return the training that a variant's record was scored on; of several seeds the first."""
+    """Return the training that a variant's record scores; of several seeds the first."""
     return all_of_record(space, record)[0]
 
 
 def all_of_record(space: Workspace, record: Mapping[str, Any]) -> list[TrainingRun]:
-    """Return the trainings that a variant's record was scored on, in the order of the seeds."""
+    """Return the trainings that a variant's record scores, in the order of the seeds."""
     names = (record["context"].get("run") or "").split(" / ")
     return [read_run(space.checkpoints / record["name"] / name) for name in names]
 
@@ -403,7 +399,7 @@ def all_of_record(space: Workspace, record: Mapping[str, Any]) -> list[TrainingR
 def find_parent(
     space: Workspace, variant: str, parent: str, data: tuple[str, str], seed: int, report: Report
 ) -> TrainingRun:
-    """Return the finished training that `variant` starts from: of the same seed, else the only seed there is."""
+    """Return the finished training that `variant` starts from: of the same seed, or of the only seed."""
     found = runs_of(space, parent)
     lineage = f"python -m mrict_core train {variant} --lineage"
     sound = [run for run in found if not run.problem]
@@ -419,12 +415,12 @@ def find_parent(
         raise MrictError(
             f"{variant} starts from {parent}, which was trained on other data or another split "
             f"(split {sound[-1].data[1]}, slices {sound[-1].data[0]}; now {data[1]}, {data[0]}): it may "
-            f"have seen today's test patients; train both: {lineage}"
+            f"have seen the present test patients; train both: {lineage}"
         )
     finished = [run for run in fitting if run.complete]
     if not finished:
         raise MrictError(
-            f"{variant} starts from {parent}, whose training is not finished ({shown(fitting[-1].folder)}: "
+            f"{variant} starts from {parent}, which is not fully trained ({shown(fitting[-1].folder)}: "
             f"{fitting[-1].progress}); finish it: python -m mrict_core train {parent}"
         )
     own = [run for run in finished if run.seed == seed] or finished
@@ -434,13 +430,12 @@ def find_parent(
             f"{', '.join(str(run.seed) for run in own)} only; train it with this seed too: {lineage} --seed {seed}"
         )
     if own[-1].seed != seed:
-        report(f"{variant}: {parent} was trained with seed {own[-1].seed} alone; starting from that one")
+        report(f"{variant}: {parent} was trained only with seed {own[-1].seed}; starting from that training")
     return own[-1]
 
 
 def unpublished(variant: str, root: Path) -> list[TrainingRun]:
-    """Return the trainings of a variant in all workspaces but those that leave a centre out, as far as they can make a
-    CT."""
+    """Return a variant's trainings with a usable epoch, in all workspaces but those that leave a centre out."""
     folders = [p for p in sorted(root.glob(f"*/{variant}")) if f"-{LEAVE_OUT}" not in p.parent.name]
     return [run for p in folders for run in _runs_in(p) if not run.problem and run.epoch > 0 and run.best.is_file()]
 
@@ -449,9 +444,9 @@ def unpublished(variant: str, root: Path) -> list[TrainingRun]:
 
 
 def remove_run(folder: Path) -> TrainingRun:
-    """Remove one training for good; return what it was.
+    """Delete one training; return its description.
 
-    Raises MrictError for what is no folder of a training, and while it is being trained.
+    Raises MrictError for any other folder, and during training.
     """
     given = Path(folder).expanduser()
     folder = given.resolve()
@@ -466,7 +461,7 @@ def remove_run(folder: Path) -> TrainingRun:
         )
     run = read_run(folder)
     with held(folder, f"trains {run.variant}", wait_s=0.0):
-        if run.old:  # newer trainings are in the same folder
+        if run.old:  # newer trainings have folders inside it
             for name in (RUN, LAST, BEST, HISTORY):
                 (folder / name).unlink(missing_ok=True)
         else:
@@ -476,13 +471,19 @@ def remove_run(folder: Path) -> TrainingRun:
 
 
 def size_bytes(run: TrainingRun) -> int:
-    """Return what a training takes on disk, with its predictions."""
+    """Return the size of a training on disk, with its predictions."""
     files = (*(run.folder / name for name in (RUN, BEST, LAST, HISTORY)), *run.predictions.glob("*"))
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
+def _state(run: TrainingRun) -> str:
+    if in_training(run):
+        return "in training"
+    return run.stopped or ("complete" if run.complete else "unfinished")
+
+
 def table(runs: Sequence[TrainingRun]) -> pd.DataFrame:
-    """Return trainings as a table, a row each."""
+    """Return a table of trainings."""
     import pandas as pd
 
     rows = [
@@ -490,9 +491,7 @@ def table(runs: Sequence[TrainingRun]) -> pd.DataFrame:
             "variant": run.variant,
             "seed": run.seed,
             "epochs": f"{run.epoch}/{run.epochs}",
-            "state": "in training"
-            if in_training(run)
-            else run.stopped or ("complete" if run.complete else "unfinished"),
+            "state": _state(run),
             "val_mae_hu": run.val_mae_hu,
             "code": "today's" if run.todays else "another version's",
             "started": run.started[:10],

@@ -12,19 +12,19 @@ from mrict_core.errors import unknown_name
 from mrict_core.experiments.schema import Schedule, Score
 from mrict_core.methods.checks import SCHEDULES
 
-FORMER = {"lr_generator": "lr_G", "lr_discriminator": "lr_D"}  # columns of histories that earlier versions wrote
+FORMER = {"lr_generator": "lr_G", "lr_discriminator": "lr_D"}  # columns in histories of earlier versions
 
 
 class ScheduleStepper:
     """One optimiser's schedule, stepped once per epoch.
 
-    A plateau watches a column of the history; cosine and constant ignore it. (The predecessor handed the score to a
-    cosine schedule as if it were an epoch number; a cosine is stepped per epoch here.)
+    A plateau watches a column of the history; cosine and constant ignore it. (The predecessor passed the score to the
+    cosine as an epoch number; here the cosine is stepped per epoch.)
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.scheduler: lr_scheduler.LRScheduler | None
+        self.scheduler: lr_scheduler.LRScheduler | None = None
         if schedule.kind == "plateau":
             self.scheduler = lr_scheduler.ReduceLROnPlateau(
                 optimizer, mode=schedule.mode or "min", factor=schedule.factor, patience=schedule.patience
@@ -33,13 +33,11 @@ class ScheduleStepper:
             self.scheduler = lr_scheduler.CosineAnnealingWarmRestarts(
                 optimizer, T_0=schedule.t_0, T_mult=schedule.t_mult or 1, eta_min=schedule.eta_min or 0.0
             )
-        elif schedule.kind == "constant":
-            self.scheduler = None
-        else:
+        elif schedule.kind != "constant":
             raise unknown_name("schedule", schedule.kind, SCHEDULES)
 
     def step(self, row: Mapping[str, float]) -> None:
-        """Close an epoch, of which `row` is the row of the history."""
+        """End an epoch with this row of the history."""
         if self.schedule.kind == "plateau":
             self.scheduler.step(row[self.schedule.watch])
         elif self.scheduler is not None:
@@ -54,7 +52,7 @@ class ScheduleStepper:
 
 
 def schedule_score(score: Score, row: dict[str, float], epoch: int) -> float:
-    """Return what the generator's schedule watches after `epoch` (from 0); terms of weight zero are unused."""
+    """Return the score after `epoch` (from 0), see `Score`; columns of weight zero may be missing."""
     value = 0.0
     if score.fid:
         value += score.fid * row["val_fid"]
@@ -68,10 +66,10 @@ def schedule_score(score: Score, row: dict[str, float], epoch: int) -> float:
 
 
 def fid_vgg(row: dict[str, float]) -> float:
-    """The predecessor's score for early stopping and its best checkpoint: 0.5 FID + 0.5 VGG."""
+    """Return the predecessor's score for early stopping and the best checkpoint: 0.5 FID + 0.5 VGG."""
     return 0.5 * row["val_fid"] + 0.5 * row["val_vgg"]
 
 
 def todays_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of a history, whichever version wrote it, under today's names."""
+    """Return a history row of any version under today's names."""
     return {FORMER.get(name, name): value for name, value in row.items()}

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from mrict_core.data.batches import PairedSlices, ahead, loader
-from mrict_core.data.intensity import HuWindow
+from mrict_core.hu import PREDECESSOR, HuRange
 from mrict_core.methods import Method
-from mrict_core.metrics.predecessor import HU_HIGH, HU_LOW, VGG_SIDE, Features, slice_scores, to_unit
+from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores, to_unit
 from mrict_core.networks.layers import autocast
 from mrict_core.training.feature_cache import KEEP_MIB, RealSide
 
 
 class Validator:
-    """Scores what a method predicts on the validation patients, one batch in memory at a time.
+    """Scores a method's predictions on the validation patients, one batch in memory at a time.
 
-    datasets: the slices of one patient each. fid_features, vgg_features: what the predecessor's two feature metrics
-    look through; None leaves them out. vgg_side: pixels the slices are resized to for VGG, None for their own size.
-    precision: of the network's pass, float32 or bfloat16; scores are float64 in either. keep_mib: see `RealSide`.
+    datasets: the slices of one patient each. fid_features, vgg_features: networks of the predecessor's two feature
+    metrics; None omits them. vgg_side: size of slices for VGG, pixels; None: their own. precision: of the network's
+    pass; scores are float64. keep_mib: see `RealSide`.
     """
 
     def __init__(
         self,
-        window: HuWindow,
+        window: HuRange,
         datasets: Sequence[PairedSlices],
         *,
         batch_size: int,
@@ -44,9 +44,9 @@ class Validator:
         self.real_side = RealSide(fid_features, vgg_features, vgg_side, device, keep_mib)
 
     def scores(self, method: Method) -> dict[str, float]:
-        """Return val_mae_hu (masked; mean over patients), val_mse and val_ssim (the predecessor's, mean over slices),
-        val_fid and val_vgg where asked for, and output_sd_hu, the spread of the whole output. An output with NaN gives
-        val_mae_hu = NaN alone."""
+        """Return val_mae_hu (masked, mean over patients), val_mse, val_ssim (the predecessor's, mean over slices),
+        val_fid and val_vgg if requested, and output_sd_hu, the SD of the whole output; val_mae_hu = NaN alone if an
+        output is not finite."""
         method.generator.eval()
         patients, slices, vectors = [], {"val_mse": [], "val_ssim": [], "val_vgg": []}, []
         for dataset in self.datasets:
@@ -79,24 +79,23 @@ class Validator:
             return method.predict(real_A.to(self.device))[:, 0].cpu().numpy()
 
     def _unit(self, values: np.ndarray) -> np.ndarray:
-        """Return values of the window's unit in the predecessor's, bit for bit where the windows are the same."""
-        same = (self.window.low, self.window.high) == (HU_LOW, HU_HIGH)
-        return values if same else to_unit(self.window.to_hu(values))
+        """Return values in the predecessor's unit instead of the window's; unchanged if the windows are equal."""
+        return values if self.window == PREDECESSOR else to_unit(self.window.to_hu(values))
 
 
 @dataclass
 class PatientSums:
-    """What one patient's scores in HU are made of, batch by batch."""
+    """Sums for one patient's scores in HU, batch by batch."""
 
     hu_per_unit: float
     slices: int = 0
     error: float = 0.0  # sum of |real - fake| inside the mask
     voxels: int = 0  # inside the mask
-    means: list[float] = field(default_factory=list)  # of every synthetic slice
-    squares: list[float] = field(default_factory=list)  # of every synthetic slice, the mean of squares
+    means: list[float] = field(default_factory=list)  # per synthetic slice
+    squares: list[float] = field(default_factory=list)  # mean squares per synthetic slice
 
     def add(self, real: np.ndarray, fake: np.ndarray, inside: np.ndarray) -> None:
-        """Take in a batch: slices in the window's unit, float32, and the scoring mask, bool; (B, S, S) each."""
+        """Add a batch.  # slices in the window's unit, float32, and the scoring mask, bool: (B, S, S) each"""
         import cv2
 
         self.slices += len(real)
@@ -108,7 +107,7 @@ class PatientSums:
 
     @property
     def mae_hu(self) -> float:
-        """Mean absolute error inside the mask; NaN where the mask is empty."""
+        """Mean absolute error inside the mask; NaN if it is empty."""
         return self.hu_per_unit * self.error / self.voxels if self.voxels else float("nan")
 
     @property

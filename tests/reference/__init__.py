@@ -1,1 +1,1 @@
-"""Plain forms: definitions and procedures written out readably, which tests and benchmarks hold fast forms against."""
+"""Plain, readable implementations of definitions and procedures, to compare the fast ones with."""

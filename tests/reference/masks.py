@@ -1,4 +1,4 @@
-"""The masks of `mrict_core.data.masks`, written down as they are defined: whole volumes, one library call a step."""
+"""The masks of `mrict_core.data.masks` by their definition: whole volumes, one library call per step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
-    """Return the largest component; of equal ones the first by slice, row, then column."""
+    """Return the largest component; of equals the first by slice, row, then column."""
     labels, count = ndimage.label(np.moveaxis(mask, 2, 0))
     if count < 2:
         return mask

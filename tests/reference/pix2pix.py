@@ -1,4 +1,4 @@
-"""The predecessor's pix2pix step, MK6 form, as its notebooks ran it: nothing shared, nothing frozen, nothing kept.
+"""The predecessor's pix2pix step, MK6 form, as in its notebooks: nothing shared, frozen or cached.
 
 One D step, then k G steps on the same batch. Every pass stands where a reader of the loss formulas would put it: the
 fakes of the D step are made with a graph and thrown away, the labels take their shape from passes of D made for that
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class PlainWeights:
-    """The numbers of a variant that the step needs."""
+    """The values of a variant that the step needs."""
 
     real_label: float
     lambda_gp: float

@@ -17,8 +17,9 @@ import numpy as np
 from mrict_core.data import intensity
 from mrict_core.data.cache.canvas import centred_crop
 from mrict_core.data.checks import hu_values
-from mrict_core.data.images.volumes import SliceOrder
+from mrict_core.data.images.orders import SliceOrder
 from mrict_core.files import hash_file
+from mrict_core.hu import AIR_FLOOR_HU
 from reference import masks
 
 UNION = "union_mask.nii.gz"
@@ -105,7 +106,7 @@ def patient(folder: Path, size: int) -> dict[str, np.ndarray]:
     low, high = (float(v) for v in np.percentile(stack[body], intensity.MR_PERCENTILES))
     crop = centred_crop(body, size)
     unit = np.where(body[z], intensity.normalise_mr(stack[z], low, high), np.float32(-1))
-    hu = crop.apply(np.where(kept[z], order.to_slices(ct)[z], np.float32(intensity.AIR_HU)), intensity.AIR_HU)
+    hu = crop.apply(np.where(kept[z], order.to_slices(ct)[z], np.float32(AIR_FLOOR_HU)), AIR_FLOOR_HU)
     short = hu.clip(-32768, 32767).astype(np.int16)
     return {
         "mr": crop.apply(unit, -1).astype(np.float16),

@@ -1,4 +1,4 @@
-"""The SynthRAD metrics written straight from their definitions, over whole volumes and window by window."""
+"""The SynthRAD metrics by their definitions, over whole volumes and window by window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The predecessor's `validate()` as its notebooks ran it after every epoch: nothing kept from the pass before.
+"""The predecessor's `validate()` after every epoch, as in its notebooks: nothing cached.
 
 Per batch: G's pass; the mean squared error in [-1, 1]; scikit-image's structural similarity, one slice after the other,
 in the range of each real slice; both images as uint8 through Inception into torchmetrics' FID; both images, resized to

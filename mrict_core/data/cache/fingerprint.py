@@ -1,6 +1,6 @@
-"""The fingerprint of the training MR: what a model's inputs looked like, as plain numbers kept in its checkpoint.
+"""The fingerprint of the training MR: features of a model's inputs, kept in its checkpoint.
 
-One code path: the features are computed from prepared slices, which the store keeps and `prepare_mr` makes.
+Features are computed from prepared slices, of the dataset cache or of `prepare_mr`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from mrict_core.data.cache.canvas import CropPad
 from mrict_core.data.cache.patient import prepare_mr
-from mrict_core.data.cache.store import SliceStore
-from mrict_core.data.images.volumes import SliceOrder, Volume
+from mrict_core.data.cache.store import SliceStore, layout
+from mrict_core.data.images.volumes import Volume
+from mrict_core.hu import DENSE_BONE_HU, SPONGY_BONE_HU
 
 VERSION = 1
-PROTOCOL = "patient"  # the other protocol's input needs the CT, so nothing can be compared at use
+PROTOCOL = "patient"  # the other protocol's input needs the CT, which inference lacks
 BINS = 16
 LEVELS = 5  # heights from the body's lowest to its highest slice
-RIM_MM = 10.0  # skin, fat and muscle lie within it
+RIM_MM = 10.0  # contains skin, fat and muscle
 DIRECTIONS = ("slices", "rows", "cols")
 SIDES = ("front", "back", "right", "left")
-BONE_HU = (300, 700)  # spongy bone and more; dense bone
 
-FEW_PATIENTS = 6  # with fewer, limits that fit the spread over patients are so wide that little is caught
-HARDLY_ANY = 4  # with fewer next to nothing: both as measured in docs/gate.md
+FEW_PATIENTS = 6  # with fewer, limits that fit the spread over patients are too wide
+HARDLY_ANY = 4  # both as measured in docs/gate.md
 
 
 def few_patients(patients: int) -> str:
-    """Return what to say of a fingerprint of too few patients, "" of enough."""
+    """Return a warning on a fingerprint of too few patients, else ""."""
     if patients >= FEW_PATIENTS:
         return ""
     catches = "next to nothing" if patients < HARDLY_ANY else "little"
@@ -45,11 +44,11 @@ def few_patients(patients: int) -> str:
 def features(mr: np.ndarray, body: np.ndarray, spacing_mm: Sequence[float], stack: Sequence[int]) -> dict[str, float]:
     """Return the features of prepared slices (N, S, S): `mr` in [-1, 1], `body`, spacing and shape of the whole stack.
 
-    Lengths in mm and volumes in ml come as natural logarithms, so that a factor counts alike up and down.
+    Lengths in mm and volumes in ml are natural logarithms, so that a factor counts alike up and down.
     """
     body = np.asarray(body, bool)
     held = body.any(axis=(1, 2))
-    body, mr = body[held], np.asarray(mr)[held].astype(np.float16).astype(np.float32)  # as the store rounds it
+    body, mr = body[held], np.asarray(mr)[held].astype(np.float16).astype(np.float32)  # rounded as in the cache
     found: dict[str, float] = {}
     for name, step, count in zip(DIRECTIONS, spacing_mm, stack, strict=True):
         found[f"spacing_{name}"] = np.log(step)
@@ -74,13 +73,13 @@ def _shape(body: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
 
 
 def _levels(values: np.ndarray) -> list[np.ndarray]:
-    """Split per-slice values into heights; fewer slices than heights repeat."""
+    """Split per-slice values into heights; with fewer slices than heights, slices repeat."""
     edges = np.linspace(0, len(values), LEVELS + 1)
     return [values[int(a) : max(int(np.ceil(b)), int(a) + 1)] for a, b in pairwise(edges)]
 
 
 def _flatness(body: np.ndarray) -> list[float]:
-    """Share of a slice's bounding box that the body touches at its four sides: small when round, large where cut."""
+    """Share of a slice's bounding box that the body touches at its four sides: small if round, large if cut."""
     rows, cols = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
     edges = (body[rows[0]], body[rows[-1]], body[:, cols[0]], body[:, cols[-1]])
     return [edge.sum() / length for edge, length in zip(edges, (len(cols),) * 2 + (len(rows),) * 2, strict=True)]
@@ -125,9 +124,9 @@ def volume_features(volume: Volume, size: int) -> tuple[dict[str, float], str]:
 
 
 def patient_features(store: SliceStore, patient: str) -> tuple[dict[str, float], str]:
-    """Return the same of a prepared patient."""
+    """Return the same for a prepared patient."""
     meta, slices = store.meta(patient), store.slices(patient)
-    order, crop = SliceOrder(tuple(meta["order"]["axes"]), tuple(meta["order"]["flips"])), CropPad(**meta["crop"])
+    order, crop = layout(meta)
     stack = (meta["shape"][order.axes[0]], crop.rows, crop.cols)
     return features(slices.mr, slices.body, meta["spacing_mm"], stack), orientation(np.array(meta["affine"]))
 
@@ -138,7 +137,7 @@ def orientation(affine: np.ndarray) -> str:
 
 
 def fingerprint(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
-    """Return the distribution of the patients' features as plain json values; empty of features for other protocols."""
+    """Return the distribution of the patients' features as plain json values; no features for other protocols."""
     slices = map(store.slices, sorted(patients))
     bone = {"bone": bone_range([bone_shares(one.ct, one.body) for one in slices])}
     if store.protocol != PROTOCOL:
@@ -154,7 +153,10 @@ def fingerprint(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
 def bone_shares(hu: np.ndarray, body: np.ndarray) -> dict[str, float]:
     """Return {"above_300_hu": share of the body's voxels, "above_700_hu": ...} of a CT of any shape."""
     inside = hu[np.asarray(body, bool)]
-    return {f"above_{level}_hu": float(np.mean(inside > level)) if inside.size else 0.0 for level in BONE_HU}
+    return {
+        f"above_{level}_hu": float(np.mean(inside > level)) if inside.size else 0.0
+        for level in (SPONGY_BONE_HU, DENSE_BONE_HU)
+    }
 
 
 def bone_range(rows: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a slice store holds, what is left to do, and the index that says so."""
+"""The plan of a dataset cache: what is prepared, what is left to do, and its index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mrict_core.files import available, code_hash, hash_of, read_json
 from mrict_core.machine import cpu_count
 from mrict_core.paths import shown
 
-CODE = ("data/images", "data/cache", "data/checks", "data/intensity", "data/masks")
+CODE = ("hu", "data/images", "data/cache", "data/checks", "data/intensity", "data/masks")
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,24 @@ class Job:
 
 @dataclass
 class Plan:
-    """What a folder holds already and what is left to do."""
+    """What a folder already holds and what is left to do."""
 
     jobs: list[Job]
-    prepared: dict[str, dict[str, Any]]  # metas of patients whose key still holds
-    refused: dict[str, str]  # key -> reason, of patients found unusable before
+    prepared: dict[str, dict[str, Any]]  # metas of patients with a valid key
+    refused: dict[str, str]  # key -> reason, of patients known to be unusable
     rule: str  # of `subjects_of`
     subjects: dict[str, str]  # by that rule
     old: dict[str, Any] = field(default_factory=dict)  # the folder's index
     files: dict[str, list[Any]] = field(default_factory=dict)  # path -> size, time, hash
-    unsure: set[str] = field(default_factory=set)  # keys refused for what may not lie in the files: tried again
+    unsure: set[str] = field(default_factory=set)  # keys refused for a reason outside the files: tried again
 
     @property
     def todo(self) -> list[Job]:
-        """The patients still to prepare."""
+        """Jobs of the patients still to prepare."""
         return [j for j in self.jobs if j.files.patient not in self.prepared and j.key not in self.refused]
 
     def skips(self) -> list[Skip]:
-        """Return the patients that were refused, and those that are copies of another, by name."""
+        """Return the refused patients and the copies of others, by name."""
         copies, _ = shared_images(self.prepared)
         found = []
         for job in self.jobs:
@@ -69,14 +69,14 @@ class Plan:
             reason = self.refused.get(job.key)
             if patient in copies:
                 reason = f"{shown(folder)}: its MR and CT are those of {copies[patient]}; expected each person once"
-                reason += "; remove the copy, or put the right images in its place"
+                reason += "; remove the copy, or replace it by the right images"
             if reason:
                 found.append(Skip(patient, str(folder), reason))
         return found
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return the folder's index; a missing or damaged one is empty, as everything in it can be made again."""
+    """Return the folder's index; a missing or damaged one is empty, as it can be rebuilt."""
     try:
         index = read_json(folder / INDEX)
         files, skipped = index.get("files"), index.get("skipped")
@@ -90,8 +90,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Return {path: size, time, hash} of all patients' files, in order; a hash in `known` is re-used while size and
-    time are unchanged."""
+    """Return {path: size, time, hash} of all patients' files; `known` hashes are reused if size and time match."""
 
     def entry(path: Path) -> tuple[str, list[Any]]:
         name = path.relative_to(discovery.root).as_posix()
@@ -101,16 +100,16 @@ def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[
             return name, [*state, digest if (size, time) == state else hash_image(path)]
 
     paths = [getattr(patient, role) for patient in discovery.patients for role in ROLES]
-    with ThreadPoolExecutor(cpu_count()) as pool:  # hashing leaves the interpreter to other threads
+    with ThreadPoolExecutor(cpu_count()) as pool:  # hashing releases the GIL
         return dict(pool.map(entry, paths))
 
 
 def make_plan(
     discovery: Discovery, folder: Path, settings: dict[str, Any], group_by: str = "", force: bool = False
 ) -> Plan:
-    """Compare the source with what `folder` holds; reads metas, and the files whose size or time changed.
+    """Compare the source with `folder`; reads metas, and files whose size or time changed.
 
-    `group_by` empty keeps the rule of `subjects_of` that the folder's index names. `force` leaves everything to do.
+    An empty `group_by` keeps the rule of `subjects_of` in the folder's index. `force` prepares everything again.
     """
     old, code = read_index(folder), code_hash(*CODE)
     rule = absolute(group_by) or str(old.get("group_by", ""))
@@ -133,8 +132,8 @@ def make_plan(
 def make_index(discovery: Discovery, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the index of a finished plan.
 
-    Its key stands for the content: the same images prepared by other code, or from files of another format, keep it,
-    also one that an earlier version made of other things.
+    Its key identifies the content: other code or file formats that give the same images keep it, even one that an
+    earlier version derived differently.
     """
     keys = {job.files.patient: job.key for job in plan.jobs if job.key in plan.refused.keys() - plan.unsure}
     skipped = [asdict(skip) for skip in discovery.skipped]
@@ -144,13 +143,13 @@ def make_index(discovery: Discovery, plan: Plan, settings: dict[str, Any]) -> di
     metas = {patient: meta for patient, meta in sorted(plan.prepared.items()) if patient not in copies}
     contents = {patient: hash_of(meta["content"]) for patient, meta in metas.items()}
     subjects = merged({p: plan.subjects[p] for p in metas}, [(patient, first) for patient, first, _ in shared])
-    remarks = [f"{patient} has the {role.upper()} of {first}: taken for one subject" for patient, first, role in shared]
+    remarks = [f"{patient} has the {role.upper()} of {first}: one subject" for patient, first, role in shared]
     patients = {
         p: {"centre": m["centre"], "slices": len(m["z"]), "z": m["z"], "subject": subjects[p], "content": contents[p]}
         for p, m in metas.items()
     }
     content, known = hash_of([settings, contents]), plan.old.get("key", "")
-    former = hash_of([settings, [meta.get("former", "") for meta in metas.values()]])  # as an earlier version made it
+    former = hash_of([settings, [meta.get("former", "") for meta in metas.values()]])  # as by an earlier version
     return {
         "key": known if content == plan.old.get("content") or known == former else content,
         "content": content,

@@ -1,4 +1,4 @@
-"""Volumes to network input and target: pure functions, the same for preprocessing and for inference."""
+"""Volumes to network input and target: pure functions, shared by preprocessing and inference."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mrict_core.data.cache.canvas import CropPad, centred_crop, predecessor_crop
 from mrict_core.data.images.orders import PLANES, SliceOrder
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.hu import AIR_FLOOR_HU, PREDECESSOR
 from mrict_core.paths import shown
 
 STORED_MR = np.float16
@@ -19,9 +20,9 @@ PREDECESSOR_AXES = "SLP"  # slices, rows, columns: axis 2, 0, 1 of a file whose 
 
 @dataclass(frozen=True)
 class PreparedMr:
-    """The network's input for one volume, and what is needed to bring an output back onto its grid."""
+    """The network's input for one volume, and how to map an output back to its grid."""
 
-    mr: np.ndarray  # (N, S, S) float32 (as stored: float16) in [-1, 1], -1 outside the body
+    mr: np.ndarray  # (N, S, S) float32 (in the cache float16) in [-1, 1], -1 outside the body
     body: np.ndarray  # (N, S, S) bool
     z: np.ndarray  # (N,) int: position of each slice in the volume
     shape: tuple[int, int, int]  # of the file
@@ -30,11 +31,11 @@ class PreparedMr:
     mr_range: tuple[float, float]  # MR values that became -1 and 1
 
     def to_volume(self, hu_slices: np.ndarray) -> np.ndarray:
-        """Return HU slices (N, S, S) on the grid of the MR file, air where there is no slice or canvas."""
+        """Return HU slices (N, S, S) on the grid of the MR file, air outside slices and canvas."""
         return restore_volume(hu_slices, self.z, self.shape, self.order, self.crop)
 
 
-Prepared = tuple[dict[str, np.ndarray], PreparedMr]  # the store's arrays (mr, ct, mask, body), and the MR part
+Prepared = tuple[dict[str, np.ndarray], PreparedMr]  # arrays of the cache (mr, ct, mask, body), and the MR part
 
 
 def body_slices(mr: Volume, order: SliceOrder) -> np.ndarray:
@@ -46,14 +47,14 @@ def body_slices(mr: Volume, order: SliceOrder) -> np.ndarray:
 
 
 def body_of(mr: Volume) -> np.ndarray:
-    """Return the body mask of an MR volume in file order, found on its axial slices; none found is an error."""
+    """Return the body mask of an MR volume in file order, found on its axial slices; raise if there is none."""
     intensity.check_mr(mr.array, mr.path)
     order = SliceOrder.axial(mr.affine)
     return order.to_array(_some(body_slices(unpadded(mr), order), mr))
 
 
 def unpadded(mr: Volume) -> Volume:
-    """Return an MR volume whose padding is background, with a note; see `intensity.without_padding`."""
+    """Return an MR volume with its padding set to background, and a note; see `intensity.without_padding`."""
     array = intensity.without_padding(mr.array)
     if array is mr.array:
         return mr
@@ -79,9 +80,9 @@ def prepare_mr(
 ) -> PreparedMr:
     """Return the network's input of protocol `patient` from the MR alone.
 
-    Slices of `plane` that hold body (or any voxel of `keep`, (N, rows, cols)), normalised over the whole volume inside
-    the body, cropped and padded around the body to size x size at native spacing. `whole` enlarges the canvas where
-    body and `keep` do not fit it. `body` (file order) is found on the axial slices where it is not given.
+    Slices of `plane` with body (or a voxel of `keep`, (N, rows, cols)), normalised over the whole volume inside the
+    body, cropped and padded around the body to size x size at native spacing. `whole` enlarges the canvas to fit body
+    and `keep`. `body` (file order) is found on the axial slices if not given.
     """
     if plane not in PLANES:
         raise unknown_name("plane", plane, PLANES)
@@ -98,7 +99,7 @@ def prepare_mr(
 
 
 def otsu_body_of(mr: Volume) -> np.ndarray:
-    """Return Otsu's mask of an MR volume in file order: what the predecessor's union mask is without a CT."""
+    """Return Otsu's mask of an MR volume in file order: the predecessor's union mask without the CT."""
     intensity.check_mr(mr.array, mr.path)
     mr, order = unpadded(mr), SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
     return order.to_array(_some(masks.otsu_mask(np.ascontiguousarray(order.to_slices(mr.array))), mr))
@@ -107,10 +108,9 @@ def otsu_body_of(mr: Volume) -> np.ndarray:
 def prepare_mr_predecessor(mr: Volume, size: int, *, whole: bool = False, body: np.ndarray | None = None) -> PreparedMr:
     """Return the network's input of protocol `predecessor` for a volume without a CT.
 
-    Two differences from training are unavoidable or meant: the mask is Otsu's of the MR alone, for the union that
-    training used needs the CT; and the slices of any file are turned the way they lie in a SynthRAD file (axes LPS),
-    for training took axis 2 as it came. `whole` enlarges the canvas to the slice where that is larger; `body` (file
-    order) is `otsu_body_of(mr)` where it is not given.
+    Two differences from training: the mask is Otsu's of the MR alone, as the union of training needs the CT; slices are
+    oriented as in SynthRAD files (axes LPS), while training used axis 2 of any file. `whole` enlarges the canvas to the
+    slice if that is larger; `body` (file order) is `otsu_body_of(mr)` if not given.
     """
     mr, order = unpadded(mr), SliceOrder.toward(mr.affine, PREDECESSOR_AXES)
     stack = order.to_slices(mr.array)
@@ -122,23 +122,23 @@ def prepare_mr_predecessor(mr: Volume, size: int, *, whole: bool = False, body: 
 
 
 def _extremes(mr: Volume) -> tuple[float, float]:
-    """Return the range of the volume; the predecessor's slices have their own."""
+    """Return the range of the volume; the predecessor normalised every slice by its own."""
     return float(mr.array.min()), float(mr.array.max())
 
 
 def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
     """Return the arrays of protocol `patient` (mr in [-1, 1], ct in HU, mask, body, each (N, S, S)) and the MR part.
 
-    `mask` (file order) is the data set's: it bounds the target and the scores, never the input.
+    `mask` (file order) is the data set's: it limits target and scores, never the input.
     """
     order = SliceOrder.axial(mr.affine)
     mask = order.to_slices(mask)
     prepared = prepare_mr(mr, size, keep=mask, dtype=STORED_MR)
     kept, stack = mask[prepared.z], order.to_slices(ct.array)
-    hu = (np.where(mask[k], stack[k], np.float32(intensity.AIR_HU)) for k in prepared.z)
+    hu = (np.where(mask[k], stack[k], np.float32(AIR_FLOOR_HU)) for k in prepared.z)
     arrays = {
         "mr": prepared.mr,
-        "ct": prepared.crop.collect(hu, len(kept), intensity.AIR_HU, stack.dtype),
+        "ct": prepared.crop.collect(hu, len(kept), AIR_FLOOR_HU, stack.dtype),
         "mask": prepared.crop.apply(kept, False),
         "body": prepared.body,
     }
@@ -146,9 +146,8 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
 
 
 def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
-    """Return the same of protocol `predecessor`: union mask, every slice along axis 2,
-    per-slice min-max, masked to 0, centre crop."""
-    mr, order, window = unpadded(mr), SliceOrder.raw(), intensity.WINDOWS["predecessor"]
+    """Return the same for protocol `predecessor`: union mask, slices of axis 2, per-slice min-max, centre crop."""
+    mr, order, window = unpadded(mr), SliceOrder.raw(), PREDECESSOR
     stack, target = order.to_slices(mr.array), order.to_slices(ct.array)
     union = order.to_slices(masks.union_otsu_mask(mr.array, ct.array))
     crop = predecessor_crop(*stack.shape[1:], size)
@@ -171,7 +170,7 @@ PROTOCOLS = {"patient": prepare_patient, "predecessor": prepare_predecessor}
 
 
 def compact(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays in the store's types: CT as int16 only where that loses nothing."""
+    """Return the arrays in the types of the cache: CT as int16 if lossless."""
     return {
         "mr": arrays["mr"].astype(STORED_MR, copy=False),
         "ct": as_short(arrays["ct"]),
@@ -181,7 +180,7 @@ def compact(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def as_short(ct: np.ndarray) -> np.ndarray:
-    """Return HU (N, rows, cols), float32 or already int16, as int16 where that loses nothing, else as they came."""
+    """Return HU (N, rows, cols), float32 or int16, as int16 if lossless, else unchanged."""
     if ct.dtype == np.int16:
         return ct
     short = np.empty(ct.shape, np.int16)

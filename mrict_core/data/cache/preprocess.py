@@ -1,4 +1,4 @@
-"""Preprocessing: a folder of patients to a slice store; one patient at a time, resumable, rebuilt only where needed."""
+"""Preprocessing: from a folder of patients to a dataset cache, one patient at a time; only what changed is rebuilt."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ from mrict_core.data.cache.store import (
 )
 from mrict_core.data.checks import hu_values, pairing, slice_levels
 from mrict_core.data.discovery import ROLES, Discovery, Skip, discover
-from mrict_core.data.images.volumes import SliceOrder, load_volume
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError, passing, unknown_name
 from mrict_core.files import hash_array, hash_of, held, read_json, unavailable, write_json
 from mrict_core.machine import cpu_count, end_with_parent
 from mrict_core.paths import shown
 
-SAID = ("remarks", "notes")  # by the reader of an image
-PARALLEL_VOXELS = 20_000_000  # two large patients; below this, starting processes costs more than it saves
+SAID = ("remarks", "notes")  # of a volume
+PARALLEL_VOXELS = 20_000_000  # two large patients; below, starting processes costs more than it saves
 WORKERS_MAX = 8
-LOCK_WAIT_S = 5.0  # notebooks started together may wait for the one that prepares
-KEPT = "nothing that was prepared is lost, and nothing of this is remembered"
+LOCK_WAIT_S = 5.0  # for notebooks started together
+KEPT = "nothing that was prepared is lost"
 Progress = Callable[[int, int, str], None]  # patients done, patients in all, the patient just finished
 
 
@@ -53,14 +54,13 @@ def in_plane_shapes(discovery: Discovery, protocol: str = "patient") -> list[tup
 
 
 def _prepare(job: Job) -> None:
-    """Read, check, convert and write one patient."""
     with job.unchanged():
         arrays, meta = _converted(job)
     write_patient(job.folder, job.files.patient, arrays, meta)
 
 
 def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the store's arrays of one patient and the record of how they were made."""
+    """Return the arrays and the record of one patient."""
     files, settings = job.files, job.settings
     mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
     mask = masks.check_mask(outline.array, files.mask)
@@ -77,10 +77,10 @@ def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     air, tissue = pairing.overlap(arrays["ct"], arrays["mask"], arrays["body"])
     pair = pairing.check_pair(mr.array, ct.array, ct.spacing_mm)
     doubts += [
-        f"{text}; {air:.0%} of the MR's body is air on it, {tissue:.0%} of its tissue lies outside" for text in pair
+        f"{text}; {air:.0%} of the MR's body is air on it, {tissue:.0%} of its tissue is outside" for text in pair
     ]
     inside = int(np.count_nonzero(mask))
-    upright = SliceOrder.axial(mr.affine)  # the same voxels stored along other axes are the same image
+    upright = SliceOrder.axial(mr.affine)  # so that the same voxels along other axes are the same image
     grid = {"affine": mr.affine.tolist(), "order": asdict(prepared.order), "crop": asdict(prepared.crop)}
     voxels = {"mr": mr.array, "ct": ct.array, "mask": mask}
     meta = {
@@ -97,7 +97,7 @@ def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "mask_voxels": inside,
         "mask_voxels_cropped": inside - int(arrays["mask"].sum(dtype=np.int64)),
         "ct_type": str(arrays["ct"].dtype),
-        "content": {  # what trainings and scores depend on, whatever code and files it came from
+        "content": {  # all that trainings and scores depend on
             "grid": hash_of(grid),
             "voxels": {role: hash_array(upright.to_slices(array)) for role, array in voxels.items()},
         },
@@ -110,9 +110,9 @@ def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _attempt(job: Job) -> tuple[str, bool]:
-    """Return why this patient cannot be used ("": it can, and is prepared), and whether that lies in its files.
+    """Prepare a patient; return why it cannot be used ("": it can), and whether its files are surely the cause.
 
-    Trouble with the output folder and passing faults are raised: they say nothing about the patient.
+    Faults of the output folder and passing faults are raised: they say nothing about the patient.
     """
     try:
         _prepare(job)
@@ -121,7 +121,7 @@ def _attempt(job: Job) -> tuple[str, bool]:
         raise
     except MrictError as error:
         return str(error), True
-    except Exception as error:  # a patient that no check foresaw must not end the run for the others
+    except Exception as error:  # an unforeseen fault of one patient must not end the run
         if passing(error):
             raise unavailable(job.files.mr.parent, error) from None
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
@@ -141,20 +141,13 @@ def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, str, bool]]:
             for future in as_completed(futures):
                 yield futures[future], *future.result()
         except BrokenProcessPool:
-            raise UnavailableError("a worker process was ended, often for lack of memory; use workers=1") from None
+            raise UnavailableError("a worker process was killed, often for lack of memory; use workers=1") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _workers(jobs: list[Job], workers: int | None) -> int:
-    if workers is not None:
-        return workers
-    voxels = sum(prod(j.files.shape) for j in jobs)
-    return min(cpu_count(), WORKERS_MAX) if voxels > PARALLEL_VOXELS else 1
-
-
 def check_usable(discovery: Discovery, refused: Sequence[Skip] = ()) -> None:
-    """Raise every patient's reason where none can be used."""
+    """Raise all reasons if no patient can be used."""
     if len(refused) == len(discovery.patients):
         skips = sorted([*refused, *discovery.skipped], key=lambda skip: skip.patient)
         reasons = " | ".join(skip.reason for skip in skips)
@@ -162,7 +155,7 @@ def check_usable(discovery: Discovery, refused: Sequence[Skip] = ()) -> None:
 
 
 def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
-    """Raise the first patient's reason, or warning, when strict, and all reasons when no patient at all can be used."""
+    """Raise the first reason or warning if strict, and all reasons if no patient can be used."""
     skips = plan.skips()
     if strict and skips:
         raise MrictError(skips[0].reason)
@@ -174,7 +167,7 @@ def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
 
 @contextlib.contextmanager
 def passing_faults(root: Path) -> Iterator[None]:
-    """Say of a fault that may be gone at the next try that it did no harm."""
+    """Add to a passing fault that nothing was lost."""
     try:
         yield
     except Exception as error:
@@ -185,10 +178,12 @@ def passing_faults(root: Path) -> Iterator[None]:
 
 
 def _execute(plan: Plan, folder: Path, strict: bool, progress: Progress | None, workers: int | None) -> None:
-    """Prepare what is left to do and enter it in the plan."""
+    """Prepare what is left to do and update the plan."""
     todo, total = plan.todo, len(plan.jobs)
-    runs = _run(todo, _workers(todo, workers))
-    for done, (job, reason, sure) in enumerate(runs, total - len(todo) + 1):
+    if workers is None:
+        large = sum(prod(job.files.shape) for job in todo) > PARALLEL_VOXELS
+        workers = min(cpu_count(), WORKERS_MAX) if large else 1
+    for done, (job, reason, sure) in enumerate(_run(todo, workers), total - len(todo) + 1):
         if reason and strict:
             raise MrictError(reason)
         if reason:
@@ -213,16 +208,16 @@ def preprocess(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> SliceStore:
-    """Return the slice store of the patients of `region` under `data_dir`, preparing in `folder` what is missing.
+    """Return the dataset cache in `folder` of the patients of `region` under `data_dir`, preparing what is missing.
 
-    A patient is prepared again only when its files, the settings or the code changed, or with `force`. One that is no
-    longer under `data_dir` is removed; one that is still there but unusable now keeps what was prepared of it, unused.
-    A patient that cannot be used, or is a copy of another, is listed in the store's `skipped` with the reason; `strict`
-    raises it. `group_by` is the rule of `subjects.subjects_of`; empty keeps the one the store has. The result does not
-    depend on `workers` (None: chosen by the amount of data). `size` is the canvas in pixels.
+    A patient is prepared again only if its files, the settings or the code changed, or with `force`. One no longer
+    under `data_dir` is removed; one that has become unusable keeps its arrays, unused. Unusable patients and copies of
+    others are listed in `skipped` with the reason; `strict` raises it. `group_by` is the rule of
+    `subjects.subjects_of`; empty keeps that of the cache. `size` is the canvas in pixels. The result does not depend
+    on `workers` (None: chosen by the amount of data).
 
-    Raises `MrictError` when no patient can be used, when `folder` cannot be written and when another process holds it,
-    `UnavailableError` for a fault that may be gone at the next try; then nothing is removed and no patient refused.
+    Raises `MrictError` if no patient can be used, `folder` cannot be written or another process holds it,
+    `UnavailableError` for a passing fault; then nothing is removed and no patient refused.
     """
     if protocol not in PROTOCOLS:
         raise unknown_name("protocol", protocol, PROTOCOLS)

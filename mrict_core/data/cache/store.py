@@ -1,4 +1,4 @@
-"""The slice store: per patient a folder of memory-mapped arrays, and an index of what was prepared and how."""
+"""The dataset cache: a folder of memory-mapped arrays per patient, and an index of what was prepared and how."""
 
 from __future__ import annotations
 
@@ -14,23 +14,30 @@ import numpy as np
 
 from mrict_core.data.cache.canvas import CropPad, restore_volume
 from mrict_core.data.discovery import ROLES
-from mrict_core.data.images.volumes import SliceOrder, Volume, hash_image, load_volume, state_of
-from mrict_core.data.intensity import WINDOWS, HuWindow
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import Volume, hash_image, load_volume, state_of
 from mrict_core.data.masks import check_mask
 from mrict_core.errors import MrictError
 from mrict_core.files import NEW, atomic_folder, hash_array, hash_of, read_json, write_json
+from mrict_core.hu import WINDOWS, HuRange
 from mrict_core.paths import shown
 
 INDEX, META = "index.json", "meta.json"
 META_KEYS = {"key", "centre", "sources", "shape", "order", "crop", "z", "mask_voxels", "mask_voxels_cropped"}
 CROPPED_MAX = 0.02
 ARRAYS = ("mr", "ct", "mask", "body")
-LEFTOVERS = (f"{NEW}*", ".old-*", f".{INDEX}.*", ".split*.json.*")  # all but the first of earlier versions
+LEFTOVERS = (f"{NEW}*", ".old-*", f".{INDEX}.*", ".split*.json.*")  # the last three of earlier versions
 OPEN_PATIENTS = 128  # four file handles each; systems commonly allow 1024
 
 
+def layout(meta: dict[str, Any]) -> tuple[SliceOrder, CropPad]:
+    """Return the slice order and the canvas in a patient's record."""
+    order = SliceOrder(tuple(meta["order"]["axes"]), tuple(meta["order"]["flips"]))
+    return order, CropPad(**meta["crop"])
+
+
 class StoreWriteError(MrictError):
-    """The store's folder cannot be written: fatal, whichever patient it happened at."""
+    """The cache folder cannot be written: fatal for all patients."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +65,21 @@ class SliceStore:
             self.region: str = settings["region"]
             self._entries: dict[str, dict[str, Any]] = self.index["patients"]
             self.skipped: list[dict[str, str]] = self.index["skipped"]
-            self.window: HuWindow = WINDOWS[self.protocol]
+            self.window: HuRange = WINDOWS[self.protocol]
             self._subjects = {p: str(entry.get("subject", p)) for p, entry in self._entries.items()}
-            self.remarks: list[str] = list(self.index.get("remarks", []))  # on who may be one person
+            self.remarks: list[str] = list(self.index.get("remarks", []))  # on patients who may be one person
             if any(len(entry["z"]) != entry["slices"] or not entry["centre"] for entry in self._entries.values()):
                 raise TypeError
             self._files: dict[str, list[Any]] = dict(self.index["files"])  # path -> size, time, hash
             self.data_dir = Path(self.index["data_dir"])
         except (KeyError, TypeError, ValueError, AttributeError):
             path = shown(self.folder / INDEX)
-            raise MrictError(f"{path}: not the index of a slice store; run preprocess again") from None
+            raise MrictError(f"{path}: not the index of a dataset cache; run preprocess again") from None
         self.patients: list[str] = sorted(self._entries)
         self._open: OrderedDict[str, PatientSlices] = OrderedDict()
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return SliceStore, (self.folder,)  # another process opens its own maps instead of copying ours
+        return SliceStore, (self.folder,)  # another process opens its own maps
 
     def _entry(self, patient: str) -> dict[str, Any]:
         if patient not in self._entries:
@@ -84,7 +91,7 @@ class SliceStore:
         return {patient: self._entries[patient]["slices"] for patient in self.patients}
 
     def centre(self, patient: str) -> str:
-        """Return the centre's letter of a patient, "?" where its id names none."""
+        """Return the letter of a patient's centre, "?" if its id names none."""
         return self._entry(patient)["centre"]
 
     def subjects(self) -> dict[str, str]:
@@ -92,7 +99,7 @@ class SliceStore:
         return dict(self._subjects)
 
     def meta(self, patient: str) -> dict[str, Any]:
-        """Return how a patient was prepared: sources, grid, order, canvas, MR range, voxel counts."""
+        """Return the record of a patient: sources, grid, order, canvas, MR range, voxel counts."""
         self._entry(patient)
         meta = read_json(self.folder / patient / META)
         if not isinstance(meta, dict) or not META_KEYS <= meta.keys():
@@ -101,26 +108,26 @@ class SliceStore:
         return meta
 
     def cropped(self) -> dict[str, float]:
-        """Return {patient: share of its mask that lies outside the canvas} where that is worth a warning."""
+        """Return {patient: share of its mask outside the canvas} if above `CROPPED_MAX`."""
         metas = {patient: self.meta(patient) for patient in self.patients}
         shares = {p: m["mask_voxels_cropped"] / m["mask_voxels"] for p, m in metas.items()}
         return {patient: share for patient, share in shares.items() if share > CROPPED_MAX}
 
     def warnings(self) -> dict[str, list[str]]:
-        """Return {patient: what its files leave open or contradict, and what was done in reading them}, if anything."""
+        """Return {patient: warnings and notes on its files}, of patients with any."""
         metas = {patient: self.meta(patient) for patient in self.patients}
         found = {patient: [*meta.get("warnings", []), *meta.get("notes", [])] for patient, meta in metas.items()}
         return {patient: texts for patient, texts in found.items() if texts}
 
     def slices(self, patient: str) -> PatientSlices:
-        """Return the patient's memory maps; they stay open for the next call."""
+        """Return the patient's memory maps, which stay open."""
         if patient in self._open:
             self._open.move_to_end(patient)
             return self._open[patient]
         entry = self._entry(patient)
         if "content" in entry and entry["content"] != hash_of(self.meta(patient).get("content")):
             raise MrictError(
-                f"{shown(self.folder / patient)}: prepared again by a run that did not end; run preprocess again"
+                f"{shown(self.folder / patient)}: prepared again by an interrupted run; run preprocess again"
             )
         z = np.asarray(entry["z"], np.int64)
         arrays = {name: self._load(patient, name, len(z)) for name in ARRAYS}
@@ -141,18 +148,16 @@ class SliceStore:
         return array
 
     def to_volume(self, patient: str, hu_slices: np.ndarray) -> np.ndarray:
-        """Return HU slices (N, S, S) of a patient on the grid of its files, air where there is no slice or canvas."""
+        """Return HU slices (N, S, S) of a patient on the grid of its files, air outside slices and canvas."""
         meta = self.meta(patient)
-        order, crop = SliceOrder(tuple(meta["order"]["axes"]), tuple(meta["order"]["flips"])), CropPad(**meta["crop"])
-        return restore_volume(hu_slices, np.asarray(meta["z"], np.int64), tuple(meta["shape"]), order, crop)
+        return restore_volume(hu_slices, np.asarray(meta["z"], np.int64), tuple(meta["shape"]), *layout(meta))
 
     def source(self, patient: str, role: str) -> Path:
         """Return the path of the patient's original mr, ct or mask file."""
         return self.data_dir / self.meta(patient)["sources"][role]["path"]
 
     def check_unchanged(self, patient: str) -> None:
-        """Raise `MrictError` when a file of the patient was replaced since it was prepared; one that is gone is no
-        matter, the slices are here."""
+        """Raise `MrictError` if a file of the patient changed since it was prepared; missing files are ignored."""
         for role in ROLES:
             if self.source(patient, role).exists():
                 self._unchanged(patient, role)
@@ -166,35 +171,30 @@ class SliceStore:
             same = hash_image(path) == expected["hash"]
         except OSError as error:
             raise MrictError(
-                f"{shown(path)}: cannot be read any more ({error.strerror}); put it back, or {remedy}"
+                f"{shown(path)}: can no longer be read ({error.strerror}); restore it, or {remedy}"
             ) from None
         if not same:
             raise MrictError(f"{shown(path)}: changed since it was prepared; {remedy}")
         return path
 
     def reference(self, patient: str) -> tuple[Volume, np.ndarray, Volume]:
-        """Return (CT volume, mask bool, MR volume) as their files hold them, for scoring on the original grid.
+        """Return (CT volume, mask bool, MR volume) on their original grid, for scoring.
 
-        A file that was replaced since it was prepared raises: its scores would belong to other slices.
+        A file changed since it was prepared raises: its scores would belong to other slices.
         """
         ct, mask, mr = (load_volume(self._unchanged(patient, role)) for role in ("ct", "mask", "mr"))
         return ct, check_mask(mask.array, mask.path), mr
 
 
 def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Write one patient's arrays and meta, all at once; the arrays' hashes become meta["content"]["arrays"].
+    """Write one patient's arrays and meta atomically; the arrays' hashes become meta["content"]["arrays"].
 
-    Where an earlier version, which hashed no content, had prepared the same arrays, meta["former"] is its key.
+    If an earlier version, which hashed no content, had prepared the same arrays, meta["former"] is its key.
     """
     meta["content"]["arrays"] = {name: hash_array(arrays[name]) for name in ARRAYS}
     old = prepared_patient(folder / patient)
-    if (
-        old
-        and "content" not in old
-        and all(
-            np.array_equal(np.load(folder / patient / f"{name}.npy", mmap_mode="r"), arrays[name]) for name in ARRAYS
-        )
-    ):
+    equal = (np.array_equal(np.load(folder / patient / f"{n}.npy", mmap_mode="r"), arrays[n]) for n in ARRAYS)
+    if old and "content" not in old and all(equal):
         meta["former"] = old["key"]
     try:
         with atomic_folder(folder / patient, may_replace=lambda _: None) as temporary:
@@ -206,20 +206,20 @@ def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], met
 
 
 def remove_patient(folder: Path, patient: str) -> None:
-    """Remove a patient's folder: renamed first, to what `sweep` would remove, so that it is never seen half gone."""
+    """Remove a patient's folder, renamed first to what `sweep` would remove, so that no half of it is ever seen."""
     aside = tempfile.mkdtemp(prefix=NEW, dir=folder)
     (folder / patient).rename(Path(aside, patient))
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def prepared_patients(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return {patient: meta} of the whole patient folders in `folder`; damaged ones count as absent."""
+    """Return {patient: meta} of the complete patient folders in `folder`."""
     metas = {path.parent.name: prepared_patient(path.parent) for path in sorted(folder.glob(f"*/{META}"))}
     return {patient: meta for patient, meta in metas.items() if meta}
 
 
 def prepared_patient(folder: Path) -> dict[str, Any]:
-    """Return the meta of a whole patient folder, empty for a damaged or absent one."""
+    """Return the meta of a complete patient folder, empty for a damaged or missing one."""
     with contextlib.suppress(MrictError, OSError, ValueError, EOFError):
         shapes = {np.load(folder / f"{name}.npy", mmap_mode="r").shape for name in ARRAYS}
         meta = read_json(folder / META)
@@ -229,12 +229,12 @@ def prepared_patient(folder: Path) -> dict[str, Any]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return what an interrupted run left behind, or another run just writes."""
+    """Return what an interrupted run left behind, or another run is writing."""
     return [path for pattern in LEFTOVERS for path in folder.glob(pattern)]
 
 
 def sweep(folder: Path) -> None:
-    """Remove what an interrupted run left behind; call it only while holding the folder's lock."""
+    """Remove what an interrupted run left behind; only while holding the folder's lock."""
     for leftover in leftovers(folder):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

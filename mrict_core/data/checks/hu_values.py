@@ -1,8 +1,7 @@
-"""Are these values HU? The only place that decides it, for CT, synthetic CT and what is given as an MR.
+"""Are these values HU? Decided here for CT, synthetic CT and MR.
 
-What is refused is what a scaling explains: `_scalings` lists those that the range of values and the levels of air and
-tissue allow, and one counts only where undoing it makes a CT (`_oddity`), or brings a synthetic CT to the true one
-(`_explains`). A model may be as bad as it likes.
+Values are refused if a scaling explains them: `_scalings` lists those that the range and the levels of air and tissue
+allow; one counts if undoing it gives a CT (`_oddity`) or matches the true CT (`_explains`). A bad model is not refused.
 """
 
 from __future__ import annotations
@@ -14,43 +13,49 @@ from pathlib import Path
 import numpy as np
 
 from mrict_core.errors import MrictError
+from mrict_core.hu import (
+    AIR_BELOW_HU,
+    AIR_FLOOR_HU,
+    AIR_HU,
+    CEILING_HU,
+    CONSTANT_SD_HU,
+    SOFT_TISSUE_HU,
+    SYNTHRAD2023,
+    WATER_HU,
+)
 from mrict_core.paths import shown
 
-EXPECTED = "expected HU (air -1000, water 0)"
-SAMPLE_VOXELS = 200_000  # levels and shares are taken over so many, evenly spread
-MIN_MASK_VOXELS = 1000  # fewer give no number that means something
-AIR_HU, TISSUE_HU = -1000.0, 40.0
-LIMITS_HU = (-1024.0, 3000.0)
-AIR_BELOW_HU = -200.0  # every CT of a body shows lower values: air around it or fat beside gas
+EXPECTED = f"expected HU (air {AIR_HU:g}, water {WATER_HU:g})"
+SAMPLE_VOXELS = 200_000  # evenly spread, for levels and shares
+MIN_MASK_VOXELS = 1000  # fewer give no meaningful number
 SURE_AIR_HU = -800.0
 CT_AIR_HU, CT_AIR_SHARE, CT_FAT_BELOW_HU, CT_FAT_SHARE = (-1100.0, -850.0), 0.02, -20.0, 0.02  # of a CT given as an MR
-AIR_SHARE = 0.002  # of the CT's voxels, for an sCT to be expected to show some
+AIR_SHARE = 0.002  # of the CT's voxels: with more, the sCT must show some
 ALL_AIR_HU = -900.0
-PADDING_BELOW_HU = -1100.0  # no tissue; a few single values there (-2000, -3024, -32768) fill what was not scanned
+PADDING_BELOW_HU = -1100.0  # no tissue; a few single values there (-2000, -3024, -32768) are padding
 PADDING_VALUES = 3
 LOWEST_HU = -1500.0  # noise of air at low dose
-BONE_MAX_HU = 3100.0  # above what 12 bits hold there is metal alone, on an extended scale: a small share
+BONE_MAX_HU = 3100.0  # above 12 bits there is only metal, on an extended scale: a small share
 METAL_SHARE = 0.05
 MAX_HU = 32768.0  # what 16 bits hold
 OUTSIDE_MAX_HU = 300.0  # of the median outside the mask, which is air, padding or other tissue
-BRIGHT_SHARE = 0.05  # outside it, of what is dense as bone, where there is less air
-TISSUE_MEDIAN_HU = (-500.0, 700.0)  # of the voxels inside the mask, but for masks of lung or cortical bone
+BRIGHT_SHARE = 0.05  # of bone-dense voxels outside it, if there is less air
+TISSUE_MEDIAN_HU = (-500.0, 700.0)  # of the voxels inside the mask, except masks of lung or cortical bone
 SOFT_HU, SOFT_SHARE = (-150.0, 150.0), 0.03  # of all voxels, around such masks
-SOFT_PART = 0.4  # of what is no air, where a scaling is undone rightly
-FAR = 3.0  # any factor from it on is looked for; a model's contrast may be wrong by less
-CONSTANT_SD_HU = 1.0
-LEVEL_HU = 150.0  # how far air, and the median inside the mask, may be from where undoing a scaling should bring them
-GAIN = 0.7  # undoing must lessen the error so far where the CT shows no slope
-LOSS = 1.5  # nor may it grow so far elsewhere: padding, or where a window ends, looks like air of another scale
-NO_HU_SHARE = 0.5  # of the mask beyond what tissue can have: no model, however bad
-SMALL = (-15.0, 30.0)  # no HU of a body stay within it
-SLOPE, CORRELATION = (0.5, 1.6), 0.4  # of the undone values against the CT's: no noise, no constant
+SOFT_PART = 0.4  # of all but air, if a scaling is undone correctly
+FAR = 3.0  # smallest factor searched for; a model's contrast may be off by less
+LEVEL_HU = 150.0  # tolerance of air and of the median inside the mask after undoing a scaling
+GAIN = 0.7  # undoing must reduce the error to this share if the CT shows no slope
+LOSS = 1.5  # elsewhere it may grow less than this: padding or a window's end look like air on another scale
+NO_HU_SHARE = 0.5  # of the mask outside the range of tissue: no model is that bad
+SMALL = (-15.0, 30.0)  # the HU of a body exceed it
+SLOPE, CORRELATION = (0.5, 1.6), 0.4  # of the undone values against the CT's: rules out noise and constants
 SPREAD_HU = 50.0  # a CT that varies less inside the mask shows no slope
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What made other numbers of HU, how the user undoes it, and the undoing."""
+    """What changed HU, how the user undoes it, and the function that does."""
 
     cause: str
     remedy: str
@@ -58,7 +63,7 @@ class Scaling:
 
 
 def _linear(cause: str, remedy: str, slope: float, intercept: float) -> Scaling:
-    """HU became slope · HU + intercept."""
+    """HU were changed to slope · HU + intercept."""
     return Scaling(cause, remedy, lambda values: (values - intercept) / slope)
 
 
@@ -66,17 +71,17 @@ def _unwrap(modulus: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda values: np.where(values > modulus * 3 / 4 - 1, values - modulus, values)
 
 
-SIGN = Scaling("sign turned", "multiply by -1", np.negative)
+SIGN = Scaling("sign inverted", "multiply by -1", np.negative)
 FIXED = (
-    _linear("stored values, the rescale intercept of -1024 lost", "subtract 1024", 1, 1024),
-    _linear("the rescale intercept of -1024 applied twice", "add 1024", 1, -1024),
+    _linear("stored values, the rescale intercept of -1024 lost", "subtract 1024", 1, -AIR_FLOOR_HU),
+    _linear("the rescale intercept of -1024 applied twice", "add 1024", 1, AIR_FLOOR_HU),
     *(_linear(f"HU multiplied by {factor:g}", f"divide by {factor:g}", factor, 0) for factor in (0.1, 10.0, 0.5, 2.0)),
     *(
         _linear(
             "stored values, rescale slope and intercept lost",
             f"multiply by {1 / slope:g} and subtract 1024",
             slope,
-            1024 * slope,
+            -AIR_FLOOR_HU * slope,
         )
         for slope in (0.5, 2.0, 0.1, 10.0)
     ),
@@ -84,7 +89,7 @@ FIXED = (
 
 
 def _range_name(low: float, high: float) -> str:
-    """Return what a range of values is that HU are often mapped to, "" for others."""
+    """Return the name of a range that HU are often mapped to, "" for others."""
     if -1.5 <= low and high <= 1.5:
         return "the range [-1, 1] of a network" if low < -0.1 else "the range [0, 1]"
     if low >= 0:
@@ -94,56 +99,56 @@ def _range_name(low: float, high: float) -> str:
 
 
 def _wraps(low: float, high: float) -> Iterator[Scaling]:
-    """Yield the unsigned types that would have wrapped negative HU round to such a range."""
-    if low >= 0 and 3071 < high <= 4095:
-        yield Scaling("negative HU wrapped round at 12 bits", "subtract 4096 above 3071", _unwrap(4096))
+    """Yield the unsigned types that would have wrapped negative HU to such a range."""
+    if low >= 0 and CEILING_HU < high <= 4095:
+        yield Scaling("negative HU wrapped at 12 bits", "subtract 4096 above 3071", _unwrap(4096))
     for bits in (16, 32):
         if low >= 0 and 0.6 < high / 2**bits <= 1:
             yield Scaling(
-                f"negative HU wrapped round by an unsigned {bits}-bit type", "save as signed int16", _unwrap(2**bits)
+                f"negative HU wrapped by an unsigned {bits}-bit type", "save as signed int16", _unwrap(2**bits)
             )
 
 
 def _scalings(low: float, high: float, air: float, tissue: float) -> Iterator[Scaling]:
-    """Yield what may have been done to HU that have this range and these levels of air and tissue, likeliest first."""
+    """Yield the scalings that fit this range and these levels of air and tissue, likeliest first."""
     yield from _wraps(low, high)
     yield from FIXED
     factor = air / AIR_HU
     if factor >= FAR:
         yield _linear(f"HU multiplied by about {factor:.3g}", f"divide by {factor:.3g}", factor, 0)
-    slope = (tissue - air) / (TISSUE_HU - AIR_HU)
+    slope = (tissue - air) / (SOFT_TISSUE_HU - AIR_HU)
     if slope > 0 and (name := _range_name(low, high)):
         yield _linear(f"scaled to {name}", "map it back to HU, or save it unscaled", slope, air - slope * AIR_HU)
     yield SIGN
 
 
 def _clipped_to_bytes(low: float, high: float) -> bool:
-    """Return whether values end where those of an 8-bit type end."""
+    """Return whether values fill exactly the range of an 8-bit type."""
     return (low, high) in ((-128.0, 127.0), (0.0, 255.0))
 
 
 def _small(low: float, high: float, fake: np.ndarray, real: np.ndarray) -> bool:
-    """Return whether values within a few units follow the CT, as those of a normalised sCT do, whatever lies around."""
+    """Return whether values within a few units follow the CT, like those of a normalised sCT."""
     if low < SMALL[0] or high > SMALL[1] or min(fake.std(), real.std()) == 0:
         return False
     return float(np.corrcoef(fake, real)[0, 1]) > CORRELATION
 
 
 def spread_over(volume: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """Return voxels spread evenly over a volume, or over the part of it that a mask marks, as float32."""
+    """Return evenly spread voxels of a volume, or of a mask in it, as float32."""
     flat = np.asarray(volume).ravel(order="K") if mask is None else np.asarray(volume)[mask]
     return flat[:: flat.size // SAMPLE_VOXELS + 1].astype(np.float32)
 
 
 def is_ct(values: np.ndarray) -> bool:
-    """Return whether values given as an MR's are a CT's: much at the level of air, and fat below water."""
+    """Return whether the values of an MR are those of a CT: many at the level of air, and fat below water."""
     tissue = values[values > AIR_BELOW_HU]
     air = np.mean((values > CT_AIR_HU[0]) & (values < CT_AIR_HU[1]))
     return bool(air > CT_AIR_SHARE and tissue.size and np.mean(tissue < CT_FAT_BELOW_HU) > CT_FAT_SHARE)
 
 
 def _padding(values: np.ndarray) -> np.ndarray:
-    """Return the few single values below all tissue that fill what was not scanned, none where many differ."""
+    """Return the few single values below all tissue that are padding; none if there are many different ones."""
     lows, counts = np.unique(values[values < PADDING_BELOW_HU], return_counts=True)
     most = np.argsort(counts)[-PADDING_VALUES:]
     return lows[most] if counts[most].sum() >= max(0.8 * counts.sum(), 3 * PADDING_VALUES) else lows[:0]
@@ -154,7 +159,7 @@ def _soft_share(values: np.ndarray) -> float:
 
 
 def _oddity(everywhere: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> str:
-    """Return why these values are not those of a CT in HU, "" where nothing speaks against it."""
+    """Return why these values are not those of a CT in HU, "" if they may be."""
     padding = _padding(everywhere)
     everywhere, inside, outside = (
         values[~np.isin(values, padding)] if padding.size else values for values in (everywhere, inside, outside)
@@ -162,7 +167,7 @@ def _oddity(everywhere: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> 
     if not everywhere.size or everywhere.min() > AIR_BELOW_HU:
         return "hold no air"
     if (lowest := float(np.percentile(everywhere, 0.1))) < LOWEST_HU:
-        return f"reach down to {lowest:.0f}, which is no noise of air and no padding"
+        return f"reach down to {lowest:.0f}, which is neither noise of air nor padding"
     if inside.size:
         tissue = float(np.median(inside))
         if not TISSUE_MEDIAN_HU[0] <= tissue <= TISSUE_MEDIAN_HU[1] and _soft_share(everywhere) < SOFT_SHARE:
@@ -178,9 +183,9 @@ def _oddity(everywhere: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> 
 
 
 def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -> list[str]:
-    """Return what should be said of a CT in HU (any shape); raise `MrictError` for one that is not in HU.
+    """Return warnings on a CT in HU (any shape); raise `MrictError` if it is not in HU, with the likely scaling.
 
-    The message names the scaling that would explain the values, where one does. `mask` is the body, or a part of it.
+    `mask` is the body, or a part of it.
     """
     low, high = float(np.min(ct)), float(np.max(ct))
     name, values = shown(path), f"values {low:g}…{high:g}"
@@ -203,21 +208,21 @@ def check_hu(ct: np.ndarray, path: Path | str, mask: np.ndarray | None = None) -
 
 
 def _check_side(name: str, inside: np.ndarray, outside: np.ndarray) -> None:
-    """Raise where a mask marks what lies around a body."""
+    """Raise if a mask marks the surroundings of the body."""
     if inside.size and outside.size:
         within, beyond = float(np.median(inside)), float(np.median(outside))
         if within < ALL_AIR_HU and AIR_BELOW_HU < beyond < OUTSIDE_MAX_HU:
             raise MrictError(
                 f"{name}: the mask marks air (median {within:.0f} HU, outside it {beyond:.0f}): inverted; "
-                "expected the body; exchange 0 and 1"
+                "expected the body; swap 0 and 1"
             )
 
 
 def _cause(low: float, high: float, air: float, tissue: float, samples: tuple[np.ndarray, ...]) -> str:
-    """Return which scaling makes a CT of the samples when undone, and what to do."""
+    """Return which scaling, undone, makes a CT of the samples, and what to do."""
     if SMALL[0] <= low and high <= SMALL[1]:
         return f"normalised, or an MR; {EXPECTED}; map it back to HU"
-    clipped = f"negative HU cut off, a narrow window, or an MR; {EXPECTED}; export the CT unwindowed, as a signed type"
+    clipped = f"negative HU clipped, a narrow window, or an MR; {EXPECTED}; export the CT unwindowed, as a signed type"
     wrapped = any(_wraps(low, high)) and np.mean(samples[0] > high / 2) > BRIGHT_SHARE  # metal is rarer
     if low >= 0 and high > 255 and not wrapped and _soft_share(samples[1][samples[1] > 0]) > SOFT_PART:
         return clipped
@@ -236,30 +241,30 @@ def _cause(low: float, high: float, air: float, tissue: float, samples: tuple[np
 def _half_or_window(
     name: str, low: float, everywhere: np.ndarray, inside: np.ndarray, outside: np.ndarray
 ) -> list[str]:
-    """Judge a CT that ends between -800 and -200: a window cuts all air to one value, a lost slope does not."""
+    """Judge a CT with its minimum in -800…-200 HU: a window cuts all air to one value, a lost slope does not."""
     doubled = [2 * sample for sample in (everywhere, inside, outside)]
     level, air = float(np.percentile(everywhere, 5)), everywhere[everywhere < 0.95 * low]
     if abs(2 * level - AIR_HU) > LEVEL_HU or _oddity(*doubled):
         return []
     if np.mean(air == low) < 0.95:
         raise MrictError(
-            f"{name}: air lies at {level:.0f} and nothing below {low:.0f}: HU multiplied by 0.5; "
+            f"{name}: air is at {level:.0f} and nothing below {low:.0f}: HU multiplied by 0.5; "
             f"{EXPECTED}; divide by 0.5"
         )
-    return [f"nothing lies below {low:.0f} HU: clipped to a window, or HU multiplied by 0.5"]
+    return [f"nothing is below {low:.0f} HU: clipped to a window, or HU multiplied by 0.5"]
 
 
 def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | str) -> list[str]:
-    """Return what must stand beside the scores of an sCT; raise `MrictError` where its values are not HU.
+    """Return warnings for the scores of an sCT; raise `MrictError` if its values are not HU.
 
-    All volumes have one shape, `ct` is in HU. A turned sign and negative values cut off are said, not refused.
+    All volumes have one shape, `ct` is in HU. An inverted sign and clipped negative values only give a warning.
     """
     low, high, inside = float(np.min(sct)), float(np.max(sct)), np.asarray(mask) > 0
     name, values = shown(path), f"values {low:g}…{high:g}"
     if low == high:
         return sct_remarks(sct, mask)
     far = (np.asarray(ct) < SURE_AIR_HU) & ~inside
-    fake, real = spread_over(sct, inside), spread_over(ct, inside).clip(*LIMITS_HU)
+    fake, real = spread_over(sct, inside), SYNTHRAD2023.clip(spread_over(ct, inside))
     around = spread_over(sct, far)
     air = float(np.median(around)) if around.size else float(np.percentile(fake, 1))
     if _small(low, high, fake, real):
@@ -277,7 +282,7 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
         raise MrictError(f"{name}: {values} fill 8 bits, or are an MR; {EXPECTED}; save the sCT in 16 bits")
     remarks = sct_remarks(sct, mask)
     odd = float(np.mean((fake < PADDING_BELOW_HU) | (fake > BONE_MAX_HU)))
-    beyond = f"{odd:.0%} of the mask lies outside {PADDING_BELOW_HU:.0f}…{BONE_MAX_HU:.0f} HU"
+    beyond = f"{odd:.0%} of the mask is outside {PADDING_BELOW_HU:.0f}…{BONE_MAX_HU:.0f} HU"
     if odd > NO_HU_SHARE or float(np.mean(np.abs(fake) > MAX_HU)) > METAL_SHARE:
         raise MrictError(f"{name}: {values}: {beyond}; {EXPECTED}; check type, byte order, slope and intercept")
     if odd > METAL_SHARE:
@@ -286,23 +291,21 @@ def check_sct(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, path: Path | st
         share = float(np.mean(true < SURE_AIR_HU))
         if lowest > AIR_BELOW_HU and share > AIR_SHARE:
             remarks.append(
-                f"nothing{where} lies below {lowest:.0f} HU, in the CT {share:.1%} lie below {SURE_AIR_HU:.0f}: "
-                "negative HU cut off by an unsigned type or a window, a background of 0, an MR, or no air predicted"
+                f"nothing{where} is below {lowest:.0f} HU, in the CT {share:.1%} are below {SURE_AIR_HU:.0f}: "
+                "negative HU clipped by an unsigned type or a window, a background of 0, an MR, or no air predicted"
             )
             break
     return remarks
 
 
 def _error(fake: np.ndarray, real: np.ndarray) -> float:
-    """Return the mean error in HU of values clipped to what HU can be."""
-    return float(np.abs(fake.clip(*LIMITS_HU) - real).mean())
+    return float(np.abs(SYNTHRAD2023.clip(fake) - real).mean())
 
 
 def _explains(scaling: Scaling, fake: np.ndarray, real: np.ndarray, around: np.ndarray) -> bool:
-    """Return whether undoing a scaling brings an sCT to the CT: values inside the mask, and air around it.
+    """Return whether undoing a scaling matches an sCT to the CT, inside the mask and in the air around it.
 
-    It must put air and the median where they belong, and rise with the CT as steeply as it should: a shrunk, a noisy
-    or a shifted model does not do all of that.
+    Air, the median and the slope against the CT must fit: a model with low contrast, noise or a bias fails one of them.
     """
     undone = scaling.undo(fake)
     if abs(float(np.median(undone - real))) > LEVEL_HU:
@@ -312,17 +315,17 @@ def _explains(scaling: Scaling, fake: np.ndarray, real: np.ndarray, around: np.n
         return False
     if real.std() < SPREAD_HU:
         return air.size > 0 and _error(undone, real) < GAIN * _error(fake, real)
-    undone = undone.clip(LIMITS_HU[0], 2 * LIMITS_HU[1])
+    undone = undone.clip(SYNTHRAD2023.low, 2 * SYNTHRAD2023.high)
     if undone.std() < CONSTANT_SD_HU:
         return False
     correlation = float(np.corrcoef(undone, real)[0, 1])
     slope = correlation * float(undone.std() / real.std())
-    lessened = _error(undone, real) < LOSS * _error(fake, real)
-    return correlation > CORRELATION and SLOPE[0] <= slope <= SLOPE[1] and lessened
+    reduced = _error(undone, real) < LOSS * _error(fake, real)
+    return correlation > CORRELATION and SLOPE[0] <= slope <= SLOPE[1] and reduced
 
 
 def sct_remarks(sct: np.ndarray, mask: np.ndarray) -> list[str]:
-    """Return what must stand beside the scores of an sCT in HU: plausible of a collapsed model, but worth a look."""
+    """Return warnings for the scores of an sCT in HU that a collapsed model would give."""
     fake = np.asarray(sct, np.float32)[mask > 0]
     remarks = []
     if fake.std(dtype=np.float64) < CONSTANT_SD_HU:

@@ -1,4 +1,4 @@
-"""Slices of a CT whose values stand apart from their neighbours': an offset lost, a constant, air where the body is."""
+"""Slices of a CT that differ from their neighbours: a lost offset, a constant, air instead of the body."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from mrict_core.data.images.orders import SliceOrder
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
-MIN_SLICES, MIN_SIDE = 5, 8  # a stack of lines is no stack of slices
-MIN_VOXELS, MIN_SHARE = 30, 0.2  # of the mask in a slice, and of its largest slice: the ends of a body vary
+MIN_SLICES, MIN_SIDE = 5, 8  # fewer or narrower is not a stack of slices
+MIN_VOXELS, MIN_SHARE = 30, 0.2  # of the mask in a slice; relative to its largest slice, as the ends of a body vary
 SLICE_SAMPLE = 4000
 FLOOR_SAMPLE = 200_000
 SIDE = 2  # neighbours on either side
-# Wide enough that no sound slice of `python -m benchmarks --only checks` is named. Where a thick slice meets the top of
-# the skull its median becomes bone's, but its 10th percentile does not move along: both must move.
-OFFSET_HU, OFFSET_DIFFERENCE = 100.0, 0.3  # air and tissue of a slice moved alike
-SURE_HU = 700.0  # no anatomy moves a median so far between neighbours
+# Wide enough that `python -m benchmarks --only checks` reports no sound slice. In a thick slice at the top of the skull
+# the median is bone, but the 10th percentile is not: both must move.
+OFFSET_HU, OFFSET_DIFFERENCE = 100.0, 0.3  # air and tissue of a slice shifted alike
+SURE_HU = 700.0  # more than any anatomy shifts a median between neighbours
 LEVEL_HU, SPREAD_RATIO, AIR_SHARE = 300.0, 4.0, 0.3
 ALL_AIR = 0.9
-NO_AIR_SHARE = 0.005  # of a slice with all around the body
-LOWEST_HU = -2200.0  # air of which the intercept was taken twice; below lies padding
+NO_AIR_SHARE = 0.005  # of a whole slice, surroundings included
+LOWEST_HU = -2200.0  # air with the intercept applied twice; below is padding
 NO_AIR_HU = -300.0  # the darkest part of a slice without air is fat
-NAMED = 12  # slices listed one by one
+NAMED = 12  # slices listed in a message
 
 
 def check_slices(ct: np.ndarray, mask: np.ndarray, affine: np.ndarray, path: Path | str) -> list[str]:
     """Return a line for every kind of odd slice of a CT (nx, ny, nz) in HU inside its mask; numbers count from 0.
 
-    Looked at are the file's last axis and the patient's axial slices. Raises `MrictError` for slices that lie about
-    1000 HU from their neighbours.
+    Checks the file's last axis and the patient's axial slices. Raises `MrictError` for slices about 1000 HU off.
     """
     found = []
     for axis in sorted({SliceOrder.axial(affine).axes[0], 2}):
@@ -50,11 +49,11 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
     ).T
     outside = ct[~mask]
     if outside.size and np.percentile(outside[:: outside.size // FLOOR_SAMPLE + 1], 10) > NO_AIR_HU:
-        floor[:] = np.nan  # a background of 0, or tissue all around: the darkest part is no air
+        floor[:] = np.nan  # a background of 0, or tissue all around: the darkest part is not air
     spreads = highs - lows
     constant = spreads == 0
     if constant[used].all():
-        return []  # a constant image: said as such
+        return []  # a constant image, reported elsewhere
 
     def line(odd: np.ndarray, what: str) -> str:
         numbers = np.flatnonzero(odd)
@@ -82,7 +81,7 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
     if sure.any():
         raise MrictError(
             f"{shown(path)}: "
-            + line(sure, f"lie {np.median(steps[1][sure]):+.0f} HU from their neighbours inside the mask")
+            + line(sure, f"are {np.median(steps[1][sure]):+.0f} HU from their neighbours inside the mask")
             + ": a rescale intercept lost slice by slice; expected HU in every slice; export the CT again"
         )
     between = (usual < ALL_AIR_HU) & (floor > usual + OFFSET_HU) & (floor < NO_AIR_HU)
@@ -90,16 +89,16 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
     kinds = (
         (
             scaled,
-            lambda odd: f"have their air at {np.median(floor[odd]):.0f}, where the others have it at {usual:.0f} HU",
+            lambda odd: f"have air at {np.median(floor[odd]):.0f}, the others at {usual:.0f} HU",
         ),
-        (moved, lambda odd: f"lie {np.median(steps[1][odd]):+.0f} HU from their neighbours, air and tissue alike"),
-        (lifted, lambda odd: f"lie {np.median(steps[1][odd]):+.0f} HU from their neighbours"),
+        (moved, lambda odd: f"are {np.median(steps[1][odd]):+.0f} HU from their neighbours, air and tissue alike"),
+        (lifted, lambda odd: f"are {np.median(steps[1][odd]):+.0f} HU from their neighbours"),
         (
             _apart(np.log(spreads + 1), left, np.log(SPREAD_RATIO)),
             lambda odd: "vary more or less than their neighbours",
         ),
         (airless, lambda odd: f"hold no air at all, their neighbours {np.median(beside[odd]):.0%}"),
-        (_apart(air, left, AIR_SHARE), lambda odd: "hold another share of air inside the mask than their neighbours"),
+        (_apart(air, left, AIR_SHARE), lambda odd: "have another share of air inside the mask than their neighbours"),
     )
     for odd, what in kinds:
         if (odd & left).any():
@@ -109,9 +108,7 @@ def _odd_slices(ct: np.ndarray, mask: np.ndarray, axis: str, path: Path | str) -
 
 
 def _levels(image: np.ndarray, kept: np.ndarray) -> tuple[float, ...]:
-    """Return a slice's 10th, 50th, 90th percentile and share of air inside the mask, and its darkest level and share of
-    air anywhere.
-    """
+    """Percentiles 10, 50, 90 and the share of air inside the mask, the darkest level and share of air overall."""
     inside, everywhere = (values[:: values.size // SLICE_SAMPLE + 1] for values in (image[kept], image.ravel()))
     low, median, high = np.percentile(inside, (10, 50, 90))
     if low == high:  # a few other values beside a constant
@@ -124,7 +121,7 @@ def _levels(image: np.ndarray, kept: np.ndarray) -> tuple[float, ...]:
 
 
 def _neighbours(k: int, use: np.ndarray) -> tuple[Sequence[int], Sequence[int]]:
-    """Return the nearest usable slices before and after slice k."""
+    """Return up to `SIDE` usable slices before and after slice k."""
     places = np.flatnonzero(use)
     return places[places < k][-SIDE:], places[places > k][:SIDE]
 
@@ -136,7 +133,7 @@ def _beside(values: np.ndarray, use: np.ndarray) -> np.ndarray:
 
 
 def _apart(values: np.ndarray, use: np.ndarray, by: float) -> np.ndarray:
-    """Return which slices lie further than `by` beyond the range of their neighbours, which there are on both sides."""
+    """Return which slices differ by more than `by` from the range of their neighbours on both sides."""
     odd = np.zeros(len(values), bool)
     for k in np.flatnonzero(use):
         before, after = _neighbours(k, use)
@@ -147,10 +144,9 @@ def _apart(values: np.ndarray, use: np.ndarray, by: float) -> np.ndarray:
 
 
 def _moved(levels: np.ndarray, step: np.ndarray, use: np.ndarray) -> np.ndarray:
-    """Return which slices have tissue moved by as much as their air, which is `step` from the usual level.
+    """Return which slices have their tissue shifted as much as their air, which is `step` from the usual level.
 
-    Air lies at one level in all slices of a sound CT; where a slice holds none, its darkest part is tissue and moves
-    alone.
+    Air has one level in all slices of a sound CT; in a slice without air the darkest part is tissue and shifts alone.
     """
     away = use & (np.abs(step) > OFFSET_HU)
     tissue = levels - _beside(levels, use & ~away)

@@ -1,4 +1,4 @@
-"""DICOM series in, DICOM CT series out. Values of tags, which may identify a patient, never enter a message."""
+"""Read and write DICOM series. Tag values, which may identify a patient, never appear in a message."""
 
 from mrict_core.data.dicom.read import DicomVolume, Source, read_series
 from mrict_core.data.dicom.series import Series, SeriesFound, is_dicom, list_series, series_below

@@ -1,4 +1,4 @@
-"""What the slices of one image have in common: echo, inversion, image type, coil …, read per frame and compared."""
+"""Attributes that separate the images of a series: echo time, inversion time, image type, coil …, read per frame."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pydicom.datadict import keyword_for_tag
 from mrict_core.data.dicom.values import values_of
 
 Value = tuple[float, ...] | tuple[str, ...]
-FEW = 8  # a value that scanners may give slice by slice tells images apart where it is that of so many slices or more
+FEW = 8  # a value that may vary slice by slice separates images only if at least this many slices share it
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A tag by which images differ. Its value is the first one present of `keywords`, some of enhanced images alone.
+    """An attribute by which images differ: the first of `keywords` that is present (some exist in enhanced files only).
 
-    `slack`: relative difference of numbers that is rounding or the patient's pulse; None for words. `by_slice`: the
-    slices of one image may each have their own value. `repeats`: differs between images of one place, if at all.
+    `slack`: relative difference explained by rounding or the patient's pulse; None for words. `by_slice`: may vary
+    between the slices of one image. `repeats`: separates only images of the same place.
     """
 
     keywords: tuple[str | tuple[int, str, int], ...]
@@ -40,9 +40,9 @@ COMPONENT, IMAGE_TYPE, PROJECTION = "ComplexImageComponent", "ImageType", "Volum
 GE_COMPONENT = (0x0043, "GEMS_PARM_01", 0x2F)
 GE_COMPONENTS = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
 B_VALUES = ((0x0019, "SIEMENS MR HEADER", 0x0C), (0x0043, "GEMS_PARM_01", 0x39), (0x0065, "Image Private Header", 0x09))
-# the first that differs names the parts: what a reader of MR knows best comes first
+# the first that differs names the parts: the attributes best known to MR readers come first
 FACTS = {
-    "PatientID": Fact(("PatientID",)),  # a UID used for two persons
+    "PatientID": Fact(("PatientID",)),  # one UID used for two patients
     COMPONENT: Fact((COMPONENT, GE_COMPONENT)),
     "EchoTime": _numbers(0.02, "EffectiveEchoTime", "EchoTime"),
     "InversionTime": _numbers(0.02, "InversionTimes", "InversionTime"),
@@ -72,13 +72,13 @@ FACTS = {
     "SequenceName": Fact(("PulseSequenceName", "SequenceName")),
     "ContrastBolusAgent": Fact(("ContrastBolusAgentAdministered", "ContrastBolusAgent")),
     "AcquisitionNumber": _numbers(0, "FrameAcquisitionNumber", "AcquisitionNumber", repeats=True),
-    "InstanceNumber": _numbers(0, "InstanceNumber", repeats=True),  # of enhanced files: each may be one image
+    "InstanceNumber": _numbers(0, "InstanceNumber", repeats=True),  # of enhanced files: each may be an image
     "RespiratoryTriggerDelay": _numbers(0.02, "NominalRespiratoryTriggerDelayTime", repeats=True),
 }
 KEYWORDS = sorted({k for fact in FACTS.values() for k in fact.keywords if isinstance(k, str)} - {"FrameType"})
 PRIVATE = (*B_VALUES, GE_COMPONENT)
 TAGS = (*KEYWORDS, *[group << 16 | element for group, _, low in PRIVATE for element in (0x10, 0x1000 | low)])
-# words that may be shown: a word of a header that is not among them may be anything, a name too
+# words that messages may show; any other word in a header may be a name
 SHOWN = re.compile(
     r"\d{1,2}|ROW|COL(UMN)?|ORIGINAL|DERIVED|PRIMARY|SECONDARY|LOCALIZER|AXIAL|OTHER|NONE|"
     r"MAGNITUDE|PHASE|REAL|IMAGINARY|MIXED|"
@@ -89,9 +89,9 @@ SHOWN = re.compile(
 
 
 def values_of_frames(header: pydicom.Dataset, keywords: Collection[str]) -> list[dict[Any, Any]]:
-    """Return {keyword: value} of each frame: its own, else the one shared by all frames of the file, else the file's.
+    """Return {keyword: value} per frame: the frame's own value, else the shared one, else that of the file.
 
-    Vendors' tags (`PRIVATE`) are keys too. A file without functional groups has one frame here.
+    Private tags (`PRIVATE`) are keys too. A file without functional groups counts as one frame.
     """
     wanted = {*keywords, "FrameType"}
     common = {keyword: header.get(keyword) for keyword in keywords if keyword in header}
@@ -100,12 +100,12 @@ def values_of_frames(header: pydicom.Dataset, keywords: Collection[str]) -> list
         common |= _inside(item, wanted)
     frames = header.get("PerFrameFunctionalGroupsSequence") or []
     if not frames:
-        common.pop("InstanceNumber", None)  # the number of a slice
+        common.pop("InstanceNumber", None)  # numbers slices here
     return [common | _inside(item, wanted) for item in frames or [pydicom.Dataset()]]
 
 
 def _inside(item: pydicom.Dataset, keywords: Collection[str]) -> dict[str, Any]:
-    """Return {keyword: value} of what is in an item of functional groups, at any depth; vendors' groups left out."""
+    """Return {keyword: value} of a functional group item, at any depth, without private groups."""
     found = {}
     for tag in item.keys():  # noqa: SIM118 - iterating a data set decodes everything in it
         keyword = keyword_for_tag(tag)
@@ -117,7 +117,7 @@ def _inside(item: pydicom.Dataset, keywords: Collection[str]) -> dict[str, Any]:
 
 
 def _private(header: pydicom.Dataset, place: tuple[int, str, int]) -> Any:
-    """Return the value of a vendor's tag (group, creator, element), None where it is absent."""
+    """Return the value of a private tag (group, creator, element), None if absent."""
     group, creator, element = place
     try:
         return header.private_block(group, creator)[element].value
@@ -126,7 +126,7 @@ def _private(header: pydicom.Dataset, place: tuple[int, str, int]) -> Any:
 
 
 def facts_of(values: Mapping) -> dict[str, Value]:
-    """Return what a frame's values say of each of `FACTS`, () where they say nothing or what is no number."""
+    """Return a frame's value for each of `FACTS`, () if absent or not a number."""
     return {name: _value(values, fact) for name, fact in FACTS.items()}
 
 
@@ -146,13 +146,13 @@ def _value(values_of_frame: Mapping, fact: Fact) -> Value:
         if not np.isfinite(numbers).all():
             continue
         if keyword in B_VALUES:
-            numbers = numbers[:1] % 1e6  # GE adds 1e9; what follows is something else
+            numbers = numbers[:1] % 1e6  # GE adds 1e9, and appends other values
         return tuple(float(n) for n in np.round(numbers, 2 if len(numbers) > 1 else 9))
     return ()
 
 
 def labelled(values: Sequence[Value], fact: Fact) -> list[str]:
-    """Return a short label for each value, equal where the values are: numbers as they are, words where harmless."""
+    """Return a short label per value: numbers unchanged, words only if they identify nobody, else letters."""
     if fact.slack is not None and all(len(v) <= 1 for v in values):
         return _of_numbers(values, fact.slack)
     distinct = sorted(set(values), key=str)
@@ -173,7 +173,7 @@ def _letter(k: int) -> str:
 
 
 def _of_numbers(values: Sequence[Value], slack: float) -> list[str]:
-    """Return labels of numbers: neighbours that differ by no more than `slack` are one; absent ("none") is 0."""
+    """Return labels of numbers: neighbours within `slack` share one; absent ("none") counts as 0."""
     numbers = np.array([v[0] if v else 0.0 for v in values])
     distinct, counts = np.unique(numbers, return_counts=True)
     breaks = np.diff(distinct) > slack * np.maximum(np.abs(distinct[1:]), np.abs(distinct[:-1])) + 1e-6
@@ -189,7 +189,7 @@ def _of_numbers(values: Sequence[Value], slack: float) -> list[str]:
 
 
 def tells_apart(fact: Fact, labels: Sequence[str]) -> bool:
-    """Return whether these labels, one a slice, mean that the slices are of several images."""
+    """Return whether these labels, one per slice, show that the slices belong to several images."""
     counts = Counter(labels)
     if len(counts) == 1 or fact.repeats:
         return False

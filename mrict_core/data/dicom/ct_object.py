@@ -1,4 +1,4 @@
-"""The DICOM object of one synthetic CT slice: CT Image Storage (PS3.3 A.3), derived, of no clinical use."""
+"""The DICOM object of one synthetic CT slice: CT Image Storage (PS3.3 A.3), derived, not for clinical use."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pydicom.valuerep import DSfloat
 
 from mrict_core.data.dicom.frames import Frame
 from mrict_core.files import hash_of
+from mrict_core.hu import DISPLAY_WINDOWS_HU
 
-SERIES_NUMBER = 9001  # behind the scanner's own
+SERIES_NUMBER = 9001  # after the scanner's own
 MAKER = "MRICT"
 NOTE = "not for clinical use"
 LONG_STRING = 64  # characters of VR LO
-WINDOW_HU = (40, 400)  # centre and width a viewer opens with: soft tissue
 EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
 EMPTY += ("AccessionNumber", "ReferringPhysicianName")  # type 2: present, value unknown
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Where a slice lies (LPS mm; spacing down a column, then along a row) and the MR image it was made of."""
+    """Position of a slice (LPS mm; spacing down a column, then along a row) and the MR image it was made from."""
 
     position: tuple[float, ...]
     orientation: tuple[float, ...]
@@ -35,7 +35,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class SeriesFacts:
-    """What the slices of one synthetic CT share. `identity` None: the patient stays unnamed."""
+    """What the slices of one synthetic CT share. `identity` None: pseudonymous."""
 
     study_uid: str = field(repr=False)
     series_uid: str
@@ -49,7 +49,7 @@ class SeriesFacts:
 
 
 def ct_slice(facts: SeriesFacts, plane: Plane, number: int, hu: np.ndarray) -> FileDataset:
-    """Return the object of one slice of whole-numbered HU (rows, columns); `number` counts from 1."""
+    """Return the object of one slice of whole HU (rows, columns); `number` counts from 1."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
     meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
@@ -67,7 +67,7 @@ def ct_slice(facts: SeriesFacts, plane: Plane, number: int, hu: np.ndarray) -> F
 
 
 def _decimals(values: tuple[float, ...] | list[float]) -> list[DSfloat]:
-    """Return decimal strings of at most 16 characters, as near to the values as those can be."""
+    """Return the nearest decimal strings of at most 16 characters."""
     return [DSfloat(float(v), auto_format=True) for v in values]
 
 
@@ -103,10 +103,10 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _set_derivation(image: Dataset, facts: SeriesFacts, source: Frame | None) -> None:
-    image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]  # of the third value CT knows AXIAL and LOCALIZER only
+    image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]  # CT allows AXIAL and LOCALIZER as the third value
     image.DerivationDescription = f"synthetic CT of an MR by MRICT {facts.version}, model {facts.model}; {NOTE}"
     image.BurnedInAnnotation, image.ContentQualification = "NO", "RESEARCH"
-    image.LossyImageCompression = "01" if facts.lossy else "00"  # once lossy, always so
+    image.LossyImageCompression = "01" if facts.lossy else "00"  # once lossy, always lossy
     equipment = Dataset()
     equipment.Manufacturer, equipment.ManufacturerModelName = MAKER, facts.model[:LONG_STRING]
     equipment.SoftwareVersions, equipment.ContributionDescription = facts.version[:LONG_STRING], f"synthetic CT, {NOTE}"
@@ -128,5 +128,6 @@ def _set_pixels(image: Dataset, facts: SeriesFacts, hu: np.ndarray) -> None:
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 0
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = facts.intercept, 1, "HU"
-    image.WindowCenter, image.WindowWidth = WINDOW_HU
+    low, high = map(int, DISPLAY_WINDOWS_HU["soft"])
+    image.WindowCenter, image.WindowWidth = (low + high) // 2, high - low
     image.add_new("PixelData", "OW", (hu - facts.intercept).astype("<u2").tobytes())

@@ -1,4 +1,4 @@
-"""Frames: the image planes that DICOM files hold, one or many a file, with what places them in the patient."""
+"""Frames: the image planes of DICOM files, one or many per file, and their position in the patient."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Frame:
     between_mm: float | None
     slope: float
     intercept: float
-    rescaled: bool  # the header says a slope
+    rescaled: bool  # the header has a slope
     instance: int | None
     facts: dict[str, Value] = field(repr=False)
     sop_class: str = field(repr=False)
@@ -56,13 +56,13 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """Return how a message names the frame."""
+        """Return the frame's name for messages."""
         file = printable(self.path.name)
         return file if self.of == 1 else f"{file} frame {self.index + 1}"
 
     @property
     def axes(self) -> np.ndarray:
-        """Return the directions (3, 3) in rows: across, down and their normal; exactly orthonormal."""
+        """Return the directions across, down and normal as rows (3, 3), exactly orthonormal."""
         across, down = np.array(self.orientation[:3]), np.array(self.orientation[3:])
         across = across / np.linalg.norm(across)
         down = down - across * (across @ down)
@@ -71,7 +71,7 @@ class Frame:
 
 
 def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
-    """Return the frames of one file, from its header alone; `MrictError` where they are no grey planes in space."""
+    """Return the frames of one file from its header; `MrictError` if they are not grey planes with a position."""
     colours, grey = whole_of(header, "SamplesPerPixel") or 1, text_of(header, "PhotometricInterpretation")
     if not grey:
         raise wrong_header(path, "no PhotometricInterpretation")
@@ -79,7 +79,7 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
         raise MrictError(f"{shown(path)}: a colour image; expected one grey value per pixel; export the grey series")
     if "ModalityLUTSequence" in header:
         raise MrictError(
-            f"{shown(path)}: grey values through a table; expected slope and intercept; export without Modality LUT"
+            f"{shown(path)}: grey values use a lookup table; expected slope and intercept; export without Modality LUT"
         )
     if TILED & {str(word).strip().upper() for word in values_of(header.get("ImageType"))}:
         raise MrictError(
@@ -93,11 +93,11 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
     groups = header.get("PerFrameFunctionalGroupsSequence")
     if count > 1 and not groups:
         raise MrictError(
-            f"{shown(path)}: {count} frames without a position each; expected an enhanced multi-frame image or one "
-            "file per slice; export it so"
+            f"{shown(path)}: {count} frames without positions; expected an enhanced multi-frame image or one "
+            "file per slice; export it that way"
         )
     if groups and len(groups) != count:
-        raise wrong_header(path, f"{count} frames, {len(groups)} descriptions of them")
+        raise wrong_header(path, f"{count} frames but {len(groups)} descriptions of frames")
     shape = (whole_of(header, "Rows") or 0, whole_of(header, "Columns") or 0)
     if min(shape) < 1:
         raise wrong_header(path, "Rows or Columns is not a positive number")
@@ -118,14 +118,14 @@ def frames_of(header: pydicom.Dataset, path: Path) -> list[Frame]:
 def _check_pixels(header: pydicom.Dataset, path: Path) -> None:
     allocated, stored, signed = (whole_of(header, k) for k in ("BitsAllocated", "BitsStored", "PixelRepresentation"))
     if allocated not in (8, 16, 32) or stored not in range(1, allocated + 1) or signed not in (0, 1):
-        raise wrong_header(path, "BitsAllocated, BitsStored and PixelRepresentation say no type of numbers")
+        raise wrong_header(path, "BitsAllocated, BitsStored and PixelRepresentation give no number type")
     high = whole_of(header, "HighBit")
     if high not in (None, stored - 1):
         raise wrong_header(path, "HighBit is not the last of BitsStored")
 
 
 def _numbers(values: dict[Any, Any], path: Path, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Return `count` finite numbers, None where the value is absent; anything else raises."""
+    """Return `count` finite numbers, None if absent; raise for anything else."""
     value = values.get(keyword)
     if value is None or value == "":
         return None
@@ -149,7 +149,7 @@ def _placed(values: dict[Any, Any], path: Path) -> dict[str, Any]:
     for keyword, length in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
         placed[keyword] = _numbers(values, path, keyword, length)
         if placed[keyword] is None:
-            raise MrictError(f"{shown(path)}: no {keyword}; expected a slice placed in the patient; export it again")
+            raise MrictError(f"{shown(path)}: no {keyword}; expected the slice's position; export it again")
     directions = np.array(placed["ImageOrientationPatient"]).reshape(2, 3)
     if np.abs(directions @ directions.T - np.eye(2)).max() > RIGHT_ANGLE:
         raise wrong_header(path, "ImageOrientationPatient is not two unit vectors at a right angle")

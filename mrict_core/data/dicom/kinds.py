@@ -1,4 +1,4 @@
-"""What a DICOM object is, by its SOP class: an image of which modality, or something else that lies beside images."""
+"""What a DICOM object is, by its SOP class: an image and its modality, or something else."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ BY_CLASS = {
 
 
 def class_of(header: pydicom.Dataset) -> str:
-    """Return the UID of the SOP class, "" where neither the object nor its file says one."""
+    """Return the UID of the SOP class, "" if neither object nor file meta information has one."""
     return text_of(header, "SOPClassUID") or text_of(header.file_meta, "MediaStorageSOPClassUID")
 
 
 def why_no_image(header: pydicom.Dataset) -> str:
-    """Return what an object is that is no image, "" for an image.
+    """Return what a non-image object is, "" for an image.
 
-    The class decides, whatever other tags the object has: raw data and spectra may have rows and columns too. Without a
-    class, an object with rows and columns is taken for an image.
+    The class decides, as raw data and spectra may have rows and columns too. Without a class, an object with rows and
+    columns counts as an image.
     """
     kind = class_of(header)
     if not kind:
@@ -41,7 +41,7 @@ def why_no_image(header: pydicom.Dataset) -> str:
 
 
 def modality_of(header: pydicom.Dataset) -> str:
-    """Return the modality: that of the class where the tag is absent or "OT", else the tag's where both agree."""
+    """Return the modality by SOP class, else by tag; both if they contradict each other."""
     kind, tag = class_of(header), text_of(header, "Modality")
     tag = tag if MODALITY.fullmatch(tag) else ""
     by_class = BY_CLASS.get(kind, "")
@@ -53,5 +53,5 @@ def modality_of(header: pydicom.Dataset) -> str:
 
 
 def is_unsure(modality: str) -> bool:
-    """Return whether a series may hold an MR though nothing in it says so: it is taken by its name alone."""
+    """Return whether a series may be an MR although nothing says so; it is read only when named."""
     return modality in (CAPTURE, NO_MODALITY, "OT") or "by its class" in modality

@@ -26,19 +26,19 @@ IDENTITY = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"),
 )
-BYTES, BYTES_DECODED = 6, 12  # of a voxel: in the volume, and while its file is decoded and rescaled
-SAME_LEVEL = 0.01  # of the image's range: padding so near 0 or its least value is background already
+BYTES, BYTES_DECODED = 6, 12  # per voxel: in the volume, and while its file is decoded and rescaled
+SAME_LEVEL = 0.01  # of the image's range: padding this close to 0 or to the minimum is background already
 LYING = re.compile("[HFLRAP]F(S|P|DL|DR)")  # PatientPosition: head first supine, and so on
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a volume comes from: what a CT of the same study needs. `identity` is None unless it was asked for."""
+    """Origin of a volume, for a CT of the same study. `identity` is None unless requested."""
 
     study_uid: str = field(repr=False)
     frame_of_reference_uid: str = field(repr=False)
     patient_position: str
-    lossy: bool  # compressed with loss at some time
+    lossy: bool  # lossy compression at any time
     frames: tuple[Frame, ...] = field(repr=False)
     identity: dict[str, str] | None = field(default=None, repr=False)
 
@@ -57,12 +57,12 @@ class DicomVolume(Volume):
 def read_series(
     path: Path | str, series_uid: str = "", keep_identifiers: bool = False, *, modality: str = "MR"
 ) -> DicomVolume:
-    """Return the series of a folder (searched at any depth) or of a file, values rescaled slice by slice.
+    """Return the series of a folder (searched recursively) or file, rescaled slice by slice.
 
-    `series_uid`: a UID or a name of `list_series`; "" takes the only series of `modality` ("" for any).
-    Behind it may be a part, "NAME/EchoTime=12", where a series holds several images: the error that says so names them.
-    `keep_identifiers` carries the patient's name, id and dates along, for `write_ct_series` alone.
-    Raises `MrictError`, which never quotes a tag that may identify, for everything that is not one whole even stack.
+    `series_uid`: a UID or a name from `list_series`; "" takes the only series of `modality` ("" for any). If a series
+    holds several images, append the part: "NAME/EchoTime=12". The error for such a series lists its parts.
+    `keep_identifiers` also reads the patient's name, id and dates, for `write_ct_series` only.
+    Raises `MrictError`, without any identifying tag, unless the slices form one complete, evenly spaced stack.
     """
     path = Path(path)
     name, *parts = series_uid.split("/")
@@ -81,14 +81,14 @@ def read_series(
     )
     array, padding = _pixels(frames, path)
     if source.lossy and any("PixelPaddingValue" in header for _, header in series.headers):
-        gaps.append("compressed with loss: PixelPaddingValue is not exact any more, its voxels are left as they are")
+        gaps.append("lossy compression: PixelPaddingValue is no longer exact, padding was not replaced")
     return DicomVolume(
         array, affine, path, remarks=(*remarks, *more, *gaps), notes=(*notes, *part, *padding), source=source
     )
 
 
 def is_lossy(header: pydicom.Dataset) -> bool:
-    """Return whether pixels were compressed with loss at some time."""
+    """Return whether pixels ever had lossy compression."""
     return text_of(header, "LossyImageCompression") == "01"
 
 
@@ -102,12 +102,12 @@ def _frames(series: Series) -> list[Frame]:
 
 
 def _check_size(header: pydicom.Dataset, frame: Frame) -> None:
-    """Raise for a file that is too short for the pixels its header says, before memory is taken for them."""
+    """Raise for a file shorter than its header's pixels, before memory is allocated."""
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is None or (not syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian):
         said, there = _bytes_of(header), frame.path.stat().st_size
         if there < said:
-            raise damaged(frame.path, f"{there} bytes, its header says {said} bytes of pixels")
+            raise damaged(frame.path, f"{there} bytes, expected at least {said} bytes of pixels")
 
 
 def _bytes_of(header: pydicom.Dataset) -> int:
@@ -131,7 +131,7 @@ def _identity(file: Path) -> dict[str, str]:
 
 
 def _pixels(frames: list[Frame], path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return the rescaled values (columns, rows, slices) float32 of sorted frames, padding as background; notes."""
+    """Return the rescaled values (columns, rows, slices) float32 of sorted frames, padding replaced; notes."""
     places: dict[Path, list[int]] = {}
     for k, frame in enumerate(frames):
         places.setdefault(frame.path, []).append(k)
@@ -143,8 +143,9 @@ def _pixels(frames: list[Frame], path: Path) -> tuple[np.ndarray, list[str]]:
     for file, slices in places.items():
         stored, padding = _decode(file)
         for k in slices:
-            values = _plane(stored, frames[k])
-            array[k] = _rescaled(values, frames[k])
+            frame, values = frames[k], _plane(stored, frames[k])
+            unscaled = (frame.slope, frame.intercept) == (1, 0)
+            array[k] = values if unscaled else values * frame.slope + frame.intercept
             if not np.isfinite(array[k]).all():
                 raise MrictError(f"{shown(file)}: NaN or infinite pixels; expected numbers; export it again")
             if padding:
@@ -156,22 +157,18 @@ def _plane(stored: np.ndarray, frame: Frame) -> np.ndarray:
     plane = stored[frame.index] if frame.of > 1 else stored
     plane = plane.reshape(plane.shape[-2:])
     if plane.shape != frame.shape:
-        raise damaged(frame.path, f"{plane.shape[0]} x {plane.shape[1]} pixels, its header says otherwise")
+        raise damaged(frame.path, f"{plane.shape[0]} x {plane.shape[1]} pixels contradict its header")
     return plane
 
 
-def _rescaled(plane: np.ndarray, frame: Frame) -> np.ndarray:
-    return plane if (frame.slope, frame.intercept) == (1, 0) else plane * frame.slope + frame.intercept
-
-
 def _fill_padding(array: np.ndarray, padded: np.ndarray, path: Path) -> list[str]:
-    """Make padding as dark as the air beside it, in place, and say so, unless it is background as it is."""
+    """Replace padding by the adjacent background in place; return a note, none if it is background already."""
     inside = array[padded]
     if not inside.size:
         return []
     if inside.size == array.size:
         raise MrictError(
-            f"{shown(path)}: every pixel is PixelPaddingValue or in its range; expected an image; export it again"
+            f"{shown(path)}: every pixel is padding by its PixelPaddingValue; expected an image; export it again"
         )
     rest = ~padded
     least, most = array.min(where=rest, initial=np.inf), array.max(where=rest, initial=-np.inf)
@@ -179,17 +176,17 @@ def _fill_padding(array: np.ndarray, padded: np.ndarray, path: Path) -> list[str
     if inside.min() >= min(0, least) - slack and inside.max() <= least + slack:
         return []
     array[padded] = level = background_beside(array, padded)
-    return [f"{inside.size} voxels are PixelPaddingValue or in its range: taken as background ({level:g})"]
+    return [f"{inside.size} padding voxels (PixelPaddingValue) set to background ({level:g})"]
 
 
 def _decode(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
-    """Return the stored values of a file, and the least and greatest of them that are padding."""
+    """Return the stored values of a file and the range of its padding values."""
     with opened(file):
         dataset = pydicom.dcmread(file, force=True)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
         packed = syntax.name if syntax is not None and syntax.is_compressed else ""
         if not packed and len(dataset.get("PixelData", b"")) < (said := _bytes_of(dataset)):
-            raise damaged(file, f"{len(dataset.get('PixelData', b''))} bytes of pixels, its header says {said}")
+            raise damaged(file, f"{len(dataset.get('PixelData', b''))} bytes of pixels, expected {said}")
         try:
             stored = dataset.pixel_array
         except (RuntimeError, NotImplementedError):
@@ -205,10 +202,7 @@ def _decode(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
 
 
 def _check_bits(dataset: pydicom.Dataset, file: Path) -> None:
-    """Raise where unsigned pixels need more bits than the header says: the decoder cuts these off.
-
-    Old files may keep an overlay there.
-    """
+    """Raise if unsigned pixels use more bits than BitsStored, which the decoder cuts off (old files: overlays)."""
     if dataset.BitsAllocated != 16 or dataset.PixelRepresentation or dataset.get((0x6000, 0x0102)):
         return
     order = ">" if dataset.file_meta.get("TransferSyntaxUID") == ExplicitVRBigEndian else "<"
@@ -218,9 +212,9 @@ def _check_bits(dataset: pydicom.Dataset, file: Path) -> None:
 
 
 def _padding(dataset: pydicom.Dataset, dtype: np.dtype) -> tuple[int, int] | None:
-    """Return the range of padding among stored values: headers may write a negative number as an unsigned one."""
+    """Return the range of padding in stored values; headers may give a negative value as unsigned."""
     value = whole_of(dataset, "PixelPaddingValue")
-    if value is None or is_lossy(dataset):  # after a lossy compression padding is no single value any more
+    if value is None or is_lossy(dataset):  # lossy compression blurs the padding value
         return None
     limit = whole_of(dataset, "PixelPaddingRangeLimit")
     low, high = sorted(np.array([value, value if limit is None else limit], np.int64).astype(dtype).tolist())

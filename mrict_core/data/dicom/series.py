@@ -1,4 +1,4 @@
-"""Which DICOM series a folder holds."""
+"""Find the DICOM series in a folder."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mrict_core.files import available, unavailable
 from mrict_core.paths import printable, shown
 
 MAGIC = slice(128, 132)
-GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")  # how a file without the leading 128 bytes begins
+GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")  # first bytes of a file without preamble
 NOT_DICOM = "not DICOM"
 SUFFIXES = (".dcm", ".dicom", ".ima")
-Aside = list[tuple[Path, str]]  # what is no image that is read, and why
+Aside = list[tuple[Path, str]]  # skipped files and folders, and why
 Failed = Callable[[Path, MrictError], None]
 
 
 @dataclass(frozen=True)
 class Series:
-    """The images of one series. `name` is short, stable and tells nothing of the patient; `uid` may hold a date."""
+    """The images of one series. `name` is short, stable and anonymous; `uid` may contain a date."""
 
     uid: str = field(repr=False)
     modality: str
@@ -43,7 +43,7 @@ class Series:
         return hashlib.blake2b(f"{self.uid} {self.modality}".encode(), digest_size=4).hexdigest()
 
     def text(self, keep_identifiers: bool = False) -> str:
-        """Return the series in words; UID and description only on demand."""
+        """Describe the series; UID and description only with `keep_identifiers`."""
         kind = " localizer" if self.localizer else ""
         words = f"{self.name} ({self.modality}{kind}, {self.images} image{'s' * (self.images != 1)}"
         if keep_identifiers:
@@ -53,9 +53,9 @@ class Series:
 
 @dataclass(frozen=True)
 class SeriesFound:
-    """A series below a folder: `read_series(folder, name)` reads it; `why_not` is "" where it is an MR for synthesis.
+    """A series below a folder, read by `read_series(folder, name)`; `why_not` is "" for an MR usable for synthesis.
 
-    `alone`: no other series that could be meant is in `folder`, so that the name can be left out.
+    `alone`: it is the only usable series in `folder`, so the name can be omitted.
     """
 
     folder: Path
@@ -68,9 +68,9 @@ class SeriesFound:
 
 
 def is_dicom(path: Path | str) -> bool:
-    """Return whether `path` is a DICOM file, or a folder that holds one (not deeper) or a DICOMDIR.
+    """Return whether `path` is a DICOM file, or a folder that directly contains one or a DICOMDIR.
 
-    Raises `UnavailableError` for a file or folder that cannot be looked into; such files inside a folder count as none.
+    Raises `UnavailableError` for an unreadable file or folder; unreadable files inside a folder are ignored.
     """
     path = Path(path)
     if path.is_file():
@@ -87,15 +87,15 @@ def is_dicom(path: Path | str) -> bool:
 
 
 def list_series(path: Path | str) -> list[Series]:
-    """Return the series of images in a folder, at any depth, or in a file."""
+    """Return the image series of a folder (searched recursively) or file."""
     return scan(Path(path))[0]
 
 
 def series_below(folder: Path | str) -> tuple[list[SeriesFound], Aside]:
-    """Return the series below a folder, and every file and folder that is in none of them, with the reason.
+    """Return the series below a folder, and every other file and folder with the reason why it was skipped.
 
-    Each folder directly inside is looked through on its own, to any depth, so that copies of one series in two of them
-    are two series. A DICOM file that cannot be read is in the second list: reading a series beside it will fail.
+    Each direct subfolder is searched separately, so copies of a series in two of them are two series. An unreadable
+    DICOM file is in the second list; reading a series from the same folder will fail.
     """
     folder, found, aside = Path(folder), [], []
     places: dict[Path, Aside] = {}
@@ -126,16 +126,16 @@ def _found(series: list[Series]) -> list[SeriesFound]:
 
 def _why_not(series: Series) -> str:
     if is_unsure(series.modality):
-        return f"nothing says that it is an MR ({series.modality}): only with --series {series.name}"
+        return f"not identified as MR ({series.modality}): read only with --series {series.name}"
     if series.modality != "MR":
         return f"a {series.modality} series"
     return "a localizer" if series.localizer else ""
 
 
 def scan(path: Path) -> tuple[list[Series], Aside]:
-    """Return the series of images, and what is none, with the reason.
+    """Return the image series, and everything else with the reason.
 
-    Raises `MrictError` for DICOM files that cannot be read: one of them may be the slice that then is missing.
+    Raises `MrictError` for an unreadable DICOM file, as it may be one of the slices.
     """
 
     def failed(_: Path, error: MrictError) -> None:
@@ -149,7 +149,7 @@ def scan(path: Path) -> tuple[list[Series], Aside]:
 
 
 def _walk(folder: Path, failed: Failed) -> Iterator[tuple[Path, str]]:
-    """Yield every file below a folder with "", and what is not looked into with the reason."""
+    """Yield every file below a folder with "", and what is skipped with the reason."""
 
     def unlisted(error: OSError) -> None:
         failed(Path(error.filename), unavailable(Path(error.filename), error))
@@ -172,8 +172,8 @@ def _sort_out(entries: Iterator[tuple[Path, str]] | Aside, failed: Failed) -> tu
     for file, why in entries:
         try:
             header, why = (None, why) if why else _read_header(file)
-            if why == NOT_DICOM and file.suffix.lower() in SUFFIXES:  # it may be the slice that then is missing
-                raise damaged(file, "its name ends as that of a DICOM file, which it is not")
+            if why == NOT_DICOM and file.suffix.lower() in SUFFIXES:  # it may be one of the slices
+                raise damaged(file, "named like a DICOM file, but not DICOM")
         except MrictError as error:
             failed(file, error)
             continue
@@ -203,7 +203,7 @@ def _start(file: Path) -> bytes:
 
 
 def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
-    """Return the tags that place a file's images, or None and what the file is instead."""
+    """Return the header tags of a file's images, or None and what the file is instead."""
     start = _start(file)
     marked = start[MAGIC] == b"DICM"
     if not marked and start[:2] not in GROUPS:
@@ -218,7 +218,7 @@ def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
             if why := why_no_image(header):
                 return None, why
             for keyword in TAGS:
-                header.get(keyword)  # values are decoded on the first look
+                header.get(keyword)  # values are decoded on first access
     except UnavailableError:
         raise
     except MrictError:
@@ -233,9 +233,9 @@ def _read_header(file: Path) -> tuple[pydicom.Dataset | None, str]:
 def choose(
     path: Path, wanted: str, modality: str, keep_identifiers: bool = False
 ) -> tuple[Series, list[str], list[str]]:
-    """Return the series named `wanted` (its name or UID), else the only one of `modality`; remarks; notes."""
+    """Return the series `wanted` (name or UID), else the only one of `modality`; remarks; notes."""
     series, aside = scan(path)
-    counts = _counted(aside)
+    counts = ", ".join(f"{why} ({n})" for why, n in sorted(Counter(why for _, why in aside).items()))
     said = "; ".join(s.text(keep_identifiers) for s in series)
     if not series:
         raise MrictError(
@@ -245,11 +245,11 @@ def choose(
     if wanted:
         chosen = [s for s in series if wanted in (s.uid, s.name)]
         if not chosen:
-            raise MrictError(f"{shown(path)}: no series of that name; it holds: {said}; give the name of one")
+            raise MrictError(f"{shown(path)}: no series of that name; found: {said}; give the name of one")
         if modality and is_unsure(chosen[0].modality):
-            remarks.append(f"taken for {modality} by its name alone: {chosen[0].modality}")
+            remarks.append(f"read as {modality} because --series names it: {chosen[0].modality}")
         elif modality not in ("", chosen[0].modality):
-            raise MrictError(f"{shown(path)}: no {modality} series of that name; it holds: {said}; choose another")
+            raise MrictError(f"{shown(path)}: no {modality} series of that name; found: {said}; choose another")
     else:
         fitting = [s for s in series if not modality or s.modality == modality]
         chosen = [s for s in fitting if not s.localizer] or fitting
@@ -257,18 +257,12 @@ def choose(
             unsure = [s.name for s in series if is_unsure(s.modality)]
             hint = f", or --series {unsure[0]} if that is one" if unsure else ""
             raise MrictError(
-                f"{shown(path)}: no {modality} series; it holds: {said}; give the folder of the {modality}{hint}"
+                f"{shown(path)}: no {modality} series; found: {said}; give the folder of the {modality}{hint}"
             )
     if len(chosen) > 1:
         said = "; ".join(s.text(keep_identifiers) for s in chosen)
         raise MrictError(f"{shown(path)}: {len(chosen)} series; expected one; choose one with --series NAME: {said}")
     if chosen[0].localizer:
         remarks.append("the series is a localizer")
-    notes = [f"left aside: {s.text(keep_identifiers)}" for s in series if s is not chosen[0]]
-    return chosen[0], remarks, notes + [f"left aside: {counts}"] * bool(aside)
-
-
-def _counted(aside: Aside) -> str:
-    """Return how many files and folders of which kind are no images."""
-    counts = Counter(why for _, why in aside)
-    return ", ".join(f"{why} ({n})" for why, n in sorted(counts.items()))
+    notes = [f"skipped: {s.text(keep_identifiers)}" for s in series if s is not chosen[0]]
+    return chosen[0], remarks, notes + [f"skipped: {counts}"] * bool(aside)

@@ -1,6 +1,6 @@
-"""The parts of a series: echoes, times, image types, stacks; a series that has several is no image until one is chosen.
+"""The parts of a series: echoes, times, image types, stacks. Of a series with several parts one must be chosen.
 
-A part is named `SERIES/EchoTime=12`, and a part of it `SERIES/EchoTime=12/ImageType=W`.
+A part is named `SERIES/EchoTime=12`, a part of it `SERIES/EchoTime=12/ImageType=W`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from mrict_core.paths import printable, shown
 SAME_DIRECTION = 2e-4  # of direction cosines: four decimals in the file
 SAME_SPACING = 1e-4  # relative
 SAME_PLACE_MM = 1e-3
-STACK = "Stack"  # what has one size, spacing and direction
-NAMED = 4  # so many examples in a message
+STACK = "Stack"  # frames of one size, spacing and direction
+NAMED = 4  # examples in a message
 Groups = dict[str, list[Frame]]
 
 
 def one_image(
     frames: list[Frame], wanted: list[str], series: str, path: Path
 ) -> tuple[list[Frame], list[str], list[str]]:
-    """Return the frames of the part that `wanted` names (["EchoTime=12", …], [] for all), remarks and notes.
+    """Return the frames of the part `wanted` (["EchoTime=12", …], [] for all), remarks and notes.
 
-    Raises `MrictError` where these are of several images, with the names of those that can be read, and where they are
-    no magnitudes of an MR signal.
+    Raises `MrictError` if they belong to several images, naming the readable ones, or are not MR magnitudes.
     """
     chosen = frames
     for text in wanted:
@@ -50,7 +49,7 @@ def one_image(
     splits = _splits(chosen)
     if splits:
         raise _several(splits, series, path)
-    part = f"taken: {', '.join(wanted)}, {len(chosen)} of the {len(frames)} images of its series"
+    part = f"read: {', '.join(wanted)}, {len(chosen)} of the {len(frames)} images of its series"
     return chosen, signal.remarks(chosen[0]), [part] * (len(chosen) < len(frames))
 
 
@@ -73,7 +72,7 @@ def _order(label: str) -> tuple[float, str]:
 
 
 def _splits(frames: list[Frame]) -> dict[str, Groups]:
-    """Return {fact: its groups} for what says that the frames are of several images; of one place only at last."""
+    """Return {fact: groups} for each fact that separates the frames; last resort: frames at one place."""
     labels = {name: labelled([f.facts[name] for f in frames], fact) for name, fact in FACTS.items()}
     found = {name: _groups(frames, name) for name, fact in FACTS.items() if tells_apart(fact, labels[name])}
     if found:
@@ -100,7 +99,7 @@ def _stacks(frames: list[Frame]) -> Groups:
 
 
 def _difference(frame: Frame, first: Frame) -> str:
-    """Return why two frames are of no common stack, "" where they may be."""
+    """Return why two frames cannot be in one stack, "" if they can."""
     if frame.shape != first.shape:
         return f"{frame.shape[0]} x {frame.shape[1]} pixels against {first.shape[0]} x {first.shape[1]}"
     if not np.allclose(frame.spacing_mm, first.spacing_mm, rtol=SAME_SPACING, atol=0):
@@ -111,7 +110,7 @@ def _difference(frame: Frame, first: Frame) -> str:
 
 
 def doubles(frames: list[Frame]) -> list[tuple[int, int]]:
-    """Return the pairs of frames (their numbers) that follow each other at one height along their normal."""
+    """Return the index pairs of neighbouring frames at the same height along their normal."""
     heights = np.array([f.position for f in frames]) @ frames[0].axes[2]
     order = np.argsort(heights, kind="stable")
     close = np.flatnonzero(np.diff(heights[order]) < SAME_PLACE_MM)
@@ -128,7 +127,7 @@ def _check_copies(frames: list[Frame], path: Path) -> None:
     if copies:
         a, b = copies[0]
         raise MrictError(
-            f"{shown(path)}: the same slice twice, by its SOPInstanceUID: {a.name} and {b.name} "
+            f"{shown(path)}: the same slice twice by SOPInstanceUID: {a.name} and {b.name} "
             f"({len(copies)} such pairs); expected each slice once; remove the copies"
         )
 
@@ -142,7 +141,7 @@ def _several(splits: dict[str, Groups], series: str, path: Path) -> MrictError:
         said = f"{second.name} and {first.name}: {_difference(second, first)}"
         return MrictError(
             f"{shown(path)}: slices do not fit together: {said}; "
-            f"expected one stack of parallel slices (no localizer, no several stacks); {choices}"
+            f"expected one stack of parallel slices (not a localizer or several stacks); {choices}"
         )
     said = "; ".join(f"slices of {len(g)} {n}: {_counts(g)}" for n, g in list(splits.items())[:NAMED])
     return MrictError(f"{shown(path)}: several images in one series: {said}; expected one image; {choices}")
@@ -150,11 +149,12 @@ def _several(splits: dict[str, Groups], series: str, path: Path) -> MrictError:
 
 def _counts(groups: Groups) -> str:
     said = [f"{label} ({len(group)})" for label, group in groups.items()]
-    return ", ".join([*said[: 2 * NAMED], f"and {len(said) - 2 * NAMED} more"][: min(len(said), 2 * NAMED + 1)])
+    more = [f"and {len(said) - 2 * NAMED} more"] if len(said) > 2 * NAMED else []
+    return ", ".join(said[: 2 * NAMED] + more)
 
 
 def _texts(groups: Groups, before: str) -> str:
-    """Return what to type for each group, the largest first."""
+    """Return the option for each group, largest first."""
     labels = sorted(groups, key=lambda label: -len(groups[label]))
     said = [f"{before}{shlex.quote(label)}" for label in labels[:NAMED]]
     return " or ".join(said) + (f" … ({len(labels) - NAMED} more such parts)" if len(labels) > NAMED else "")

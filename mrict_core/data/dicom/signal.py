@@ -1,7 +1,7 @@
-"""Whether a frame is the magnitude of an MR signal, by the words of its image type: parts, maps, projections are not.
+"""Decide by image type whether a frame is an MR magnitude image.
 
-One rule: what is not the strength of a signal at the voxel itself is refused. What is one, but computed from other
-images in a way that its header does not say or that changes contrast, is taken with a remark.
+Phase, real and imaginary parts, maps and projections are refused. Magnitudes computed from other images in an unknown
+way, or in one that changes contrast, are accepted with a remark.
 """
 
 from __future__ import annotations
@@ -28,31 +28,30 @@ NO_SIGNAL = {  # words of ImageType or FrameType, spaces as _
 }
 NO_SIGNAL = {what: re.compile(words) for what, words in NO_SIGNAL.items()}
 COMPONENTS = {"PHASE": "a phase image", "IMAGINARY": "an imaginary part", "REAL": "a real part"}
-KEEPS = re.compile(  # derived, and an image of the signal all the same
+KEEPS = re.compile(  # derived, but still a signal image
     r"M|MAGNITUDE|W|WATER|F|FAT|[IO]P|IN|OUT|IN_?PHASE|(OUT|OPP(OSED)?)_?(OF_)?PHASE|DIXON|MPR|RESAMPLED|AXIAL"
 )
 CHANGED = re.compile(r"TRACEW?|ISOTROPIC|T[12](_?STAR|\*)?|B[01]|PERFUSION|ASL|MEAN|ADDITION|MAXIMUM|MINIMUM|SWI")
 
 
 def why_not(frame: Frame) -> str:
-    """Return what a frame is that is no magnitude ("a phase image"), "" for a magnitude."""
-    component = frame.facts[COMPONENT]
-    for what in (COMPONENTS.get(word, "") for word in component):
-        if what:
-            return what
+    """Return what a frame is if not a magnitude ("a phase image"), "" for a magnitude."""
+    for word in frame.facts[COMPONENT]:
+        if word in COMPONENTS:
+            return COMPONENTS[word]
     words = [*_words(frame)[2:], *frame.facts[PROJECTION]]
     return next((what for what, known in NO_SIGNAL.items() if any(map(known.fullmatch, words))), "")
 
 
 def remarks(frame: Frame) -> list[str]:
-    """Return a line where ImageType says that a magnitude was computed of other images."""
+    """Return a remark if ImageType says that a magnitude was computed from other images."""
     words = _words(frame)
     derived = words[:1] == ["DERIVED"]
     changed = next((word for word in words[2:] if CHANGED.fullmatch(word)), "")
     if not derived or (not changed and any(map(KEEPS.fullmatch, words[2:]))):
         return []
-    how = f"a word of its ImageType is {changed}" if changed else "its ImageType does not say how"
-    return [f"a derived image ({how}): its grey values may not be those of an acquired MR"]
+    how = f"its ImageType contains {changed}" if changed else "its ImageType does not say how"
+    return [f"a derived image ({how}): its grey values may differ from an acquired MR"]
 
 
 def _words(frame: Frame) -> list[str]:

@@ -1,4 +1,4 @@
-"""Stack frames into one volume: order, spacing, affine; gaps, doubles and shear are errors."""
+"""Stack frames into one volume: order, spacing, affine. Gaps, duplicates and shear are errors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 from mrict_core.data.dicom.attributes import FACTS
 from mrict_core.data.dicom.frames import Frame
 from mrict_core.data.dicom.series_parts import NAMED, doubles
-from mrict_core.data.images.volumes import LPS_TO_RAS, SPACING_MM
+from mrict_core.data.images.grids import LPS_TO_RAS
+from mrict_core.data.images.headers import SPACING_MM
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
-SHEAR_MM = 0.05  # how far a slice may lie beside the line through the first one
+SHEAR_MM = 0.05  # allowed sideways offset of a slice from the normal through the first one
 UNEVEN = 0.02  # of the slice distance, and at least UNEVEN_MM: rounding of positions in the file
 UNEVEN_MM = 0.02
 
@@ -22,8 +23,8 @@ UNEVEN_MM = 0.02
 def stack(frames: list[Frame], path: Path, whole: bool = True) -> tuple[list[Frame], np.ndarray, list[str]]:
     """Return the frames sorted along their normal, the affine (column, row, slice) -> RAS mm, and remarks.
 
-    Frames are of one size, spacing and direction (`parts.one_image`); `whole` says that they are a whole series.
-    Raises `MrictError` for two at one place, gaps, uneven distances and slices that are askew of each other.
+    Frames have one size, spacing and direction (`series_parts.one_image`); `whole`: they are a complete series.
+    Raises `MrictError` for duplicates, gaps, uneven distances and sheared stacks.
     """
     axes = frames[0].axes
     places = np.array([f.position for f in frames]) @ axes.T
@@ -37,7 +38,7 @@ def stack(frames: list[Frame], path: Path, whole: bool = True) -> tuple[list[Fra
         apart = f" and {steps.min():.4g} to {steps.max():.4g} mm apart" if np.ptp(steps) > UNEVEN_MM else ""
         raise MrictError(
             f"{shown(path)}: slices are shifted sideways by up to {aside:.3g} mm{apart} (a tilted gantry or several "
-            "stacks); expected slices straight above each other; bring it to a straight grid first"
+            "stacks); expected slices straight above each other; resample it to a straight grid first"
         )
     step = _step(frames, heights, path)
     down, across = frames[0].spacing_mm
@@ -52,7 +53,7 @@ def stack(frames: list[Frame], path: Path, whole: bool = True) -> tuple[list[Fra
 
 
 def _check_doubles(frames: list[Frame], path: Path) -> None:
-    """Raise for frames of one height that no fact of `parts` tells apart."""
+    """Raise for frames at the same height, which no attribute separates."""
     pairs = doubles(frames)
     if not pairs:
         return
@@ -61,17 +62,17 @@ def _check_doubles(frames: list[Frame], path: Path) -> None:
     aside = float(np.linalg.norm(np.subtract(a.position, b.position)))
     if aside > SHEAR_MM:
         raise MrictError(
-            f"{shown(path)}: slices of one height {aside:.3g} mm beside each other: {where}; expected one stack; "
+            f"{shown(path)}: slices at the same height, {aside:.3g} mm apart sideways: {where}; expected one stack; "
             "export each stack as a series"
         )
     raise MrictError(
         f"{shown(path)}: several images of one place: {where}; they differ in none of the {len(FACTS)} tags "
-        "by which images are told apart; expected one image; export each image as a series"
+        "that separate images; expected one image; export each image as a series"
     )
 
 
 def _step(frames: list[Frame], heights: np.ndarray, path: Path) -> float:
-    """Return the distance of the slices in mm."""
+    """Return the slice distance in mm."""
     if len(frames) == 1:
         step = frames[0].between_mm or frames[0].thickness_mm
         if not step or step <= 0:
@@ -88,7 +89,7 @@ def _step(frames: list[Frame], heights: np.ndarray, path: Path) -> float:
         named = [f"{gaps[k]} between {heights[k]:.2f} and {heights[k + 1]:.2f} mm" for k in wide[:NAMED]]
         more = " and elsewhere" if len(wide) > NAMED else ""
         raise MrictError(
-            f"{shown(path)}: {sum(gaps.values())} slices are missing of a stack every {usual:.4g} mm: "
+            f"{shown(path)}: {sum(gaps.values())} slices are missing from a stack with {usual:.4g} mm distance: "
             f"{', '.join(named)}{more}; expected no gap; copy or export the whole series"
         )
     step = float((heights[-1] - heights[0]) / (len(heights) - 1))
@@ -96,25 +97,25 @@ def _step(frames: list[Frame], heights: np.ndarray, path: Path) -> float:
     if wide or drift > slack:
         low, high = steps.min(), steps.max()
         raise MrictError(
-            f"{shown(path)}: slices lie unevenly, {low:.4g} to {high:.4g} mm apart; expected one distance; "
+            f"{shown(path)}: uneven slices, {low:.4g} to {high:.4g} mm apart; expected one distance; "
             "export the series on an even grid"
         )
     return step
 
 
 def _remarks(frames: list[Frame], step: float, whole: bool) -> list[str]:
-    """Return what may be missing; the numbers of a part (not `whole`) are not expected to be all there."""
+    """Return what may be missing; a part (not `whole`) need not have consecutive instance numbers."""
     remarks = []
     between = frames[0].between_mm
     if between and between > 0 and round(step / between) > 1 and abs(step / between - round(step / between)) < 0.01:
         remarks.append(
-            f"slices lie {step:.4g} mm apart, SpacingBetweenSlices says {between:.4g}: slices may be missing"
+            f"slices are {step:.4g} mm apart, but SpacingBetweenSlices is {between:.4g}: slices may be missing"
         )
     rescaled = sum(f.rescaled for f in frames)
     if 0 < rescaled < len(frames):
-        remarks.append(f"only {rescaled} of {len(frames)} slices have a RescaleSlope: the others are taken as stored")
+        remarks.append(f"only {rescaled} of {len(frames)} slices have a RescaleSlope: the others were not rescaled")
     numbers = sorted(f.instance for f in frames if f.instance is not None)
-    apart = len(set(numbers)) == len(frames)  # else they number something else
+    apart = len(set(numbers)) == len(frames)  # else they do not number slices
     if whole and apart and (numbers[0] > 1 or any(b - a != 1 for a, b in pairwise(numbers))):
         count = f"{len(frames)} slices" if len(frames) > 1 else "one slice"
         remarks.append(

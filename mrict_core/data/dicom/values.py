@@ -1,4 +1,4 @@
-"""Values of DICOM tags, which may be absent, of another type or damaged, as plain text and numbers."""
+"""DICOM tag values as plain text and numbers; they may be absent, damaged or of the wrong type."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mrict_core.errors import MrictError
 from mrict_core.machine import check_memory
 from mrict_core.paths import shown
 
-META = 1024  # bytes that hold the transfer syntax of any file
-BLOCK, COPIES = 1 << 20, 3  # bytes; of the inflated file in memory
+META = 1024  # leading bytes that contain the transfer syntax
+BLOCK, COPIES = 1 << 20, 3  # bytes; copies of the inflated file in memory
 UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Silence pydicom, whose warnings, log lines and errors on odd values quote them; values then pass as they are."""
+    """Silence pydicom, whose warnings, log lines and errors quote values; invalid values are then read unchanged."""
     logger, modes = logging.getLogger("pydicom"), (settings.reading_validation_mode, settings.writing_validation_mode)
     level = logger.level
     with warnings.catch_warnings():
@@ -42,24 +42,24 @@ def hushed() -> Iterator[None]:
 
 
 def wrong_header(path: Path, why: str) -> MrictError:
-    """Return the error for a header that was read and makes no sense; `why` holds no value of a tag."""
-    return MrictError(f"{shown(path)}: {why}; expected a header that describes its pixels; export it again")
+    """Return the error for an inconsistent header; `why` must not quote a tag value."""
+    return MrictError(f"{shown(path)}: {why}; expected a consistent header; export it again")
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[None]:
-    """Silence pydicom and turn whatever reading `path` raises into one line that quotes no tag."""
+    """Silence pydicom and turn any error from reading `path` into one line that quotes no tag."""
     with reading(path, quoting=False), hushed():
         yield
 
 
 def check_deflated(path: Path) -> None:
-    """Raise `UnavailableError` for a deflated file that grows beyond the memory there is: pydicom inflates it whole."""
+    """Raise `UnavailableError` for a deflated file too large for memory, as pydicom inflates it whole."""
     with open(path, "rb") as file:
         start = file.read(META)
         if start[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in start:
             return
-        file.seek(144 + int.from_bytes(start[140:144], "little"))  # behind the length of the meta information, and it
+        file.seek(144 + int.from_bytes(start[140:144], "little"))  # past the meta information
         stream, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while block := stream.unconsumed_tail or file.read(BLOCK):
             size += len(stream.decompress(block, BLOCK))
@@ -67,19 +67,19 @@ def check_deflated(path: Path) -> None:
 
 
 def text_of(header: pydicom.Dataset, keyword: str) -> str:
-    """Return a value as text, "" where it is absent or of several."""
+    """Return a value as text, "" if absent."""
     value = header.get(keyword)
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
 
 
 def uid_of(header: pydicom.Dataset, keyword: str) -> str:
-    """Return a UID, "" where it is absent or none."""
+    """Return a UID, "" if absent or invalid."""
     uid = text_of(header, keyword)
     return uid if UID.fullmatch(uid) else ""
 
 
 def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
-    """Return a whole number, None where it is absent or none."""
+    """Return an integer, None if absent or invalid."""
     try:
         return int(header.get(keyword))
     except (TypeError, ValueError):
@@ -88,4 +88,6 @@ def whole_of(header: pydicom.Dataset, keyword: str) -> int | None:
 
 def values_of(value: Any) -> list:
     """Return the values of a tag as a list: none, one or several."""
-    return [] if value is None else list(value) if not isinstance(value, (str, bytes, int, float)) else [value]
+    if value is None:
+        return []
+    return [value] if isinstance(value, (str, bytes, int, float)) else list(value)

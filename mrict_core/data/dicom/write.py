@@ -18,18 +18,20 @@ from mrict_core.data.dicom.ct_object import MAKER, Plane, SeriesFacts, ct_slice
 from mrict_core.data.dicom.frames import RIGHT_ANGLE
 from mrict_core.data.dicom.read import DicomVolume, Source
 from mrict_core.data.dicom.values import hushed, text_of
-from mrict_core.data.images.volumes import LPS_TO_RAS, SliceOrder, Volume
+from mrict_core.data.images.grids import LPS_TO_RAS
+from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.files import atomic_folder
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.paths import shown
 
-LOWEST_HU = -1024  # the intercept, unless lower values come
 STORED = 2**16 - 1
 FILE = re.compile(r"CT\d{4,}\.dcm")
 
 
 def write_ct_series(folder: Path | str, hu: np.ndarray, volume: Volume, **options: Any) -> Path:
-    """Write a series as `staged_ct_series` does, and let it appear at once; return its folder."""
+    """Write a series like `staged_ct_series`, immediately; return its folder."""
     with staged_ct_series(folder, hu, volume, **options):
         pass
     return Path(folder)
@@ -46,21 +48,20 @@ def staged_ct_series(
     overwrite: bool = False,
     keep_identifiers: bool = False,
 ) -> Iterator[None]:
-    """Write `hu` (the shape and file order of `volume`), rounded to whole HU, as CT Image Storage objects, one a slice.
+    """Write `hu` (shape and file order of `volume`) in whole HU as CT Image Storage objects, one per slice.
 
-    The folder takes its name whole when the block ends well, and vanishes when not. Of a DICOM volume the study, the
-    frame of reference and the positions are the MR's, every slice names the image it was made of; of other volumes
-    study and frame of reference are new and the slices axial. The patient's name, id and dates are written with
-    `keep_identifiers` only, which `read_series` must have been given too; the UIDs that are kept lead back to the MR
-    for anybody who has it, and may hold a date.
+    The folder is renamed into place if the block succeeds, else removed. A CT of a DICOM volume keeps the MR's study,
+    frame of reference and positions, and each slice references its source image; other volumes get a new study, a new
+    frame of reference and axial slices. The patient's name, id and dates are written only with `keep_identifiers`,
+    here and in `read_series`; the kept UIDs link to the MR for anyone who has it, and may contain a date.
     """
     folder, identity = Path(folder), None
     if hu.shape != volume.shape:
-        raise MrictError(f"{shown(folder)}: an image of shape {hu.shape}; expected that of the MR, {volume.shape}")
+        raise MrictError(f"{shown(folder)}: an image of shape {hu.shape}; expected the MR's shape {volume.shape}")
     if not np.isfinite(hu).all():
         raise MrictError(f"{shown(folder)}: NaN or infinite HU; expected numbers; the model's output is broken")
     low, high = int(np.rint(hu.min())), int(np.rint(hu.max()))
-    intercept = min(LOWEST_HU, low)
+    intercept = min(AIR_FLOOR_HU, low)  # the usual one, unless lower values come
     if high - intercept > STORED:
         raise MrictError(f"{shown(folder)}: {low} to {high} HU; expected a range of 16 bits; the output is broken")
     source = volume.source if isinstance(volume, DicomVolume) else None
@@ -68,7 +69,7 @@ def staged_ct_series(
         identity = source.identity if source else None
         if identity is None:
             raise MrictError(
-                f"{shown(folder)}: no identifiers to keep; expected a DICOM series read with them; read it so"
+                f"{shown(folder)}: no identifiers to keep; expected a DICOM series; read it with keep_identifiers"
             )
     stack, planes = _of_dicom(hu, volume, source) if source else _of_file(hu, volume)
     facts = _facts(source, _plain(model), _plain(version), intercept, identity)
@@ -84,7 +85,7 @@ def staged_ct_series(
 
 
 def _plain(text: str) -> str:
-    """Return text that DICOM can hold as one value."""
+    """Return text valid as a single DICOM value."""
     return re.sub(r"[\\\x00-\x1f]+", "/", text).strip()
 
 
@@ -103,13 +104,13 @@ def _facts(source: Source | None, model: str, version: str, intercept: int, iden
 
 
 def _of_dicom(hu: np.ndarray, volume: Volume, source: Source) -> tuple[np.ndarray, list[Plane]]:
-    """Return slices (N, rows, columns) and the very planes of the MR's frames."""
+    """Return slices (N, rows, columns) and the planes of the MR's frames."""
     thickness = volume.spacing_mm[2]
     return hu.T, [Plane(f.position, f.orientation, f.spacing_mm, thickness, f) for f in source.frames]
 
 
 def _of_file(hu: np.ndarray, volume: Volume) -> tuple[np.ndarray, list[Plane]]:
-    """Return axial slices (N, rows, columns) and their planes, of a volume in any axis order."""
+    """Return axial slices (N, rows, columns) and their planes for a volume in any axis order."""
     order = SliceOrder.axial(volume.affine)
     lps = LPS_TO_RAS @ volume.affine
     spacing = order.spacing_mm(volume.affine)
@@ -122,8 +123,8 @@ def _of_file(hu: np.ndarray, volume: Volume) -> tuple[np.ndarray, list[Plane]]:
     axes = np.stack([up, down, across])
     if np.abs(axes @ axes.T - np.eye(3)).max() > RIGHT_ANGLE:
         raise MrictError(
-            f"{shown(volume.path)}: its axes are not at right angles, which DICOM cannot hold; "
-            "expected an unsheared grid; resample it or write another type"
+            f"{shown(volume.path)}: its axes are not at right angles, which DICOM cannot store; "
+            "expected an unsheared grid; resample it or write another file type"
         )
     stack = order.to_slices(hu)
     orientation = (*across, *down)
@@ -132,13 +133,13 @@ def _of_file(hu: np.ndarray, volume: Volume) -> tuple[np.ndarray, list[Plane]]:
 
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if folder.is_symlink() or not folder.is_dir():
-        raise MrictError(f"{shown(folder)}: exists and is no folder; expected a new folder; choose another name")
+        raise MrictError(f"{shown(folder)}: exists and is not a folder; expected a new folder; choose another name")
     inside = list(folder.iterdir())
     if inside and not overwrite:
         raise MrictError(f"{shown(folder)}: exists already; expected a new folder; choose another or allow overwriting")
     if not all(_is_ours(file) for file in inside):
         raise MrictError(
-            f"{shown(folder)}: holds other files than a CT series of this suite; nothing was replaced; "
+            f"{shown(folder)}: contains files other than a CT series of this suite; nothing was overwritten; "
             "choose another folder"
         )
 

@@ -1,7 +1,7 @@
 """A public data set from its Zenodo record to a folder that `discover` reads: fetch, verify, unpack, check.
 
-What is fetched is kept in `DEST/<name>.partial/`; `DEST/<folder>/` appears by one rename, whole. A receipt in it says
-which record it came from and which files belong to it, so that a second run has nothing to do.
+Downloads are kept in `DEST/<name>.partial/`; `DEST/<folder>/` appears by one rename, complete. Its receipt names the
+record and the files, so that a second run has nothing to do.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DataSet:
 
     @property
     def source(self) -> dict[str, int | str]:
-        """What a receipt says of where its files came from. The files of a published record never change."""
+        """The origin of the files, as in a receipt. The files of a published record never change."""
         return {"data_set": self.name, "record": self.record, "archive": self.archive}
 
 
@@ -61,7 +61,7 @@ DATA_SETS = {
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A data set on disk; `fresh` is False when it was there already. Regions without any patient are left out."""
+    """A data set on disk; `fresh` is False if it already existed. Regions without patients are omitted."""
 
     folder: Path
     fresh: bool
@@ -78,15 +78,15 @@ def data_set(name: str) -> DataSet:
 def download(
     name: str, dest: Path | str, server: Zenodo, keep_archive: bool = False, progress: Progress | None = None
 ) -> Downloaded:
-    """Bring the data set `name` to `dest`, on from where an earlier call stopped; do nothing when it is all there.
+    """Download the data set `name` to `dest`, resuming an earlier call; do nothing if it is complete.
 
-    Needs the archive's size free twice. An archive of the right checksum that already lies in `dest` is used and
-    left alone. `progress(done, total, step)` counts bytes. Nothing that exists is replaced; MrictError otherwise.
+    Needs twice the archive's size. An archive in `dest` with the right checksum is used and kept.
+    `progress(done, total, step)` counts bytes. Nothing existing is overwritten: that raises MrictError.
     """
     wanted, dest = data_set(name), _resolved(dest)
     final, partial = dest / wanted.folder, _partial(wanted, dest)
     whole = _complete(final, wanted)
-    if whole and not partial.exists():  # without a lock: the folder may be read-only by now
+    if whole and not partial.exists():  # without a lock: the folder may be read-only
         return Downloaded(final, False, _check(wanted, final))
     remote = None if whole else _archive_of(wanted, server)
     with held(dest, f"downloads to it ({name})", LOCK_WAIT_S):
@@ -94,11 +94,11 @@ def download(
         try:
             if fresh:
                 _bring(wanted, remote, dest, server, keep_archive, progress)
-            shutil.rmtree(partial, ignore_errors=True)  # also what a run left that was killed after its last rename
+            shutil.rmtree(partial, ignore_errors=True)  # also after a run killed after its last rename
         except OSError as error:
             raise unwritable(dest, error) from None
         finally:
-            with contextlib.suppress(OSError):  # what was fetched stays for the next run, an empty folder does not
+            with contextlib.suppress(OSError):  # what was fetched stays for the next run
                 partial.rmdir()
     return Downloaded(final, fresh, _check(wanted, final))
 
@@ -106,7 +106,7 @@ def download(
 def _bring(
     wanted: DataSet, remote: RemoteFile, dest: Path, server: Zenodo, keep_archive: bool, progress: Progress | None
 ) -> None:
-    """Fetch and verify the archive, and unpack it beside its place until it is whole."""
+    """Fetch and verify the archive, and unpack it atomically."""
     own = dest / wanted.archive
     if not own.exists():
         archive = _verified(remote, _partial(wanted, dest), server, progress)
@@ -122,16 +122,16 @@ def _bring(
         _check(wanted, unpacked)
         receipt = {**wanted.source, "md5": remote.md5, "licence": wanted.licence, "citation": wanted.citation}
         write_json(unpacked / RECEIPT, {**receipt, "files": files})
-        if keep_archive and archive != own:  # before the last step: a run killed here finds it, and unpacks again
+        if keep_archive and archive != own:  # before the last step: a run killed here unpacks again
             archive.rename(own)
 
 
 def _verified(remote: RemoteFile, partial: Path, server: Zenodo, progress: Progress | None) -> Path:
-    """Return the archive in `partial`, its checksum verified; one with a wrong checksum is removed."""
+    """Return the verified archive in `partial`; one with a wrong checksum is removed."""
     part = partial / f"{remote.name}.part"
     there = part.stat().st_size if part.exists() else 0
     if there < remote.size:
-        # the archive's own size stands for what it unpacks to: its volumes are gzipped already
+        # volumes are already gzipped, so unpacking needs the archive's size once more
         need_space(partial.parent, 2 * remote.size - there, f"to fetch and unpack {remote.name}")
     partial.mkdir(exist_ok=True)
     server.fetch(remote.url, part, remote.size, progress)
@@ -139,7 +139,7 @@ def _verified(remote: RemoteFile, partial: Path, server: Zenodo, progress: Progr
     if digest != remote.md5:
         shutil.rmtree(partial)
         raise MrictError(
-            f"{remote.url}: md5 {digest}, the record says {remote.md5}; what was fetched is deleted; run again, "
+            f"{remote.url}: md5 {digest}, the record says {remote.md5}; the download was deleted; run again, "
             "or try another mirror"
         )
     return part
@@ -156,17 +156,16 @@ def _archive_of(wanted: DataSet, server: Zenodo) -> RemoteFile:
 
 
 def _complete(final: Path, wanted: DataSet) -> bool:
-    """Say whether `final` holds the data set whole; MrictError when it is something else, or files have gone."""
+    """Return whether `final` is the complete data set; MrictError if it is something else or files are missing."""
     if not os.path.lexists(final):
         return False
     receipt = read_json(final / RECEIPT) if (final / RECEIPT).is_file() else {}
     if not isinstance(receipt, dict) or not wanted.source.items() <= receipt.items():
-        raise MrictError(
-            f"{shown(final)}: exists and was not made by this command; move it away, or choose another --dest"
-        )
+        raise MrictError(f"{shown(final)}: exists and is not from this command; move it away, or choose another --dest")
     files = receipt.get("files")
     files = files if isinstance(files, dict) else {}
-    wrong = [name for name, size in files.items() if not _has_size(final.parent / name, size)]
+    paths = {name: final.parent / name for name in files}
+    wrong = [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != files[name]]
     if wrong or not files:
         first = wrong[0] if wrong else RECEIPT
         raise MrictError(
@@ -177,7 +176,7 @@ def _complete(final: Path, wanted: DataSet) -> bool:
 
 
 def _check(wanted: DataSet, folder: Path) -> dict[str, Discovery]:
-    """Return the patients of each region in `folder`; MrictError when there is none in any."""
+    """Return the patients of each region in `folder`; MrictError if there are none at all."""
     found = {region: discover(folder, region) for region in wanted.regions if (folder / region).is_dir()}
     if not any(discovery.patients for discovery in found.values()):
         raise MrictError(
@@ -188,7 +187,7 @@ def _check(wanted: DataSet, folder: Path) -> dict[str, Discovery]:
 
 
 def _md5(path: Path, progress: Progress | None) -> str:
-    """Return the md5 of a file, which is Zenodo's checksum: it finds damage, it is no proof against an attacker."""
+    """Return the md5 of a file, Zenodo's checksum: it detects damage, not an attack."""
     digest, total, done = hashlib.md5(usedforsecurity=False), path.stat().st_size, 0
     with available(path), open(path, "rb") as file:
         while block := file.read(BLOCK):
@@ -209,9 +208,5 @@ def _resolved(dest: Path | str) -> Path:
             return Path(dest).expanduser().resolve()
         problem = "is empty"
     except (OSError, RuntimeError, ValueError) as error:  # loops of links, unknown users, null bytes
-        problem = f"is no usable folder ({getattr(error, 'strerror', None) or error})"
+        problem = f"is not a usable folder ({getattr(error, 'strerror', None) or error})"
     raise MrictError(f"--dest '{str(dest)[:200]}' {problem}; give a folder to download to")
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size

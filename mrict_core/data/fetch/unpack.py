@@ -1,6 +1,6 @@
-"""A zip archive that came from elsewhere: everything about it is checked before a byte is written.
+"""Unpack a foreign zip archive; everything is checked before a byte is written.
 
-The dangers: names that lead out of the folder, links, files that unpack to more than the disk holds, damage.
+The dangers: names that point outside the folder, links, zip bombs, damage.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from mrict_core.files import unwritable
 from mrict_core.paths import shown
 from mrict_core.web import Progress
 
-MAX_RATIO = 20  # unpacked to packed bytes; volumes that are already gzipped stay near 1, a bomb is in the hundreds
+MAX_RATIO = 20  # unpacked to packed bytes; gzipped volumes stay near 1, a bomb has hundreds
 MAX_NAME = 1000  # characters
 MARGIN = 64 << 20  # bytes left free on the disk
 BLOCK = 1 << 20
 
 
 def unpack(archive: Path, target: Path, folder: str, progress: Progress | None = None) -> dict[str, int]:
-    """Unpack what is under `folder/` in a zip archive to the empty folder `target`; return {path: bytes} of its files.
+    """Unpack `folder/` of a zip archive to the empty folder `target`; return {path in the archive: bytes}.
 
-    Paths are those in the archive, `folder/` included. After a failure `target` holds a part: remove it.
-    MrictError: no zip archive, damaged, encrypted, an unsafe name or link, a bomb, no room, nothing under `folder/`.
+    After a failure `target` holds a part: remove it. MrictError for damaged or encrypted archives, unsafe names or
+    links, a bomb, a full disk, and nothing under `folder/`.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -47,7 +47,7 @@ def unpack(archive: Path, target: Path, folder: str, progress: Progress | None =
                     raise EOFError(f"{member.filename!r} is {path.stat().st_size} bytes long, not {member.file_size}")
             return {m.filename: m.file_size for m in members}
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # Runtime: encrypted, methods
-        raise MrictError(f"{shown(archive)}: is no sound zip archive ({error}); delete it and fetch it again") from None
+        raise MrictError(f"{shown(archive)}: not a sound zip archive ({error}); delete it and fetch it again") from None
     except OSError as error:
         raise unwritable(Path(error.filename or target), error) from error
 
@@ -63,7 +63,7 @@ def need_space(folder: Path, needed: int, purpose: str) -> None:
 
 
 def readable(size: int) -> str:
-    """Return a number of bytes as people read it, in powers of ten as disks are sold: 1.5 GB."""
+    """Return a number of bytes in decimal units, such as 1.5 GB."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
@@ -71,7 +71,7 @@ def readable(size: int) -> str:
 
 
 def _checked(opened: zipfile.ZipFile, archive: Path, folder: str) -> list[zipfile.ZipInfo]:
-    """Return the files under `folder/`; MrictError when any member of the archive is unsafe, wanted or not."""
+    """Return the files under `folder/`; MrictError if any member of the archive is unsafe."""
     for member in opened.infolist():
         if danger := _danger(member):
             raise MrictError(
@@ -79,11 +79,11 @@ def _checked(opened: zipfile.ZipFile, archive: Path, folder: str) -> list[zipfil
                 "nothing was unpacked; report it to the publisher"
             )
     members = [m for m in opened.infolist() if m.filename.startswith(f"{folder}/") and not m.is_dir()]
-    names = [Path(member.filename.casefold()) for member in members]  # where the disk folds case, A and a are one file
+    names = [Path(member.filename.casefold()) for member in members]  # on case-insensitive disks A and a are one file
     twice = len(names) > len(set(names)) or not {p for name in names for p in name.parents}.isdisjoint(names)
     inside, size = sum(m.file_size for m in opened.infolist()), archive.stat().st_size
     if twice or inside > MAX_RATIO * size:
-        what = "two of its members have one name" if twice else f"its {size} bytes unpack to {inside}"
+        what = "two of its members have the same name" if twice else f"its {size} bytes unpack to {inside}"
         raise MrictError(f"{shown(archive)}: refused, {what}; nothing was unpacked; report it to the publisher")
     if not members:
         raise MrictError(f"{shown(archive)}: holds nothing under {folder}/; is it the right archive?")
@@ -91,8 +91,8 @@ def _checked(opened: zipfile.ZipFile, archive: Path, folder: str) -> list[zipfil
 
 
 def _danger(member: zipfile.ZipInfo) -> str:
-    """Return what is wrong with a member's name or kind; empty when nothing is."""
-    name = member.orig_filename  # as it stands in the archive; `filename` is already cut and translated
+    """Return what is unsafe about a member, else ""."""
+    name = member.orig_filename  # `filename` is already cut and translated
     leads_out = re.match(r"/|[A-Za-z]:", name) or ".." in name.split("/") or "\\" in name
     if leads_out or not name.strip("/.") or not name.isprintable() or len(name) > MAX_NAME:
         return "has an unsafe name"

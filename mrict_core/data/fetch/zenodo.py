@@ -17,7 +17,7 @@ MIRROR = "MRICT_ZENODO_URL"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a record; `size` in bytes, `md5` as 32 hexadecimal digits."""
+    """One file of a record; `size` in bytes, `md5` in hexadecimal digits."""
 
     name: str
     size: int
@@ -26,21 +26,21 @@ class RemoteFile:
 
 
 class Zenodo(Web):
-    """A server that speaks Zenodo's API: `url`, else the mirror in MRICT_ZENODO_URL, else zenodo.org."""
+    """A server with Zenodo's API: `url`, else the mirror in MRICT_ZENODO_URL, else zenodo.org."""
 
     def __init__(self, url: str = "", **options: Any) -> None:
         self.url = (url or os.environ.get(MIRROR) or ADDRESS).rstrip("/")
         if not re.match(r"https?://[^/\s]", self.url):
-            raise MrictError(f"'{self.url}' is no address of a server; give http://… or https://… (--url or {MIRROR})")
+            raise MrictError(f"'{self.url}' is not a server's address; give http://… or https://… (--url or {MIRROR})")
         super().__init__(**options)
 
     def files(self, record: int) -> tuple[RemoteFile, ...]:
-        """Return the files of a record, in its order; MrictError when it is not there or not as Zenodo writes it."""
+        """Return the files of a record, in its order; MrictError if it is missing or not in Zenodo's format."""
         url = f"{self.url}/api/records/{record}"
         answer = self.json(url)
         entries = answer.get("files") if isinstance(answer, dict) else None
         if not isinstance(entries, list) or not entries:
-            raise MrictError(f"{url}: the record lists no files; is it restricted, or no record of Zenodo?")
+            raise MrictError(f"{url}: the record lists no files; is it restricted, or not a record of Zenodo?")
         return tuple(_file(entry, url) for entry in entries)
 
 

@@ -1,1 +1,1 @@
-"""Image files: what a header says, which reading is taken, voxels and their checksums."""
+"""Image files: headers and how they are read, voxels, checksums."""

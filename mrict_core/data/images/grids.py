@@ -1,4 +1,4 @@
-"""Grids: how far apart two of them put their voxels, and which distance is still one grid."""
+"""Grids: the distance between two of them, and the tolerance within which they are one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 def corner_gap_mm(affine: np.ndarray, other: np.ndarray, shape: Shape) -> float:
-    """Return how far apart, in mm along an axis, two affines put the corner voxels of a volume at most."""
+    """Return the largest distance, in mm along an axis, between the corner voxels of two affines."""
     return float(np.abs(_corner_steps(affine, other, shape)).max())
 
 
@@ -35,17 +35,17 @@ def _corner_steps(affine: np.ndarray, other: np.ndarray, shape: Shape) -> np.nda
 
 
 def differ(affine: np.ndarray, other: np.ndarray, shape: Shape) -> bool:
-    """Return whether two affines put a voxel further apart than `SAME_GRID` of a voxel."""
+    """Return whether two affines place a voxel more than `SAME_GRID` of a voxel apart."""
     return corner_gap_voxels(affine, other, shape) > SAME_GRID
 
 
 def is_same(shape: Shape, affine: np.ndarray, other_shape: Shape, other_affine: np.ndarray) -> bool:
-    """Return whether two grids are one: equal shapes, and every voxel at the same place to `SAME_GRID` of a voxel."""
+    """Return whether two grids are one: equal shapes, and every voxel within `SAME_GRID` of a voxel."""
     return tuple(shape) == tuple(other_shape) and not differ(affine, other_affine, shape)
 
 
 def straightened(affine: np.ndarray) -> np.ndarray:
-    """Return the nearest affine whose axes are at right angles, with the same voxel size and first voxel."""
+    """Return the nearest affine with orthogonal axes, and the same voxel size and first voxel."""
     spacing, straight = np.array(spacing_of(affine)), np.array(affine)
     left, _, right = np.linalg.svd(straight[:3, :3] / spacing)
     straight[:3, :3] = left @ right * spacing
@@ -53,7 +53,7 @@ def straightened(affine: np.ndarray) -> np.ndarray:
 
 
 def in_words(shape: Shape, affine: np.ndarray) -> str:
-    """Return a grid in words: shape, voxel size, where its axes point, where its first voxel lies."""
+    """Return a grid in words: shape, voxel size, directions of its axes, position of its first voxel."""
     spacing = "×".join(f"{v:.4g}" for v in spacing_of(affine))
     origin = ", ".join(f"{v:.4g}" for v in np.asarray(affine)[:3, 3])
     axes = "".join(nib.orientations.aff2axcodes(affine))
@@ -63,7 +63,7 @@ def in_words(shape: Shape, affine: np.ndarray) -> str:
 def difference(shape: Shape, affine: np.ndarray, other_shape: Shape, other_affine: np.ndarray) -> tuple[str, str, str]:
     """Return two grids in words that never read alike, and how far apart they are.
 
-    Of grids of one shape only what differs is named, with as many digits as it takes.
+    For grids of one shape only the differences are named, with as many digits as needed.
     """
     if tuple(shape) != tuple(other_shape):
         return in_words(shape, affine), in_words(other_shape, other_affine), "different numbers of voxels"
@@ -85,7 +85,7 @@ def _parts(affine: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _unlike(values: np.ndarray, others: np.ndarray) -> tuple[str, str]:
-    """Return two rows of numbers with as many digits as it takes to tell them apart."""
+    """Return two rows of numbers with as many digits as needed to distinguish them."""
     for digits in range(4, 18):
         ours, theirs = ("(" + ", ".join(f"{v:.{digits}g}" for v in row) + ")" for row in (values, others))
         if ours != theirs:
@@ -94,7 +94,7 @@ def _unlike(values: np.ndarray, others: np.ndarray) -> tuple[str, str]:
 
 
 def check_same_grid(grids: dict[str, tuple[Shape, np.ndarray, Path]]) -> None:
-    """Raise `MrictError` unless all `{role: (shape, affine, path)}` share one grid (`is_same`)."""
+    """Raise `MrictError` unless all `{role: (shape, affine, path)}` share one grid."""
     (role, (shape, affine, path)), *others = grids.items()
     for other, (other_shape, other_affine, other_path) in others:
         if not is_same(shape, affine, other_shape, other_affine):

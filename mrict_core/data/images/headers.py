@@ -1,4 +1,4 @@
-"""What the header of an image file says: the grid, the type and the place of its voxels."""
+"""The header of an image file: grid, type and position of its voxels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mrict_core.data.images.orders import spacing_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
-HEADER_BYTES = 1 << 20  # of a text header: more than any program writes
-SPACING_MM = (0.05, 50.0)  # beyond it the header is wrong: metres or micrometres taken for mm
-MIN_VOLUME = 1e-2  # of the cell of the three axes' unit vectors: 1 when they are at right angles
+HEADER_BYTES = 1 << 20  # longest text header read
+SPACING_MM = (0.05, 50.0)  # outside it the unit is wrong: metres or micrometres read as mm
+MIN_VOLUME = 1e-2  # of the parallelepiped of the unit vectors of the axes: 1 if orthogonal
 
 
 class ItkFrame(NamedTuple):
-    """Origin (mm), spacing (mm) and direction (row by row) of an image as ITK holds them, axes L, P, S."""
+    """Origin (mm), spacing (mm) and direction (row by row) of an image in ITK, axes L, P, S."""
 
     origin: tuple[float, ...]
     spacing: tuple[float, ...]
@@ -28,12 +28,11 @@ class ItkFrame(NamedTuple):
 
     @classmethod
     def of_arrays(cls, *parts: np.ndarray) -> ItkFrame:
-        """Return the frame of origin, spacing and direction given as arrays."""
         return cls(*(tuple(map(float, part.ravel())) for part in parts))
 
     @classmethod
     def of(cls, affine: np.ndarray) -> ItkFrame:
-        """Return the frame of an affine voxel -> RAS mm; its direction is as oblique as the affine."""
+        """Return the frame of an affine voxel -> RAS mm, obliqueness included."""
         lps, spacing = LPS_TO_RAS @ affine, np.array(spacing_of(affine))
         return cls.of_arrays(lps[:3, 3], spacing, lps[:3, :3] / spacing)
 
@@ -48,14 +47,14 @@ class ItkFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image."""
+    """The content of an image file's header."""
 
     path: Path
     shape: tuple[int, ...]
     affine: np.ndarray  # voxel -> RAS mm
     dtype: np.dtype  # with its byte order
-    data: Path  # the file with the voxels: `path`, or one beside it
-    start: int  # bytes of that file before its voxels, or before their compressed stream
+    data: Path  # the file with the voxels: `path`, or a separate one
+    start: int  # bytes in that file before the voxels or their compressed stream
     skip: int = 0  # bytes of the decompressed stream before the voxels
     encoding: str = "raw"  # gzip, zlib, bzip2
     scale: tuple[float, float] = (1.0, 0.0)  # slope and intercept
@@ -68,17 +67,17 @@ class Header:
 
     @property
     def size(self) -> int:
-        """How many bytes the voxels take."""
+        """Of the voxels, in bytes."""
         return self.voxels * self.dtype.itemsize
 
 
 def wrong(path: Path, came: str, expected: str, remedy: str = "export it again") -> MrictError:
-    """Return the error for a header that cannot be used."""
+    """Return the error for an unusable header."""
     return MrictError(f"{shown(path)}: {came}; expected {expected}; {remedy}")
 
 
 def checked_shape(shape: Iterable[int], path: Path) -> tuple[int, int, int]:
-    """Return the 3-D shape, trailing axes of length 1 dropped; raise where it is no volume's."""
+    """Return the 3-D shape without trailing axes of length 1; raise if it is not that of a volume."""
     shape = tuple(int(n) for n in shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -90,7 +89,7 @@ def checked_shape(shape: Iterable[int], path: Path) -> tuple[int, int, int]:
 
 
 def checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
-    """Return the affine; raise where it cannot be inverted or its voxels have no size in mm that images have."""
+    """Return the affine; raise if it cannot be inverted or its voxel size is implausible."""
     spacing = spacing_of(affine) if np.isfinite(affine).all() else (0.0, 0.0, 0.0)
     if min(spacing) == 0 or abs(np.linalg.det(np.asarray(affine)[:3, :3] / spacing)) < MIN_VOLUME:
         raise wrong(path, "affine not invertible", "three independent axes", "fix the header")
@@ -101,25 +100,24 @@ def checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
 
 
 def size_text(spacing_mm: Iterable[float]) -> str:
-    """Return a voxel's size in words."""
     return " x ".join(f"{s:.4g}" for s in spacing_mm) + " mm"
 
 
 def disagreement(what: str, affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Return a remark on another reading of a header, with the distance in mm; none where both are one grid."""
+    """Return a remark on a second reading of a header, with the distance in mm; none if both give one grid."""
     if not differ(affine, other, shape):
         return ()
-    return (f"{what}: the two readings put a voxel up to {corner_gap_mm(affine, other, shape):.3g} mm apart",)
+    return (f"{what}: the two readings place a voxel up to {corner_gap_mm(affine, other, shape):.3g} mm apart",)
 
 
 def unit_ignored(what: str, unit_mm: float, affine: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Return a remark on a unit of length that ITK does not read, where it is not mm."""
+    """Return a remark on a unit of length other than mm, which ITK ignores."""
     other = np.diag([unit_mm, unit_mm, unit_mm, 1.0]) @ affine
-    return disagreement(f"{what} is left out, as ITK does", affine, other, shape)
+    return disagreement(f"{what} is ignored, as by ITK", affine, other, shape)
 
 
 def numbers(path: Path, name: str, text: str, count: int) -> np.ndarray:
-    """Return the `count` finite numbers of a header's field; anything else raises."""
+    """Return the `count` finite numbers of a header field; raise for anything else."""
     try:
         found = np.array([float(word) for word in text.split()])
     except ValueError:
@@ -130,7 +128,7 @@ def numbers(path: Path, name: str, text: str, count: int) -> np.ndarray:
 
 
 def sizes(path: Path, name: str, text: str, count: int) -> np.ndarray:
-    """Return voxel sizes in mm, all above 0: a negative one would turn the image in silence."""
+    """Return voxel sizes in mm, all above 0: a negative one would silently flip the image."""
     found = numbers(path, name, text, count)
     if (found <= 0).any():
         raise wrong(path, f"its {name} is {text.strip()[:60]!r}", "sizes above 0", "fix the header")
@@ -138,10 +136,10 @@ def sizes(path: Path, name: str, text: str, count: int) -> np.ndarray:
 
 
 def detached(path: Path, name: str) -> Path:
-    """Return the file that a header names for its voxels: one file, in the header's own folder or below."""
+    """Return the file with the voxels that a header names; it must be one file in the header's folder or below."""
     if name.split()[:1] == ["LIST"] or "%" in name:
         raise wrong(path, f"voxels in several files ({name[:40]!r})", "one file", "write it as one file")
     if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
-        remedy = "move it there and name it so in the header"
+        remedy = "move it there and edit the header"
         raise wrong(path, f"its voxels are in {name[:80]!r}", "a file in the header's own folder", remedy)
     return path.parent / name

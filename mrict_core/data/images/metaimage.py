@@ -34,7 +34,7 @@ UNITS_MM = {"um": 1e-3, "cm": 10.0}
 
 
 def read_metaimage(path: Path) -> Header:
-    """Return what the header of an MHA or MHD file says; raises MrictError where it does not describe one volume."""
+    """Return the header of an MHA or MHD file; raise MrictError if it does not describe one volume."""
     with open(path, "rb") as file:
         start = file.read(HEADER_BYTES)
     end = END.search(start)
@@ -49,7 +49,7 @@ def read_metaimage(path: Path) -> Header:
     slope, offset = (fields.get(f"ElementToIntensityFunction{name}", "") for name in ("Slope", "Offset"))
     if float(slope or 1) != 1 or float(offset or 0) != 0:
         text = f"its ElementToIntensityFunction (slope {slope or 1}, offset {offset or 0})"
-        remarks += (f"{text} is left out: values are taken as stored, as ITK and 3D Slicer take them",)
+        remarks += (f"{text} is ignored: values are taken as stored, as by ITK and 3D Slicer",)
     data = path if local else detached(path, name)
     skip = int(fields.get("HeaderSize", 0) or 0)
     header = Header(
@@ -94,7 +94,7 @@ def _type(fields: dict[str, str], path: Path) -> np.dtype:
 
 
 def _place(header: Header, fields: dict[str, str], skip: int) -> Header:
-    """Return the header with the place of its voxels: from the end of the file, or a compressed stream."""
+    """Return the header with the position of its voxels: at the end of the file, or in a compressed stream."""
     if _true(fields, "CompressedData"):
         return replace(header, encoding="zlib")
     if skip == -1 and header.data != header.path:
@@ -103,12 +103,12 @@ def _place(header: Header, fields: dict[str, str], skip: int) -> Header:
 
 
 def _first(fields: dict[str, str], names: tuple[str, ...]) -> tuple[str, str]:
-    """Return the name and the text of the first field that is there; ("", "") where none is."""
+    """Return name and text of the first existing field, else ("", "")."""
     return next(((name, fields[name]) for name in names if name in fields), ("", ""))
 
 
 def _frame(fields: dict[str, str], count: int, shape: tuple[int, ...], path: Path) -> tuple[ItkFrame, tuple[str, ...]]:
-    """Return the grid as ITK reads it, and remarks on what is missing and on what says otherwise."""
+    """Return the grid as ITK reads it, and remarks on missing and contradicting fields."""
     missing, found = [], {}
     for what, names, read, size, default in (
         ("voxel size", SPACING, sizes, count, np.ones(count)),
@@ -121,16 +121,16 @@ def _frame(fields: dict[str, str], count: int, shape: tuple[int, ...], path: Pat
     direction = found["orientation"].reshape(count, count).T[:3, :3]  # one axis after the other in the file
     origin, spacing = found["position"][:3], found["voxel size"][:3]
     frame = ItkFrame.of_arrays(origin, spacing, direction)
-    remarks = tuple(missing and [f"its header holds no {' and no '.join(missing)}: taken {DEFAULTS}"])
+    remarks = tuple(missing and [f"its header holds no {' and no '.join(missing)}: assumed {DEFAULTS}"])
     return frame, remarks + _contradictions(fields, frame, shape, path)
 
 
 def _contradictions(fields: dict[str, str], frame: ItkFrame, shape: tuple[int, ...], path: Path) -> tuple[str, ...]:
-    """Return remarks on fields that say another grid than the one ITK reads."""
+    """Return remarks on fields that contradict the grid that ITK reads."""
     remarks: tuple[str, ...] = ()
     affine = checked_affine(frame.affine, path)
     codes = fields.get("AnatomicalOrientation", "")
-    named = codes.translate(str.maketrans("RLAPIS", "LRPASI"))  # it names where axes come from
+    named = codes.translate(str.maketrans("RLAPIS", "LRPASI"))  # it names the origin of each axis
     ours = "".join(nib.orientations.aff2axcodes(affine))
     if re.fullmatch("(?=.*[RL])(?=.*[AP])(?=.*[IS])[RLAPIS]{3}", codes) and named != ours:
         turned = np.zeros((3, 3))
@@ -138,11 +138,11 @@ def _contradictions(fields: dict[str, str], frame: ItkFrame, shape: tuple[int, .
             turned["LPSRAI".index(code) % 3, axis] = 1 if code in "LPS" else -1
         other = frame._replace(direction=tuple(turned.ravel())).affine
         remarks += disagreement(
-            f"AnatomicalOrientation {codes} is not that of its matrix, which is taken", affine, other, shape
+            f"AnatomicalOrientation {codes} is not that of its matrix, which is used", affine, other, shape
         )
     unit = UNITS_MM.get(fields.get("DistanceUnits", "").lower(), 1.0)
     remarks += unit_ignored(f"DistanceUnits {fields.get('DistanceUnits')}", unit, affine, shape)
     lengths = np.linalg.norm(np.reshape(frame.direction, (3, 3)), axis=0)
     other = frame._replace(direction=tuple((np.reshape(frame.direction, (3, 3)) / lengths).ravel())).affine
-    remarks += disagreement("its matrix has axes not of length 1, taken as they are", affine, other, shape)
+    remarks += disagreement("the axes in its matrix are not of length 1; used unchanged", affine, other, shape)
     return remarks

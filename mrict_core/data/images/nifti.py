@@ -1,4 +1,4 @@
-"""Headers of NIfTI files, and which of their readings is taken: that of ITK (docs/formats.md says why)."""
+"""Headers of NIfTI files, read as ITK reads them (docs/formats.md explains why)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ FORMS = (
     *("pixdim", "xyzt_units", "qform_code", *(f"quatern_{k}" for k in "bcd"), *(f"qoffset_{k}" for k in "xyz")),
     *("sform_code", *(f"srow_{k}" for k in "xyz")),
 )
-nib.imageglobals.logger.setLevel("CRITICAL")  # its remarks on odd headers name no file; what matters is checked here
+nib.imageglobals.logger.setLevel("CRITICAL")  # its remarks name no file; what matters is checked here
 
 
 def read_nifti(path: Path) -> Header:
-    """Return what the header of a NIfTI file says, compressed or not whatever its name.
+    """Return the header of a NIfTI file; its content, not its name, decides whether it is compressed.
 
-    Raises MrictError, or what nibabel raises, where it does not describe one volume.
+    Raises MrictError, or an error of nibabel, if it does not describe one volume.
     """
     with open(path, "rb") as file:
         packed = file.peek(2)[:2] == GZIP
         block = (igzip.IGzipFile(fileobj=file) if packed else file).read(max(BYTES.values()))
     kind = nib.Nifti2Header if nib.Nifti2Header.may_contain_header(block) else nib.Nifti1Header
     block = block[: BYTES[kind]]
-    header, raw = kind(block), kind(block, check=False)  # the first has wrong values replaced
+    header, raw = kind(block), kind(block, check=False)  # the first with corrected values
     if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
         raise wrong(path, "a header whose voxels are in another file (.img)", "one file", "export it as .nii.gz")
     dtype = header.get_data_dtype()
@@ -43,7 +43,7 @@ def read_nifti(path: Path) -> Header:
         raise wrong(path, "holds colours or complex numbers", "one number per voxel", "export grey values")
     shape = checked_shape(header.get_data_shape(), path)
     for name in ("qform_code", "sform_code"):
-        if int(raw[name]) not in FORM_CODES:  # nibabel takes such a form for none, ITK for one
+        if int(raw[name]) not in FORM_CODES:  # nibabel ignores such a form, ITK uses it
             raise wrong(path, f"its {name} is {int(raw[name])}", f"0 to {FORM_CODES[-1]}", "fix the header")
     affine, remarks = _grid(header, np.array(raw["pixdim"][1:4], np.float64), shape, path)
     slope, inter = (float(raw[name]) for name in ("scl_slope", "scl_inter"))
@@ -52,8 +52,8 @@ def read_nifti(path: Path) -> Header:
         slope = 0.0
     offset = float(header["vox_offset"])
     if not BYTES[kind] <= offset < 1e12:
-        raise wrong(path, f"its vox_offset is {offset:g}", "the place of the voxels in the file")
-    header["vox_offset"] = 0  # of the file that is written from it, nibabel finds the place anew
+        raise wrong(path, f"its vox_offset is {offset:g}", "the position of the voxels in the file")
+    header["vox_offset"] = 0  # nibabel sets it when writing
     return Header(
         path,
         shape,
@@ -70,7 +70,7 @@ def read_nifti(path: Path) -> Header:
 
 
 def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the affine (voxel -> RAS mm) as ITK reads the header, and a remark where other readings differ."""
+    """Return the affine (voxel -> RAS mm) as ITK reads the header, and a remark if other readings differ."""
     unit_name, unit = UNITS_MM.get(int(header["xyzt_units"]) & 7, ("", 1.0))
     sform, _ = header.get_sform(coded=True)
     sized = np.isfinite(pixdim).all() and (pixdim > 0).all()
@@ -80,7 +80,7 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
     qform = _qform(header, zooms, sform is not None)
     in_mm = np.diag([unit, unit, unit, 1.0])
     base = header.get_base_affine() if sform is None and qform is None else None  # nibabel's, without a form
-    with np.errstate(invalid="ignore"):  # what is not finite is refused in words
+    with np.errstate(invalid="ignore"):  # non-finite forms are refused below
         sform, qform, base = (
             None if form is None else checked_affine(in_mm @ form, path) for form in (sform, qform, base)
         )
@@ -92,14 +92,14 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
         causes.append(f"has a pixdim of {size_text(pixdim)}")
     elif sform is not None and differ(sform, _with_zooms(sform, unit * zooms), shape):
         sizes = size_text(spacing_of(sform)), size_text(unit * zooms)
-        causes.append(f"says voxels of {sizes[0]} in its sform and {sizes[1]} in its pixdim")
+        causes.append(f"has voxels of {sizes[0]} in its sform and {sizes[1]} in its pixdim")
     if sform is not None and qform is not None and differ(qform, sform, shape):
         causes.append("has a qform and an sform that differ")
     if unit != 1:
-        causes.append(f"counts in {unit_name}")
+        causes.append(f"is in {unit_name}")
     if not causes:
         return finest, ()
-    itk = _placed_by_itk(header) if sized else None  # which would turn the image where pixdim is no size
+    itk = _placed_by_itk(header) if sized else None  # it would flip the image if pixdim is not a size
     forms = {"the sform": sform, "the qform": qform}
     known = {name: form for name, form in forms.items() if form is not None}
     taken, name = finest, next(iter(known), "")
@@ -110,14 +110,14 @@ def _grid(header: Any, pixdim: np.ndarray, shape: tuple[int, ...], path: Path) -
         taken = known.get(name, itk)
     gap_mm = max(corner_gap_mm(taken, other, shape) for other in (*known.values(), np.linalg.inv(in_mm) @ finest))
     remark = (
-        f"its header {' and '.join(causes)}: its readings put a voxel up to {gap_mm:.3g} mm apart; "
-        f"taken: {name}{', as ITK and 3D Slicer do' if itk is not None else ''}"
+        f"its header {' and '.join(causes)}: its readings place a voxel up to {gap_mm:.3g} mm apart; "
+        f"taken: {name}{', as by ITK and 3D Slicer' if itk is not None else ''}"
     )
     return taken, (remark,)
 
 
 def _qform(header: Any, zooms: np.ndarray, spare: bool) -> np.ndarray | None:
-    """Return the qform, None without a code; a quaternion that is no rotation is none where there is an sform."""
+    """Return the qform, None without a code; `spare` (there is an sform) ignores an invalid quaternion."""
     header = header.copy()
     header["pixdim"][1:4] = zooms
     try:
@@ -129,10 +129,10 @@ def _qform(header: Any, zooms: np.ndarray, spare: bool) -> np.ndarray | None:
 
 
 def _placed_by_itk(header: Any) -> np.ndarray | None:
-    """Return where ITK itself puts an image with these forms, None where it refuses it.
+    """Return where ITK itself places an image with these forms, None if it refuses.
 
-    As a rule that is an sform with code 1 (scanner), else the qform, else the sform, with the voxel size of pixdim; but
-    it has exceptions where forms differ in the signs of their axes alone.
+    Usually by an sform with code 1 (scanner), else the qform, else the sform, with the voxel size of pixdim; there are
+    exceptions if forms differ only in the signs of their axes.
     """
     import SimpleITK as sitk
 

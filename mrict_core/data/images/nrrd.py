@@ -1,4 +1,4 @@
-"""Headers of NRRD files (attached, or NHDR with the voxels beside it), placed as ITK places them."""
+"""Headers of NRRD files (attached, or NHDR with separate voxels), read as ITK reads them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ TO_LPS = {  # space => signs of its axes
     **dict.fromkeys(("right-anterior-superior", "ras", "right-anterior-superior-time", "rast"), (-1, -1, 1)),
     **dict.fromkeys(("left-anterior-superior", "las", "left-anterior-superior-time", "last"), (1, -1, 1)),
 }
-SCALARS = ("domain", "space", "time", "none", "???", "stub", "scalar", "list")  # kinds of axes that are no components
+SCALARS = ("domain", "space", "time", "none", "???", "stub", "scalar", "list")  # kinds of axes other than components
 UNITS_MM = {"m": 1e3, "cm": 10.0, **dict.fromkeys(("um", "µm", "microns", "micrometers"), 1e-3)}
 
 
 def read_nrrd(path: Path) -> Header:
-    """Return what the header of an NRRD or NHDR file says; raises MrictError where it does not describe one volume."""
+    """Return the header of an NRRD or NHDR file; raise MrictError if it does not describe one volume."""
     with open(path, "rb") as file:
         start = file.read(HEADER_BYTES)
     if not re.match(rb"NRRD000\d", start):
@@ -82,11 +82,11 @@ def _fields(text: str, path: Path) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in text.splitlines()[1:]:
         name, separator, value = line.partition(":")
-        if line.startswith("#") or not separator or value.startswith("="):  # comments, and keys of the user's own
+        if line.startswith("#") or not separator or value.startswith("="):  # comments and custom keys
             continue
         name = name.strip().lower().replace(" ", "")
         if name in fields:
-            raise wrong(path, f"its {name[:40]!r} stands there twice", "one", "fix the header")
+            raise wrong(path, f"its {name[:40]!r} is given twice", "one", "fix the header")
         fields[name] = value.strip()
     return fields
 
@@ -103,7 +103,7 @@ def _type(fields: dict[str, str], path: Path) -> np.dtype:
 
 
 def _skipped(header: Header, skip: int) -> Header:
-    """Return the header with `byte skip` counted in: of the file, or of the decompressed stream."""
+    """Return the header with `byte skip` applied to the file or to the decompressed stream."""
     if header.encoding != "raw":
         return replace(header, skip=max(skip, 0))
     if skip == -1:
@@ -114,7 +114,7 @@ def _skipped(header: Header, skip: int) -> Header:
 def _frame(
     fields: dict[str, str], dimension: int, shape: tuple[int, ...], path: Path
 ) -> tuple[ItkFrame, tuple[str, ...]]:
-    """Return the grid as ITK reads it, and remarks on what is missing and on what says otherwise."""
+    """Return the grid as ITK reads it, and remarks on missing and contradicting fields."""
     space, vectors = fields.get("space", "").lower(), re.findall(r"\([^)]*\)|none", fields.get("spacedirections", ""))
     missing = [] if space in TO_LPS else ["orientation" + (f" (its space is {space[:30]!r})" if space else "")]
     if vectors:
@@ -135,7 +135,7 @@ def _frame(
     signs = np.array(TO_LPS.get(space, (1, 1, 1)))
     direction = np.divide(axes, spacing, out=np.zeros((3, 3)), where=spacing > 0) * signs[:, None]
     frame = ItkFrame.of_arrays(signs * origin, spacing, direction)
-    remarks = tuple(missing and [f"its header holds no {' and no '.join(missing)}: taken as ITK does, axes L, P, S"])
+    remarks = tuple(missing and [f"its header holds no {' and no '.join(missing)}: assumed as by ITK, axes L, P, S"])
     affine = checked_affine(frame.affine, path)
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits", "") or fields.get("units", ""))
     if odd := next((name for name in units[:3] if name in UNITS_MM), ""):
@@ -148,5 +148,5 @@ def _vector(path: Path, name: str, text: str) -> np.ndarray:
 
 
 def _first_three(fields: dict[str, str], name: str) -> str:
-    """Return what a field says of the three axes of the volume; another axis may have NaN there."""
+    """Return a field's values for the three axes of the volume; a fourth axis may have NaN."""
     return " ".join(fields.get(name, "").split()[:3])

@@ -1,4 +1,4 @@
-"""Slice orders: how a volume's voxels become slices, and exactly back."""
+"""Slice orders: from a volume to slices and exactly back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
-# plane => where slices, rows and columns run: the patient is shown alike, head or face up, the right side on the left
+# plane => directions of slices, rows and columns: head or face up, the patient's right on the left
 PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 
 
@@ -18,7 +18,7 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class SliceOrder:
-    """Which file axis becomes slice, row and column, and which of them run backwards."""
+    """Which file axis becomes slice, row and column, and which of them are flipped."""
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
@@ -27,7 +27,7 @@ class SliceOrder:
     def toward(cls, affine: np.ndarray, codes: str) -> SliceOrder:
         """Return the order whose slices, rows and columns run toward the three `codes` (of R L A P S I).
 
-        Works for any of the 48 axis codes, oblique ones by their nearest code.
+        Oblique axes count by their nearest code.
         """
         orientations = nib.orientations
         wanted = orientations.axcodes2ornt(tuple(codes))
@@ -39,25 +39,12 @@ class SliceOrder:
 
     @classmethod
     def axial(cls, affine: np.ndarray) -> SliceOrder:
-        """Return the patient's axial order.
-
-        Slices run inferior -> superior, rows anterior -> posterior, columns from the patient's right to the left.
-        """
+        """Return the axial order: slices inferior -> superior, rows anterior -> posterior, columns right -> left."""
         return cls.toward(affine, PLANES["axial"])
 
     @classmethod
-    def coronal(cls, affine: np.ndarray) -> SliceOrder:
-        """Return the coronal order: slices anterior -> posterior, rows head -> feet, columns right -> left."""
-        return cls.toward(affine, PLANES["coronal"])
-
-    @classmethod
-    def sagittal(cls, affine: np.ndarray) -> SliceOrder:
-        """Return the sagittal order: slices right -> left, rows head -> feet, columns anterior -> posterior."""
-        return cls.toward(affine, PLANES["sagittal"])
-
-    @classmethod
     def raw(cls) -> SliceOrder:
-        """Return the predecessor's order: axis 2 of the file, not re-oriented."""
+        """Return the predecessor's order: axis 2 of the file, not reoriented."""
         return cls((2, 0, 1), (False, False, False))
 
     def _flip(self, stack: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Padding: voxels where there was no image. They become background as dark as the air beside them."""
+"""Padding, voxels outside the scanned image: set to background as dark as the neighbouring air."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mrict_core.errors import MrictError
 from mrict_core.paths import shown
 
 BESIDE = 2  # voxels
-DARK = 0.15  # of the step from the darkest to the bright (their percentile): below it lies air
+DARK = 0.15  # of the step from the darkest to the bright (their percentile): below it is air
 
 
 def background_beside(array: np.ndarray, padded: np.ndarray) -> float:
-    """Return what padding becomes: the median of the voxels beside it where those are dark, else 0 or the least.
+    """Return the value for padding: the median of the neighbouring voxels if they are dark, else 0 or the minimum.
 
-    With the least, MR air that is noise would look darker than it is, and the body found on it a little larger.
+    With the minimum, noisy MR air would look too dark, and the body mask would become a little larger.
     """
     kept = array[~padded]
     beside = array[ndimage.binary_dilation(padded, iterations=BESIDE) & ~padded]
@@ -26,9 +26,9 @@ def background_beside(array: np.ndarray, padded: np.ndarray) -> float:
 
 
 def fill_nan(array: np.ndarray, path: Path, keep: bool = False) -> tuple[str, ...]:
-    """Set NaN that reaches the border of the volume, where there was no image, to background, and return a note.
+    """Set NaN that reaches the border of the volume to background (`keep`: leave it), and return a note.
 
-    `keep` leaves it. Infinite voxels, and NaN inside the image, raise MrictError.
+    Infinite voxels, and NaN inside the image, raise MrictError.
     """
     parts, _ = ndimage.label(np.isnan(array))
     faces = [np.take(parts, end, axis).ravel() for axis in range(3) for end in (0, -1)]

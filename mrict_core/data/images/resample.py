@@ -1,4 +1,4 @@
-"""Bring a volume onto another one's grid. SimpleITK interpolates; geometry goes through the RAS affines."""
+"""Resample a volume to another grid with SimpleITK."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from mrict_core.data.images import grids
 from mrict_core.data.images.headers import ItkFrame
 from mrict_core.data.images.volumes import Volume
-from mrict_core.data.intensity import AIR_HU
 from mrict_core.errors import MrictError
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.paths import shown
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def same_grid(volume: Volume, like: Volume) -> bool:
-    """Return whether two volumes have one shape and put every voxel at the same place (see `grids.is_same`)."""
+    """Return whether two volumes share one grid (see `grids.is_same`)."""
     return grids.is_same(volume.shape, volume.affine, like.shape, like.affine)
 
 
@@ -29,10 +29,10 @@ def grid_text(volume: Volume) -> str:
     return grids.in_words(volume.shape, volume.affine)
 
 
-def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: float = AIR_HU) -> Volume:
-    """Return `volume` on the grid of `like`: linear, or by the nearest voxel for masks; `fill` where it holds nothing.
+def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: float = AIR_FLOOR_HU) -> Volume:
+    """Return `volume` on the grid of `like`: linear, or nearest neighbour for masks; `fill` outside.
 
-    A volume on that grid already is returned as it is. Sheared grids, which ITK cannot hold, raise MrictError.
+    A volume already on that grid is returned unchanged. Sheared grids raise MrictError: ITK cannot represent them.
     """
     if same_grid(volume, like):
         return volume
@@ -44,10 +44,7 @@ def resample_to(volume: Volume, like: Volume, *, nearest: bool = False, fill: fl
 
 
 def in_plane_grid(volume: Volume, axes: Iterable[int], spacing_mm: float) -> Volume:
-    """Return an empty volume that covers `volume` with voxels of `spacing_mm` along the file `axes`, else its own.
-
-    Its array holds no memory of its own: it is a grid to resample to.
-    """
+    """Return a grid to resample to: the extent of `volume`, `spacing_mm` along the file `axes`."""
     shape, affine = list(volume.shape), np.array(volume.affine)
     for axis in axes:
         before = volume.spacing_mm[axis]
@@ -60,13 +57,13 @@ def in_plane_grid(volume: Volume, axes: Iterable[int], spacing_mm: float) -> Vol
 
 
 def is_sheared(volume: Volume) -> bool:
-    """Return whether the axes of a volume are not at right angles, by more than makes one grid."""
+    """Return whether the axes of a volume are not orthogonal, beyond the tolerance of one grid."""
     straight = grids.straightened(volume.affine)
     return grids.corner_gap_voxels(volume.affine, straight, volume.shape) > grids.SAME_GRID
 
 
 def itk_image(volume: Volume) -> sitk.Image:
-    """Return a volume as an image of ITK (axes LPS), with the very numbers of the file where they were ITK's.
+    """Return a volume as an ITK image (axes LPS), with the file's own numbers if it was ITK's.
 
     Sheared grids raise MrictError.
     """
@@ -75,7 +72,7 @@ def itk_image(volume: Volume) -> sitk.Image:
     if is_sheared(volume):
         raise MrictError(
             f"{shown(volume.path)}: its axes are not at right angles; expected an unsheared grid to resample it or to "
-            "write it as MHA or NRRD; bring it to another grid yourself, or keep NIfTI"
+            "write it as MHA or NRRD; resample it yourself, or keep NIfTI"
         )
     frame = volume.header if isinstance(volume.header, ItkFrame) else ItkFrame.of(volume.affine)
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.T))

@@ -1,4 +1,4 @@
-"""Voxels out of a file: never more than its header says, every checksum tested, one copy in memory."""
+"""Read voxels: never more than the header says, every checksum verified, one copy in memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mrict_core.paths import shown
 
 BLOCK = 1 << 21  # bytes
 GZIP = b"\x1f\x8b"
-DEFLATE_MOST = 1032  # bytes that one byte of a deflate stream can become
+DEFLATE_MOST = 1032  # largest expansion of one byte of a deflate stream
 
 
 class DamagedError(ValueError):
-    """Bytes that are not what the header says."""
+    """Bytes that contradict the header."""
 
 
 def damaged(path: Path, why: str) -> MrictError:
-    """Return the error for bytes that cannot be read."""
+    """Return the error for unreadable bytes."""
     return MrictError(f"{shown(path)}: cannot be read ({why}); it is damaged or cut short: copy or export it again")
 
 
@@ -38,9 +38,9 @@ def _state(path: Path) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def unchanged(path: Path, state_of: Callable[[Path], Any] = _state, since: Any = None) -> Iterator[None]:
-    """Raise `UnavailableError` where `path` is another one at the end: what was read of it says nothing.
+    """Raise `UnavailableError` at the end if `path` was replaced meanwhile: what was read is then worthless.
 
-    `state_of` tells one from another; `since` is what it returned earlier, None: at the start.
+    `state_of` identifies a file; `since` is an earlier state (None: that at the start).
     """
 
     def state() -> Any:
@@ -54,22 +54,22 @@ def unchanged(path: Path, state_of: Callable[[Path], Any] = _state, since: Any =
     finally:
         if before and state() != before:
             raise UnavailableError(
-                f"{shown(path)}: was replaced or removed while it was read; expected it to stay; run again"
+                f"{shown(path)}: was replaced or removed while it was read; expected an unchanged file; run again"
             )
 
 
 @contextlib.contextmanager
 def reading(path: Path, quoting: bool = True) -> Iterator[None]:
-    """Turn whatever reading `path` raises into one line: `UnavailableError` where the content is not to blame.
+    """Turn any error in reading `path` into one line: `UnavailableError` if the content is not at fault.
 
-    With `quoting` off the line holds nothing of what was read.
+    Without `quoting` the line repeats nothing of the content.
     """
     try:
         with unchanged(path):
             yield
     except MrictError:
         raise
-    except Exception as error:  # damaged bytes make the readers raise nearly anything
+    except Exception as error:  # damaged bytes make readers raise nearly anything
         if passing(error):
             raise unavailable(path, error) from None
         said = " ".join(str(error).replace(str(path), path.name).split())[:160] if quoting else ""
@@ -77,7 +77,7 @@ def reading(path: Path, quoting: bool = True) -> Iterator[None]:
 
 
 def check_size(header: Header) -> None:
-    """Raise where the file cannot hold the voxels that its header says, from its length alone."""
+    """Raise if the file is too short, or too long, for the voxels in its header."""
     there = header.data.stat().st_size - header.start
     if header.encoding == "raw" and there != header.size:
         raise DamagedError(f"{there} bytes of voxels, the header says {header.size}")
@@ -86,7 +86,7 @@ def check_size(header: Header) -> None:
 
 
 def read_voxels(header: Header) -> np.ndarray:
-    """Return the voxels as float32 (nx, ny, nz), scaled; raises where stream and header do not agree to the byte."""
+    """Return the voxels as float32 (nx, ny, nz), scaled; raise unless stream and header agree to the byte."""
     check_size(header)
     check_memory(4 * header.voxels + 8 * BLOCK, shown(header.path))
     array = np.empty(header.voxels, np.float32)
@@ -109,8 +109,8 @@ def read_voxels(header: Header) -> np.ndarray:
 
 
 def _blocks(file: BinaryIO, encoding: str) -> Iterator[bytes]:
-    """Yield what is left of a file, decompressed; the end of a stream is only passed when its checksum is right."""
-    if encoding == "zlib" and file.peek(2)[:2] != GZIP:  # MetaImage: zlib, as a rule
+    """Yield the rest of a file, decompressed; a wrong checksum at the end of a stream raises."""
+    if encoding == "zlib" and file.peek(2)[:2] != GZIP:  # MetaImage: usually zlib
         yield from _zlib_blocks(file)
         return
     openers = {"raw": lambda: file, "bzip2": lambda: bz2.BZ2File(file)}

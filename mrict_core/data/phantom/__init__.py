@@ -4,8 +4,8 @@
     patient = make_patient("1BA001", seed=0, spec=spec)      # mr, ct, mask, labels, affine
     folders = write_cohort(root, "brain", per_centre=5, seed=0, spec=spec)
 
-`tissues` holds the physical properties, `fields` and `shapes` the tools, `anatomy` the patient's own random numbers,
-`head`, `brain` and `pelvis` the anatomy, `scanner` the MR and CT physics of the centres, `cohort` patients and files.
+`tissues`: physical properties; `fields`, `shapes`: tools; `anatomy`: a patient's random numbers; `head`, `brain`,
+`pelvis`: the anatomy; `scanner`: MR and CT physics of the centres; `patients`: patients and files.
 """
 
 from mrict_core.data.phantom.patients import PhantomPatient, PhantomSpec, make_patient, phantom_ids, write_cohort

@@ -1,4 +1,4 @@
-"""What makes one patient: pose, size, deformation, and the random numbers each part of the anatomy draws from."""
+"""One patient's pose, size and deformation, and the random generators of the parts of the anatomy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDES = (1, -1)  # right, left
 
 
 class Person:
-    """One patient's random anatomy. Draws are made in a fixed order, before anything depends on the grid."""
+    """One patient's random anatomy, drawn in a fixed order and independent of the grid."""
 
     def __init__(self, patient_id: str, seed: int, region: str):
         self.patient_id, self.seed = patient_id, seed
@@ -31,7 +31,7 @@ class Person:
         self.warp = [WaveField(rng, (80, 170) if head else (120, 300), 2.0 if head else 3.0, 12) for _ in range(3)]
 
     def rng(self, purpose: str) -> np.random.Generator:
-        """Return the generator of one part of this patient."""
+        """Return the random generator of one part of this patient."""
         return stream(self.patient_id, self.seed, purpose)
 
     def canvas(self, grid: Grid) -> Canvas:
@@ -52,7 +52,7 @@ def rotation(angles_deg: Point) -> np.ndarray:
 
 
 class Dice:
-    """Random sizes and places around typical ones; left and right differ as they do in people."""
+    """Random sizes and positions around typical ones; left and right differ as in real patients."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -75,7 +75,7 @@ class Dice:
 
 
 def mirrored(point: Point, side: int) -> tuple[float, float, float]:
-    """Return a point given for the patient's right (+x), on `side` +1 (right) or -1 (left)."""
+    """Return a point of the patient's right (+x) on `side` +1 (right) or -1 (left)."""
     return (side * point[0], point[1], point[2])
 
 

@@ -1,8 +1,7 @@
 """The brain inside the cranial cavity: folded cortex, white matter, ventricles, deep nuclei, cerebellum, brain stem.
 
-Gyri and sulci follow the zero level sets of a band-limited random field: along them lies a sheet of CSF that thins out
-with depth, lined on both sides by a few millimetres of grey matter. The result is a labyrinth, different in every
-patient, that keeps the cortex's thickness and spacing.
+Sulci follow the zero level sets of a band-limited random field: a sheet of CSF that thins with depth, lined on both
+sides by a few millimetres of grey matter. Folds differ between patients; thickness and spacing of the cortex do not.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def paint_brain(person: Person, canvas: Canvas, cavity: np.ndarray) -> None:
 
 
 def _cerebellum(canvas: Canvas, box: tuple[slice, slice, slice]) -> np.ndarray:
-    """Return how far (mm) each voxel lies below the tentorium, negative above it or in front."""
+    """Return the depth (mm) of each voxel below the tentorium, negative above or in front of it."""
     x, y, z = canvas.at(box)
     tent = -12 - 0.25 * np.abs(x) + 0.28 * (y + 40)
     return np.minimum(tent - z, 0.85 * (2 - 0.55 * np.abs(x) - y))

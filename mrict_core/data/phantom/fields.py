@@ -1,4 +1,4 @@
-"""Voxel grids, and smooth random fields: sums of plane waves in patient space, the same whatever the grid."""
+"""Voxel grids, and smooth random fields: sums of plane waves in patient space, independent of the grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Grid:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def refined(self, factor: int) -> Grid:
-        """Return the grid whose voxels split each of this one's into `factor` along every axis."""
+        """Return the grid with every voxel split into `factor` along each axis."""
         affine = self.affine.copy()
         affine[:3, :3] /= factor
         affine[:3, 3] -= affine[:3, :3] @ np.full(3, (factor - 1) / 2)
@@ -36,7 +36,7 @@ class Grid:
         return Grid(affine, tuple(s.stop - s.start for s in box))
 
     def box_of(self, corners_mm: np.ndarray) -> Box | None:
-        """Return the smallest index box around the points (N, 3) in RAS+ mm; None when it lies outside the grid."""
+        """Return the smallest index box around the points (N, 3) in RAS+ mm; None outside the grid."""
         index = np.linalg.solve(self.affine[:3, :3], (corners_mm - self.affine[:3, 3]).T)
         low = np.maximum(np.floor(index.min(1)).astype(int), 0)
         high = np.minimum(np.ceil(index.max(1)).astype(int) + 1, self.shape)
@@ -44,18 +44,18 @@ class Grid:
             return None
         return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
-    def axes(self, row: np.ndarray, offset: float = 0.0) -> list[np.ndarray]:
-        """Return three broadcastable arrays whose sum is `row @ position + offset` at every voxel."""
+    def axes(self, row: np.ndarray) -> list[np.ndarray]:
+        """Return three broadcastable arrays whose sum is `row @ position` at every voxel."""
         slopes = row @ self.affine[:3, :3]
         parts = [slopes[n] * np.arange(self.shape[n]) for n in range(3)]
-        parts[0] = parts[0] + row @ self.affine[:3, 3] + offset
+        parts[0] = parts[0] + row @ self.affine[:3, 3]
         return [p.reshape([-1 if n == m else 1 for m in range(3)]) for n, p in enumerate(parts)]
 
 
 class WaveField:
     """A stationary Gaussian-like random field: `count` plane waves of random direction, wavelength (mm) and phase.
 
-    `along` above 1 draws the structures out along z by that factor.
+    `along` stretches the structures along z by that factor.
     """
 
     def __init__(

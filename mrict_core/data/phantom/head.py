@@ -36,7 +36,7 @@ def paint_head(person: Person, canvas: Canvas) -> None:
 
 
 def cranial_cavity(canvas: Canvas) -> np.ndarray:
-    """Return the signed distance (mm) to the inner table: an egg, wider behind, with a stepped skull base."""
+    """Return the signed distance (mm) to the inner table: an egg, wider at the back, with a stepped skull base."""
     x, y, z = canvas.x, canvas.y, canvas.z
     rx, ry, rz = (np.float32(r) for r in CAVITY_RADII_MM)
     u, v, w = x / (rx * (1 - 0.10 * y / ry)), y / ry, (z - 2) / rz
@@ -48,7 +48,7 @@ def cranial_cavity(canvas: Canvas) -> np.ndarray:
 
 
 def skull_thickness(person: Person, canvas: Canvas) -> np.ndarray:
-    """Return the local thickness of the calvaria (mm): thin at the temples, thick behind, the patient's own pattern."""
+    """Return the local thickness of the calvaria (mm): thin at the temples, thick at the back, varying by patient."""
     rng = person.rng("skull")
     mean = rng.uniform(5.2, 8.4)
     thickness = WaveField(rng, (35, 110), 0.13, 16).on(canvas.grid)
@@ -78,7 +78,7 @@ def _paint_soft_tissue(person: Person, canvas: Canvas, dice: Dice, cavity: np.nd
     for side in SIDES:
         ear = dice.ellipsoid((side * 74, -16, -30), (7, 14, 25), 1.5)
         body = smooth_min(body, ear.distance(x, y, z), 6)
-    canvas.set_body(body)
+    canvas.depth = body
     fat_mm = 3.6 + fatness * (0.9 + 4.5 * step(-42 - z, 10))
     streaks = WaveField(person.rng("muscle"), (18, 40), 1.0, 40, along=2.5)
     between = np.abs(streaks.on(canvas.grid)) < streaks.rms_slope * dice.about(0.9, 0.3)
@@ -90,7 +90,7 @@ def _paint_soft_tissue(person: Person, canvas: Canvas, dice: Dice, cavity: np.nd
 
 
 def _paint_skull(canvas: Canvas, dice: Dice, cavity: np.ndarray, thickness: np.ndarray) -> None:
-    """Paint the calvaria and skull base: two tables with the diploe between where the bone is thick enough."""
+    """Paint the calvaria and skull base: two tables, with diploe between them where the bone is thick enough."""
     labels = canvas.labels
     inside = canvas.depth < -3
     labels[inside & (cavity < thickness)] = Tissue.CORTICAL_BONE
@@ -153,10 +153,8 @@ def _paint_temporal_bone(person: Person, canvas: Canvas, dice: Dice, side: int) 
 
 def _paint_airway(person: Person, canvas: Canvas, dice: Dice) -> None:
     """Paint nasal cavity with septum and turbinates, the paranasal sinuses, pharynx and larynx inlet."""
-    air, wall = (
-        Tissue.CAVITY_AIR,
-        [(0.0, Tissue.CORTICAL_BONE), (1.3, Tissue.MUCOSA), (dice.rng.uniform(1.9, 3.2), Tissue.CAVITY_AIR)],
-    )
+    air = Tissue.CAVITY_AIR
+    wall = [(0.0, Tissue.CORTICAL_BONE), (1.3, Tissue.MUCOSA), (dice.rng.uniform(1.9, 3.2), air)]
     canvas.paint(air, ellipsoid((0, 54, -57), (13, 33, 18)), 3)
     canvas.paint(Tissue.CARTILAGE, ellipsoid(dice.near((0, 56, -52), 0.8), (1.5, 34, 22)), 3)
     for side in SIDES:
@@ -209,7 +207,7 @@ def _paint_jaws(canvas: Canvas, dice: Dice) -> None:
 
 def _paint_spine(canvas: Canvas, dice: Dice) -> None:
     """Paint atlas, axis and C3 with the spinal canal and cord, and the great vessels of the neck."""
-    rings: list[tuple[float, Shape]] = []
+    vertebrae: list[Shape] = []
     for level in (-76.0, -94.0, -112.0, -130.0):
         lateral = [capsule((s * 13, -16, level), (s * 22, -22, level), 6.5, 4.5) for s in SIDES]
         arch = [
@@ -219,20 +217,19 @@ def _paint_spine(canvas: Canvas, dice: Dice) -> None:
         centre = (
             ellipsoid((0, -10, level), (10.5, 9, 8.2)) if level < -80 else capsule((-8, -4, level), (8, -4, level), 4)
         )
-        rings.append((level, union([*lateral, *arch, spine, centre], 2)))
+        vertebrae.append(union([*lateral, *arch, spine, centre], 2))
     canvas.paint(Tissue.CARTILAGE, capsule((0, -10, -92), (0, -11, -140), 8))
-    for _, vertebra in rings:
+    for vertebra in vertebrae:
         canvas.bone(vertebra, 1.6)
     canvas.bone(capsule((0, -10, -72), (0, -10, -92), 5), 1.5)  # dens
-    canal = capsule((0, -25, -54), (0, -28, -150), 10.5, 9.5)
-    canvas.paint(Tissue.CSF, canal)
+    canvas.paint(Tissue.CSF, capsule((0, -25, -54), (0, -28, -150), 10.5, 9.5))  # canal
     for side in SIDES:
         canvas.paint(Tissue.BLOOD, capsule(dice.near((side * 24, 0, -60), 2), (side * 27, 2, -140), 2.8, 3.6))
         canvas.paint(Tissue.BLOOD, capsule(dice.near((side * 30, -6, -60), 2), (side * 33, -4, -140), 4.2, 5.5))
 
 
 def _paint_headrest(canvas: Canvas) -> None:
-    """Paint the headrest: a cup of foam, moulded to the head but clear of the skin, with a plastic shell inside."""
+    """Paint the headrest: a moulded foam cup clear of the skin, with a plastic shell inside."""
     x, y, z = canvas.world()
     cup = np.sqrt((x / 92) ** 2 + ((y + 6) / 108) ** 2)
     wall = (canvas.depth > 4.0) & (y < -38) & (z < 75) & (cup > 0.84) & (cup < 1.02)

@@ -1,4 +1,4 @@
-"""Patients by id and whole cohorts on disk, in the layout of SynthRAD2023."""
+"""Phantom patients by id, and cohorts on disk in the layout of SynthRAD2023."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mrict_core.machine import end_with_parent
 from mrict_core.paths import shown
 
 REGIONS = {"brain": "B", "pelvis": "P"}
-MASK_MARGIN_MM = 6.0  # SynthRAD's masks are the body outline with a small margin; here at least one pixel
+MASK_MARGIN_MM = 6.0  # SynthRAD masks have a small margin around the body; here at least one pixel
 FILES = ("mr.nii.gz", "ct.nii.gz", "mask.nii.gz")
 RECORD = "phantom.json"
 Progress = Callable[[int, int, str], None]
@@ -35,7 +35,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """How finely patients are sampled: nominal voxel size (mm; centres differ by up to 8 %) and sub-voxels per axis."""
+    """Sampling of patients: nominal voxel size (mm; centres differ by up to 8 %) and sub-voxels per axis."""
 
     region: str
     in_plane_mm: float
@@ -75,7 +75,7 @@ def phantom_ids(region: str, per_centre: int) -> list[str]:
 
 
 def make_patient(patient_id: str, seed: int, spec: PhantomSpec) -> PhantomPatient:
-    """Return one patient; bit-equal for equal (id, seed, spec), whatever else is made and in whichever process."""
+    """Return one patient, bit-equal for equal (id, seed, spec) in any process."""
     known = len(patient_id) == 6 and patient_id[0] == "1" and patient_id[3:].isdigit()
     if not known or patient_id[1] != REGIONS[spec.region] or patient_id[2] not in CENTRES:
         example = f"1{REGIONS[spec.region]}A001"
@@ -94,9 +94,8 @@ def make_patient(patient_id: str, seed: int, spec: PhantomSpec) -> PhantomPatien
 
 
 def body_outline(labels: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return the shipped mask (uint8 0/1): the body, its cavities filled, with a margin that leaves the couch out."""
-    body = ~np.isin(labels, [int(t) for t in OUTSIDE])
-    body = ndimage.binary_fill_holes(body)
+    """Return the mask (uint8 0/1): the body with filled cavities and a margin, without the couch."""
+    body = ndimage.binary_fill_holes(~np.isin(labels, [int(t) for t in OUTSIDE]))
     in_plane_mm = float(np.median(grid.spacing_mm))  # two of the three are equal
     margin_mm = max(MASK_MARGIN_MM, 1.01 * in_plane_mm)
     near = ndimage.distance_transform_edt(~body, sampling=grid.spacing_mm) <= margin_mm
@@ -124,10 +123,10 @@ def write_cohort(
 ) -> list[Path]:
     """Write a cohort to `root`/Task1/`region`/<id>/ and return the patients' folders.
 
-    `root`/phantom.json records spec, seed and a hash of the phantom's code. Patients it lists as done under the same
-    record are kept, so a second call writes nothing and an interrupted one goes on; under another record the region is
-    made anew. Folders that the phantom did not make are never overwritten (MrictError). `progress(done, total,
-    patient_id)` is called after each patient written. `workers` processes are spawned (1: none; None: one per CPU).
+    `root`/phantom.json records spec, seed and code hash. Patients complete under the same record are skipped, so an
+    interrupted call is resumed; if the record changes, the region is rebuilt. Folders not made by this module are never
+    overwritten (MrictError). `progress(done, total, patient_id)` is called after each patient written. `workers`
+    processes are spawned (1: none; None: one per CPU).
     """
     if spec.region != region:
         raise MrictError(f"phantom spec is for region '{spec.region}' but the cohort is for '{region}'; use one region")
@@ -146,7 +145,7 @@ def write_cohort(
 def _written(
     ids: Sequence[str], folders: dict[str, Path], seed: int, spec: PhantomSpec, workers: int | None
 ) -> Iterator[str]:
-    """Write the patients and yield each id once its files are complete."""
+    """Write the patients and yield each id when its files are complete."""
     count = min(workers or os.cpu_count() or 1, len(ids))
     if count <= 1:
         for pid in ids:
@@ -162,7 +161,7 @@ def _written(
 
 
 class _Record:
-    """`phantom.json`: by region, what the cohort was made with, which folders are the phantom's, which are complete."""
+    """`phantom.json`: per region the settings of the cohort, the folders it owns and those that are complete."""
 
     def __init__(self, root: Path, region: str, made_with: dict[str, Any]):
         self.path, self.region, self.made_with = root / RECORD, region, made_with
@@ -173,7 +172,7 @@ class _Record:
         self.done: set[str] = set(entry.get("done", [])) if self.same else set()
 
     def claim(self, folders: dict[str, Path]) -> None:
-        """Take the cohort's folders over; remove those of the phantom's patients that are no longer in it."""
+        """Own the cohort's folders; remove phantom patients that are no longer in it."""
         foreign = [f for pid, f in folders.items() if pid not in self.owned and f.exists()]
         if foreign:
             raise MrictError(
@@ -189,7 +188,6 @@ class _Record:
             self.save()
 
     def add(self, patient_id: str) -> None:
-        """Note that a patient is complete."""
         self.done.add(patient_id)
         self.save()
 

@@ -53,10 +53,10 @@ def _body_surface(canvas: Canvas, dice: Dice, fatness: float) -> np.ndarray:
 
 
 def _paint_soft_tissue(person: Person, canvas: Canvas, dice: Dice, fatness: float) -> None:
-    """Set the skin surface, then skin, subcutaneous fat, muscle with fat between, visceral cavity."""
+    """Set the skin surface; paint skin, subcutaneous fat, muscle with fat between, visceral cavity."""
     y, z = canvas.y, canvas.z
     body = _body_surface(canvas, dice, fatness)
-    canvas.set_body(body)
+    canvas.depth = body
     fat_mm = (
         np.float32(9 * fatness)
         + 5 * fatness * step(-y - 10, 30)
@@ -78,7 +78,7 @@ def _paint_soft_tissue(person: Person, canvas: Canvas, dice: Dice, fatness: floa
 
 
 def _paint_bowel(person: Person, canvas: Canvas, dice: Dice) -> None:
-    """Fill the upper cavity with loops of bowel, some of them with gas that rises to the front."""
+    """Fill the upper cavity with bowel loops, some with gas rising to the front."""
     loops_of = ellipsoid((0, 22, 62), (88, 52, 62))
     box = canvas.box(loops_of.low, loops_of.high)
     if box is None:
@@ -134,8 +134,7 @@ def _paint_hip(person: Person, canvas: Canvas, dice: Dice, side: int) -> None:
     ramus = chain([mirrored(p, side) for p in ((10, 53, -64), (28, 32, -84), (48, -10, -98))], [7.5, 6.5, 10], 4)
     ischium = chain([mirrored(p, side) for p in ((74, -18, -46), (64, -30, -72), (54, -26, -98))], [16, 13, 15], 4)
     bone = union([Shape(low, high, wing), column, socket, pubis, ramus, ischium], 5)
-    shell = dice.about(2.4, 0.2)
-    canvas.bone(bone, shell, 5)
+    canvas.bone(bone, dice.about(2.4, 0.2), 5)
 
 
 def _paint_femur(canvas: Canvas, dice: Dice, side: int) -> None:
@@ -156,7 +155,7 @@ def _paint_femur(canvas: Canvas, dice: Dice, side: int) -> None:
 
 
 def _paint_sacrum(canvas: Canvas, dice: Dice) -> None:
-    """Paint sacrum, coccyx, L5 and disc; the sacroiliac joints stay open as thin gaps of cartilage."""
+    """Paint sacrum, coccyx, L5 and disc; the sacroiliac joints are thin gaps of cartilage."""
     spine = [(0, -44, 68), (0, -66, 40), (0, -80, 8), (0, -74, -24), (0, -62, -44)]
     middle = chain(spine, [22, 19, 14, 9, 5], 6)
     wing = ((14, -46, 64), (36, -54, 48), (28, -66, 18), (12, -78, -10))
@@ -204,7 +203,7 @@ def _paint_organs(person: Person, canvas: Canvas, dice: Dice) -> None:
 
 
 def _paint_couch(canvas: Canvas) -> None:
-    """Paint the flat couch top: a carbon-fibre sandwich around foam, clear of the skin."""
+    """Paint the flat couch top: carbon fibre around foam, clear of the skin."""
     x, y, _ = canvas.world()
     top = COUCH_TOP_MM + 2
     board = (canvas.depth > 4.0) & (y < top) & (np.abs(x) < 250)

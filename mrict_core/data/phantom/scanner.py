@@ -1,12 +1,12 @@
-"""The scanners of three centres: sampling grid, MR signal, CT image. Tissue labels in, images out.
+"""The scanners of three centres: MR and CT images from tissue labels.
 
 MR: spoiled gradient echo at steady state (Ernst; Haase et al., J Magn Reson 67:258, 1986)
 
     S = PD * sin(a) * (1 - E1) / (1 - cos(a) * E1) * exp(-TE / T2*),   E1 = exp(-TR / T1)
 
-times a smooth receive field, with loss of signal beside air (susceptibility) and Rician noise (Gudbjartsson and Patz,
-Magn Reson Med 34:910, 1995). CT: Hounsfield units with each tissue's own texture, blur and correlated noise. Both are
-averaged from sub-voxels and blurred by a point spread, so a voxel on a boundary holds a mixture (partial volume).
+times a smooth receive field, with signal loss next to air (susceptibility) and Rician noise (Gudbjartsson and Patz,
+Magn Reson Med 34:910, 1995). CT: HU with texture by tissue, blur and correlated noise. Both are averaged from
+sub-voxels and blurred by a point spread (partial volume).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from scipy import ndimage
 from mrict_core.data.phantom.anatomy import rotation
 from mrict_core.data.phantom.fields import Grid, WaveField
 from mrict_core.data.phantom.tissues import Tissue, column, patient_hu
+from mrict_core.hu import AIR_FLOOR_HU, CEILING_HU
 
-CT_RANGE_HU = (-1024, 3071)
 CT_NOISE_VOXEL_MM3 = 1.5  # the voxel for which `Centre.ct_noise_hu` is given
 MR_FULL_SCALE = 1000.0  # signal of bright fat at unit gain; scanners store whole numbers
 
@@ -30,7 +30,7 @@ MR_FULL_SCALE = 1000.0  # signal of bright fat at unit gain; scanners store whol
 class Centre:
     """One hospital's scanners."""
 
-    axes: str  # file order: the direction in which each array axis runs (L/R, P/A, S/I)
+    axes: str  # file order: direction of each array axis (L/R, P/A, S/I)
     tilt_deg: tuple[float, float, float]  # of the acquired box about x, y, z; zeros: a straight affine
     in_plane_factor: float  # of the spec's voxel size
     slice_factor: float
@@ -86,7 +86,7 @@ def down(fine: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _block_sum(fine: np.ndarray, factor: int) -> np.ndarray:
-    """Sum blocks of `factor`³ sub-voxels in the array's own type (a strided sum is far faster than a reduction)."""
+    """Sum blocks of `factor`³ sub-voxels in the array's dtype (a strided sum is far faster than a reduction)."""
     parts = (fine[a::factor, b::factor, c::factor] for a, b, c in product(range(factor), repeat=3))
     total = next(parts).copy()
     for part in parts:
@@ -95,7 +95,7 @@ def _block_sum(fine: np.ndarray, factor: int) -> np.ndarray:
 
 
 def majority(fine: np.ndarray, factor: int) -> np.ndarray:
-    """Return the label that fills most of each block of `factor`³ sub-voxels (uint8; the lower label on a tie)."""
+    """Return the most frequent label of each block of `factor`³ sub-voxels (uint8; the lower label on a tie)."""
     if factor == 1:
         return fine
     best = np.zeros([n // factor for n in fine.shape], np.uint8)
@@ -137,7 +137,7 @@ def image_mr(labels: np.ndarray, grid: Grid, factor: int, centre: Centre, rng: n
 def image_ct(
     labels: np.ndarray, grid: Grid, factor: int, centre: Centre, region: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the CT image, int16 HU in `CT_RANGE_HU`, for fine labels on `grid` refined by `factor`."""
+    """Return the CT image, int16 HU as 12 bits hold them, for fine labels on `grid` refined by `factor`."""
     fine_grid = grid.refined(factor)
     hu = patient_hu(region, rng).astype(np.float32)
     texture = column("hu_texture").astype(np.float32)
@@ -150,4 +150,4 @@ def image_ct(
     # averaging over larger voxels lowers correlated noise less than white noise (exponent -0.5)
     coarser = (np.prod(grid.spacing_mm) / CT_NOISE_VOXEL_MM3) ** -0.25
     image += noise * np.float32(centre.ct_noise_hu * coarser / noise.std())
-    return np.rint(image).clip(*CT_RANGE_HU).astype(np.int16)
+    return np.rint(image).clip(AIR_FLOOR_HU, CEILING_HU).astype(np.int16)

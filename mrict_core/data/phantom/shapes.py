@@ -1,4 +1,4 @@
-"""Solid shapes as signed distances (mm, negative inside) and the canvas on which anatomy is painted with them."""
+"""Solid shapes as signed distances (mm, negative inside), and the canvas to paint anatomy with them."""
 
 from __future__ import annotations
 
@@ -98,16 +98,16 @@ def union(shapes: Sequence[Shape], blend_mm: float = 0.0) -> Shape:
 
 
 class Canvas:
-    """Labels on a grid, painted in atlas coordinates: the patient's pose, size and smooth deformation undone.
+    """Labels on a grid, painted in atlas coordinates (before the patient's pose, size and smooth deformation).
 
     `x`, `y`, `z` (float32, mm; right, anterior, superior) are the atlas position of every voxel, `labels` (uint8) the
-    tissue, `depth` the signed distance to the skin once `set_body` has run. Later strokes cover earlier ones.
+    tissue, `depth` the signed distance to the skin (mm, negative inside). Later strokes cover earlier ones.
     """
 
     def __init__(self, grid: Grid, rotation: np.ndarray, scale: np.ndarray, warp: Sequence[WaveField]):
         self.grid = grid
-        self.to_world = np.linalg.inv(np.diag(1 / scale) @ rotation)
         rows = np.diag(1 / scale) @ rotation
+        self.to_world = np.linalg.inv(rows)
         self.x, self.y, self.z = (self._warped(rows[n], warp[n]) for n in range(3))
         self.labels = np.zeros(grid.shape, np.uint8)
         self.depth = np.empty(0, np.float32)
@@ -119,7 +119,7 @@ class Canvas:
         return position
 
     def box(self, low: np.ndarray, high: np.ndarray) -> Box | None:
-        """Return the index box that surely holds the atlas box between `low` and `high`; None when outside the grid."""
+        """Return an index box that covers the atlas box from `low` to `high`; None outside the grid."""
         low, high = np.asarray(low) - WARP_LIMIT_MM, np.asarray(high) + WARP_LIMIT_MM
         corners = np.array(list(product(*zip(low, high, strict=True))))
         return self.grid.box_of(corners @ self.to_world.T)
@@ -129,15 +129,11 @@ class Canvas:
         return self.x[box], self.y[box], self.z[box]
 
     def world(self) -> list[np.ndarray]:
-        """Return the scanner's x, y, z of every voxel (mm): couches are straight whatever the patient's pose."""
+        """Return the scanner's x, y, z of every voxel (mm), for couches, which do not follow the patient's pose."""
         return [sum(self.grid.axes(row)).astype(np.float32) for row in np.eye(3)]
 
-    def set_body(self, depth: np.ndarray) -> None:
-        """Record the signed distance to the skin (mm, negative inside)."""
-        self.depth = depth
-
     def paint(self, tissue: Tissue, shape: Shape, under_skin_mm: float = 0.0, only: Sequence[Tissue] = ()) -> None:
-        """Paint `shape` where it lies at least `under_skin_mm` below the skin, if given over `only` these tissues."""
+        """Paint `shape` where it is at least `under_skin_mm` below the skin; with `only`, over these tissues."""
         self.paint_layers(shape, [(0.0, tissue)], under_skin_mm, only)
 
     def paint_layers(

@@ -1,4 +1,4 @@
-"""What the digital patients are made of: one table with the MR and CT properties of every tissue.
+"""MR and CT properties of every tissue of the digital patients, in one table.
 
 T1, T2* (ms) and proton density (PD, relative to water) are values at 1.5 T, rounded:
 
@@ -12,8 +12,8 @@ T1, T2* (ms) and proton density (PD, relative to water) are values at 1.5 T, rou
 * urine, vitreous body: close to free water; skin, mucosa, gland, bowel, lens: assumed, between muscle and fluid.
 
 HU are typical values at 120 kVp (Schneider et al., Phys Med Biol 45:459, 2000, and common radiology textbooks).
-`hu_texture` is the standard deviation (HU) of the tissue's own structure, before scanner noise; `hu_patient` the
-relative spread of the tissue's mean between patients: bone density differs widely and the MR does not show it.
+`hu_texture` is the standard deviation (HU) of the tissue's structure, before scanner noise; `hu_patient` the relative
+spread of the tissue's mean between patients: bone density varies widely and the MR does not show it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 
 class Tissue(IntEnum):
-    """Labels of `PhantomPatient.labels`."""
+    """Tissue labels."""
 
     AIR = 0
     SKIN = 1
@@ -55,7 +55,7 @@ class Tissue(IntEnum):
 
 @dataclass(frozen=True)
 class TissueProperties:
-    """MR and CT properties of one tissue; see the module's docstring for units and sources."""
+    """MR and CT properties of one tissue; units and sources in the module docstring."""
 
     t1_ms: float
     t2s_ms: float

@@ -1,4 +1,4 @@
-"""Tables of the page: cells that know what they sort by and whose card they have."""
+"""Tables of the page: cells with their sort value and metric card."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.evaluation import seeds_of, seeds_remark, seeds_sd
+from mrict_core.evaluation import seeds_of, seeds_sd
 from mrict_core.metrics import NOTHING
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import heading, metric_of
 
 MINUS = "−"
-P_SHOWN = 0.001  # smaller ones are not told apart in print
+P_SHOWN = 0.001  # smaller values are shown as below this
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: what is shown, what it sorts by, and whose card it has."""
+    """One cell of a table: its text, its sort value and the metric of its card."""
 
     text: str
     sort: float | str | None = None
     metric: str = ""
-    name: str = ""  # of the record the number belongs to
-    kind: str = ""  # a class for its look
+    name: str = ""  # of the record
+    kind: str = ""  # css class
     small: str = ""  # a second line
 
 
 @dataclass(frozen=True)
 class Table:
-    """A sortable table. `metrics` names the card behind each column, "" where there is none."""
+    """A sortable table. `metrics` names the card of each column, "" for none."""
 
     caption: str
     headings: list[str]
@@ -47,7 +47,7 @@ def number(value: Any, metric: str) -> str:
 
 
 def order(value: float | None, metric: str) -> float | None:
-    """Return what a metric's cell sorts by, the best first."""
+    """Return the sort value of a metric's cell, the best first."""
     return None if value is None else metrics.metric(metric).order(value)
 
 
@@ -64,30 +64,25 @@ def interval(statistics: Mapping[str, Any], metric: str) -> str:
     return f"[{number(statistics['low'], metric)}, {number(statistics['high'], metric)}]"
 
 
-def _whole(statistics: Mapping[str, Any], metric: str, over_seeds: str) -> tuple[str, str]:
-    return spread(statistics, metric), over_seeds
-
-
 def _brief(statistics: Mapping[str, Any], metric: str, over_seeds: str) -> tuple[str, str]:
-    """Return what the leaderboard has room for: of the MAE all, of PSNR and SSIM the SD below, else the mean."""
+    """Return (text, second line) of a leaderboard cell: MAE in full, PSNR and SSIM with SD, otherwise the mean."""
     if metric == "mae_hu":
         bounds = interval(statistics, metric).replace(NOTHING, "")
         return spread(statistics, metric), " ".join(filter(None, (bounds, over_seeds)))
-    mean, *rest = spread(statistics, metric).split(" ± ")
-    return mean, " ".join(filter(None, (f"± {rest[0]}" if rest else "", over_seeds))) if metric in metrics.keys(
-        "synthrad2023"
-    ) else ""
+    mean, *sd = spread(statistics, metric).split(" ± ")
+    small = " ".join(filter(None, (*(f"± {value}" for value in sd), over_seeds)))
+    return mean, small if metric in metrics.keys("synthrad2023") else ""
 
 
 def _over_seeds(record: Mapping[str, Any], metric: str) -> str:
-    """Return "± SD over seeds", "" for a record of one seed."""
+    """Return "± SD over seeds", "" for one seed."""
     sd = seeds_sd(record, metric)
     known = sd is not None and record["summary"]["all"][metric]["mean"] is not None
     return f"± {number(sd, metric)} over seeds" if known else ""
 
 
 def table_of(frame: pd.DataFrame, caption: str, columns: Mapping[str, str]) -> Table:
-    """Return a table of a frame: {column: heading}; numbers get the digits of the metric that their column holds."""
+    """Return a frame as a table; columns: {column: heading}; numbers have the digits of their column's metric."""
     rows = []
     for record in frame[list(columns)].to_dict(orient="records"):
         cells = []
@@ -137,7 +132,8 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
         ]
         for metric in names:
             found = statistics[metric]
-            text, small = (_brief if extra else _whole)(found, metric, _over_seeds(record, metric))
+            over_seeds = _over_seeds(record, metric)
+            text, small = _brief(found, metric, over_seeds) if extra else (spread(found, metric), over_seeds)
             place = order(found["mean"], metric)
             kind = "best" if place is not None and place == best[metric] else ""
             row.append(Cell(text, place, metric, record["name"], kind, small))
@@ -152,14 +148,14 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
 
 
 def _best(records: Sequence[Mapping[str, Any]], metric: str) -> float | None:
-    """Return what the best mean sorts by; None where there is none, or no way is better."""
+    """Return the sort value of the best mean; None without a mean, or if neither direction is better."""
     means = (record["summary"]["all"][metric]["mean"] for record in records)
     orders = [order(mean, metric) for mean in means if mean is not None]
     return min(orders, default=None) if metrics.metric(metric).better != "none" else None
 
 
 def own_note(row: pd.Series) -> str:
-    """Return a model's note without what the column beside it says already."""
+    """Return a model's note without what the column "beats baselines" already says."""
     return "; ".join(part for part in str(row["note"]).split("; ") if part and "trivial baselines" not in part)
 
 
@@ -185,23 +181,20 @@ def by_centre(frame: pd.DataFrame, column: str, word: str, caption: str) -> Tabl
 
 
 def model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a model's own part: all its numbers, over patients and patient by patient, and where they come from."""
+    """Return a model's details: all numbers, over patients and patient by patient, and their origin."""
     statistics, several = record["summary"]["all"], len(seeds_of(record)) > 1
     rows = []
     for metric in metrics.recorded():
         s, unit = statistics[metric], metrics.metric(metric).unit
-        cells = [
-            Cell(heading(metric), heading(metric), metric, record["name"]),
-            Cell(number(s["mean"], metric), s["mean"]),
-        ]
-        cells.append(Cell(number(s["sd"], metric), s["sd"]))
+        cells = [Cell(heading(metric), heading(metric), metric, record["name"])]
+        cells += [Cell(number(s[key], metric), s[key]) for key in ("mean", "sd")]
         if several:
             cells.append(Cell(number(seeds_sd(record, metric), metric), seeds_sd(record, metric)))
         cells.append(Cell(number(s["median"], metric), s["median"]))
         cells += [Cell(interval(s, metric), s["low"]), Cell(str(s["n"]), s["n"]), Cell(unit, unit)]
         rows.append(cells)
     names = ["metric", "mean", "SD", *(["SD over seeds"] if several else []), "median", "95 % interval", "n", "unit"]
-    summary = Table(seeds_remark([record]), names, [""] * len(names), rows, [""] * len(rows))
+    summary = Table("", names, [""] * len(names), rows, [""] * len(rows))
     shown = metrics.keys("leaderboard")
     patients = [
         [

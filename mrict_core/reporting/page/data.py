@@ -1,4 +1,4 @@
-"""What the page is made of."""
+"""The content of the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class BrowserPatient:
-    """One patient of the slice browser; rows run from anterior to posterior, columns from right to left."""
+    """One patient of the slice browser; rows from anterior to posterior, columns from right to left."""
 
     patient: str
     centre: str
@@ -29,7 +29,7 @@ def _none() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class PageData:
-    """Everything the page shows. Empty parts become sections that say what is missing."""
+    """Everything the page shows. A section without data says what is missing."""
 
     title: str
     label: str  # of the profile, shown in a banner
@@ -39,9 +39,7 @@ class PageData:
     controls: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)  # variant => why it has no record
     histories: dict[str, pd.DataFrame] = field(default_factory=dict)  # variant => one row per epoch
-    variants: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # name, family, parent, init_from, why, changes, epochs
+    variants: list[dict[str, Any]] = field(default_factory=list)  # see `pipeline.report`
     comparisons: pd.DataFrame = field(default_factory=_none)  # evaluation.pairwise_table
     centres: pd.DataFrame = field(default_factory=_none)  # evaluation.centre_table
     leave_out: pd.DataFrame = field(default_factory=_none)  # evaluation.leave_out_table

@@ -1,4 +1,4 @@
-"""The page's charts, as plotly figures in plain json. Colours of text and grid come from the page's theme."""
+"""The page's charts, as plotly figures in plain json. The page's theme colours text and grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from mrict_core import metrics
 from mrict_core.evaluation import shown_name
-from mrict_core.metrics.clinical import DICE_THRESHOLDS_HU, SPANS
+from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
+from mrict_core.metrics.clinical import SPANS
 from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, PALETTE
 
 Record = Mapping[str, Any]
@@ -33,7 +34,7 @@ def _line(place: int, record: Record) -> dict[str, Any]:
 
 
 def _value(axis: str, metric: str) -> str:
-    """Return the end of a hover text: the value along an axis, with its metric's digits and unit."""
+    """Return the end of a hover text: the value on an axis with its metric's digits and unit."""
     row = metrics.metric(metric)
     unit = "" if row.unit == "1" else f" {row.unit}"
     return f"%{{{axis}:{row.spec}}}{unit}<extra></extra>"
@@ -94,7 +95,7 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def centres(records: Sequence[Record]) -> dict[str, Any]:
-    """Box plots of the masked MAE by centre for the leading models; every patient a point."""
+    """Box plots of the masked MAE by centre for the leading models; each patient is a point."""
     figure, chosen = go.Figure(), leading(records)
     for centre in sorted({p["centre"] for r in chosen for p in r["patients"]}):
         points = [(shown_name(r), p) for r in chosen for p in r["patients"] if p["centre"] == centre]
@@ -118,9 +119,8 @@ def centres(records: Sequence[Record]) -> dict[str, Any]:
 def calibration(records: Sequence[Record]) -> dict[str, Any] | None:
     """The mean sCT at each CT value, averaged over patients, for the leading models."""
     figure = go.Figure()
-    span = [-1000, 1600]
-    figure.add_scatter(x=span, y=span, mode="lines", name="right on average", line={"color": FAINT, "dash": "dot"})
-    drawn = 0
+    span = list(map(int, CALIBRATION_SHOWN_HU))
+    figure.add_scatter(x=span, y=span, mode="lines", name="no bias", line={"color": FAINT, "dash": "dot"})
     for place, record in enumerate(leading(records)):
         curve = record.get("details", {}).get("calibration")
         if not curve:
@@ -139,14 +139,13 @@ def calibration(records: Sequence[Record]) -> dict[str, Any] | None:
             visible=True if place < 2 or record["kind"] != "variant" else "legendonly",
             hovertemplate="%{fullData.name}<br>CT %{x:.0f} → sCT %{y:.0f} ± %{customdata:.0f} HU<extra></extra>",
         )
-        drawn += 1
-    if not drawn:
+    if len(figure.data) == 1:
         return None
     return _finished(figure, 460, "CT (HU)", "mean synthetic CT (HU)", xaxis={"range": span}, yaxis={"range": span})
 
 
 def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
-    """The masked MAE on the validation patients, epoch by epoch."""
+    """The masked MAE on the validation patients by epoch."""
     figure = go.Figure()
     for place, (name, history) in enumerate(histories.items()):
         if "val_mae_hu" not in history or history["val_mae_hu"].isna().all():
@@ -201,7 +200,7 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
 
 
 def dice(records: Sequence[Record]) -> dict[str, Any] | None:
-    """Bone Dice against the threshold for the leading models; None where no mask holds bone."""
+    """Bone Dice against the threshold for the leading models; None without bone in any mask."""
     figure = go.Figure()
     for place, record in enumerate(leading(records)):
         means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in DICE_THRESHOLDS_HU]
@@ -251,13 +250,13 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
 
 
 CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
-    "leaderboard": ("Masked MAE of every held-out patient by model; the table above holds the means.", leaderboard),
-    "centres": ("Box plots of the masked MAE by centre; the table below holds the numbers.", centres),
+    "leaderboard": ("Masked MAE of every held-out patient by model; means are in the table above.", leaderboard),
+    "centres": ("Masked MAE by centre as box plots; numbers are in the table below.", centres),
     "calibration": ("Mean synthetic CT at each CT value; the closer to the diagonal, the better.", calibration),
-    "tissues": ("MAE in air, soft tissue and bone; the clinical table holds the numbers.", tissues),
-    "dice": ("Bone Dice at several thresholds; the clinical table holds the numbers.", dice),
+    "tissues": ("MAE in air, soft tissue and bone; numbers are in the clinical table.", tissues),
+    "dice": ("Bone Dice at several thresholds; numbers are in the clinical table.", dice),
     "path_length": (
-        "Mean absolute path-length error (mm) by the beam's direction; 0° runs from right to left.",
+        "Mean absolute path-length error (mm) by beam direction; 0° is right to left.",
         path_length,
     ),
     "training": ("MAE on the validation patients by epoch; a diamond marks the checkpoint that is scored.", training),

@@ -1,4 +1,4 @@
-"""From data to html: jinja2 templates, one file with everything in it."""
+"""From data to html: jinja2 templates, one self-contained file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from mrict_core import __version__, metrics
 from mrict_core.evaluation import seeds_sd
 from mrict_core.evaluation.records import plain
+from mrict_core.hu import DISPLAY_WINDOWS_HU, ERROR_LIMIT_HU
 from mrict_core.reporting import style
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
@@ -49,9 +50,9 @@ def render(data: PageData) -> str:
 
 
 def _plotly() -> str:
-    """Return plotly's code without the hosts it names (its cloud, maps, help pages); only licence notices keep theirs.
+    """Return plotly's code without the hosts it names (its cloud, maps, help pages), except in licence notices.
 
-    None of them is asked for by a chart of ours, and the page's policy would not let it: this is the second lock.
+    No chart of ours requests them and the page's policy forbids it; this is a second safeguard.
     """
     from plotly.offline import get_plotlyjs
 
@@ -60,7 +61,7 @@ def _plotly() -> str:
 
 
 def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str, Any]]:
-    """Return {chart: figure} of those that the sections show and that have something to draw."""
+    """Return {chart: figure} of the charts that the sections show and that have data."""
     wanted = [name for s in found for key in ("charts", "charts_after") for name in s.content.get(key, [])]
     charts = {}
     for name in wanted:
@@ -72,7 +73,7 @@ def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str
 
 
 def _cards(data: PageData) -> dict[str, Any]:
-    """Return {metric: {definition, heading, numbers {record: its own part of the card}}} for the dialog."""
+    """Return {metric: {definition, heading, numbers {record: its part of the card}}} for the dialog."""
     cards: dict[str, Any] = {}
     for record in (*data.records, *data.controls):
         for metric, card in record["cards"].items():
@@ -91,6 +92,6 @@ def _colours() -> dict[str, Any]:
     table = colormaps[style.ERROR_MAP]
     return {
         "error": [[round(255 * channel) for channel in table(k / 255)[:3]] for k in range(256)],
-        "errorLimit": style.ERROR_LIMIT_HU,
-        "windows": style.WINDOWS_HU,
+        "errorLimit": ERROR_LIMIT_HU,
+        "windows": DISPLAY_WINDOWS_HU,
     }

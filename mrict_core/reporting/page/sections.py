@@ -1,4 +1,4 @@
-"""The sections that a report should have, in order. Each is made from the data, or says why it is missing."""
+"""The sections of a report, in order. Each is made from the data, or says why it is missing."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, shown_name
+from mrict_core.hu import BIAS_HU
 from mrict_core.metrics import NOTHING
 from mrict_core.metrics.predecessor import NUMBERS
 from mrict_core.reporting.page import plots, slices
 from mrict_core.reporting.page.cells import Cell, Table, by_centre, interval, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.text_tables import heading, remarks
+from mrict_core.reporting.text_tables import absent_remarks, heading, remarks
 
 CONTROL_HEADINGS = {
     "control_black": "black",
     "control_copy_of_mr": "copy of the MR",
-    "control_bias_150": "CT + 150 HU",
-    "control_shift_1": "CT 1 px aside",
+    "control_bias_150": f"CT + {BIAS_HU:g} HU",
+    "control_shift_1": "CT + 1 px",
 }
 TESTED_SHOWN = 40  # pairs in the table of comparisons; the csv has them all
 
 
 class Missing(Exception):
-    """Raised in place of a section's content: the reason stands in the page."""
+    """Raised instead of a section's content; the page shows the reason."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Section:
 
 def _leaderboard(data: PageData) -> dict[str, Any]:
     if not len(data.board):
-        raise Missing("nothing was evaluated yet; run the notebooks")
+        raise Missing("nothing has been evaluated; run the notebooks")
     names = metrics.keys("leaderboard")
     caption = (
-        "Mean ± SD over held-out patients, of the MAE also the 95 % patient bootstrap of the mean; from the bias on "
-        "columns are means, the clinical panel has their SD; the best of a column is bold. Click a heading to sort, "
-        "best first; a number or an i for its card."
+        "Mean ± SD over held-out patients, for the MAE with the 95 % patient bootstrap interval of the mean. From the "
+        "bias on, columns are means; their SD is in the clinical panel. The best value of a column is bold. Click a "
+        "heading to sort, best first; click a number or an i for its definition."
     )
     table = summary_table(data, names, caption, extra=True)
     return {"tables": [table], "charts_after": ["leaderboard"], "notes": remarks(data.records, names)}
@@ -58,7 +59,7 @@ def _slices(data: PageData) -> dict[str, Any]:
     ranked = [r["name"] for r in data.records if r["kind"] == "variant"]
     encoded = slices.encode(data.browser, ranked)
     if not encoded.patients[0]["variants"]:
-        raise Missing(data.browser_note or "no variant has a checkpoint to make slices with")
+        raise Missing(data.browser_note or "no variant has a checkpoint to predict slices with")
     notes = [*encoded.notes, *([data.browser_note] if data.browser_note else [])]
     return {"browser": encoded, "notes": notes, "step": slices.STEP_HU}
 
@@ -66,7 +67,7 @@ def _slices(data: PageData) -> dict[str, Any]:
 def _comparisons(data: PageData) -> dict[str, Any]:
     frame = data.comparisons
     if not len(frame):
-        raise Missing("fewer than two models were scored on the same patients")
+        raise Missing("fewer than two models have been scored on the same patients")
     best = data.records[0]["name"]
     against = frame[(frame["a"] == best) | (frame["b"] == best)]
     columns = {
@@ -74,42 +75,42 @@ def _comparisons(data: PageData) -> dict[str, Any]:
         **{"high_hu": "to", "p": "p", "p_holm": "p (Holm)", "verdict": "verdict"},
     }
     caption = f"{best} against every other model, paired by patient; p adjusted for all {len(frame)} pairs."
-    return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)], "notes": remarks(data.records, ())}
+    return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)]}
 
 
 def _centres(data: PageData) -> dict[str, Any]:
     if not len(data.centres):
         raise Missing("no patient's centre is known")
-    tables = [by_centre(data.centres, "centre", "centre", "Masked MAE (HU) within each centre [95 % interval].")]
+    tables = [by_centre(data.centres, "centre", "centre", "Masked MAE (HU) by centre [95 % interval].")]
     if len(data.leave_out):
-        caption = "Masked MAE (HU) scored without one centre's patients: how far a mean hangs on one centre."
+        caption = "Masked MAE (HU) without the patients of one centre: how much the mean depends on that centre."
         tables.append(by_centre(data.leave_out, "left_out", "without", caption))
     if len(data.folds):
         folds = {"name": "name", "left_out": "trained without", "n": "patients", "mean_hu": "MAE there (HU)"}
         folds |= {"low_hu": "95 % from", "high_hu": "to", "best_baseline_hu": "best baseline (HU)"}
-        caption = "Trained without a centre and scored on it: what a model does at a hospital it has never seen."
+        caption = "Trained without a centre and scored on it: how a model does at an unseen hospital."
         tables.append(table_of(data.folds, caption, folds | {"beats_baselines": "beats it"}))
-    notes = remarks(data.records, ())
+    notes = []
     if not len(data.folds):
-        notes.append("Training without one centre was not run; python -m mrict_core leave-one-centre-out NAME does it.")
+        notes = ["Training without one centre has not been run; use python -m mrict_core leave-one-centre-out NAME."]
     return {"charts": ["centres"], "tables": tables, "notes": notes}
 
 
 def _clinical(data: PageData) -> dict[str, Any]:
     if not data.records:
-        raise Missing("nothing was evaluated yet")
-    caption = "Mean ± SD over held-out patients. Bias (ME) is sCT − CT."
+        raise Missing("nothing has been evaluated")
+    caption = "Mean ± SD over held-out patients. Bias (ME) is the mean of sCT − CT."
     return {
         "charts": ["calibration", "tissues", "dice", "path_length"],
         "tables": [summary_table(data, ("mae_hu", *metrics.keys("clinical")), caption)],
-        "notes": remarks(data.records, metrics.keys("clinical")),
+        "notes": absent_remarks(data.records, metrics.keys("clinical")),
     }
 
 
 def _controls(data: PageData) -> dict[str, Any]:
     frame = data.blindness
     if not len(data.controls) or not len(frame):
-        raise Missing("the control images were not scored; run notebook 07")
+        raise Missing("the control images have not been scored; run notebook 07")
     rows = []
     for record in frame.to_dict(orient="records"):
         metric = record.pop("metric")
@@ -118,40 +119,41 @@ def _controls(data: PageData) -> dict[str, Any]:
         rows.append([Cell(heading(metric), heading(metric), metric), *cells, Cell(unseen or NOTHING, unseen)])
     middle = [CONTROL_HEADINGS.get(name, name) for name in frame.columns[1:-1]]
     headings = ["metric", *middle, "does not see"]
-    caption = "Not seen: less than 5 % of what the metric says of a black image."
+    caption = "Not seen: an error below 5 % of that of a black image."
     return {"tables": [Table(caption, headings, [""] * len(headings), rows, ["control"] * len(rows))]}
 
 
 def _predecessor(data: PageData) -> dict[str, Any]:
     frame = data.predecessor
     if not len(frame):
-        raise Missing("no variant with a printed value was scored")
+        raise Missing("no variant with a printed value has been scored")
     columns = {"variant": "variant", "readme": "its README"}
     for name in NUMBERS:
         columns |= {f"{who}_{name}": f"{name.upper()} {who}" for who in ("printed", "ours", "corrected")}
     columns["mae_hu"] = heading("mae_hu")
     caption = (
         "Printed: the predecessor's README. Ours: the same procedure on our held-out patients. Corrected: inside the "
-        "mask, one fixed range, no augmentation; FID in the whole window, VGG with ImageNet's scaling."
+        "mask, with one fixed range and no augmentation; FID over the whole window, VGG with ImageNet normalisation."
     )
     used = {n for r in data.records for n in (r.get("predecessor") or {}).get("networks", {}).values()}
     if others := sorted(used - {"inception_fid", "vgg16_relu3_3"}):
-        caption += f" FID and VGG of ours are seen through {', '.join(others)}: another scale than the printed."
+        caption += f" Our FID and VGG use {', '.join(others)}: not on the scale of the printed values."
     tables = [table_of(frame, caption, columns)]
-    twins = "The same numbers and their twins without augmentation."
+    twins = "The same numbers and their corrected twins, all without augmentation."
     tables.append(table_of(frame, "Why they differ.", {"variant": "variant", "why": "why"}))
     return {"tables": [*tables, summary_table(data, metrics.keys("predecessor"), twins)]}
 
 
 def _features(data: PageData) -> dict[str, Any]:
     if not data.features:
-        raise Missing("no feature metric was asked for")
+        raise Missing("no feature metric was requested")
     rows, kinds = [], []
     kind_of = {r["name"]: r["kind"] for r in (*data.records, *data.controls)}
     shown_of = {r["name"]: shown_name(r) for r in data.records}
-    absent = {s["reason"] for s in data.features if s["value"] is None}
+    absent: dict[str, set[str]] = {}
     for score in data.features:
         if score["value"] is None:
+            absent.setdefault(score["reason"], set()).add(heading(score["name"]))
             continue
         rows.append(
             [
@@ -165,35 +167,33 @@ def _features(data: PageData) -> dict[str, Any]:
             ]
         )
         kinds.append(kind_of.get(score["variant"], ""))
-    notes = sorted(f"absent: {', '.join(_names(data, reason))}: {reason}" for reason in absent)
+    notes = sorted(f"Absent: {', '.join(sorted(names))}: {reason}" for reason, names in absent.items())
     if not rows:
         raise Missing("; ".join(notes))
     headings = ["model", "metric", "value", "95 % interval", "slices", "weights", "warning"]
-    table = Table("Slices of the held-out patients; none of these ranks a model.", headings, [""] * 7, rows, kinds)
+    table = Table(
+        "Slices of the held-out patients. Models are not ranked by these metrics.", headings, [""] * 7, rows, kinds
+    )
     return {"tables": [table], "notes": notes}
-
-
-def _names(data: PageData, reason: str) -> list[str]:
-    return sorted({heading(s["name"]) for s in data.features if s["value"] is None and s["reason"] == reason})
 
 
 def _training(data: PageData) -> dict[str, Any]:
     if plots.training(data.histories) is None:
-        raise Missing("no training history was found beside the checkpoints")
+        raise Missing("no training history was found with the checkpoints")
     return {"charts": ["training"]}
 
 
 def _models(data: PageData) -> dict[str, Any]:
     scored = [*data.records, *data.controls]
     if not scored:
-        raise Missing("nothing was evaluated yet")
+        raise Missing("nothing has been evaluated")
     facts = {variant["name"]: variant for variant in data.variants}
     return {"models": [model(record, facts.get(record["name"])) for record in scored]}
 
 
 def _lineage(data: PageData) -> dict[str, Any]:
     if not data.variants:
-        raise Missing("the list of experiments was not given")
+        raise Missing("the list of experiments was not provided")
     mae = {r["name"]: r["summary"]["all"]["mae_hu"]["mean"] for r in data.records}
     several = {r["name"]: f", mean of {len(seeds_of(r))} seeds" for r in data.records if len(seeds_of(r)) > 1}
     children: dict[str | None, list[dict[str, Any]]] = {}
@@ -212,7 +212,7 @@ def _lineage(data: PageData) -> dict[str, Any]:
 
 def _corrections(data: PageData) -> dict[str, Any]:
     if not data.corrections:
-        raise Missing("the list of corrections was not given")
+        raise Missing("the list of corrections was not provided")
     rows = [[Cell(old, old), Cell(new, new)] for old, new in data.corrections]
     return {"tables": [Table("", ["the predecessor", "here"], ["", ""], rows, [""] * len(rows))]}
 
@@ -223,7 +223,7 @@ def _definitions(data: PageData) -> dict[str, Any]:
 
 def _provenance(data: PageData) -> dict[str, Any]:
     if not data.provenance:
-        raise Missing("where the numbers come from was not recorded")
+        raise Missing("the origin of the numbers was not recorded")
     return {"provenance": data.provenance}
 
 
@@ -231,21 +231,21 @@ EXPECTED: tuple[tuple[str, str, str, Callable[[PageData], dict[str, Any]]], ...]
     (
         "leaderboard",
         "Leaderboard",
-        "Which model is nearest to the true CT, on patients it has never seen? Grey rows are trivial predictors; a "
-        "model that does not beat them has learned nothing worth praise.",
+        "Which model is closest to the true CT, on patients it has never seen? Grey rows are trivial predictors; a "
+        "model that does not beat them has learned nothing useful.",
         _leaderboard,
     ),
     (
         "slices",
         "Slices",
-        "Every slice of the held-out patients, not the best ones. Choose two models to compare.",
+        "Slices of the held-out patients, not a selection of the best. Choose two models to compare.",
         _slices,
     ),
     (
         "comparisons",
         "More than chance?",
-        "A difference of means can be luck. n patients can never give a p below 2/2ⁿ: three never get below 0.25, "
-        "whatever the pictures say.",
+        "A difference of means can be chance. With n patients p cannot fall below 2/2ⁿ: with three, never below 0.25, "
+        "however clear the images.",
         _comparisons,
     ),
     ("centres", "Centres", "A model can do well on average and badly at one hospital.", _centres),
@@ -259,32 +259,37 @@ EXPECTED: tuple[tuple[str, str, str, Callable[[PageData], dict[str, Any]]], ...]
     (
         "controls",
         "What each number does not see",
-        "Images that no model made: black, a copy of the MR, the true CT + 150 HU, the true CT one pixel aside.",
+        f"Control images: black, a copy of the MR, the true CT + {BIAS_HU:g} HU, the true CT shifted by one pixel.",
         _controls,
     ),
     (
         "predecessor",
         "The predecessor’s numbers",
-        "What its README printed, what its own procedure gives here, and what is left when its faults are taken out.",
+        "What its README printed, what its own procedure gives here, and what remains once its faults are corrected.",
         _predecessor,
     ),
     (
         "features",
         "Feature metrics",
-        "FID, KID, LPIPS and VGG: how like CT the slices look to a network trained on photographs.",
+        "FID, KID, LPIPS and VGG: how CT-like the slices appear to a network trained on photographs.",
         _features,
     ),
-    ("training", "Training", "The masked MAE on the validation patients, epoch by epoch.", _training),
-    ("models", "Model by model", "Every number of every model, patient by patient, and where it comes from.", _models),
-    ("lineage", "Lineage", "Who was derived from whom; numbers are masked MAE in HU where scored.", _lineage),
-    ("corrections", "What was corrected", "The predecessor’s choices that made its numbers look better.", _corrections),
-    ("definitions", "Definitions", "The card of every metric.", _definitions),
-    ("provenance", "Provenance", "Which data, code, versions and checkpoints made this page.", _provenance),
+    ("training", "Training", "The masked MAE on the validation patients by epoch.", _training),
+    ("models", "Model by model", "Every number of every model, patient by patient, and its origin.", _models),
+    ("lineage", "Lineage", "Which variant was derived from which; the numbers are the masked MAE in HU.", _lineage),
+    (
+        "corrections",
+        "What was corrected",
+        "Choices of the predecessor that made its numbers look better.",
+        _corrections,
+    ),
+    ("definitions", "Definitions", "How every metric is defined.", _definitions),
+    ("provenance", "Provenance", "The data, code, versions and checkpoints behind this page.", _provenance),
 )
 
 
 def build(data: PageData) -> list[Section]:
-    """Return every expected section, in order; those that cannot be made carry their reason."""
+    """Return all sections in order; those that cannot be made carry the reason."""
     found = []
     for id_, title, lead, make in EXPECTED:
         try:

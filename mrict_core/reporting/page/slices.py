@@ -1,7 +1,7 @@
-"""The slice browser's data: whole slices of a few patients, small enough to travel inside the page.
+"""The slice browser's data: whole slices of a few patients, small enough to embed in the page.
 
 HU are rounded to 2 HU and cropped to the body; each (patient, variant) is one gzipped block in base64, unpacked by the
-browser when it is asked for. What does not fit the budget is thinned, and the page says how.
+browser on demand. Data beyond the budget are thinned, and the page says how.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.reporting.page.data import BrowserPatient
 
 STEP_HU = 2
@@ -22,12 +23,11 @@ MAX_BYTES = 8_000_000  # of all blocks, in base64
 SIDE_MAX = 160  # pixels
 SLICES_MIN = 12
 MARGIN = 3
-AIR_HU = -1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Blocks by id, what the script needs to know of them, and what was left out."""
+    """Blocks by id, their description for the script, and notes on what was left out."""
 
     blocks: dict[str, str]
     patients: list[dict[str, Any]]
@@ -36,11 +36,11 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """How a patient's volumes are made small: cut to where there is body or mask, then thinned and averaged."""
+    """How a patient's volumes are reduced: cut to body and mask, then thinned and averaged."""
 
     cut: tuple[slice, slice, slice]
     keep: np.ndarray  # bool, of the cut: body or mask; air outside
-    stride: int = 1  # every which slice is kept
+    stride: int = 1  # every stride-th slice is kept
     factor: int = 1  # pixels averaged along each side
 
     @property
@@ -49,17 +49,16 @@ class _View:
 
     @property
     def voxels(self) -> int:
-        """How many are left."""
         rows, columns = (n // self.factor for n in self.keep.shape[1:])
         return len(self.keep[self.slices]) * rows * columns
 
     def of(self, volume: np.ndarray) -> np.ndarray:
-        """Return a volume made small.  # (N, H, W) => (n, h, w) float32"""
+        """Return a reduced volume.  # (N, H, W) => (n, h, w) float32"""
         return self._small(volume[self.cut])
 
     def hu(self, volume: np.ndarray) -> np.ndarray:
-        """Return HU made small, air outside the body."""
-        return self._small(np.where(self.keep, volume[self.cut], AIR_HU))
+        """Return reduced HU, air outside the body."""
+        return self._small(np.where(self.keep, volume[self.cut], AIR_FLOOR_HU))
 
     def _small(self, cut: np.ndarray) -> np.ndarray:
         volume, factor = cut[self.slices].astype(np.float32), self.factor
@@ -100,7 +99,7 @@ def encode(patients: Sequence[BrowserPatient], variants: Sequence[str], max_byte
 
 
 def _mae_hu(patient: BrowserPatient, kept: slice, name: str) -> list[float | None]:
-    """Return the masked MAE of the kept slices, from the values as they are; None where a slice has no mask."""
+    """Return the masked MAE of the kept slices from the exact values; None for a slice without mask."""
     found: list[float | None] = []
     for sct, ct, mask in zip(patient.scts[name][kept], patient.ct[kept], patient.mask[kept], strict=True):
         error = np.abs(sct - ct)[mask]
@@ -124,21 +123,21 @@ def _within(
     stride = min(stride, max(1, min(len(p.z) for p in patients) // SLICES_MIN))
     if stride > 1:
         views = [dataclasses.replace(view, stride=stride) for view in views]
-        notes.append(f"every {stride}. slice")
+        notes.append(f"one slice in {stride} is shown")
     factor = math.ceil(max(max(view.keep.shape[1:]) for view in views) / SIDE_MAX)
     if factor > 1 and estimate(len(names)) > max_bytes:
         views = [dataclasses.replace(view, factor=factor) for view in views]
-        notes.append(f"pixels averaged {factor} × {factor}, which hides fine noise")
+        notes.append(f"pixels are averaged {factor} × {factor}, which hides fine noise")
     kept = len(names)
     while kept > 1 and estimate(kept) > max_bytes:
         kept -= 1
     if kept < len(names):
-        notes.append(f"the best {kept} of {len(names)} variants")
+        notes.append(f"only the best {kept} of {len(names)} variants are shown")
     return views, names[:kept]
 
 
 def _view(patient: BrowserPatient) -> _View:
-    """Return the view that cuts to where there is body or mask, with a margin."""
+    """Return the view cut to body and mask, with a margin."""
     body = patient.mask | (patient.mr > -1)
     box = []
     for axis in (1, 2):

@@ -25,7 +25,7 @@
     return look;
   };
   const lookOf = (name) => charts[name].figure.layout.polar ? { ...themed(), ...polarLook() } : themed();
-  // Buttons are named one by one: what plotly adds of its own (sharing, its cloud) uploads the chart, patients and all.
+  // Buttons are listed one by one: plotly's default buttons (sharing, cloud) upload the chart with its patients.
   const QUIET = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", topojsonURL: "" };
   const drawn = [];
   const draw = async (node) => {
@@ -47,11 +47,11 @@
   };
   $("#theme").addEventListener("click", () => {
     const next = THEMES[(THEMES.indexOf($("#theme").dataset.state || "system") + 1) % THEMES.length];
-    try { localStorage.setItem("mrict-theme", next); } catch { /* a file may not be allowed to remember */ }
+    try { localStorage.setItem("mrict-theme", next); } catch { /* local files may have no storage */ }
     setTheme(next);
   });
   let remembered = "system";
-  try { remembered = localStorage.getItem("mrict-theme") || "system"; } catch { /* likewise */ }
+  try { remembered = localStorage.getItem("mrict-theme") || "system"; } catch { /* see above */ }
   setTheme(THEMES.includes(remembered) ? remembered : "system");
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", retheme);
   matchMedia("print").addEventListener("change", retheme);
@@ -63,7 +63,7 @@
   };
   const blank = (value) => typeof value === "string" && (value === "" || value === "\u2013");
   const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
-  // A metric's cells sort by how good they are, best first; what a reader sees then ascends, descends, or does neither.
+  // A metric's cells sort best first; the visible numbers then ascend, descend or do neither.
   const ARIA = { higher: ["descending", "ascending"], zero: ["other", "other"], one: ["other", "other"] };
   $$("button.sort").forEach((button) => button.addEventListener("click", () => {
     const th = button.closest("th"), table = th.closest("table"), column = th.cellIndex;
@@ -126,7 +126,7 @@
     const root = $("#browser");
     if (!root || !patients) return;
     if (typeof DecompressionStream === "undefined") {
-      root.replaceChildren(make("p", { className: "missing", textContent: "This browser cannot unpack the slices (no DecompressionStream); a current Chrome, Edge, Firefox or Safari can." }));
+      root.replaceChildren(make("p", { className: "missing", textContent: "This browser cannot unpack the slices (no DecompressionStream); use a current Chrome, Edge, Firefox or Safari." }));
       return;
     }
     const pick = { patient: $("#b-patient"), a: $("#b-a"), b: $("#b-b") }, slider = $("#b-slice");
@@ -192,7 +192,7 @@
           const error = hu[start + i] - ct[start + i];
           return colours.error[Math.max(0, Math.min(255, Math.round(127.5 + (127.5 * error) / colours.errorLimit)))];
         });
-        const mae = p.mae[scts[side].name][k]; // of the values as they are, not as they are shown
+        const mae = p.mae[scts[side].name][k]; // of the exact values, not of those shown
         canvases[`error-${side}`].caption.textContent = mae === null ? `error ${side.toUpperCase()}: no mask in this slice` : `error ${side.toUpperCase()}: MAE of this slice ${mae.toFixed(0)} HU`;
       }
       $("#b-where").textContent = `${k + 1} of ${p.count} (slice ${p.z[k]} of the volume)`;
@@ -228,12 +228,12 @@
     await load();
   };
 
-  // ---------------------------------------------------------------- print, links into closed parts, place in the page
+  // ---------------------------------------------------------------- print, links into closed details, current section
   const open = (id) => { const node = document.getElementById(id); if (node && node.tagName === "DETAILS") { node.open = true; node.scrollIntoView({ behavior: "instant" }); } };
   addEventListener("hashchange", () => open(decodeURIComponent(location.hash.slice(1))));
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = $$("details:not([open]):not(.model)"); // a model's part prints where the reader has opened it
+    closed = $$("details:not([open]):not(.model)"); // a model's details print only if the reader opened them
     closed.forEach((d) => { d.open = true; });
   });
   addEventListener("afterprint", () => closed.forEach((d) => { d.open = false; }));

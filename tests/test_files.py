@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from mrict_core import runtime
+from mrict_core import files
 from mrict_core.files import NEW, atomic_folder, atomic_path, read_csv, sole_writer, write_csv, write_text
 from mrict_core.paths import ROOT, printable, shown
 
@@ -60,8 +60,8 @@ def test_a_spreadsheet_runs_no_cell_and_the_names_come_back(tmp_path):
 
 
 def test_a_name_that_is_no_utf8_is_written_all_the_same(tmp_path):
-    path = runtime.write_json(tmp_path / "a.json", {"name": os.fsdecode(b"\xff")})
-    assert runtime.read_json(path) == {"name": os.fsdecode(b"\xff")}
+    path = files.write_json(tmp_path / "a.json", {"name": os.fsdecode(b"\xff")})
+    assert files.read_json(path) == {"name": os.fsdecode(b"\xff")}
     assert "udcff" in write_csv(tmp_path / "a.csv", pd.DataFrame({"name": [os.fsdecode(b"\xff")]})).read_text()
 
 
@@ -70,8 +70,8 @@ def test_a_name_that_is_no_utf8_is_written_all_the_same(tmp_path):
 WRITER = """
 import sys, time
 from pathlib import Path
-from mrict_core import runtime
-with getattr(runtime, sys.argv[1])(Path(sys.argv[2])) as temporary:
+from mrict_core import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as temporary:
     (temporary / "file" if temporary.is_dir() else temporary).write_text("half")
     print("writing", flush=True)
     time.sleep(60)
@@ -128,9 +128,9 @@ def test_folders_of_killed_writers_are_swept_by_the_next_writer_of_the_same(tmp_
 
 
 def test_a_folder_whose_writer_was_killed_between_two_renames_comes_back(tmp_path):
-    for end in ("", runtime.OLD):
+    for end in ("", files.OLD):
         (tmp_path / f"{NEW}a-abcdefgh{end}").mkdir()
-    (tmp_path / f"{NEW}a-abcdefgh{runtime.OLD}" / "file").write_text("the only one")
+    (tmp_path / f"{NEW}a-abcdefgh{files.OLD}" / "file").write_text("the only one")
     with pytest.raises(KeyError), atomic_folder(tmp_path / "a", may_replace=lambda path: None):
         raise KeyError
     assert (tmp_path / "a" / "file").read_text() == "the only one"
@@ -149,7 +149,7 @@ POOL = """
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from mrict_core.runtime import end_with_parent
+from mrict_core.machine import end_with_parent
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         print(*pool.map(pow, (1, 1), (1, 1)), flush=True)
