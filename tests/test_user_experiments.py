@@ -20,6 +20,7 @@ from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import read_metrics
 from mrict_core.experiments import Experiment, get, user, with_values
 from mrict_core.experiments.registry import Registry
+from mrict_core.experiments.schema import History
 from mrict_core.losses import LOSSES
 from mrict_core.methods import check, own_code
 from mrict_core.models.catalogue import find
@@ -363,3 +364,9 @@ def test_the_entry_of_the_how_to_is_an_entry():
     assert experiments.differing(get("mk6_3_4"), new) == {
         "method.generator_eval_after_first_validation": (None, True),
     }
+
+
+def test_a_users_variant_was_never_run_by_the_predecessor():
+    assert get("mk1").history.dataset == "Brain processed"
+    (own,) = user.chosen("mk1", sets=["loss.l1.weight=20"])
+    assert own.history == user.derive("mk1", "own", {"epochs": 2}).history == History()

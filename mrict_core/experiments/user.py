@@ -19,7 +19,7 @@ from mrict_core import experiments, parts
 from mrict_core.errors import MrictError
 from mrict_core.experiments.listing import number
 from mrict_core.experiments.saved import NAME
-from mrict_core.experiments.schema import Experiment, as_plain, flattened, from_plain, with_values
+from mrict_core.experiments.schema import Experiment, History, as_plain, flattened, from_plain, with_values
 from mrict_core.files import available, hash_of
 from mrict_core.paths import shown
 
@@ -106,7 +106,7 @@ def changed(experiment: Experiment, changes: Mapping[str, Any], name: str = "") 
         if path in before and before[path] == after.get(path):
             raise MrictError(f"--set {path}: {before[path]} is already the value of {experiment.name}; leave it out")
     why = f"{experiment.name} with {', '.join(f'{path} = {value}' for path, value in changes.items())}"
-    own = {"name": name or _name(experiment.name, changes), "parent": experiment.name}
+    own = {"name": name or _name(experiment.name, changes), "parent": experiment.name, "history": History()}
     return add(dataclasses.replace(new, **own, why=why))
 
 
@@ -129,7 +129,7 @@ def derive(
 ) -> Experiment:
     """Return a child of an experiment with values changed by path; init_from is not inherited."""
     base = parent if isinstance(parent, Experiment) else experiments.get(parent)
-    own = {"name": name, "why": why, "parent": base.name, "init_from": init_from}
+    own = {"name": name, "why": why, "parent": base.name, "init_from": init_from, "history": History()}
     return add(with_values(base, changes, f"experiment '{name}'", **own))
 
 
