@@ -59,7 +59,7 @@ def test_one_centre_alone_cannot_be_left_out(cohort, tmp_path, monkeypatch):
     for number in (1, 2, 3):
         (folder / f"1BA00{number}").symlink_to(cohort / "Task1" / "brain" / f"1BA00{number}")
     space = prepare_data("smoke", str(folder), report=lambda line: None).workspace
-    with pytest.raises(MrictError, match="needs two centres; the data have A"):
+    with pytest.raises(MrictError, match="needs two centres; the data have only A"):
         leave_one_centre_out(get("mk1"), SMOKE, space)
 
 
@@ -68,5 +68,5 @@ def test_a_damaged_table_is_named(fresh_space):
     path = fresh_space.reports / "leave_one_centre_out.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"x": [1]}).to_csv(path, index=False)
-    with pytest.raises(MrictError, match=r"leave_one_centre_out\.csv: not the table"):
+    with pytest.raises(MrictError, match=r"leave_one_centre_out\.csv: not a table of left-out centres"):
         read_folds(fresh_space)

@@ -57,8 +57,8 @@ CASES = {
     "one patient": (1, unchanged, ()),
     "one centre without a name": (3, nowhere, ()),
     "one patient, no centre": (1, nowhere, ()),
-    "masks without bone": (3, without(*BONE), ("nowhere inside the mask the CT is above 250 HU",)),
-    "masks without air": (3, without(*AIR), ("nowhere inside the mask the CT is below -200 HU",)),
+    "masks without bone": (3, without(*BONE), ("no voxel in the mask where the CT is above 250 HU",)),
+    "masks without air": (3, without(*AIR), ("no voxel in the mask where the CT is below -200 HU",)),
     "one organ: soft tissue alone": (2, without(*BONE, *AIR), ("above 250 HU", "below -200 HU")),
     "no path lengths": (3, without("wepl_mae_mm", "wepl_max_mm", "wepl_me_mm"), ("the value is not finite",)),
     "one slice": (3, without("continuity", "continuity_bone_edge"), ("no two neighbouring slices",)),
@@ -134,7 +134,7 @@ def test_an_absent_number_is_never_zero():
     assert row["n_bone"] == 0  # counted: there is none
     table = summary_table([bare]).set_index("metric")
     assert pd.isna(table.loc["mae_bone_hu", "mean"])
-    assert table.loc["mae_bone_hu", "absent"] == "3 of 3: nowhere inside the mask the CT is above 250 HU"
+    assert table.loc["mae_bone_hu", "absent"] == "3 of 3: no voxel in the mask where the CT is above 250 HU"
     assert table.loc["mae_hu", "absent"] == ""
     for patient in bare["patients"]:
         patient.pop("n_bone")
@@ -145,7 +145,7 @@ def test_who_lacks_a_number_is_said():
     one = page_data(count=1, slices=2, side=24).records[0]
     one["patients"][1]["mae_bone_hu"] = None
     (remark,) = text_tables.absent_remarks([one], ("mae_hu", "mae_bone_hu"))
-    assert remark == f"Absent: bone MAE (HU) of {PATIENTS[1]}: nowhere inside the mask the CT is above 250 HU."
+    assert remark == f"Absent: bone MAE (HU) of {PATIENTS[1]}: no voxel in the mask where the CT is above 250 HU."
     assert plain({"x": float("nan")}) == {"x": None}
 
 

@@ -80,5 +80,5 @@ def test_volume_is_prepared_and_returns_exactly(name, region):
     assert prepared.split is None
     assert "1 usable patient" in prepared.problem
     assert "3" in prepared.problem
-    with pytest.raises(MrictError, match=r"no split: 1 usable patient.*at least 3 are needed.*add patients"):
+    with pytest.raises(MrictError, match=r"no split: 1 usable patient.*need at least 3.*add patients"):
         open_data(prepared.workspace)

@@ -252,7 +252,7 @@ def divided(split: Split) -> set[str]:
 def test_sessions_stay_together_and_rules_are_kept(sessions: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     prepared = prepare_data("smoke", str(sessions), report=lines.append)
-    assert lines == ["8 patients of 4 subjects; a subject stays in one set"]
+    assert lines == ["8 patients are 4 subjects; a subject stays in one set"]
     assert not divided(prepared.split)
     assert list(cohort_table(prepared.store)["subject"][:3]) == ["sub-01", "sub-01", "sub-02"]
     alone = prepare_data("smoke", str(sessions), group_by="(.+)", report=lambda line: None)
@@ -299,7 +299,7 @@ def test_two_subjects_are_too_few(sessions: Path) -> None:
         shutil.rmtree(folder)
     prepared = prepare_data("smoke", str(sessions), report=lambda line: None)
     assert prepared.split is None
-    assert prepared.problem.startswith("2 usable subject(s), at least 3 are needed")
+    assert prepared.problem.startswith("2 usable subject(s); training, validation and test need at least 3")
 
 
 def test_an_index_of_an_earlier_version_has_subjects_too(sessions: Path) -> None:

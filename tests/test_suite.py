@@ -644,4 +644,6 @@ def test_one_patient_is_prepared_and_then_clearly_too_few(tmp_path, monkeypatch)
     assert not any("mk1" in line for line in said)
     cells = nbformat.read(space.executed / f"{PREPROCESS}.ipynb", 4).cells
     printed = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
-    assert any("no split: 1 usable patient(s), at least 3 are needed" in text for text in printed)
+    assert any(
+        "no split: 1 usable patient(s); training, validation and test need at least 3" in text for text in printed
+    )

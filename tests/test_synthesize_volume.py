@@ -231,7 +231,7 @@ def test_planes_show_the_patient_alike_from_any_axes(plane, codes):
     letters = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1), "S": (2, 1)}
     for code in CODES:
         affine = affine_of(code, (1.0, 2.0, 3.0))
-        order = getattr(SliceOrder, plane)(affine)
+        order = SliceOrder.toward(affine, PLANES[plane])
         grid = np.stack(np.meshgrid(*map(np.arange, (2, 3, 4)), indexing="ij"), axis=-1) @ affine[:3, :3].T
         for axis, letter in enumerate(codes):
             world, sign = letters[letter]

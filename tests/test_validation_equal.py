@@ -253,7 +253,7 @@ def test_the_frechet_distance_of_few_vectors_does_not_depend_on_empty_dimensions
 
 
 def test_one_real_slice_has_no_frechet_distance():
-    with pytest.raises(MrictError, match="at least 2 slices, 1 was given"):
+    with pytest.raises(MrictError, match="at least 2 slices, got 1"):
         validator([Phantom(1, 0)], Vectors(6), None).scores(Predictor(generator(1)))
 
 

@@ -145,7 +145,7 @@ def _tissue_rows(tissue: str) -> tuple[Metric, Metric]:
     mae, me = f"mae_{tissue}_hu", f"me_{tissue}_hu"
     held = {
         "mask": f"{_MASK}, where the {where}",
-        "absent": f"nowhere inside the mask {where.replace('CT is', 'is the CT', 1)}",
+        "absent": f"no voxel in the mask where the {where}",
     }
     panels = {"bone": (*_TOP, "compare", "model_card"), "soft": ("clinical", "model_card")}.get(tissue, ("clinical",))
     return (
