@@ -180,6 +180,7 @@ def nothing_here(tmp_path, monkeypatch):
     monkeypatch.setenv(weights.FOLDER, str(tmp_path))
     monkeypatch.setenv(weights.MIRROR, "http://127.0.0.1:9")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("mrict_core.web.TRIES", 1)
     return tmp_path
 
 

@@ -49,6 +49,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(weights.FOLDER, str(path))
     monkeypatch.setenv(weights.MIRROR, "http://127.0.0.1:9")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("mrict_core.web.TRIES", 1)  # nobody will answer later
     return path
 
 
