@@ -205,6 +205,8 @@ def content(path: Path) -> Any:
             return hashed(frame.drop(columns=[c for c in frame if c in TIMES]).to_csv(index=False).encode())
         if path.suffix == ".pt":
             return tensors(path)
+        if path.suffix == ".npz":  # a prediction; its key is a hash over the checkpoint's file
+            return hashed(np.load(path)["hu"].tobytes())
         if path.name.endswith(NIFTI):
             volume = load_volume(path)
             return hashed(volume.array.tobytes() + volume.affine.tobytes())
@@ -222,6 +224,7 @@ def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         of_file = {"key"} if "models" in value else {"hash"} if "trained_with" in value else set()  # of a checkpoint
         of_file |= {"key"} if value.keys() == {"key", "seconds"} else set()  # a step's stamp: over the scores' files
+        of_file |= {"key"} if "checkpoint_hash" in value else set()  # a record's context
         of_training = {"started", "finished"} if "started" in value else set()
         return {k: timeless(v) for k, v in value.items() if k not in TIMES | of_file | of_training}
     return [timeless(v) for v in value] if isinstance(value, list) else value
