@@ -89,9 +89,8 @@ class StoredPredictions(Predictions):
     def _read(self, path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray | str:
         """Return the volume, or why the file cannot be used; "" without a file."""
         try:
-            content = io.BytesIO(
-                path.read_bytes()
-            )  # read at once, so that damaged offsets are not taken for disk errors
+            # Read at once, so that damaged offsets are not taken for disk errors.
+            content = io.BytesIO(path.read_bytes())
             with np.load(content, allow_pickle=False) as file:
                 if damaged := file.zip.testzip():  # numpy may not read up to the check sum
                     raise ValueError(f"wrong check sum of {damaged}")
