@@ -49,7 +49,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(weights.FOLDER, str(path))
     monkeypatch.setenv(weights.MIRROR, "http://127.0.0.1:9")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("mrict_core.web.TRIES", 1)  # nobody will answer later
     return path
 
 
@@ -256,7 +255,8 @@ def test_inception_loads_a_file_of_the_right_shape(folder):
 
 
 @pytest.mark.parametrize("name", sorted(set(FEATURES) - {"demo_features"}))
-def test_absent_weights_are_an_error_and_never_random(name, folder):
+def test_absent_weights_are_an_error_and_never_random(name, folder, monkeypatch):
+    monkeypatch.setattr("mrict_core.web.TRIES", 1)  # nobody will answer later
     with pytest.raises(MrictError) as caught:
         build_features(name)
     message = str(caught.value)
