@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from mrict_core.data.cache.patient import (
     prepare_mr_predecessor,
     unpadded,
 )
-from mrict_core.data.images.orders import PLANES, SliceOrder
+from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
@@ -96,11 +96,13 @@ def synthesize_volume(
     """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
 
     Models of one plane are averaged, and so are the flips of `tta`; planes are merged by voxel-wise median. Outside the
-    body is air. The output is limited to `body` (file order, bool) or, by default, the body found on the MR. The
-    network always sees the MR's own body, as in training.
+    body is air. A volume one voxel thick is predicted as one slice of its own plane. The output is limited to `body`
+    (file order, bool) or, by default, the body found on the MR. The network always sees the MR's own body, as in
+    training.
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)
+    models = [_toward(volume, model) for model in models]
     volume = unpadded(volume)
     planes = list(dict.fromkeys(map(plane_of, models)))
     seen, warnings = _working_volume(models, volume, options, planes)
@@ -132,6 +134,14 @@ def synthesize_volume(
         sizes = ", ".join(map(str, sorted(tiled)))
         warnings.append(f"the body is larger than the network's canvas ({sizes} px): predicted in overlapping tiles")
     return Synthesis(hu, sd, np.array(inside), facts, tuple(warnings))
+
+
+def _toward(volume: Volume, model: Synthesizer) -> Synthesizer:
+    """Return a model for the plane of the volume's one slice; for a volume of several, the model itself."""
+    plane = own_plane(volume.shape, volume.affine, plane_of(model))
+    if model.facts.protocol == "predecessor" or plane == plane_of(model):
+        return model
+    return replace(model, facts=replace(model.facts, plane=plane))
 
 
 def _nearest(mask: np.ndarray, volume: Volume, seen: Volume) -> np.ndarray:

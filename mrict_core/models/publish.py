@@ -62,7 +62,7 @@ def describe_data(space: Workspace, store: SliceStore, split: Split) -> dict[str
         ),
     )
     return {
-        "name": "embedded phantoms" if space.embedded else space.data_dir.name,
+        "name": space.data_name,
         "region": store.region,
         "split": split.kind,
         "sets": sets,

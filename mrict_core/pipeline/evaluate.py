@@ -108,7 +108,7 @@ class _Bench:
         store, split = self.store, self.split
         return {
             "profile": self.profile.name,
-            "data": "embedded phantoms" if self.space.embedded else self.space.data_dir.name,
+            "data": self.space.data_name,
             "region": store.region,
             "protocol": store.protocol,
             "canvas_px": store.size,
