@@ -153,7 +153,8 @@ def check_usable(discovery: Discovery, refused: Sequence[Skip] = ()) -> None:
     if len(refused) == len(discovery.patients):
         skips = sorted([*refused, *discovery.skipped], key=lambda skip: skip.patient)
         reasons = " | ".join(skip.reason for skip in skips)
-        raise MrictError(f"{shown(discovery.root)}: none of its {len(skips)} patients can be used: {reasons}")
+        folders = ", ".join(map(shown, discovery.roots))
+        raise MrictError(f"{folders}: none of its {len(skips)} patients can be used: {reasons}")
 
 
 def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
