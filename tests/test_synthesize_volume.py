@@ -25,7 +25,7 @@ from mrict_core.data.intensity import MR_PERCENTILES
 from mrict_core.errors import MrictError
 from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.inference.tiles import slices_to_hu
-from mrict_core.inference.volume import FLIPS, SynthesisOptions, plane_of, synthesize_volume
+from mrict_core.inference.volume import SynthesisOptions, flips_of, synthesize_volume
 
 SPACING = (5.0, 5.0, 6.0)
 
@@ -202,7 +202,7 @@ def test_flips_and_models_are_averaged_and_their_spread_is_the_sample_sd(tiny, o
         [
             prepared.to_volume(np.flip(model.slices_to_hu(np.flip(prepared.mr, axes)), axes))
             for model in (tiny, other)
-            for axes in FLIPS
+            for axes in flips_of(model, "axial")
         ]
     ).astype(np.float64)
     inside = found.body
@@ -341,7 +341,7 @@ def test_what_cannot_be_asked_is_said(tiny, old):
     for options in ({"overlap": 1.0}, {"resample_to_mm": -1.0}, {"resample_to_mm": 1e4}):
         with pytest.raises(MrictError, match="expected"):
             SynthesisOptions(**options)
-    assert plane_of(tiny) == "axial"
+    assert tiny.facts.all_planes == ["axial"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -366,6 +366,27 @@ def test_the_smallest_and_strangest_volumes_give_a_ct_or_one_clear_line(shape, s
     assert np.isfinite(found.hu).all()
     assert found.hu.min() >= -1024
     assert found.hu.max() <= 3000
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_one_slice_is_predicted_in_its_plane_by_any_model(plane, tiny, other):
+    """An axial model too: other planes of one slice are lines."""
+    whole = head((34, 40, 30), (5.0, 5.0, 5.0))
+    axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    middle = [slice(None)] * 3
+    middle[axis] = slice(15, 16)
+    volume = dataclasses.replace(whole, array=np.ascontiguousarray(whole.array[tuple(middle)]))
+    found = synthesize_volume([tiny, in_plane(other, plane)], volume)
+    assert (found.facts["planes"], found.facts["slices"]) == ([plane], 1)
+    used = [tiny, other] if plane == "axial" else [other]  # those trained on the plane
+    prepared = prepare_mr(volume, 64, plane=plane)
+    hu = np.mean([prepared.to_volume(one.slices_to_hu(prepared.mr)) for one in used], axis=0)
+    np.testing.assert_allclose(found.hu[found.body], hu[found.body], atol=1e-3)
+    alone = synthesize_volume(tiny, volume)
+    np.testing.assert_array_equal(alone.hu[alone.body], prepared.to_volume(tiny.slices_to_hu(prepared.mr))[alone.body])
+    every = dataclasses.replace(tiny, facts=dataclasses.replace(tiny.facts, planes=list(PLANES)))
+    with pytest.raises(MrictError, match=r"head\.nii\.gz: one slice gives one prediction"):
+        synthesize_volume(every, volume, SynthesisOptions(uncertainty=True))
 
 
 def test_planes_of_thick_slices_meet_on_one_pixel(tiny, other):
