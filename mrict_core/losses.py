@@ -111,8 +111,8 @@ class Ssim:
 
     @staticmethod
     def check_options(*, data_range: float = 2.0) -> None:
-        if not data_range > 0:
-            raise MrictError(f"data_range is {data_range}, expected a number above 0; 2 is the whole HU window")
+        if not 0 < data_range <= 2:
+            raise MrictError(f"data_range is {data_range}, expected above 0 and at most 2, the whole HU window")
 
     def __call__(self, out: Output, batch: Batch) -> Tensor:
         from torchmetrics.functional.image import structural_similarity_index_measure
@@ -131,7 +131,8 @@ def laplace(out: Output, batch: Batch) -> Tensor:
     """Return mean |fake - real| / b + log b over the mask: it teaches b, the expected absolute error of each pixel.
 
     This is the negative log likelihood of a Laplace distribution without its constant log 2 (Kendall and Gal 2017).
-    fake is detached: the image is left to other terms, else hard pixels would be given up for a larger b.
+    fake is detached: the image is left to other terms, else hard pixels would be given up for a larger b. The network
+    detaches the features that it computes log_b from.
     """
     log_b = out.log_b.clamp(LOG_B_MIN, LOG_B_MAX)
     return masked_mean(error(out, batch).detach().abs() * (-log_b).exp() + log_b, batch.mask)
@@ -164,7 +165,9 @@ class HuFeatures:
         self.segmenter = self.fresh(seed)
         pairs = ((batch.real_B, batch.mask) for batch in batches)
         dice = train_segmenter(self.segmenter, pairs, window, self.steps, seed)
-        return "segmenter's Dice: " + ", ".join(f"{name} {value:.2f}" for name, value in dice.items())
+        return "segmenter's Dice on damaged training slices: " + ", ".join(
+            f"{name} {value:.2f}" for name, value in dice.items()
+        )
 
     def state(self) -> dict[str, Tensor]:
         return self.segmenter.state_dict()

@@ -3,8 +3,8 @@
 The first place of SynthRAD2025 (nnsyn) compared features of a CT segmenter with downloaded weights and expert labels.
 Here the labels are the CT's own HU classes. Thresholds find those in a clean CT without any learning, so the features
 would be thresholds too. The segmenter therefore sees a damaged CT (blurred, noisy, shifted and scaled in HU, with
-hidden patches) and predicts the classes of the clean one: it has to learn which shapes and neighbours make bone bone.
-The damage is of the kinds that a synthetic CT has, so the features are made for such images. They hardly see a shift of
+hidden patches) and predicts the classes of the clean one: it has to learn the shapes and surroundings of each class.
+A synthetic CT is blurred and shifted too, so the features are learned on images of its kind. They hardly see a shift of
 all HU; that is left to the L1 term.
 """
 
@@ -109,7 +109,7 @@ def _attempt(
 
 
 def in_mask(image: Tensor, mask: Tensor) -> Tensor:
-    """Return the image with the lowest value outside the mask.  # (B, 1, H, W) in [-1, 1]"""
+    """Return the image with the lowest value outside the mask.  # (B, C, H, W) in [-1, 1], (B, 1, H, W)"""
     return torch.where(mask > 0, image, -1.0)
 
 
