@@ -66,7 +66,8 @@ def value(name: str, out: Output, batch: Batch) -> torch.Tensor:
     """Return a masked term; the segmenter computes in float32."""
     if name != "hu_features":
         return built(name, **WITHIN[name])(out, batch)
-    return built(name)(Output(fake_B=out.fake_B.float()), Batch(*(part.float() for part in batch.parts)))
+    single = Batch(batch.real_A.float(), batch.real_B.float(), batch.mask.float())
+    return built(name)(Output(fake_B=out.fake_B.float()), single)
 
 
 # ------------------------------------------------------------------------------------------------------------- values
@@ -140,7 +141,8 @@ def test_the_mean_counts_pixels_of_the_batch_not_images():
 @pytest.mark.parametrize("term", ["l1", "gradient_l1", "ssim", "laplace"])
 def test_a_larger_canvas_around_the_same_body_changes_nothing(term):
     out, batch = pair(mask_of("body"))
-    padded = [torch.nn.functional.pad(x, (16,) * 4) for x in (out.fake_B, out.log_b, *batch.parts)]
+    images = (out.fake_B, out.log_b, batch.real_A, batch.real_B, batch.mask)
+    padded = [torch.nn.functional.pad(x, (16,) * 4) for x in images]
     larger = value(term, Output(fake_B=padded[0], log_b=padded[1]), Batch(*padded[2:]))
     torch.testing.assert_close(larger, value(term, out, batch))
 
