@@ -10,7 +10,7 @@ its defaults are declared here; to add a term, add its function.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +22,15 @@ from torch.nn import functional as F
 from mrict_core.data.batches import Batch
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.schema import Term
+from mrict_core.hu import HuRange
 from mrict_core.networks import build_features
 from mrict_core.networks.features import FEATURES
-from mrict_core.networks.layers import autocast
+from mrict_core.networks.hu_segmenter import HuSegmenter, fresh_segmenter, in_mask, train_segmenter
+from mrict_core.networks.layers import autocast, in_full
 from mrict_core.parts import Parts
 
 FAKE_LABEL = 0.0
+LOG_B_MIN, LOG_B_MAX = -7.0, 1.0  # of `laplace`: b from 0.001 to 2.7, that is 2 HU to more than a whole window
 STEP = "weight_step"  # option of every term, see `Loss.end_epoch`
 Logs = dict[str, Tensor]  # name => detached scalar
 
@@ -36,6 +39,7 @@ class Output(SimpleNamespace):
     """One generator's output for one batch. A method sets what its `gives` names.
 
     fake_B      (B, C, H, W), compared with batch.real_B
+    log_b       (B, 1, H, W), log of the error's expected size b, in units of [-1, 1]
     logits      of the discriminator on fake_B, any shape
     real_label  float, their target
     rec_A       (B, C, H, W), the other generator's output for fake_B, compared with batch.real_A
@@ -72,11 +76,117 @@ def gan(out: Output, batch: Batch) -> Tensor:
 
 
 @LOSSES.register("l1")
-def l1(out: Output, batch: Batch, masked: bool = False) -> Tensor:
-    """Return mean |fake - real| over the full image, in units of [-1, 1] (pix2pix: Isola et al. 2017)."""
+def l1(out: Output, batch: Batch, *, masked: bool = False) -> Tensor:
+    """Return mean |fake - real| over the full image, in units of [-1, 1] (pix2pix: Isola et al. 2017).
+
+    masked: over the pixels of the mask alone, as the scores are taken.
+    """
     if masked:
-        return ((out.fake_B - batch.real_B).abs() * batch.mask).sum() / batch.mask.sum().clamp_min(1)
+        return masked_mean(error(out, batch).abs(), batch.mask)
     return distance_l1(out.fake_B, batch.real_B)
+
+
+@LOSSES.register("gradient_l1")
+def gradient_l1(out: Output, batch: Batch) -> Tensor:
+    """Return mean |gradient of fake - gradient of real|, down plus across, over neighbours that are both in the mask.
+
+    Unlike the gradient difference of Mathieu et al. 2016, it compares the signs of the gradients too.
+    """
+    wrong, mask = error(out, batch), batch.mask
+    down = masked_mean(wrong.diff(dim=2).abs(), mask[:, :, 1:] * mask[:, :, :-1])
+    across = masked_mean(wrong.diff(dim=3).abs(), mask[..., 1:] * mask[..., :-1])
+    return down + across
+
+
+@LOSSES.register("ssim")
+class Ssim:
+    """1 - SSIM (Wang et al. 2004), the mean over the mask: Gaussian window 11x11 with SD 1.5, K1 0.01, K2 0.03.
+
+    Outside the mask both images are set to the lowest value, as in the challenges' SSIM, so that only the mask counts.
+    data_range: in units of [-1, 1]; 2 is the whole HU window. With less, small differences of soft tissue count more.
+    """
+
+    def __init__(self, *, data_range: float = 2.0) -> None:
+        self.data_range = data_range
+
+    @staticmethod
+    def check_options(*, data_range: float = 2.0) -> None:
+        if not 0 < data_range <= 2:
+            raise MrictError(f"data_range is {data_range}, expected above 0 and at most 2, the whole HU window")
+
+    def __call__(self, out: Output, batch: Batch) -> Tensor:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
+        require_same_shape(out.fake_B, batch.real_B)
+        # The luminance term compares means and needs them positive.
+        fake, real = (in_mask(image, batch.mask) + 1 for image in (out.fake_B, batch.real_B))
+        _, similarity = structural_similarity_index_measure(
+            fake, real, data_range=self.data_range, return_full_image=True
+        )
+        return masked_mean(1 - similarity, batch.mask)
+
+
+@LOSSES.register("laplace", needs=("fake_B", "log_b"))
+def laplace(out: Output, batch: Batch) -> Tensor:
+    """Return mean |fake - real| / b + log b over the mask: it teaches b, the expected absolute error of each pixel.
+
+    This is the negative log likelihood of a Laplace distribution without its constant log 2 (Kendall and Gal 2017).
+    fake is detached: the image is left to other terms, else hard pixels would be given up for a larger b. The network
+    detaches the features that it computes log_b from.
+    """
+    log_b = out.log_b.clamp(LOG_B_MIN, LOG_B_MAX)
+    return masked_mean(error(out, batch).detach().abs() * (-log_b).exp() + log_b, batch.mask)
+
+
+@LOSSES.register("hu_features")
+class HuFeatures:
+    """Mean |phi(fake) - phi(real)| inside the mask, averaged over the stages of a frozen segmenter of HU classes.
+
+    phi: a stage's features, each pixel's vector scaled to length 1. The segmenter is trained by `fit` at the start of a
+    training, on the training CTs; see `networks.hu_segmenter`. steps: of that training.
+    """
+
+    def __init__(
+        self, *, steps: int = 300, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
+    ) -> None:
+        self.steps, self.device, self.precision = steps, torch.device(device), precision
+        self.segmenter = self.fresh(seed=0)  # untrained: enough to time a step
+
+    @staticmethod
+    def check_options(*, steps: int = 300) -> None:
+        if steps < 1:
+            raise MrictError(f"steps is {steps}, expected at least 1")
+
+    def fresh(self, seed: int) -> HuSegmenter:
+        return fresh_segmenter(seed).to(self.device, memory_format=torch.channels_last)
+
+    def fit(self, batches: Iterator[Batch], window: HuRange, seed: int) -> str:
+        """Train the segmenter; return its Dice on the damaged training slices as text."""
+        self.segmenter = self.fresh(seed)
+        pairs = ((batch.real_B, batch.mask) for batch in batches)
+        dice = train_segmenter(self.segmenter, pairs, window, self.steps, seed)
+        return "segmenter's Dice on damaged training slices: " + ", ".join(
+            f"{name} {value:.2f}" for name, value in dice.items()
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return self.segmenter.state_dict()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.segmenter.load_state_dict(state)
+
+    def __call__(self, out: Output, batch: Batch) -> Tensor:
+        require_same_shape(out.fake_B, batch.real_B)
+        real = batch.once(self, lambda: self.phi(batch.real_B, batch.mask))
+        pairs = zip(self.phi(out.fake_B, batch.mask), real, strict=True)
+        terms = [masked_mean((f - r).abs(), batch.mask[..., :: 2**k, :: 2**k]) for k, (f, r) in enumerate(pairs)]
+        return sum(terms) / len(terms)
+
+    def phi(self, image: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the features of each stage; several channels are averaged.  # (B, C, H, W) => (B, C_k, h_k, w_k)"""
+        with autocast(self.device, self.precision):
+            features = self.segmenter(in_mask(image.mean(dim=1, keepdim=True), mask))
+        return [F.normalize(in_full(x), dim=1) for x in features]
 
 
 @LOSSES.register("cycle", needs=("rec_A",))
@@ -132,6 +242,21 @@ class Perceptual:
 
 
 # ---------------------------------------------------------------------------------------------------------- distances
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of `values`, (B, C, H, W), where `mask`, (B, 1, H, W), is 1; 0 for an empty mask.  # => ()
+
+    The sum is divided by the batch's number of mask pixels (times C), so a small body weighs as much per pixel as a
+    large one.
+    """
+    return (values * mask).sum() / (mask.sum() * values.shape[1]).clamp(min=1)
+
+
+def error(out: Output, batch: Batch) -> Tensor:
+    """Return fake - real.  # (B, C, H, W)"""
+    require_same_shape(out.fake_B, batch.real_B)
+    return out.fake_B - batch.real_B
 
 
 def require_same_shape(fake: Tensor, real: Tensor) -> None:
@@ -253,6 +378,14 @@ class Loss:
         logs = {f"loss_g_{name}": value.detach() for name, value in values.items()}
         return total, logs | {"loss_g": total.detach()}
 
+    def fit(self, batches: Iterator[Batch], window: HuRange, seed: int) -> list[str]:
+        """Fit the terms that learn from the training data before the first step; return a line of text for each.
+
+        batches: of pairs, without end, for these terms alone. window: what [-1, 1] stands for.
+        """
+        fitted = {name: term for name, term in self.terms.items() if hasattr(term, "fit")}
+        return [f"{name}: {term.fit(batches, window, seed)}" for name, term in fitted.items()]
+
     @property
     def features(self) -> nn.Module | None:
         """The frozen network of the perceptual term, if there is one."""
@@ -271,12 +404,22 @@ class Loss:
                 self.weights[name] = max(0.0, self.weights[name] + change)
         self.previous = now
 
-    def state(self) -> dict[str, dict[str, float]]:
-        return {"weights": dict(self.weights), "previous": dict(self.previous)}
+    def state(self) -> dict[str, Any]:
+        learned = {name: term.state() for name, term in self._learning().items()}
+        state = {"weights": dict(self.weights), "previous": dict(self.previous)}
+        return state | {"terms": learned} if learned else state
 
-    def load_state(self, state: Mapping[str, Mapping[str, float]]) -> None:
+    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         self.weights |= {name: state["weights"][name] for name in self.weights.keys() & state["weights"].keys()}
         self.previous = dict(state["previous"])
+        for name, term in self._learning().items():
+            if name not in state.get("terms", {}):
+                raise MrictError(f"loss.{name}: the checkpoint lacks what the term learned; --retrain trains again")
+            term.load_state(state["terms"][name])
+
+    def _learning(self) -> dict[str, Any]:
+        """Return the terms with a state of their own."""
+        return {name: term for name, term in self.terms.items() if hasattr(term, "load_state")}
 
 
 def own_options(term: Term) -> dict[str, Any]:

@@ -259,6 +259,7 @@ def test_table_of_a_selection():
         ("cyclegan_mk1", {}, "GAN + 0.7 P + 10 cyc + 5 idt"),
         ("mk1", {"loss.gradient_l1.weight": 2.0, "loss.gan": None}, "30 P + 2 gradient_l1"),
         ("mk6_1_0", {"loss.perceptual.weight": 0.0}, "GAN + 5 L1"),
+        ("mk6_1_0", {"loss.l1.masked": True}, "GAN + 5 P + 5 L1m"),
     ],
 )
 def test_losses_leave_out_terms_of_weight_zero(name, changes, text):

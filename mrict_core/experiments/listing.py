@@ -19,7 +19,7 @@ _HEAD = (
     *("lr G/D", "k", "schedule", "epochs", "data"),
 )
 _LEGEND = (
-    "P: VGG19 pool5 MSE; P3: VGG19 relu3_3 L1; L1: pixels; cyc, idt: cycle and identity L1. "
+    "P: VGG19 pool5 MSE; P3: VGG19 relu3_3 L1; L1: pixels, L1m: in the mask; cyc, idt: cycle and identity L1. "
     "label: of real patches. gp: gradient penalty.\n"
     "k: G steps per D step. schedule: of G, plateau factor/patience or cosine T0xTmult in epochs. "
     "epochs: run/planned by the predecessor."
@@ -43,6 +43,8 @@ def _term(name: str, term: Term) -> str:
     symbol = _SYMBOL.get(name, name)
     if name == "perceptual" and term.options.get("features") == "vgg19_relu3_3":
         symbol = "P3"
+    if term.options.get("masked"):
+        symbol += "m"
     step = term.options.get("weight_step")
     weight = number(term.weight) + (f"±{number(step)}" if step else "")
     return symbol if weight == "1" else f"{weight} {symbol}"
