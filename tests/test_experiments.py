@@ -101,9 +101,9 @@ def test_an_entry_is_well_formed(variant):
         schedule = optimizer.schedule
         plateau = (schedule.factor, schedule.patience, schedule.mode)
         cosine = (schedule.t_0, schedule.t_mult, schedule.eta_min)
-        given, left_out = (plateau, cosine) if schedule.kind == "plateau" else (cosine, plateau)
-        assert None not in given
-        assert set(left_out) == {None}
+        own = {"plateau": plateau, "cosine": cosine}
+        assert None not in own.pop(schedule.kind, ())
+        assert {value for values in own.values() for value in values} == {None}
 
 
 @pytest.mark.parametrize(("name", "stage"), [("mk6_3_3", "6.3.3.1"), ("mk6_3_4", "917")])
@@ -259,6 +259,9 @@ def test_table_of_a_selection():
         ("cyclegan_mk1", {}, "GAN + 0.7 P + 10 cyc + 5 idt"),
         ("mk1", {"loss.gradient_l1.weight": 2.0, "loss.gan": None}, "30 P + 2 gradient_l1"),
         ("mk6_1_0", {"loss.perceptual.weight": 0.0}, "GAN + 5 L1"),
+        ("pix2pix_paper", {}, "GAN + 100 L1"),
+        ("cyclegan_paper", {}, "LSGAN + 10 cyc + 5 idt"),
+        ("unet_l1", {}, "masked L1"),
     ],
 )
 def test_losses_leave_out_terms_of_weight_zero(name, changes, text):

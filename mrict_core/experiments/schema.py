@@ -44,7 +44,7 @@ class Term:
 class Schedule:
     """Learning-rate schedule of one optimiser, stepped once per epoch."""
 
-    kind: str = "constant"  # or "plateau", "cosine"
+    kind: str = "constant"  # or "plateau", "cosine", "linear"
     factor: float | None = None  # plateau
     patience: int | None = None  # plateau: epochs
     mode: str | None = None  # plateau: "min" | "max"
@@ -86,6 +86,7 @@ class Data:
     view: Part = Part("slice")  # of the dataset cache
     batch_size: int = 1
     max_pairs: int | None = None  # training slices at most; None: all
+    augment: dict[str, Any] = field(default_factory=dict)  # changes of `AugmentSettings`, by name
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Experiment:
     why: str = ""  # one sentence: what this experiment asks
     parent: str | None = None  # configuration: the experiment it is derived from
     init_from: str | None = None  # weights: the experiment whose last checkpoint it starts from
-    family: str = ""  # "practice" | "cyclegan" | "mk1" | "mk2" | "mk3" | "mk4" | "mk6" | ...
+    family: str = ""  # "practice" | "cyclegan" | "mk1" | "mk2" | "mk3" | "mk4" | "mk6" | "papers" | ...
     method: Part
     network: dict[str, Part]  # role => network; the roles are the method's
     loss: dict[str, Term] = field(default_factory=dict)  # of the generator, by name, in the order of their sum

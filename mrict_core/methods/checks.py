@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mrict_core.data.batches import VIEWS
+from mrict_core.data.batches import VIEWS, make_view
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import saved
 from mrict_core.experiments.profiles import Profile
@@ -59,6 +59,12 @@ def _check(experiment: Experiment, training: bool) -> None:
         NETWORKS.check(part.name, part.options, f"network.{role}")
     if not training:
         return
+    made = experiment.network[method.NETWORKS[method.mr_to_ct]].options.get("out_channels", 1)
+    if method.both_ways and (seen := make_view(experiment.data.view).in_channels) != made:
+        raise MrictError(
+            f"data.view: {experiment.data.view.name} gives {seen} MR channels, but {named.name} also makes MR from CT "
+            f"and needs as many as the CT has, {made}; set data.view=slice, or choose another method"
+        )
     _check_roles(experiment.optimizer, roles, "optimizer", named.name)
     for role, optimizer in experiment.optimizer.items():
         _check_optimizer(optimizer, f"optimizer.{role}")
@@ -82,7 +88,7 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
     def where() -> str:
         return f"{experiment.name}: network {experiment.network[METHODS[experiment.method.name].NETWORKS[name]].name}"
 
-    setup = Setup(experiment, profile, device, training=False)
+    setup = Setup(experiment, profile, device, training=False, canvas=size)
     kind: type[Method] = METHODS[experiment.method.name]
     try:
         with device:

@@ -1,4 +1,4 @@
-"""CycleGAN (Zhu et al. 2017, arXiv 1703.10593) with the predecessor's weights.
+"""CycleGAN (Zhu et al. 2017, arXiv 1703.10593).
 
     L_G = Σ λ_i · (f_i of G on (a, b) + f_i of F on (b, a)), the terms of the experiment, among them
           gan, cycle: |F(G(a)) − a|₁ + |G(F(b)) − b|₁, identity: |G(b) − b|₁ + |F(a) − a|₁, perceptual
@@ -31,6 +31,7 @@ class CycleGAN(Adversarial):
     NETWORKS: ClassVar = {"G_MRI2CT": "G", "G_CT2MRI": "G", "D_CT": "D", "D_MRI": "D"}
     mr_to_ct: ClassVar = "G_MRI2CT"
     paired: ClassVar = False
+    both_ways: ClassVar = True
     gives: ClassVar = ("fake_B", "logits", "real_label", "rec_A", "idt_B")
 
     def __post_init__(self) -> None:
@@ -67,8 +68,8 @@ class CycleGAN(Adversarial):
         return {name: (logs_ct[name] + logs_mri[name]) / 2 for name in logs_ct}
 
     def step_G(self, batch: Batch, back: Batch, fake_B: Tensor, fake_A: Tensor) -> Logs:
-        to_ct = Output(fake_B=fake_B, real_label=self.real_label)
-        to_mr = Output(fake_B=fake_A, real_label=self.real_label)
+        to_ct = Output(fake_B=fake_B, real_label=self.real_label, gan=self.gan)
+        to_mr = Output(fake_B=fake_A, real_label=self.real_label, gan=self.gan)
         to_mr.rec_A, to_ct.rec_A = self.forward(fake_A, fake_B)
         with self.autocast():
             to_ct.logits, to_mr.logits = self.D_CT(fake_B), self.D_MRI(fake_A)
