@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from waiting import skip_if_waiting
 
 from mrict_core.data.batches import Batch
 from mrict_core.errors import MrictError
@@ -155,7 +154,6 @@ def test_a_prediction_is_one_grey_image_in_range(name):
 
 @pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.name)
 def test_every_variant_builds(variant):
-    skip_if_waiting(variant, schedule=False)
     method = build_method(variant, SMOKE)
     assert set(method.optimizers) == set(variant.optimizer)
     for role, optimizer in method.optimizers.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from waiting import skip_if_waiting
 
 from mrict_core.errors import MrictError
 from mrict_core.experiments import all_variants, get, with_values
@@ -20,7 +19,6 @@ BASIC = {"name": "monai.BasicUNet", "features": [4, 4, 8, 8, 16, 4]}
 
 @pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.name)
 def test_every_declared_variant_can_be_trained(variant):
-    skip_if_waiting(variant)
     check(variant)
     check_networks(variant, SMOKE, 64)
 

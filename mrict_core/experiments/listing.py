@@ -22,7 +22,7 @@ _LEGEND = (
     "P: VGG19 pool5 MSE; P3: VGG19 relu3_3 L1; L1: pixels; cyc, idt: cycle and identity L1; "
     "LSGAN: least squares GAN. label: of real patches.\n"
     "gp: gradient penalty. k: G steps per D step. schedule: of G, plateau factor/patience, cosine T0xTmult in epochs, "
-    "or linear: to 0 in the second half.\n"
+    "linear to 0 in the second half, or warmup_cosine.\n"
     "epochs: run/planned by the predecessor."
 )
 
@@ -102,7 +102,7 @@ def _schedule(variant: Experiment, role: str) -> str:
 
 
 def table(variants: Iterable[Experiment] | None = None) -> str:
-    """Return a text table, one line per variant (default: all), at most 160 columns wide."""
+    """Return a text table, one line per variant (default: all), at most 170 columns wide."""
     rows = [_row(variant) for variant in (all_variants() if variants is None else variants)]
     widths = [max(len(row[column]) for row in (_HEAD, *rows)) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (_HEAD, *rows)]

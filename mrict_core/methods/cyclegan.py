@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mrict_core.data.batches import Batch
+from mrict_core.data.batches import Batch, make_view
+from mrict_core.errors import MrictError
+from mrict_core.experiments.schema import Experiment
 from mrict_core.losses import Logs, Output
 from mrict_core.methods.base import METHODS, Adversarial, frozen
 
@@ -31,8 +33,17 @@ class CycleGAN(Adversarial):
     NETWORKS: ClassVar = {"G_MRI2CT": "G", "G_CT2MRI": "G", "D_CT": "D", "D_MRI": "D"}
     mr_to_ct: ClassVar = "G_MRI2CT"
     paired: ClassVar = False
-    both_ways: ClassVar = True
     gives: ClassVar = ("fake_B", "logits", "real_label", "rec_A", "idt_B")
+
+    @staticmethod
+    def check_experiment(experiment: Experiment) -> None:
+        """Raise MrictError if MR and CT differ in channels: each generator also sees what the other one makes."""
+        view, ct = experiment.data.view, experiment.network["G"].options.get("out_channels", 1)
+        if (mr := make_view(view).in_channels) != ct:
+            raise MrictError(
+                f"data.view: {view.name} gives {mr} MR channels, cyclegan needs as many as the CT has, {ct}; "
+                "set data.view=slice, or choose another method"
+            )
 
     def __post_init__(self) -> None:
         super().__post_init__()
