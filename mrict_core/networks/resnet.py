@@ -71,3 +71,11 @@ class ResNet(nn.Module):
 def resnet(width: int = 64, in_channels: int = 1, out_channels: int = 1, blocks: int = 9) -> ResNet:
     """Return the generator; the paper takes 6 blocks at 128 pixels, 9 at 256. 11,365,633 parameters at width 64."""
     return ResNet(width, in_channels, out_channels, blocks)
+
+
+def _check_options(*, blocks: int = 9, **_: object) -> None:
+    if blocks < 1:
+        raise MrictError(f"blocks is {blocks}, expected at least 1")
+
+
+resnet.check_options = _check_options
