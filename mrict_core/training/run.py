@@ -17,6 +17,7 @@ from mrict_core.data.augment import NONE, AugmentSettings, JointTransform
 from mrict_core.data.batches import Batch, PairedSlices, in_turns, make_view, paired_batches, unpaired_batches
 from mrict_core.data.cache.fingerprint import fingerprint
 from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.orders import PLANES
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, deciding
@@ -194,10 +195,17 @@ class Run:
             parent=self.variant.init_from,
             parent_hash=self.parent.id if self.parent else None,
             training_pairs=len(self.dataset),
+            planes=self.planes,
             fingerprint=self.fingerprint,
             epochs=self.epochs,
             **learned,
         )
+
+    @cached_property
+    def planes(self) -> list[str]:
+        """Planes of the training slices; [] for axial ones alone."""
+        found = {plane for _, plane, _ in self.dataset.index}
+        return [plane for plane in PLANES if plane in found] if found != {"axial"} else []
 
     def _predecessor_slices(self, which: str) -> dict[str, np.ndarray] | None:
         """Return the predecessor's split by slices ("train" or "val"), None if the split is by patient."""
