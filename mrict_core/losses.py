@@ -42,9 +42,12 @@ class Output(SimpleNamespace):
     log_b       (B, 1, H, W), log of the error's expected size b, in units of [-1, 1]
     logits      of the discriminator on fake_B, any shape
     real_label  float, their target
+    gan         how logits are compared with their target, a name of `GANS`
     rec_A       (B, C, H, W), the other generator's output for fake_B, compared with batch.real_A
     idt_B       (B, C, H, W), the generator's output for real_B itself
     """
+
+    gan: str = "bce"
 
 
 class Terms(Parts):
@@ -68,11 +71,11 @@ LOSSES = Terms("loss", supplied=("out", "batch", "device", "precision", "feature
 
 @LOSSES.register("gan", needs=("logits", "real_label"))
 def gan(out: Output, batch: Batch) -> Tensor:
-    """Return the non-saturating GAN loss BCE(D(G(m)), y) (Goodfellow et al. 2014).
+    """Return the non-saturating GAN loss BCE(D(G(m)), y) (Goodfellow et al. 2014), or the method's other `gan` loss.
 
     The target y is the discriminator's label of real patches, smoothed or not, as in the predecessor.
     """
-    return bce(out.logits, out.real_label)
+    return GANS[out.gan](out.logits, out.real_label)
 
 
 @LOSSES.register("l1")
@@ -291,13 +294,21 @@ def bce(logits: Tensor, label: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
-def bce_discriminator(logits_real: Tensor, logits_fake: Tensor, real_label: float) -> Tensor:
-    """Return L_D = (BCE(D(x), y) + BCE(D(G(m)), 0)) / 2 (Goodfellow et al. 2014).  # two maps of logits => ()
+def least_squares(logits: Tensor, label: float) -> Tensor:
+    """Return mean (logit - label)^2, of logits of any shape (LSGAN: Mao et al. 2017); D has no sigmoid then."""
+    return (logits - label).square().mean()
+
+
+GANS = {"bce": bce, "least_squares": least_squares}
+
+
+def gan_discriminator(logits_real: Tensor, logits_fake: Tensor, real_label: float, gan: str = "bce") -> Tensor:
+    """Return L_D = (f(D(x), y) + f(D(G(m)), 0)) / 2, f of `GANS` (Goodfellow et al. 2014).  # two maps of logits => ()
 
     y is 1, or less with one-sided smoothing (Salimans et al. 2016). The fake label is 0: the predecessor's "smoothed"
     zeros, 0 * 0.9, were zeros too.
     """
-    return (bce(logits_real, real_label) + bce(logits_fake, FAKE_LABEL)) / 2
+    return (GANS[gan](logits_real, real_label) + GANS[gan](logits_fake, FAKE_LABEL)) / 2
 
 
 def gradient_penalty(
@@ -327,19 +338,23 @@ def gradient_penalty(
 
 
 def discriminator_loss(
-    D: nn.Module, real: Tensor, fake: Tensor, *, real_label: float, penalty: float
+    D: nn.Module, real: Tensor, fake: Tensor, *, real_label: float, penalty: float, gan: str = "bce"
 ) -> tuple[Tensor, Logs]:
-    """Return L_D + penalty · GP, and its parts.  # two of (B, C, H, W) => (), logs"""
+    """Return L_D + penalty · GP, and its parts.  # two of (B, C, H, W) => (), logs
+
+    d_real and d_fake are what D says on average: its probabilities, or with least squares its plain output.
+    """
     logits_real, logits_fake = D(real), D(fake)
-    loss_gan = bce_discriminator(logits_real, logits_fake, real_label)
+    loss_gan = gan_discriminator(logits_real, logits_fake, real_label, gan)
     loss_D, logs = loss_gan, {"loss_d_gan": loss_gan.detach()}
     if penalty > 0:
         loss_gp = gradient_penalty(D.forward, real, fake)  # not the compiled D: this is differentiated twice
         loss_D = loss_D + penalty * loss_gp
         logs["loss_gp"] = loss_gp.detach()
     logs["loss_d"] = loss_D.detach()
-    logs["d_real"] = torch.sigmoid(logits_real.detach()).mean()
-    logs["d_fake"] = torch.sigmoid(logits_fake.detach()).mean()
+    for name, logits in (("d_real", logits_real), ("d_fake", logits_fake)):
+        said = logits.detach()
+        logs[name] = (torch.sigmoid(said) if gan == "bce" else said).mean()
     return loss_D, logs
 
 

@@ -240,7 +240,8 @@ class Run:
         """Return the method with fresh networks and optimisers, in the device and precision of the settings."""
         device = pick_device(self.settings.device)
         tune_gpu(device)
-        method = build_method(self.variant, self.profile, device, pick_precision(self.settings.precision, device))
+        precision = pick_precision(self.settings.precision, device)
+        method = build_method(self.variant, self.profile, device, precision, canvas=self.store.size)
         if self.settings.compile:
             method.compile()
         return method
