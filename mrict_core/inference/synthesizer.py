@@ -149,7 +149,7 @@ def make_synthesizer(
     chosen = pick_device(device)
     for where in ("meta", chosen):  # check shapes before allocating memory
         with torch.device("meta" if where == "meta" else "cpu"):
-            method = build_method(facts.experiment, facts.profile, where, training=False)
+            method = build_method(facts.experiment, facts.profile, where, training=False, canvas=facts.size)
         check_shapes(method.generator, networks[name], name, path)
     load_weights(method.generator, networks[name], name, path)
     check_weights(method.generator, path)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, count
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -230,11 +231,17 @@ class Run:
         device, size = pick_device(self.settings.device), self.profile.batch(self.variant)
         return make(self.dataset, size, transform, generators["shuffle"], device, steps)
 
+    def endless_pairs(self, seed: int) -> Iterator[Batch]:
+        """Yield augmented pairs, epoch after epoch; random numbers are drawn from `seed` alone."""
+        generators = {name: torch.Generator().manual_seed(seed) for name in ("shuffle", "augment")}
+        return chain.from_iterable(self.batches(generators, paired=True) for _ in count())
+
     def method(self) -> Method:
         """Return the method with fresh networks and optimisers, in the device and precision of the settings."""
         device = pick_device(self.settings.device)
         tune_gpu(device)
-        method = build_method(self.variant, self.profile, device, pick_precision(self.settings.precision, device))
+        precision = pick_precision(self.settings.precision, device)
+        method = build_method(self.variant, self.profile, device, precision, canvas=self.store.size)
         if self.settings.compile:
             method.compile()
         return method
