@@ -34,6 +34,7 @@ from mrict_core.models.folder import (
     CARD,
     DISCRIMINATOR,
     FACTS,
+    SAMPLE,
     SCORES,
     WEIGHTS,
     load_discriminators,
@@ -133,6 +134,8 @@ def test_the_card_holds_what_a_user_must_know(published, fresh_space):
     patients = (*split.train, *split.val, *split.test)
     assert [word for word in (*patients, str(fresh_space.data_dir.parent)) if word in everything] == []
     assert read_card("mk1") == card
+    assert "(sample.png)" in card
+    assert (published / SAMPLE).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

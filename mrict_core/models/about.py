@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.schema import from_plain
 from mrict_core.files import available
 from mrict_core.paths import shown
@@ -51,8 +51,9 @@ def read_about(path: Path) -> About:
     if name := values.pop("data_set", ""):
         if twice := [key for key in ("licence", "citation") if key in values]:
             raise MrictError(f"{shown(path)}: {twice[0]} and data_set are both given; expected one; remove {twice[0]}")
-        from mrict_core.data.fetch.synthrad2023 import data_set
+        from mrict_core.data.fetch.synthrad2023 import DATA_SETS
 
-        known = data_set(str(name))
-        values |= {"licence": known.licence, "citation": known.citation}
+        if name not in DATA_SETS:
+            raise MrictError(f"{shown(path)}: {unknown_name('data set', str(name), DATA_SETS)}")
+        values |= {"licence": DATA_SETS[name].licence, "citation": DATA_SETS[name].citation}
     return from_plain(About, values, shown(path), strict=True)

@@ -225,7 +225,6 @@ def _provenance(description: Description) -> str:
         "model": description["hash"],
         "weights (sha256)": description["weights"]["sha256"],
         "command": about_of(description).command,
-        "seed": facts.seed,
         "training run": facts.key,
         "slices": facts.store_key,
         "split": facts.split_hash,

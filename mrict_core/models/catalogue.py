@@ -21,7 +21,7 @@ from mrict_core.models.folder import (
     read_model,
     read_scores,
 )
-from mrict_core.paths import checkpoints_root, shown, some
+from mrict_core.paths import ROOT, checkpoints_root, shown, some
 from mrict_core.training.runs import unpublished
 
 if TYPE_CHECKING:
@@ -146,9 +146,10 @@ def for_region(region: str, root: Path | None = None) -> tuple[list[Entry], list
     if not fitting:
         where = shown(checkpoints_root() if root is None else root)
         lost = f" ({damaged[0].problem})" if damaged else ""
+        starter = ROOT / "checkpoints" / f"starter-{region}"
         raise MrictError(
             f"no published model for {region} in {where}{lost}; expected one; train and evaluate one on your data "
-            f"(./run_all.sh --data DIR --region {region}), or give one with --model"
+            f"(./run_all.sh --data DIR --region {region}), or give --model {starter if is_model(starter) else 'NAME'}"
         )
     best_first = sorted(fitting, key=lambda e: (e.demo, e.mae_hu is None, e.mae_hu))
     return best_first, damaged
