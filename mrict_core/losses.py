@@ -72,8 +72,10 @@ def gan(out: Output, batch: Batch) -> Tensor:
 
 
 @LOSSES.register("l1")
-def l1(out: Output, batch: Batch) -> Tensor:
+def l1(out: Output, batch: Batch, masked: bool = False) -> Tensor:
     """Return mean |fake - real| over the full image, in units of [-1, 1] (pix2pix: Isola et al. 2017)."""
+    if masked:
+        return ((out.fake_B - batch.real_B).abs() * batch.mask).sum() / batch.mask.sum().clamp_min(1)
     return distance_l1(out.fake_B, batch.real_B)
 
 

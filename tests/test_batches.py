@@ -27,8 +27,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_a_batch_holds_the_slices_of_the_store(dataset, store):
-    patient, position = dataset.index[7]
-    real_A, real_B, mask = (part[0] for part in dataset[7].parts)
+    patient, _, position = dataset.index[7]
+    real_A, real_B, mask, mirrors = (part[0] for part in dataset[7].parts)
+    assert mirrors, "an axial slice may be flipped"
     slices = store.slices(patient)
     assert real_A.shape == real_B.shape == mask.shape == (1, store.size, store.size)
     assert real_A.dtype == real_B.dtype == mask.dtype == torch.float32
@@ -57,7 +58,7 @@ def test_a_last_batch_of_one_is_dropped_in_training_only(store, size, batches):
 def test_keep_limits_a_patient(store):
     patient = store.patients[0]
     dataset = PairedSlices(store, [patient], {patient: np.array([1, 4])})
-    assert dataset.index == [(patient, 1), (patient, 4)]
+    assert dataset.index == [(patient, "axial", 1), (patient, "axial", 4)]
 
 
 def test_paired_batches_are_pairs_and_unpaired_are_not(dataset):

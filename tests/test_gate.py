@@ -80,7 +80,7 @@ def test_training_writes_the_fingerprint(fresh_space):
     run = prepare_run(variant, profile, fresh_space, settings)
     train(variant, profile, fresh_space, settings, report=lambda line: None)
     kept = load_checkpoint(run_of(fresh_space, "mk1").best)["fingerprint"]
-    used = {patient for patient, _ in run.dataset.index}
+    used = {patient for patient, *_ in run.dataset.index}
     assert kept == run.fingerprint == fingerprint(run.store, used)
     assert kept["patients"] == len(used)
 

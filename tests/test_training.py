@@ -242,7 +242,7 @@ def test_the_predecessors_protocol_from_end_to_end(old_space, fresh_space):
     validation = {row for dataset in run.validation_sets() for row in dataset.index}
     assert len(training) + len(validation) == sum(run.store.counts()[p] for p in learning)
     assert not training & validation
-    assert {p for p, _ in validation} <= {p for p, _ in training} == learning
+    assert {p for p, *_ in validation} <= {p for p, *_ in training} == learning
     assert not learning & test
     result = train(get("mk1"), SMOKE, old_space, TrainSettings(), **QUIET)
     assert result.complete

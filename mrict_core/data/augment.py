@@ -31,19 +31,22 @@ NONE = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class JointTransform:
-    """Callable `real_A, real_B, mask = transform(real_A, real_B, mask)`.
+    """Callable `real_A, real_B, mask = transform(real_A, real_B, mask, mirrors)`.
 
     real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Shapes and types
     are kept; the channels of an MR move together, and each gets its own noise. Images are interpolated linearly (a
     convex combination: no value leaves the input's range), the mask by nearest neighbour. Outside is background.
+    Columns are flipped only where `mirrors`, (B,) bool, is true: in a sagittal slice a flip turns the face backwards.
     """
 
     def __init__(self, settings: AugmentSettings = AugmentSettings(), generator: torch.Generator | None = None) -> None:
         self.settings = settings
         self.generator = generator
 
-    def __call__(self, real_A: Tensor, real_B: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        grid = self.random_grid(real_A)
+    def __call__(
+        self, real_A: Tensor, real_B: Tensor, mask: Tensor, mirrors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grid = self.random_grid(real_A, mirrors)
         support = (real_A > -1).to(real_A.dtype)
         real_A = self.jitter_mr(real_A, support)
         images = warp(torch.cat([real_A, real_B], dim=1), grid)
@@ -64,13 +67,14 @@ class JointTransform:
         seed = int(torch.randint(2**62, (), generator=self.generator))
         return torch.randn(like.shape, generator=torch.Generator(like.device).manual_seed(seed), device=like.device)
 
-    def random_grid(self, images: Tensor) -> Tensor:
+    def random_grid(self, images: Tensor, mirrors: Tensor | None = None) -> Tensor:
         """Return one sampling grid per image, (B, H, W, 2)."""
         s, count = self.settings, images.shape[0]
         angle = self._uniform((count,), images) * torch.pi * s.rotation_degrees / 180
         zoom = 1 + self._uniform((count,), images) * s.scale
         shift = self._uniform((count, 2), images) * 2 * s.translation  # the grid spans 2 units
-        flip_x = torch.where(self._uniform((count,), images) < 2 * s.flip_horizontal - 1, -1.0, 1.0)
+        flipped = self._uniform((count,), images) < 2 * s.flip_horizontal - 1
+        flip_x = torch.where(flipped if mirrors is None else flipped & mirrors, -1.0, 1.0)
         flip_y = torch.where(self._uniform((count,), images) < 2 * s.flip_vertical - 1, -1.0, 1.0)
         cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
         # Sampling matrix rotation · diag(flip), then the shift; one row of six entries per image.

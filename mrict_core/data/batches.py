@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from mrict_core.data.augment import JointTransform
 from mrict_core.data.cache.store import SliceStore
-from mrict_core.errors import MrictError
+from mrict_core.data.images.orders import PLANES
+from mrict_core.data.planes import Cut
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.schema import Part
+from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.parts import Parts
 
 CPU = torch.device("cpu")
@@ -24,9 +27,13 @@ VIEWS = Parts("view")
 
 
 class View:
-    """Which slices of a patient a network sees at once, in training, validation and inference; here a single slice."""
+    """Which slices of a patient a network sees at once, in training, validation and inference; here a single slice.
+
+    planes: of the training slices, cut from the axial ones of the dataset cache; empty: as a patient was prepared.
+    """
 
     in_channels: int = 1
+    planes: Sequence[str] = ()
 
     def gather(self, stack: np.ndarray, position: int) -> np.ndarray:
         """Return the channels for one slice of a stack of MR slices.  # (N, H, W) => (C, H, W)"""
@@ -43,6 +50,13 @@ class Slice(View):
     """One slice, repeated `copies` times as channels."""
 
     copies: int = 1
+    planes: Sequence[str] = ()
+
+    @staticmethod
+    def check_options(*, copies: int = 1, planes: Sequence[str] = ()) -> None:
+        check_planes(planes)
+        if copies < 1:
+            raise MrictError(f"copies is {copies}, expected at least 1")
 
     @property
     def in_channels(self) -> int:
@@ -51,6 +65,37 @@ class Slice(View):
     def widened(self, real_A: Tensor) -> Tensor:
         """Repeat the slice (a view, no copy)."""
         return real_A.expand(-1, self.copies, -1, -1)
+
+
+@VIEWS.register("slab")
+@dataclass(frozen=True)
+class Slab(View):
+    """A slice between its neighbours; at the ends of a volume the last slice is repeated."""
+
+    radius: int = 2  # slices on either side
+    planes: Sequence[str] = ()
+
+    @staticmethod
+    def check_options(*, radius: int = 2, planes: Sequence[str] = ()) -> None:
+        check_planes(planes)
+        if radius < 0:
+            raise MrictError(f"radius is {radius}, expected at least 0")
+
+    @property
+    def in_channels(self) -> int:
+        return 2 * self.radius + 1
+
+    def gather(self, stack: np.ndarray, position: int) -> np.ndarray:
+        rows = np.arange(position - self.radius, position + self.radius + 1)
+        return stack[rows.clip(0, len(stack) - 1)]
+
+
+def check_planes(planes: Sequence[str]) -> None:
+    """Raise MrictError for an unknown plane, or one given twice."""
+    if isinstance(planes, str) or len(set(planes)) < len(planes):
+        raise MrictError(f"planes is {planes}, expected a list of different planes, such as [axial, coronal]")
+    if unknown := [plane for plane in planes if plane not in PLANES]:
+        raise unknown_name("plane", str(unknown[0]), PLANES)
 
 
 def make_view(view: Part) -> View:
@@ -64,6 +109,7 @@ class Batch:
     real_A: Tensor  # (B, C, H, W): MR, the channels of the view
     real_B: Tensor  # (B, 1, H, W): CT
     mask: Tensor  # (B, 1, H, W): of real_B
+    mirrors: Tensor = field(default_factory=lambda: torch.tensor(True))  # (B,) bool: flipped columns mirror a patient
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)  # see `once`
 
     def __len__(self) -> int:
@@ -79,7 +125,7 @@ class Batch:
 
     def with_ct(self, real_B: Tensor) -> Batch:
         """Return the batch with another CT."""
-        return Batch(self.real_A, real_B, self.mask)
+        return Batch(self.real_A, real_B, self.mask, self.mirrors)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return `make()`, computed once per batch."""
@@ -88,14 +134,15 @@ class Batch:
         return self.shared[key]
 
     @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.real_A, self.real_B, self.mask
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.real_A, self.real_B, self.mask, self.mirrors
 
 
 class PairedSlices(Dataset):
     """MR slices of the given patients, gathered by a view, with CT and mask.
 
-    `keep` limits patients to some of their slices ({patient: positions}); those without an entry keep all.
+    `keep` limits patients to some of their slices ({patient: positions}), without other planes; those without an entry
+    keep all. index: (patient, plane, position) of every slice.
     """
 
     def __init__(
@@ -108,11 +155,25 @@ class PairedSlices(Dataset):
         unknown = sorted(set(patients) - set(store.patients))
         if unknown:
             raise MrictError(f"patients {', '.join(unknown)} are not in the dataset cache; run preprocess again")
-        counts, keep = store.counts(), keep or {}
         self.store, self.view = store, view
-        self.index = [(p, int(k)) for p in patients for k in keep.get(p, range(counts[p]))]
+        self.cuts: dict[tuple[str, str], Cut] = {}
+        self.index = [row for patient in patients for row in self._rows(patient, (keep or {}).get(patient))]
         if not self.index:
             raise MrictError(f"no slice to train on in patients {', '.join(patients) or '(none)'}")
+
+    def _rows(self, patient: str, kept: np.ndarray | None) -> Iterator[tuple[str, str, int]]:
+        own, count = self.store.plane(patient), self.store.counts()[patient]
+        planes = self.view.planes or (own,)
+        if own in planes or count == 1:  # a single slice has no other plane
+            yield from ((patient, own, int(k)) for k in (range(count) if kept is None else kept))
+        if count == 1 or (kept is not None and len(kept) < count):
+            return
+        for plane in planes:
+            if plane != own:
+                cut = Cut(plane, count, self.store.spacing_mm(patient))
+                self.cuts[patient, plane] = cut
+                filled = cut.stack(self.store.slices(patient).mask).any(axis=(1, 2))
+                yield from ((patient, plane, int(k)) for k in np.flatnonzero(filled))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -122,15 +183,24 @@ class PairedSlices(Dataset):
 
     def __getitems__(self, items: Sequence[int]) -> Batch:
         """Return a whole batch (called by the loader)."""
-        rows = [self._row(*self.index[i]) for i in items]
+        rows = [self._slice(*self.index[i]) for i in items]
         mr, ct, mask = (np.stack(column) for column in zip(*rows, strict=True))
         real_A = torch.from_numpy(mr.astype(np.float32))
         real_B = torch.from_numpy(self.store.window.to_unit(ct).astype(np.float32))[:, None]
-        return Batch(real_A, real_B, torch.from_numpy(mask.astype(np.float32))[:, None])
+        mirrors = torch.tensor([self.index[i][1] != "sagittal" for i in items])
+        return Batch(real_A, real_B, torch.from_numpy(mask.astype(np.float32))[:, None], mirrors)
 
-    def _row(self, patient: str, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        slices = self.store.slices(patient)
-        return self.view.gather(slices.mr, position), slices.ct[position], slices.mask[position]
+    def _slice(self, patient: str, plane: str, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        slices, cut = self.store.slices(patient), self.cuts.get((patient, plane))
+        if cut is None:
+            return self.view.gather(slices.mr, position), slices.ct[position], slices.mask[position]
+        mr, ct, mask = (cut.stack(part) for part in (slices.mr, slices.ct, slices.mask))
+        at, size = slice(position, position + 1), self.store.size
+        return (
+            cut.canvas(self.view.gather(mr, position), size, -1),
+            cut.canvas(ct[at], size, AIR_FLOOR_HU)[0],
+            cut.canvas(mask[at], size, 0, nearest=True)[0],
+        )
 
 
 def in_turns(patients: Sequence[str], store: SliceStore) -> list[str]:
@@ -148,12 +218,28 @@ def _same(batch: Batch) -> Batch:
 
 
 def loader(
-    dataset: PairedSlices, batch_size: int, generator: torch.Generator | None = None, *, pinned: bool = False
+    dataset: PairedSlices,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    *,
+    pinned: bool = False,
+    steps: int | None = None,
 ) -> DataLoader:
     """Return batches of `dataset`, shuffled by `generator`, or in order if it is None; `pinned`: in pinned memory.
 
-    When shuffling, a last batch of one slice is dropped: its batch statistics would be those of a single slice.
+    steps: number of batches, from as many shuffled passes as needed; None: one pass. When shuffling, a last batch of
+    one slice is dropped: its batch statistics would be those of a single slice.
     """
+    if steps is not None:
+        sampler = RandomSampler(dataset, num_samples=steps * batch_size, generator=generator)
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            generator=generator,
+            collate_fn=_same,
+            pin_memory=pinned,
+        )
     drop_last = generator is not None and len(dataset) % batch_size == 1 and len(dataset) > 1
     return DataLoader(
         dataset,
@@ -176,11 +262,13 @@ def ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _epoch(dataset: PairedSlices, batch_size: int, generator: torch.Generator, device: torch.device) -> Iterator[Batch]:
-    """Yield one shuffled epoch on `device`; for a GPU, reading and copying overlap with its work."""
+def _epoch(
+    dataset: PairedSlices, batch_size: int, generator: torch.Generator, device: torch.device, steps: int | None
+) -> Iterator[Batch]:
+    """Yield shuffled batches on `device`; for a GPU, reading and copying overlap with its work."""
     if device.type == "cpu":
-        return iter(loader(dataset, batch_size, generator))
-    batches = ahead(loader(dataset, batch_size, generator, pinned=device.type == "cuda"))
+        return iter(loader(dataset, batch_size, generator, steps=steps))
+    batches = ahead(loader(dataset, batch_size, generator, pinned=device.type == "cuda", steps=steps))
     return (batch.to(device) for batch in batches)
 
 
@@ -195,12 +283,13 @@ def paired_batches(
     transform: JointTransform | None,
     generator: torch.Generator,
     device: torch.device = CPU,
+    steps: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield one epoch of shuffled pairs, augmented on `device`."""
+    """Yield shuffled pairs, augmented on `device`: one pass, or as many batches as `steps`."""
 
     def augmented() -> Iterator[Batch]:
-        for batch in _epoch(dataset, batch_size, generator, device):
-            real_A, real_B, mask = transform(*batch.parts) if transform else batch.parts
+        for batch in _epoch(dataset, batch_size, generator, device, steps):
+            real_A, real_B, mask = transform(*batch.parts) if transform else batch.parts[:3]
             yield Batch(dataset.view.widened(real_A), real_B, mask)
 
     return _beside(augmented(), device)
@@ -212,15 +301,16 @@ def unpaired_batches(
     transform: JointTransform | None,
     generator: torch.Generator,
     device: torch.device = CPU,
+    steps: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield one epoch of MR and CT slices of the same patients, shuffled and augmented independently."""
+    """Yield MR and CT slices of the same patients, shuffled and augmented independently; see `paired_batches`."""
     # Two generators: for a GPU the halves are read in two threads, and each must be reproducible.
     seeds = torch.randint(2**62, (2,), generator=generator).tolist()
-    halves = (_epoch(dataset, batch_size, torch.Generator().manual_seed(seed), device) for seed in seeds)
+    halves = (_epoch(dataset, batch_size, torch.Generator().manual_seed(seed), device, steps) for seed in seeds)
 
     def augmented() -> Iterator[Batch]:
         for of_mr, of_ct in zip(*halves, strict=True):
-            moved = [transform(*half.parts) if transform else half.parts for half in (of_mr, of_ct)]
+            moved = [transform(*half.parts) if transform else half.parts[:3] for half in (of_mr, of_ct)]
             yield Batch(dataset.view.widened(moved[0][0]), *moved[1][1:])
 
     return _beside(augmented(), device)

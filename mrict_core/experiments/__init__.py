@@ -11,7 +11,8 @@ from typing import Any
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import saved
 from mrict_core.experiments.flat import is_flat, upgraded
-from mrict_core.experiments.mk import README_VARIANTS, REGISTRY
+from mrict_core.experiments.mk import README_VARIANTS
+from mrict_core.experiments.mk7 import REGISTRY
 from mrict_core.experiments.schema import Experiment, as_plain, deciding, differing, from_plain, with_values
 
 __all__ = [

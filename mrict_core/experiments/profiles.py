@@ -27,6 +27,8 @@ class Profile:
     epoch_fraction: float = 1.0  # of the variant's epochs
     epochs_min: int = 1
     epochs_max: int | None = None
+    steps: int | None = None  # of experiments that count in steps; None: their own
+    widths: dict[str, int] = field(default_factory=dict)  # of networks with a width of their own, by name
     batch_size: int | None = None  # None: the variant's own
     feature_network: str | None = None  # None: the variant's own (torchvision VGG)
     threads: int | None = None  # CPU threads, for bit-equal results
@@ -41,13 +43,20 @@ class Profile:
         count = max(self.epochs_min, math.ceil(variant.epochs * self.epoch_fraction))
         return min(count, self.epochs_max) if self.epochs_max else count
 
+    def steps_of(self, variant: Experiment) -> int | None:
+        """Return the optimiser steps of `variant` in this profile; None for one that counts in epochs."""
+        return variant.steps and (self.steps or variant.steps)
+
     def batch(self, variant: Experiment) -> int:
         """Return the batch size of `variant` in this profile."""
         return self.batch_size or variant.data.batch_size
 
     def described(self, experiment: Experiment) -> dict[str, Any]:
         """Return this profile's values that decide the weights of `experiment`."""
-        return {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
+        widths = {part.name: self.widths[part.name] for part in experiment.network.values() if part.name in self.widths}
+        steps = self.steps_of(experiment)
+        own = {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
+        return own | ({"widths": widths} if widths else {}) | ({"steps": steps} if steps else {})
 
     def canvas(self, shapes: list[tuple[int, int]]) -> int:
         """Return the side of the canvas, pixels, for volumes of these in-plane shapes."""

@@ -42,15 +42,17 @@ class Term:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning-rate schedule of one optimiser, stepped once per epoch."""
+    """Learning-rate schedule of one optimiser."""
 
-    kind: str = "constant"  # or "plateau", "cosine"
+    kind: str = "constant"  # or "plateau", "cosine", stepped once per epoch; "linear", "warmup_cosine", at every step
     factor: float | None = None  # plateau
     patience: int | None = None  # plateau: epochs
     mode: str | None = None  # plateau: "min" | "max"
     t_0: int | None = None  # cosine with warm restarts: epochs of the first period
     t_mult: int | None = None
     eta_min: float | None = None
+    decay_from: float | None = None  # linear: fraction of the training
+    warmup: float | None = None  # warmup_cosine: fraction of the training
     watch: str = "score"  # plateau: a column of the history
 
 
@@ -86,6 +88,7 @@ class Data:
     view: Part = Part("slice")  # of the dataset cache
     batch_size: int = 1
     max_pairs: int | None = None  # training slices at most; None: all
+    augment: dict[str, float] = field(default_factory=dict)  # strengths that differ from `AugmentSettings`, by name
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Experiment:
     optimizer: dict[str, Optimizer]  # role => optimiser
     data: Data = Data()
     epochs: int = 1
+    steps: int | None = None  # of the optimiser; `epochs` then are rounds that end with a validation
     score: Score = Score()
     select_by: str = "mae_hu"  # of the best checkpoint: "mae_hu" (masked, validation patients) | "fid_vgg"
     early_stop_patience: int | None = None  # epochs without a better 0.5 FID + 0.5 VGG
@@ -118,7 +122,7 @@ class Experiment:
 
 
 OPEN = (Part, Term, Optimizer)  # plain values that are not fields of these are their options
-PROSE = ("why", "parent", "family", "epochs", "history")  # change no weight; the profile sets the epochs
+PROSE = ("why", "parent", "family", "epochs", "steps", "history")  # change no weight; the profile sets epochs, steps
 
 
 def as_plain(value: Any) -> Any:

@@ -93,6 +93,9 @@ class Method(ABC):
         fake_B = fake_B if fake_B.shape[1] == 1 else fake_B.mean(dim=1, keepdim=True)
         return fake_B.clamp(-1, 1).masked_fill(fake_B.isinf(), torch.nan)
 
+    def started(self) -> None:  # noqa: B027, most methods have nothing to do
+        """Receive that the networks were loaded from those of another training."""
+
     def begin_epoch(self, epoch: int) -> None:
         """Put the networks into training mode; epochs count from 0."""
         for network in self.networks.values():
@@ -130,17 +133,21 @@ class Method(ABC):
     def fresh(self, name: str) -> nn.Module:
         part = self.setup.experiment.network[self.NETWORKS[name]]
         in_channels, out_channels = self.channels(name)
-        width = self.setup.profile.width
+        profile = self.setup.profile
+        width = profile.widths.get(part.name, profile.width)
         return build_network(part, in_channels=in_channels, out_channels=out_channels, width=width)
 
     def place(self, network: nn.Module) -> nn.Module:
         """Return `network` on the method's device, in channels-last format for faster convolutions."""
         return network.to(self.setup.device, memory_format=torch.channels_last)
 
+    def trained(self, role: str) -> list[nn.Module]:
+        """Return the networks that the optimiser of a role trains."""
+        return [self.networks[name] for name, own in self.NETWORKS.items() if own == role]
+
     def optimizer(self, role: str, part: Optimizer) -> torch.optim.Optimizer:
         """Return the optimiser of all networks of a role."""
-        networks = [self.networks[name] for name, own in self.NETWORKS.items() if own == role]
-        parameters = [p for network in networks for p in network.parameters()]
+        parameters = [p for network in self.trained(role) for p in network.parameters()]
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in part.options.items()}
         fused = {"fused": True} if not {"foreach", "differentiable"} & options.keys() else {}
         return OPTIMIZERS.build(part.name, options, params=parameters, lr=part.lr, **fused)

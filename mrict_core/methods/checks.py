@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mrict_core.data.augment import AugmentSettings
 from mrict_core.data.batches import VIEWS
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import saved
@@ -19,9 +21,16 @@ from mrict_core.methods.base import METHODS, OPTIMIZERS, Method, Setup
 from mrict_core.networks import NETWORKS
 from mrict_core.parts import RAN, missing_files
 
-SCHEDULES = {"constant": (), "plateau": ("factor", "patience"), "cosine": ("t_0",)}  # kind => required values
+SCHEDULES = {  # kind => required values
+    **{"constant": (), "linear": (), "warmup_cosine": ()},
+    **{"plateau": ("factor", "patience"), "cosine": ("t_0",)},
+}
+AUGMENTATIONS = tuple(f.name for f in fields(AugmentSettings))
 VALIDATION = ("val_mae_hu", "val_mse", "val_ssim", "val_fid", "val_vgg", "output_sd_hu")  # columns of a history
-LEAST = {"epochs": 1, "data.batch_size": 1, "data.max_pairs": 1, "early_stop_patience": 1, "score.boost_epochs": 1e-3}
+LEAST = {
+    **{"epochs": 1, "steps": 1, "data.batch_size": 1, "data.max_pairs": 1},
+    **{"early_stop_patience": 1, "score.boost_epochs": 1e-3},
+}
 SELECT_BY = ("mae_hu", "fid_vgg")
 
 
@@ -64,10 +73,15 @@ def _check(experiment: Experiment, training: bool) -> None:
         _check_optimizer(optimizer, f"optimizer.{role}")
         _check_schedule(optimizer.schedule, experiment, method, f"optimizer.{role}.schedule")
     check_terms(experiment.loss, method.gives)
+    if hasattr(method, "check_experiment"):
+        method.check_experiment(experiment)
     for path, least in LEAST.items():
         value = attrgetter(path)(experiment)
         if value is not None and value < least:
             raise MrictError(f"{path} is {value}, expected at least {least}")
+    for name in experiment.data.augment:
+        if name not in AUGMENTATIONS:
+            raise MrictError(f"data.augment: {unknown_name('augmentation', name, AUGMENTATIONS)}")
     if experiment.select_by not in SELECT_BY:
         raise MrictError(f"select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
 
@@ -136,6 +150,8 @@ def _check_schedule(schedule: Schedule, experiment: Experiment, method: type[Met
         ("mode", lambda v: v in ("min", "max"), "min or max"),
         ("t_0", lambda v: v >= 1, "at least 1"),
         ("t_mult", lambda v: v >= 1, "at least 1"),
+        ("decay_from", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+        ("warmup", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ):
         if (value := getattr(schedule, name)) is not None and not fits(value):
             raise MrictError(f"{where}.{name} is {value}, expected {expected}")

@@ -11,6 +11,7 @@ from mrict_core.errors import unknown_name
 from mrict_core.experiments.schema import Part
 from mrict_core.networks.features import build_features
 from mrict_core.networks.patchgan import patch3, patch4, scalar
+from mrict_core.networks.residual_unet import residual_unet
 from mrict_core.networks.unet import unet_a, unet_b
 from mrict_core.parts import Parts
 
@@ -37,6 +38,7 @@ class Networks(Parts):
 
 NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "spatial_dims"))
 NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
+NETWORKS["residual_unet"] = residual_unet
 GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar")  # the predecessor's
 
 

@@ -22,6 +22,7 @@ from mrict_core.hu import CONSTANT_SD_HU
 from mrict_core.machine import pick_device, seed_everything, set_threads, versions
 from mrict_core.methods import Method, own_code
 from mrict_core.paths import Workspace, shown
+from mrict_core.training.budget import seconds_per_step, steps_of_round
 from mrict_core.training.checkpoint import (
     check_key,
     check_resumable,
@@ -112,6 +113,7 @@ def train(
         )
     if found and found.complete:
         return _unchanged(found, report)
+    pace = seconds_per_step(run) if settings.minutes else 0.0
     current = found and not found.old
     target = Target(*((found.folder, found.id) if current else new_folder(run.place, settings.seed, run.id)))
     with sole_writer(target.folder, f"trains {variant.name}"):
@@ -122,7 +124,7 @@ def train(
             _adopt(found, target)
         if pick_device(settings.device).type == "cpu" and profile.width >= SLOW_WIDTH:
             report(duration_line(run, now.epoch if now else 0))
-        training = Training(run, target, report)
+        training = Training(run, target, report, pace)
         training.start(_saved(run, target, report))
         return training.go(min(run.epochs, stop_after or run.epochs), progress)
 
@@ -130,8 +132,8 @@ def train(
 class Training:
     """One training: its state, and the steps of an epoch."""
 
-    def __init__(self, run: Run, target: Target, report: Report) -> None:
-        self.run, self.target, self.report = run, target, report
+    def __init__(self, run: Run, target: Target, report: Report, pace: float = 0.0) -> None:
+        self.run, self.target, self.report, self.pace = run, target, report, pace
         self.validator = run.validator(pick_device(run.settings.device))  # raises for missing weights
         self.record: dict[str, Any] = read_json(target.folder / RUN) if (target.folder / RUN).is_file() else {}
         seed_everything(run.settings.seed)
@@ -168,7 +170,10 @@ class Training:
             started = time.perf_counter()
             row: dict[str, Any] = {"epoch": self.epoch + 1}
             row |= {f"lr_{role}": o.param_groups[0]["lr"] for role, o in self.method.optimizers.items()}
-            row |= self._train_epoch(self._batches(progress))
+            steps = steps_of_round(self.run, self.history, self.pace)
+            row |= self._train_epoch(self._batches(progress, steps), steps)
+            if steps:
+                row |= {"steps": steps, "train_seconds": time.perf_counter() - started}
             collapse = _not_finite(row)
             if not collapse:
                 row |= self.validator.scores(self.method)
@@ -189,20 +194,23 @@ class Training:
             self.report(f"{self.run.variant.name}: {self.stopped}")
         return _result(self.target.folder, self.history)
 
-    def _batches(self, progress: Progress | None) -> Iterable[Batch]:
-        batches: Iterator[Batch] = self.run.batches(self.generators, self.method.paired)
+    def _batches(self, progress: Progress | None, steps: int | None) -> Iterable[Batch]:
+        batches: Iterator[Batch] = self.run.batches(self.generators, self.method.paired, steps)
         if not progress:
             return batches
-        full, left = divmod(len(self.run.dataset), self.run.profile.batch(self.run.variant))
-        count = full + (left > 1)  # a last batch of one slice is dropped
-        return progress(batches, count, f"{self.run.variant.name} {self.epoch + 1}/{self.run.epochs}")
+        return progress(
+            batches, steps or self.run.steps_per_epoch, f"{self.run.variant.name} {self.epoch + 1}/{self.run.epochs}"
+        )
 
-    def _train_epoch(self, batches: Iterable[Batch]) -> dict[str, float]:
+    def _train_epoch(self, batches: Iterable[Batch], steps: int | None) -> dict[str, float]:
         """Train on every batch once; return the means of the logs."""
         self.method.begin_epoch(self.epoch)
         sums: dict[str, torch.Tensor] = {}
         count = 0
         for batch in batches:
+            fraction = (self.epoch + count / (steps or self.run.steps_per_epoch)) / self.run.epochs
+            for schedule in self.schedules.values():
+                schedule.follow(fraction)
             for name, value in self.method.train_step(batch).items():
                 sums[name] = sums[name] + value if name in sums else value.clone()
             count += 1

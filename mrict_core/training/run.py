@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class TrainSettings:
     compile: bool = False  # torch.compile; takes a minute to start
     max_pairs: int | None = None  # training slices; None: the variant's own `data.max_pairs`
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    steps: int | None = None  # of the optimiser, instead of the variant's epochs, which become rounds of validation
+    minutes: float | None = None  # the same in time on the device, validation included
 
     def __post_init__(self) -> None:
         if abs(self.seed) > SEED_MAX:
@@ -54,6 +57,12 @@ class TrainSettings:
             raise unknown_name("precision", self.precision, PRECISIONS)
         if self.max_pairs is not None and self.max_pairs < 1:
             raise MrictError(f"cap of {self.max_pairs} training pairs: expected at least 1; raise it or leave it out")
+        if self.steps is not None and self.minutes is not None:
+            raise MrictError(f"{self.steps} steps and {self.minutes:g} minutes: expected one budget; leave one out")
+        if self.steps is not None and self.steps < 1:
+            raise MrictError(f"a budget of {self.steps} steps: expected at least 1")
+        if self.minutes is not None and not 0 < self.minutes < inf:
+            raise MrictError(f"a budget of {self.minutes:g} minutes: expected more than 0")
 
 
 @dataclass
@@ -102,7 +111,27 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        return self.profile.epochs(self.variant)
+        """Number of validations: after each pass over the data, or each round of a budget."""
+        epochs = self.profile.epochs(self.variant)
+        return min(epochs, self.steps) if self.steps else epochs
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the optimiser in all; None: as many as the epochs or the minutes take."""
+        own = None if self.settings.minutes else self.profile.steps_of(self.variant)
+        return self.settings.steps or own
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a pass over the data."""
+        full, left = divmod(len(self.dataset), self.profile.batch(self.variant))
+        return max(1, full + (left > 1))  # a last batch of one slice is dropped
+
+    @property
+    def augment(self) -> AugmentSettings:
+        """The settings' augmentation with the experiment's own values; an augmentation that is off stays off."""
+        given = self.settings.augment
+        return given if given == NONE else dataclasses.replace(given, **self.variant.data.augment)
 
     @property
     def place(self) -> Path:
@@ -146,7 +175,7 @@ class Run:
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Features of the training patients' MR, kept in the checkpoint for the input check."""
-        return fingerprint(self.store, {patient for patient, _ in self.dataset.index})
+        return fingerprint(self.store, {patient for patient, *_ in self.dataset.index})
 
     def facts(self, **learned: Any) -> ModelFacts:
         """Return the facts for a checkpoint; learned: those that change from epoch to epoch."""
@@ -184,12 +213,14 @@ class Run:
             return [PairedSlices(self.store, [p], {p: positions}, view) for p, positions in by_slice.items()]
         return [PairedSlices(self.store, [p], view=view) for p in self.split.val]
 
-    def batches(self, generators: dict[str, torch.Generator], paired: bool) -> Iterator[Batch]:
-        """Yield one epoch of augmented batches, on the training's device."""
-        transform = JointTransform(self.settings.augment, generators["augment"])
+    def batches(
+        self, generators: dict[str, torch.Generator], paired: bool, steps: int | None = None
+    ) -> Iterator[Batch]:
+        """Yield augmented batches on the training's device, a pass over the data or as many as `steps`."""
+        transform = JointTransform(self.augment, generators["augment"])
         make = paired_batches if paired else unpaired_batches
-        device = pick_device(self.settings.device)
-        return make(self.dataset, self.profile.batch(self.variant), transform, generators["shuffle"], device)
+        device, size = pick_device(self.settings.device), self.profile.batch(self.variant)
+        return make(self.dataset, size, transform, generators["shuffle"], device, steps)
 
     def method(self) -> Method:
         """Return the method with fresh networks and optimisers, in the device and precision of the settings."""
@@ -257,7 +288,7 @@ def prepare_run(
             f"{shown(workspace.split_file)}: {slices} validation slice, expected at least 2; "
             "add patients, or move some to validation"
         )
-    for patient in sorted({patient for patient, _ in run.dataset.index}):
+    for patient in sorted({patient for patient, *_ in run.dataset.index}):
         store.slices(patient)
         store.check_unchanged(patient)
     return run
@@ -274,3 +305,4 @@ def start_from_parent(method: Method, run: Run) -> None:
                 f"{shown(path)}: holds {', '.join(payload['networks'])}, but {run.variant.name} needs {name}"
             )
         load_weights(network, payload["networks"][name], name, path)
+    method.started()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,15 +16,37 @@ from mrict_core.methods.checks import SCHEDULES
 FORMER = {"lr_generator": "lr_G", "lr_discriminator": "lr_D"}  # columns in histories of earlier versions
 
 
-class ScheduleStepper:
-    """One optimiser's schedule, stepped once per epoch.
+def linear(schedule: Schedule, fraction: float, rate: float) -> float:
+    """Return the rate, constant up to `decay_from` of the training, then falling to 0 (pix2pix, CycleGAN: 0.5)."""
+    start = 0.5 if schedule.decay_from is None else schedule.decay_from
+    return rate * min(1.0, (1 - fraction) / (1 - start))
 
-    A plateau watches a column of the history; cosine and constant ignore it. (The predecessor passed the score to the
-    cosine as an epoch number; here the cosine is stepped per epoch.)
+
+def warmup_cosine(schedule: Schedule, fraction: float, rate: float) -> float:
+    """Return the rate, rising over the first `warmup` of the training, then half a cosine down to `eta_min`.
+
+    (Loshchilov & Hutter 2017, without restarts)
+    """
+    warmup, least = schedule.warmup or 0.0, schedule.eta_min or 0.0
+    if fraction < warmup:
+        return rate * max(fraction / warmup, 0.01)  # a first step of rate 0 would be lost
+    return least + (rate - least) * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup))) / 2
+
+
+FACTORS = {"linear": linear, "warmup_cosine": warmup_cosine}
+
+
+class ScheduleStepper:
+    """One optimiser's schedule.
+
+    A plateau watches a column of the history and is stepped once per epoch, as is the cosine with restarts. (The
+    predecessor passed it the score as an epoch number.) `linear` and `warmup_cosine` follow the fraction done of the
+    training, step by step, whether it counts in epochs, steps or minutes.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
-        self.schedule = schedule
+        self.schedule, self.optimizer = schedule, optimizer
+        self.rates = [group["lr"] for group in optimizer.param_groups]
         self.scheduler: lr_scheduler.LRScheduler | None = None
         if schedule.kind == "plateau":
             self.scheduler = lr_scheduler.ReduceLROnPlateau(
@@ -33,8 +56,14 @@ class ScheduleStepper:
             self.scheduler = lr_scheduler.CosineAnnealingWarmRestarts(
                 optimizer, T_0=schedule.t_0, T_mult=schedule.t_mult or 1, eta_min=schedule.eta_min or 0.0
             )
-        elif schedule.kind != "constant":
+        elif schedule.kind not in ("constant", *FACTORS):
             raise unknown_name("schedule", schedule.kind, SCHEDULES)
+
+    def follow(self, fraction: float) -> None:
+        """Set the learning rates for a step; fraction: of the training done, in [0, 1)."""
+        if factor := FACTORS.get(self.schedule.kind):
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = factor(self.schedule, fraction, rate)
 
     def step(self, row: Mapping[str, float]) -> None:
         """End an epoch with this row of the history."""

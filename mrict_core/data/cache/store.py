@@ -107,6 +107,14 @@ class SliceStore:
             raise MrictError(f"{path}: not the record of a prepared patient; run preprocess again")
         return meta
 
+    def plane(self, patient: str) -> str:
+        """Return the plane of a patient's slices."""
+        return self.meta(patient).get("plane", "axial")
+
+    def spacing_mm(self, patient: str) -> tuple[float, float, float]:
+        """Return the distance of a patient's slices, rows and columns in mm."""
+        return tuple(self.meta(patient)["spacing_mm"])
+
     def cropped(self) -> dict[str, float]:
         """Return {patient: share of its mask outside the canvas} if above `CROPPED_MAX`."""
         metas = {patient: self.meta(patient) for patient in self.patients}

@@ -1,0 +1,55 @@
+"""How many steps a training takes: passes over the data, or a budget of steps or minutes in as many rounds.
+
+A round ends with a validation. Round r of R stands for the fraction r/R to (r+1)/R of the training, whatever its steps
+take, so learning rates follow the fraction of the budget that is spent, and the history alone decides the next round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrict_core.errors import MrictError
+from mrict_core.training.run import Run
+
+
+def steps_of_round(run: Run, history: Sequence[Mapping[str, Any]], pace: float = 0.0) -> int | None:
+    """Return the steps of the round after `history`; None: a pass over the data.
+
+    pace: seconds a step, for the first round of a budget in minutes. Validation counts as time spent.
+    """
+    done, rounds = len(history), run.epochs
+    if run.steps:
+        return run.steps * (done + 1) // rounds - run.steps * done // rounds
+    if not run.settings.minutes:
+        return None
+    spent = sum(row["seconds"] for row in history)
+    validation = history[-1]["seconds"] - history[-1]["train_seconds"] if history else 0.0
+    pace = history[-1]["train_seconds"] / history[-1]["steps"] if history else pace
+    return max(1, round((60 * run.settings.minutes * (done + 1) / rounds - spent - validation) / pace))
+
+
+def seconds_per_step(run: Run, batches: int = 3) -> float:
+    """Return the time of a step, measured on a few batches with networks of their own.
+
+    Call it before the training seeds its random states. Raises MrictError if a budget in minutes is shorter.
+    """
+    import torch
+
+    generators = {name: torch.Generator().manual_seed(0) for name in ("shuffle", "augment")}
+    method = run.method()
+    method.begin_epoch(0)
+    times = []
+    for batch in run.batches(generators, method.paired, batches):
+        started = time.perf_counter()
+        logs = method.train_step(batch)
+        float(logs["loss_g"])  # waits for a GPU
+        times.append(time.perf_counter() - started)
+    pace = min(times)
+    if run.settings.minutes and 60 * run.settings.minutes < pace:
+        raise MrictError(
+            f"{run.variant.name}: {run.settings.minutes:g} minutes are less than one step, {pace:.1f} s here; "
+            "give more minutes, or a smaller profile"
+        )
+    return pace
