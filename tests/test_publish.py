@@ -209,7 +209,7 @@ def test_a_bad_card_file_is_one_line(text, message, tmp_path):
 
 def test_scores_by_plane():
     planes = {"a": "axial", "b": "axial", "c": "sagittal"}
-    store = SimpleNamespace(meta=lambda patient: {"plane": planes[patient]} if patient != "a" else {})
+    store = SimpleNamespace(plane=planes.get)
     rows = [{"patient": p, "mae_hu": mae, "psnr_db": None} for p, mae in (("a", 60.0), ("b", 70.0), ("c", 90.0))]
     record = {"patients": rows, "summary": {"all": {"mae_hu": {}}}}
     found = by_plane(store, record)

@@ -89,7 +89,7 @@ def by_plane(store: SliceStore, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return {plane: {metric: statistics}} of the record's patients, {} if all are of one plane."""
     rows: dict[str, list[Mapping[str, Any]]] = {plane: [] for plane in PLANES}
     for row in record["patients"]:
-        rows[store.meta(row["patient"]).get("plane", "axial")].append(row)
+        rows[store.plane(row["patient"])].append(row)
     planes = {plane: own for plane, own in rows.items() if own}
     names = [name for name in metrics.keys("model_card") if name in record["summary"]["all"]]
     if len(planes) < 2:

@@ -42,8 +42,6 @@ from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.preparation import CountProgress, open_data
-from mrict_core.reporting import style
-from mrict_core.reporting.images import sample_figure
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
 from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record
@@ -231,8 +229,11 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
 
 def _sample_picture(store: SliceStore, split: Split, predictions: Predictions, name: str, label: str) -> bytes:
     """Return a png of one slice of a held-out patient: MR, synthetic CT, CT, error. It does not name the patient."""
+    from mrict_core.reporting import style
+    from mrict_core.reporting.images import sample_figure
+
     row = sample_rows(store, split.test, predictions)[0]
-    axial = store.meta(row["patient"]).get("plane", "axial") == "axial"
+    axial = store.plane(row["patient"]) == "axial"
     title = f"{name}: a held-out patient"
     figure = sample_figure([row | {"patient": "held out"}], title=title, label=label, orientation=axial)
     picture = io.BytesIO()

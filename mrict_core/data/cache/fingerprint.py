@@ -160,7 +160,7 @@ def fingerprint(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
     if store.protocol != PROTOCOL:
         facts = {"version": VERSION, "protocol": store.protocol, "size": store.size, "patients": 0, "features": {}}
         return facts | bone
-    axial = [patient for patient in sorted(patients) if store.meta(patient).get("plane", "axial") == "axial"]
+    axial = [patient for patient in sorted(patients) if store.plane(patient) == "axial"]
     found = {patient: patient_features(store, patient) for patient in axial or sorted(patients)}
     centres = {patient: store.centre(patient) for patient in found}
     codes = sorted({code for _, code in found.values()})
