@@ -305,7 +305,7 @@ def test_git_keeps_the_starter_and_nothing_else_of_the_checkpoints():
         ("HEAD", "brain", ""),
         ("PELVIS", "pelvis", "the DICOM header names pelvis (BodyPartExamined), the model was trained on brain"),
         (
-            "KNEE^SMITH",
+            "KNEE",
             "",
             "the DICOM header names another body part (BodyPartExamined), the model was trained on brain",
         ),
