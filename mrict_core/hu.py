@@ -20,6 +20,9 @@ AIR_BELOW_HU = -200  # between fat and what is partly air; above: soft tissue an
 BONE_ABOVE_HU = 250  # above contrast-free soft tissue, spongy bone included
 DICE_THRESHOLDS_HU = (150, BONE_ABOVE_HU, 350, 500)  # Dice of bone must not depend on one choice
 SPONGY_BONE_HU, DENSE_BONE_HU = 300, 700  # of the shares of bone that an input check compares
+FAT_BELOW_HU = -30  # midway between fat and soft tissue
+TISSUES = ("air", "fat", "soft tissue", "spongy bone", "dense bone")
+TISSUE_EDGES_HU = (AIR_BELOW_HU, FAT_BELOW_HU, BONE_ABOVE_HU, DENSE_BONE_HU)  # between them, from below
 
 
 def _as_float(values: Any) -> Any:

@@ -10,7 +10,7 @@ its defaults are declared here; to add a term, add its function.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +22,15 @@ from torch.nn import functional as F
 from mrict_core.data.batches import Batch
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.schema import Term
+from mrict_core.hu import HuRange
 from mrict_core.networks import build_features
 from mrict_core.networks.features import FEATURES
-from mrict_core.networks.layers import autocast
+from mrict_core.networks.hu_segmenter import HuSegmenter, fresh_segmenter, in_mask, train_segmenter
+from mrict_core.networks.layers import autocast, in_full
 from mrict_core.parts import Parts
 
 FAKE_LABEL = 0.0
+LOG_B_MIN, LOG_B_MAX = -7.0, 1.0  # of `laplace`: b from 0.001 to 2.7, that is 2 HU to more than a whole window
 STEP = "weight_step"  # option of every term, see `Loss.end_epoch`
 Logs = dict[str, Tensor]  # name => detached scalar
 
@@ -36,11 +39,15 @@ class Output(SimpleNamespace):
     """One generator's output for one batch. A method sets what its `gives` names.
 
     fake_B      (B, C, H, W), compared with batch.real_B
+    log_b       (B, 1, H, W), log of the error's expected size b, in units of [-1, 1]
     logits      of the discriminator on fake_B, any shape
     real_label  float, their target
+    gan         how logits are compared with their target, a name of `GANS`
     rec_A       (B, C, H, W), the other generator's output for fake_B, compared with batch.real_A
     idt_B       (B, C, H, W), the generator's output for real_B itself
     """
+
+    gan: str = "bce"
 
 
 class Terms(Parts):
@@ -64,19 +71,125 @@ LOSSES = Terms("loss", supplied=("out", "batch", "device", "precision", "feature
 
 @LOSSES.register("gan", needs=("logits", "real_label"))
 def gan(out: Output, batch: Batch) -> Tensor:
-    """Return the non-saturating GAN loss BCE(D(G(m)), y) (Goodfellow et al. 2014).
+    """Return the non-saturating GAN loss BCE(D(G(m)), y) (Goodfellow et al. 2014), or the method's other `gan` loss.
 
     The target y is the discriminator's label of real patches, smoothed or not, as in the predecessor.
     """
-    return bce(out.logits, out.real_label)
+    return GANS[out.gan](out.logits, out.real_label)
 
 
 @LOSSES.register("l1")
-def l1(out: Output, batch: Batch, masked: bool = False) -> Tensor:
-    """Return mean |fake - real| over the full image, in units of [-1, 1] (pix2pix: Isola et al. 2017)."""
+def l1(out: Output, batch: Batch, *, masked: bool = False) -> Tensor:
+    """Return mean |fake - real| over the full image, in units of [-1, 1] (pix2pix: Isola et al. 2017).
+
+    masked: over the pixels of the mask alone, as the scores are taken.
+    """
     if masked:
-        return ((out.fake_B - batch.real_B).abs() * batch.mask).sum() / batch.mask.sum().clamp_min(1)
+        return masked_mean(error(out, batch).abs(), batch.mask)
     return distance_l1(out.fake_B, batch.real_B)
+
+
+@LOSSES.register("gradient_l1")
+def gradient_l1(out: Output, batch: Batch) -> Tensor:
+    """Return mean |gradient of fake - gradient of real|, down plus across, over neighbours that are both in the mask.
+
+    Unlike the gradient difference of Mathieu et al. 2016, it compares the signs of the gradients too.
+    """
+    wrong, mask = error(out, batch), batch.mask
+    down = masked_mean(wrong.diff(dim=2).abs(), mask[:, :, 1:] * mask[:, :, :-1])
+    across = masked_mean(wrong.diff(dim=3).abs(), mask[..., 1:] * mask[..., :-1])
+    return down + across
+
+
+@LOSSES.register("ssim")
+class Ssim:
+    """1 - SSIM (Wang et al. 2004), the mean over the mask: Gaussian window 11x11 with SD 1.5, K1 0.01, K2 0.03.
+
+    Outside the mask both images are set to the lowest value, as in the challenges' SSIM, so that only the mask counts.
+    data_range: in units of [-1, 1]; 2 is the whole HU window. With less, small differences of soft tissue count more.
+    """
+
+    def __init__(self, *, data_range: float = 2.0) -> None:
+        self.data_range = data_range
+
+    @staticmethod
+    def check_options(*, data_range: float = 2.0) -> None:
+        if not 0 < data_range <= 2:
+            raise MrictError(f"data_range is {data_range}, expected above 0 and at most 2, the whole HU window")
+
+    def __call__(self, out: Output, batch: Batch) -> Tensor:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
+        require_same_shape(out.fake_B, batch.real_B)
+        # The luminance term compares means and needs them positive.
+        fake, real = (in_mask(image, batch.mask) + 1 for image in (out.fake_B, batch.real_B))
+        _, similarity = structural_similarity_index_measure(
+            fake, real, data_range=self.data_range, return_full_image=True
+        )
+        return masked_mean(1 - similarity, batch.mask)
+
+
+@LOSSES.register("laplace", needs=("fake_B", "log_b"))
+def laplace(out: Output, batch: Batch) -> Tensor:
+    """Return mean |fake - real| / b + log b over the mask: it teaches b, the expected absolute error of each pixel.
+
+    This is the negative log likelihood of a Laplace distribution without its constant log 2 (Kendall and Gal 2017).
+    fake is detached: the image is left to other terms, else hard pixels would be given up for a larger b. The network
+    detaches the features that it computes log_b from.
+    """
+    log_b = out.log_b.clamp(LOG_B_MIN, LOG_B_MAX)
+    return masked_mean(error(out, batch).detach().abs() * (-log_b).exp() + log_b, batch.mask)
+
+
+@LOSSES.register("hu_features")
+class HuFeatures:
+    """Mean |phi(fake) - phi(real)| inside the mask, averaged over the stages of a frozen segmenter of HU classes.
+
+    phi: a stage's features, each pixel's vector scaled to length 1. The segmenter is trained by `fit` at the start of a
+    training, on the training CTs; see `networks.hu_segmenter`. steps: of that training.
+    """
+
+    def __init__(
+        self, *, steps: int = 300, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
+    ) -> None:
+        self.steps, self.device, self.precision = steps, torch.device(device), precision
+        self.segmenter = self.fresh(seed=0)  # untrained: enough to time a step
+
+    @staticmethod
+    def check_options(*, steps: int = 300) -> None:
+        if steps < 1:
+            raise MrictError(f"steps is {steps}, expected at least 1")
+
+    def fresh(self, seed: int) -> HuSegmenter:
+        return fresh_segmenter(seed).to(self.device, memory_format=torch.channels_last)
+
+    def fit(self, batches: Iterator[Batch], window: HuRange, seed: int) -> str:
+        """Train the segmenter; return its Dice on the damaged training slices as text."""
+        self.segmenter = self.fresh(seed)
+        pairs = ((batch.real_B, batch.mask) for batch in batches)
+        dice = train_segmenter(self.segmenter, pairs, window, self.steps, seed)
+        return "segmenter's Dice on damaged training slices: " + ", ".join(
+            f"{name} {value:.2f}" for name, value in dice.items()
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return self.segmenter.state_dict()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.segmenter.load_state_dict(state)
+
+    def __call__(self, out: Output, batch: Batch) -> Tensor:
+        require_same_shape(out.fake_B, batch.real_B)
+        real = batch.once(self, lambda: self.phi(batch.real_B, batch.mask))
+        pairs = zip(self.phi(out.fake_B, batch.mask), real, strict=True)
+        terms = [masked_mean((f - r).abs(), batch.mask[..., :: 2**k, :: 2**k]) for k, (f, r) in enumerate(pairs)]
+        return sum(terms) / len(terms)
+
+    def phi(self, image: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the features of each stage; several channels are averaged.  # (B, C, H, W) => (B, C_k, h_k, w_k)"""
+        with autocast(self.device, self.precision):
+            features = self.segmenter(in_mask(image.mean(dim=1, keepdim=True), mask))
+        return [F.normalize(in_full(x), dim=1) for x in features]
 
 
 @LOSSES.register("cycle", needs=("rec_A",))
@@ -134,6 +247,21 @@ class Perceptual:
 # ---------------------------------------------------------------------------------------------------------- distances
 
 
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of `values`, (B, C, H, W), where `mask`, (B, 1, H, W), is 1; 0 for an empty mask.  # => ()
+
+    The sum is divided by the batch's number of mask pixels (times C), so a small body weighs as much per pixel as a
+    large one.
+    """
+    return (values * mask).sum() / (mask.sum() * values.shape[1]).clamp(min=1)
+
+
+def error(out: Output, batch: Batch) -> Tensor:
+    """Return fake - real.  # (B, C, H, W)"""
+    require_same_shape(out.fake_B, batch.real_B)
+    return out.fake_B - batch.real_B
+
+
 def require_same_shape(fake: Tensor, real: Tensor) -> None:
     """Raise ValueError if the shapes differ; torch would silently broadcast."""
     if fake.shape != real.shape:
@@ -166,13 +294,21 @@ def bce(logits: Tensor, label: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
-def bce_discriminator(logits_real: Tensor, logits_fake: Tensor, real_label: float) -> Tensor:
-    """Return L_D = (BCE(D(x), y) + BCE(D(G(m)), 0)) / 2 (Goodfellow et al. 2014).  # two maps of logits => ()
+def least_squares(logits: Tensor, label: float) -> Tensor:
+    """Return mean (logit - label)^2, of logits of any shape (LSGAN: Mao et al. 2017); D has no sigmoid then."""
+    return (logits - label).square().mean()
+
+
+GANS = {"bce": bce, "least_squares": least_squares}
+
+
+def gan_discriminator(logits_real: Tensor, logits_fake: Tensor, real_label: float, gan: str = "bce") -> Tensor:
+    """Return L_D = (f(D(x), y) + f(D(G(m)), 0)) / 2, f of `GANS` (Goodfellow et al. 2014).  # two maps of logits => ()
 
     y is 1, or less with one-sided smoothing (Salimans et al. 2016). The fake label is 0: the predecessor's "smoothed"
     zeros, 0 * 0.9, were zeros too.
     """
-    return (bce(logits_real, real_label) + bce(logits_fake, FAKE_LABEL)) / 2
+    return (GANS[gan](logits_real, real_label) + GANS[gan](logits_fake, FAKE_LABEL)) / 2
 
 
 def gradient_penalty(
@@ -202,19 +338,23 @@ def gradient_penalty(
 
 
 def discriminator_loss(
-    D: nn.Module, real: Tensor, fake: Tensor, *, real_label: float, penalty: float
+    D: nn.Module, real: Tensor, fake: Tensor, *, real_label: float, penalty: float, gan: str = "bce"
 ) -> tuple[Tensor, Logs]:
-    """Return L_D + penalty · GP, and its parts.  # two of (B, C, H, W) => (), logs"""
+    """Return L_D + penalty · GP, and its parts.  # two of (B, C, H, W) => (), logs
+
+    d_real and d_fake are what D says on average: its probabilities, or with least squares its plain output.
+    """
     logits_real, logits_fake = D(real), D(fake)
-    loss_gan = bce_discriminator(logits_real, logits_fake, real_label)
+    loss_gan = gan_discriminator(logits_real, logits_fake, real_label, gan)
     loss_D, logs = loss_gan, {"loss_d_gan": loss_gan.detach()}
     if penalty > 0:
         loss_gp = gradient_penalty(D.forward, real, fake)  # not the compiled D: this is differentiated twice
         loss_D = loss_D + penalty * loss_gp
         logs["loss_gp"] = loss_gp.detach()
     logs["loss_d"] = loss_D.detach()
-    logs["d_real"] = torch.sigmoid(logits_real.detach()).mean()
-    logs["d_fake"] = torch.sigmoid(logits_fake.detach()).mean()
+    for name, logits in (("d_real", logits_real), ("d_fake", logits_fake)):
+        said = logits.detach()
+        logs[name] = (torch.sigmoid(said) if gan == "bce" else said).mean()
     return loss_D, logs
 
 
@@ -253,6 +393,14 @@ class Loss:
         logs = {f"loss_g_{name}": value.detach() for name, value in values.items()}
         return total, logs | {"loss_g": total.detach()}
 
+    def fit(self, batches: Iterator[Batch], window: HuRange, seed: int) -> list[str]:
+        """Fit the terms that learn from the training data before the first step; return a line of text for each.
+
+        batches: of pairs, without end, for these terms alone. window: what [-1, 1] stands for.
+        """
+        fitted = {name: term for name, term in self.terms.items() if hasattr(term, "fit")}
+        return [f"{name}: {term.fit(batches, window, seed)}" for name, term in fitted.items()]
+
     @property
     def features(self) -> nn.Module | None:
         """The frozen network of the perceptual term, if there is one."""
@@ -271,12 +419,22 @@ class Loss:
                 self.weights[name] = max(0.0, self.weights[name] + change)
         self.previous = now
 
-    def state(self) -> dict[str, dict[str, float]]:
-        return {"weights": dict(self.weights), "previous": dict(self.previous)}
+    def state(self) -> dict[str, Any]:
+        learned = {name: term.state() for name, term in self._learning().items()}
+        state = {"weights": dict(self.weights), "previous": dict(self.previous)}
+        return state | {"terms": learned} if learned else state
 
-    def load_state(self, state: Mapping[str, Mapping[str, float]]) -> None:
+    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         self.weights |= {name: state["weights"][name] for name in self.weights.keys() & state["weights"].keys()}
         self.previous = dict(state["previous"])
+        for name, term in self._learning().items():
+            if name not in state.get("terms", {}):
+                raise MrictError(f"loss.{name}: the checkpoint lacks what the term learned; --retrain trains again")
+            term.load_state(state["terms"][name])
+
+    def _learning(self) -> dict[str, Any]:
+        """Return the terms with a state of their own."""
+        return {name: term for name, term in self.terms.items() if hasattr(term, "load_state")}
 
 
 def own_options(term: Term) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ import torch
 from benchmarks.inference import random_model
 from mrict_core.data.augment import JointTransform
 from mrict_core.data.batches import Batch
-from mrict_core.experiments import get
+from mrict_core.experiments import get, with_values
 from mrict_core.experiments.profiles import get_profile
+from mrict_core.hu import SYNTHRAD2023
 from mrict_core.machine import pick_precision, tune_gpu
 from mrict_core.methods import build_method
 
@@ -34,6 +37,16 @@ def test_a_step_in_the_cards_own_precision(name, compiled):
     for _ in range(3):
         terms = method.train_step(Batch(*images, torch.ones_like(images[0])))
     assert all(torch.isfinite(value) and value.device.type == "cuda" for value in terms.values())
+
+
+def test_the_segmenter_of_the_loss_learns_on_the_card():
+    terms = {"loss.hu_features": {"weight": 1.0, "steps": 3}}
+    method = build_method(with_values(get("mk6_1_0"), terms), SMOKE, CUDA, pick_precision("auto", CUDA))
+    images = torch.rand(4, 1, 64, 64, device=CUDA) * 2 - 1
+    batch = Batch(images, images, torch.ones_like(images))
+    (line,) = method.loss.fit(repeat(batch), SYNTHRAD2023, 0)
+    assert "Dice" in line
+    assert torch.isfinite(method.train_step(batch)["loss_g_hu_features"])
 
 
 def test_augmentation_stays_on_the_card_and_repeats():

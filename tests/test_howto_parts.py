@@ -73,7 +73,7 @@ def run(command: list[str], space: Workspace) -> str:
 @pytest.mark.parametrize(
     ("name", "variant", "part"),
     [
-        ("loss", "mk1+gradient_l1.weight=5", ("loss", "gradient_l1")),
+        ("loss", "mk1+mean_error.weight=5", ("loss", "mean_error")),
         ("network", "mk1+", ("network", "G")),
         ("view", "mk1+", ("data", "view")),
     ],
@@ -90,18 +90,16 @@ def test_the_text_leads_to_a_trained_variant(name, variant, part, fresh_space, t
 def test_a_new_loss_is_a_column_of_its_own_and_reads_the_mask(fresh_space, tmp_path):
     follow("loss", tmp_path)
     fake, real, mask = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
-    real[..., 2], mask[..., :2] = 1.0, 1.0
+    real[..., 2], real[..., 3], mask[..., :2] = 1.0, -0.5, 1.0
     out = types.SimpleNamespace(fake_B=fake)
-    assert LOSSES["gradient_l1"](out, Batch(fake, real, mask)) == 0, "the edge is outside the mask"
-    assert LOSSES["gradient_l1"](out, Batch(fake, real, torch.ones_like(mask))) == 2 * 4 / 16
+    assert LOSSES["mean_error"](out, Batch(fake, real, mask)) == 0, "the errors are outside the mask"
+    assert LOSSES["mean_error"](out, Batch(fake, real, torch.ones_like(mask))) == (1 - 0.5) * 4 / 16
 
 
 def test_the_curves_show_terms_and_rates_that_nobody_listed():
-    history = pd.DataFrame(
-        {"epoch": [1, 2], "loss_g": [2.0, 1.0], "loss_g_gradient_l1": [0.3, 0.2], "lr_E": [1.0, 0.5]}
-    )
+    history = pd.DataFrame({"epoch": [1, 2], "loss_g": [2.0, 1.0], "loss_g_mean_error": [0.3, 0.2], "lr_E": [1.0, 0.5]})
     figure = curves_figure(history, "mk1", label="smoke")
-    assert {"gradient_l1", "E"} <= {line.get_label() for axis in figure.axes for line in axis.lines}
+    assert {"mean_error", "E"} <= {line.get_label() for axis in figure.axes for line in axis.lines}
 
 
 def test_a_view_gathers_neighbours_and_repeats_the_ends(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mrict_core.experiments.schema import Part
-from mrict_core.losses import Output, bce_discriminator, distance_l1, distance_mse, gan, gradient_penalty
+from mrict_core.losses import Output, distance_l1, distance_mse, gan, gan_discriminator, gradient_penalty
 from mrict_core.networks import build_network
 
 
@@ -23,7 +23,7 @@ def test_bce_equals_the_predecessors_bce_on_the_sigmoid(label, shape):
     bce = torch.nn.BCELoss()
     p_real, p_fake = torch.sigmoid(real), torch.sigmoid(fake)
     expected = (bce(p_real, torch.full_like(p_real, label)) + bce(p_fake, torch.zeros_like(p_fake))) / 2
-    torch.testing.assert_close(bce_discriminator(real, fake, label), expected)
+    torch.testing.assert_close(gan_discriminator(real, fake, label), expected)
     torch.testing.assert_close(
         gan(Output(logits=fake, real_label=label), None), bce(p_fake, torch.full_like(p_fake, label))
     )
@@ -31,13 +31,13 @@ def test_bce_equals_the_predecessors_bce_on_the_sigmoid(label, shape):
 
 def test_bce_of_an_undecided_discriminator_is_log_2():
     zeros = torch.zeros(2, 1, 3, 3)
-    assert bce_discriminator(zeros, zeros, 0.9).item() == pytest.approx(math.log(2))
+    assert gan_discriminator(zeros, zeros, 0.9).item() == pytest.approx(math.log(2))
     assert gan(Output(logits=zeros, real_label=1.0), None).item() == pytest.approx(math.log(2))
 
 
 def test_bce_stays_finite_where_the_sigmoid_saturates():
     sure = torch.full((1, 1, 2, 2), 200.0, requires_grad=True)
-    loss = bce_discriminator(-sure, sure, 1.0)
+    loss = gan_discriminator(-sure, sure, 1.0)
     loss.backward()
     assert loss.item() == pytest.approx(200.0)
     assert sure.grad.abs().sum().item() == pytest.approx(1.0)

@@ -114,7 +114,8 @@ def test_plan_covers_what_was_asked_parents_first(variants):
     trained = [step.name for step in steps if isinstance(step, TrainingStep)]
     stories = [step for step in steps if step.name.startswith(("01", "02", "03", "04", "05"))]
     assert trained == [v.name for v in select(variants)]
-    assert sorted(",".join(step.parameters["variants"] for step in stories).split(",")) == sorted(trained)
+    told = [name for name in trained if get(name).family in plan.NOTEBOOK_OF]
+    assert sorted(",".join(step.parameters["variants"] for step in stories).split(",")) == sorted(told)
     if variants == "all":
         assert len(select(variants)) == len(all_variants())
     for step in steps:

@@ -25,7 +25,7 @@ from mrict_core.data.intensity import MR_PERCENTILES
 from mrict_core.errors import MrictError
 from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.inference.tiles import slices_to_hu
-from mrict_core.inference.volume import FLIPS, SynthesisOptions, plane_of, synthesize_volume
+from mrict_core.inference.volume import SynthesisOptions, flips_of, synthesize_volume
 
 SPACING = (5.0, 5.0, 6.0)
 
@@ -202,7 +202,7 @@ def test_flips_and_models_are_averaged_and_their_spread_is_the_sample_sd(tiny, o
         [
             prepared.to_volume(np.flip(model.slices_to_hu(np.flip(prepared.mr, axes)), axes))
             for model in (tiny, other)
-            for axes in FLIPS
+            for axes in flips_of(model, "axial")
         ]
     ).astype(np.float64)
     inside = found.body
@@ -341,7 +341,7 @@ def test_what_cannot_be_asked_is_said(tiny, old):
     for options in ({"overlap": 1.0}, {"resample_to_mm": -1.0}, {"resample_to_mm": 1e4}):
         with pytest.raises(MrictError, match="expected"):
             SynthesisOptions(**options)
-    assert plane_of(tiny) == "axial"
+    assert tiny.facts.all_planes == ["axial"]
 
 
 @settings(max_examples=60, deadline=None)

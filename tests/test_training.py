@@ -53,6 +53,7 @@ COSINE = Schedule("cosine", t_0=3, t_mult=2, eta_min=1e-6)
         ("mk3_1_2_v4_50", {"optimizer.G.schedule": COSINE, "optimizer.D.schedule": COSINE}),
         ("mk1", {"method.generator_eval_after_first_validation": True}),
         ("mk1", {"optimizer.G.name": "adamw", "optimizer.D": {"name": "sgd", "lr": 1e-3, "momentum": 0.9}}),
+        ("mk1", {"loss.hu_features": {"weight": 1.0, "steps": 2}}),
     ],
 )
 def test_half_resume_half_equals_whole_bit_for_bit(name, changes, fresh_space):

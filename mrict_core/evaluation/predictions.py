@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
 Predict = Callable[["SliceStore", str], np.ndarray]  # (store, patient) => (N, S, S) HU, the patient's slices in order
-CODE = ("hu", "networks", "methods", "inference", "data/batches", "data/intensity", "evaluation/predictions")
+CODE = (
+    "hu",
+    "networks",
+    "methods",
+    "inference",
+    "data/batches",
+    "data/planes",
+    "data/intensity",
+    "evaluation/predictions",
+)
 PRECISION = "float32"  # of every stored volume, on any device
 
 

@@ -19,9 +19,10 @@ _HEAD = (
     *("lr G/D", "k", "schedule", "epochs", "data"),
 )
 _LEGEND = (
-    "P: VGG19 pool5 MSE; P3: VGG19 relu3_3 L1; L1: pixels; cyc, idt: cycle and identity L1. "
-    "label: of real patches. gp: gradient penalty.\n"
-    "k: G steps per D step. schedule: of G, plateau factor/patience or cosine T0xTmult in epochs. "
+    "P: VGG19 pool5 MSE; P3: VGG19 relu3_3 L1; L1: pixels; cyc, idt: cycle and identity L1; "
+    "LSGAN: least squares GAN. label: of real patches.\n"
+    "gp: gradient penalty. k: G steps per D step. schedule: of G, plateau factor/patience, cosine T0xTmult in epochs, "
+    "linear to 0 in the second half, or warmup_cosine.\n"
     "epochs: run/planned by the predecessor."
 )
 
@@ -36,23 +37,30 @@ def number(value: float) -> str:
 
 def losses(variant: Experiment) -> str:
     """Return the generator's loss without terms of weight zero: 'GAN + 5 P + 5 L1'."""
-    return " + ".join(_term(name, term) for name, term in variant.loss.items() if term.weight)
+    text = " + ".join(_term(name, term) for name, term in variant.loss.items() if term.weight)
+    return text.replace("GAN", "LSGAN") if variant.method.options.get("gan") == "least_squares" else text
 
 
 def _term(name: str, term: Term) -> str:
     symbol = _SYMBOL.get(name, name)
     if name == "perceptual" and term.options.get("features") == "vgg19_relu3_3":
         symbol = "P3"
+    if term.options.get("masked"):
+        symbol = f"masked {symbol}"
     step = term.options.get("weight_step")
     weight = number(term.weight) + (f"±{number(step)}" if step else "")
     return symbol if weight == "1" else f"{weight} {symbol}"
 
 
 def schedule(value: Schedule, *, short: bool = False) -> str:
-    """Return 'plateau 0.5/4' (factor/patience), 'cosine 3x2, down to 1e-6', 'constant'; short: for a column."""
+    """Return 'plateau 0.5/4 on loss_d' (factor/patience), 'cosine 3x2, down to 1e-6', 'constant'; short: for a column.
+
+    A plateau watches the score unless it names another column.
+    """
     if value.kind == "plateau":
-        mode = " max" if value.mode == "max" else ""
-        return f"{'' if short else 'plateau '}{number(value.factor or 0)}/{value.patience}{mode}"
+        text = f"{number(value.factor or 0)}/{value.patience}{' max' if value.mode == 'max' else ''}"
+        watch = f" on {value.watch}" if value.watch != "score" else ""
+        return text if short else f"plateau {text}{watch}"
     if value.kind == "cosine":
         return f"cosine {value.t_0}x{value.t_mult}" + ("" if short else f", down to {number(value.eta_min or 0)}")
     return value.kind
@@ -62,13 +70,15 @@ def score(value: Score) -> str:
     """Return '(0.9 FID + 300 (1-SSIM)) (1 + epoch/12)'."""
     weights = ((value.fid, "FID"), (value.vgg, "VGG"), (value.ssim, "(1-SSIM)"), (value.loss_g, "L_G"))
     total = " + ".join(name if weight == 1 else f"{number(weight)} {name}" for weight, name in weights if weight)
-    return f"({total}) (1 + epoch/{number(value.boost_epochs)})" if value.boost_epochs else total
+    return f"({total}) (1 + epoch/{number(value.boost_epochs)})" if value.boost_epochs else total or "none"
 
 
 def value_text(value: Any) -> str:
     """Return a value as text for readers."""
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return number(value) if isinstance(value, int | float) else str(value)
 
 
@@ -92,7 +102,7 @@ def _schedule(variant: Experiment, role: str) -> str:
 
 
 def table(variants: Iterable[Experiment] | None = None) -> str:
-    """Return a text table, one line per variant (default: all), at most 160 columns wide."""
+    """Return a text table, one line per variant (default: all), at most 170 columns wide."""
     rows = [_row(variant) for variant in (all_variants() if variants is None else variants)]
     widths = [max(len(row[column]) for row in (_HEAD, *rows)) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (_HEAD, *rows)]
@@ -175,26 +185,30 @@ def _family_markdown(family: str, variants: list[Experiment]) -> list[str]:
         rows = changes(variant) if variant.parent else []
         text = "; ".join(f"`{p}` {old} → {new}" for p, old, new in rows if p not in ("family", "init_from"))
         if variant.parent is None:
-            text = "root: values below"
+            text = "a root: all values below"
         cells = (f"`{variant.name}`", variant.parent or "–", variant.init_from or "–", text or "–", variant.why)
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
 def markdown() -> str:
-    """Return the generated section of docs/lineage.md: both trees, the root's values, a table per family."""
-    root = next(v for v in all_variants() if v.parent is None)
+    """Return the generated section of docs/lineage.md: both trees, a table per family, the values of the roots."""
     lines = ["### Configuration: which variant is derived from which", "", "```", tree("parent"), "```", ""]
     lines += ["### Weights: which variant starts from which checkpoint", "", "```", tree("init_from"), "```", ""]
     lines += ["Every variant that is not in this tree starts from scratch.", ""]
     families = dict.fromkeys(v.family for v in all_variants())
     for family in families:
         lines += _family_markdown(family, [v for v in all_variants() if v.family == family])
-    lines += [f"### All values of the root, `{root.name}`", "", "| field | value |", "|---|---|"]
+    for root in (v for v in all_variants() if v.parent is None):
+        lines += _root_markdown(root)
+    return "\n".join(lines).rstrip()
+
+
+def _root_markdown(root: Experiment) -> list[str]:
     skip = ("name", "why", "parent", "init_from")
-    values = ((path, value) for path, value in flattened(as_plain(root)) if path not in skip and value != "")
-    lines += [f"| `{path}` | {value_text(value)} |" for path, value in values]
-    return "\n".join(lines)
+    values = ((path, value) for path, value in flattened(as_plain(root)) if path not in skip and value not in ("", {}))
+    lines = [f"### All values of the root `{root.name}`", "", "| field | value |", "|---|---|"]
+    return [*lines, *(f"| `{path}` | {value_text(value)} |" for path, value in values), ""]
 
 
 def main(arguments: list[str]) -> int:

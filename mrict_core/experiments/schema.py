@@ -107,7 +107,7 @@ class Experiment:
     why: str = ""  # one sentence: what this experiment asks
     parent: str | None = None  # configuration: the experiment it is derived from
     init_from: str | None = None  # weights: the experiment whose last checkpoint it starts from
-    family: str = ""  # "practice" | "cyclegan" | "mk1" | "mk2" | "mk3" | "mk4" | "mk6" | ...
+    family: str = ""  # "practice" | "cyclegan" | "mk1" | "mk2" | "mk3" | "mk4" | "mk6" | "papers" | ...
     method: Part
     network: dict[str, Part]  # role => network; the roles are the method's
     loss: dict[str, Term] = field(default_factory=dict)  # of the generator, by name, in the order of their sum

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.planes import Cut
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
 from mrict_core.hu import HuRange
@@ -28,6 +29,11 @@ SATURATED_SHARE = 0.5  # of the body at an end of the window: no body is mostly 
 SATURATED_HU = 1.0  # distance from an end
 
 
+def merged(planes: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the median over the predictions of several planes, of two the mean.  # (N, H, W) each"""
+    return planes[0] if len(planes) == 1 else np.median(planes, axis=0).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Synthesizer:
     """A method ready to predict, and its facts. `synthesizer(store, patient)` returns HU slices."""
@@ -42,8 +48,15 @@ class Synthesizer:
     def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
         """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU."""
         check_store(self, store)
-        slices = store.slices(patient)
-        hu = self.slices_to_hu(slices.mr)
+        slices, own = store.slices(patient), store.plane(patient)
+        count, planes = len(slices.mr), self.facts.all_planes
+        parts = [self.slices_to_hu(slices.mr)] if own in planes or count == 1 else []
+        for plane in planes if count > 1 else ():
+            if plane != own:
+                cut = Cut(plane, count, store.spacing_mm(patient))
+                mr = cut.canvas(cut.stack(slices.mr), cut.tall(store.size), -1)
+                parts.append(cut.axial(self.slices_to_hu(mr)))
+        hu = merged(parts)
         self.check_hu(hu, slices.body)
         return hu
 
@@ -136,7 +149,7 @@ def make_synthesizer(
     chosen = pick_device(device)
     for where in ("meta", chosen):  # check shapes before allocating memory
         with torch.device("meta" if where == "meta" else "cpu"):
-            method = build_method(facts.experiment, facts.profile, where, training=False)
+            method = build_method(facts.experiment, facts.profile, where, training=False, canvas=facts.size)
         check_shapes(method.generator, networks[name], name, path)
     load_weights(method.generator, networks[name], name, path)
     check_weights(method.generator, path)

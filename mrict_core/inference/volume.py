@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mrict_core.data.augment import AugmentSettings
 from mrict_core.data.cache.patient import (
     PreparedMr,
     body_of,
@@ -21,10 +23,10 @@ from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.hu import AIR_FLOOR_HU
-from mrict_core.inference.synthesizer import Synthesizer
+from mrict_core.inference.synthesizer import Synthesizer, merged
 from mrict_core.inference.tiles import slices_to_hu
 
-FLIPS = ((), (2,), (1,), (1, 2))  # axes of (N, rows, cols): the flips of the training augmentation
+ROWS, COLS = 1, 2  # axes of (N, rows, cols)
 FAR = 1.5  # times the training pixel size, or ratio of a pixel's sides: the network has not seen such anatomy
 RESAMPLE_MM = (0.05, 50.0)
 BODIES = {"patient": body_of, "predecessor": otsu_body_of}  # protocol => body in file order
@@ -35,7 +37,7 @@ Progress = Callable[[int, int, str], None]  # passes done, total passes, model n
 class SynthesisOptions:
     """Options of a synthesis."""
 
-    tta: bool = False  # mean over four flips of every slice
+    tta: bool = False  # mean over the flips of the training augmentation
     uncertainty: bool = False  # also the standard deviation over models, flips and planes
     overlap: float = 0.5  # of neighbouring tiles, as a share of their side
     resample_to_mm: float | None = None  # the network's pixel; None: native unless far from training; 0: native
@@ -77,12 +79,33 @@ class _Moments:
         return np.sqrt(self.squares / np.float32(self.count - 1))
 
 
-def plane_of(synthesizer: Synthesizer) -> str:
-    """Return the plane of a model's training slices."""
-    plane = synthesizer.facts.plane
-    if plane not in PLANES:
-        raise unknown_name("plane", plane, PLANES)
-    return plane
+def planes_of(models: Sequence[Synthesizer], volume: Volume | None = None) -> dict[str, list[Synthesizer]]:
+    """Return {plane: the models trained on it}; of a volume that is one slice only its own plane, if a model has it."""
+    found: dict[str, list[Synthesizer]] = {}
+    for model in models:
+        for plane in model.facts.all_planes:
+            if plane not in PLANES:
+                raise unknown_name("plane", plane, PLANES)
+            found.setdefault(plane, []).append(model)
+    own = plane_of_slice(volume) if volume is not None else None
+    return {own: found[own]} if own in found else found
+
+
+def plane_of_slice(volume: Volume) -> str | None:
+    """Return the plane of a volume that is one slice, None for others."""
+    if sorted(volume.shape)[:2].count(1) != 1:
+        return None
+    thin = {
+        plane for plane, codes in PLANES.items() if volume.shape[SliceOrder.toward(volume.affine, codes).axes[0]] == 1
+    }
+    return next(iter(thin))
+
+
+def flips_of(model: Synthesizer, plane: str) -> list[tuple[int, ...]]:
+    """Return the flips of a model's training augmentation as axes of (N, rows, cols)."""
+    augment = dataclasses.replace(AugmentSettings(), **model.variant.data.augment)
+    across = [(), (COLS,)] if augment.flip_horizontal and plane != "sagittal" else [()]
+    return [(*rows, *cols) for rows in ([(), (ROWS,)] if augment.flip_vertical else [()]) for cols in across]
 
 
 def synthesize_volume(
@@ -95,15 +118,15 @@ def synthesize_volume(
 ) -> Synthesis:
     """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
 
-    Models of one plane are averaged, and so are the flips of `tta`; planes are merged by voxel-wise median. Outside the
+    Models of one plane are averaged, and so are the flips of `tta`; planes are merged, see `merged`. Outside the
     body is air. The output is limited to `body` (file order, bool) or, by default, the body found on the MR. The
     network always sees the MR's own body, as in training.
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)
     volume = unpadded(volume)
-    planes = list(dict.fromkeys(map(plane_of, models)))
-    seen, warnings = _working_volume(models, volume, options, planes)
+    planes = planes_of(models, volume)
+    seen, warnings = _working_volume(planes, volume, options)
     find_body = BODIES[models[0].facts.protocol]
     own = find_body(volume)
     inside = own if body is None else body
@@ -111,11 +134,17 @@ def synthesize_volume(
     wanted = None if body is None else _nearest(body, volume, seen)
     moments = {plane: _Moments(options.uncertainty) for plane in planes}
     every = _Moments(True) if options.uncertainty and len(planes) > 1 else None
-    facts: dict[str, Any] = {"planes": planes, "passes": len(models) * (len(FLIPS) if options.tta else 1)}
+    passes = [
+        (model, plane, axes)
+        for plane, own_models in planes.items()
+        for model in own_models
+        for axes in (flips_of(model, plane) if options.tta else [()])
+    ]
+    facts: dict[str, Any] = {"planes": list(planes), "passes": len(passes)}
     tiled: set[int] = set()
-    for done, (model, prepared, hu) in enumerate(_passes(models, seen, options, inner, wanted), start=1):
+    for done, (model, plane, prepared, hu) in enumerate(_predicted(passes, seen, options, inner, wanted), start=1):
         hu = hu if seen is volume else resample_to(Volume(hu, seen.affine, volume.path), volume).array
-        for each in (moments[plane_of(model)], every):
+        for each in (moments[plane], every):
             if each is not None:
                 each.add(hu)
         if prepared.crop.size != model.facts.size:
@@ -123,10 +152,9 @@ def synthesize_volume(
         facts = _facts(prepared, seen) | facts  # keeps those of the first plane
         if progress:
             progress(done, facts["passes"], model.variant.name)
-    means = [m.mean for m in moments.values()]
-    hu = means[0] if len(means) == 1 else np.median(means, axis=0).astype(np.float32)
+    hu = merged([m.mean for m in moments.values()])
     hu = np.where(inside, hu, np.float32(AIR_FLOOR_HU))
-    sd = np.where(inside, (every or moments[planes[0]]).sd(), np.float32(0)) if options.uncertainty else None
+    sd = np.where(inside, (every or moments[facts["planes"][0]]).sd(), np.float32(0)) if options.uncertainty else None
     facts["tiled"] = bool(tiled)
     if tiled:
         sizes = ", ".join(map(str, sorted(tiled)))
@@ -146,12 +174,13 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
     if not models:
         raise MrictError("no model given; name at least one")
     protocols = sorted({model.facts.protocol for model in models})
+    planes_of(models)
     if len(protocols) > 1:
         raise MrictError(f"models of protocols {' and '.join(protocols)} in one ensemble; expected one protocol")
-    turned = [model.variant.name for model in models if plane_of(model) != "axial"]
+    turned = [model.variant.name for model in models if model.facts.all_planes != ["axial"]]
     if turned and protocols == ["predecessor"]:
         raise MrictError(f"{turned[0]}: protocol predecessor has only axial slices; expected plane axial")
-    if options.uncertainty and len(models) < 2 and not options.tta:
+    if options.uncertainty and sum(map(len, planes_of(models).values())) < 2 and not options.tta:
         raise MrictError("uncertainty needs several predictions; give several models or use test-time augmentation")
 
 
@@ -163,13 +192,13 @@ def trained_spacing_mm(model: Synthesizer) -> float | None:
 
 
 def _working_volume(
-    models: list[Synthesizer], volume: Volume, options: SynthesisOptions, planes: list[str]
+    planes: dict[str, list[Synthesizer]], volume: Volume, options: SynthesisOptions
 ) -> tuple[Volume, list[str]]:
     """Return the volume that the networks see: the input, resampled if requested or needed; and remarks."""
     orders = {plane: SliceOrder.toward(volume.affine, PLANES[plane]) for plane in planes}
     target, warnings = options.resample_to_mm, []
     if target is None:
-        learned = {plane_of(model): trained_spacing_mm(model) for model in reversed(models)}
+        learned = {plane: trained_spacing_mm(own_models[0]) for plane, own_models in planes.items()}
         needs = [_needed_mm(orders[plane].spacing_mm(volume.affine)[1:], learned[plane]) for plane in planes]
         target, remark = min((need for need in needs if need[0]), default=(0, ""))
         if target and is_sheared(volume):
@@ -179,7 +208,7 @@ def _working_volume(
         warnings += [remark] if remark else []
     if not target:
         return volume, warnings
-    axes = orders[planes[0]].axes[1:] if len(planes) == 1 else range(3)
+    axes = next(iter(orders.values())).axes[1:] if len(planes) == 1 else range(3)
     grid = in_plane_grid(volume, axes, target)
     return resample_to(volume, grid, fill=float(volume.array.min())), warnings
 
@@ -195,22 +224,25 @@ def _needed_mm(pixel_mm: Sequence[float], trained_mm: float | None) -> tuple[flo
     return 0.0, ""
 
 
-def _passes(
-    models: list[Synthesizer], mr: Volume, options: SynthesisOptions, body: np.ndarray, wanted: np.ndarray | None
-) -> Iterator[tuple[Synthesizer, PreparedMr, np.ndarray]]:
-    """Yield (model, its input, HU on the grid of `mr`) per model and flip, with one input in memory at a time."""
+def _predicted(
+    passes: Sequence[tuple[Synthesizer, str, tuple[int, ...]]],
+    mr: Volume,
+    options: SynthesisOptions,
+    body: np.ndarray,
+    wanted: np.ndarray | None,
+) -> Iterator[tuple[Synthesizer, str, PreparedMr, np.ndarray]]:
+    """Yield (model, plane, its input, HU on the grid of `mr`) per pass, with one input in memory at a time."""
     key, prepared = None, None
-    for model in models:
-        if key != (key := (model.facts.size, plane_of(model))):
-            prepared = _prepare(model, mr, body, wanted)
-        for axes in FLIPS if options.tta else FLIPS[:1]:
-            hu = np.flip(slices_to_hu(model, np.flip(prepared.mr, axes), options.overlap), axes)
-            model.check_hu(hu, prepared.body)
-            yield model, prepared, prepared.to_volume(hu)
+    for model, plane, axes in passes:
+        if key != (key := (model.facts.size, plane)):
+            prepared = _prepare(model, plane, mr, body, wanted)
+        hu = np.flip(slices_to_hu(model, np.flip(prepared.mr, axes), options.overlap), axes)
+        model.check_hu(hu, prepared.body)
+        yield model, plane, prepared, prepared.to_volume(hu)
 
 
-def _prepare(model: Synthesizer, mr: Volume, body: np.ndarray, wanted: np.ndarray | None) -> PreparedMr:
-    size, plane = model.facts.size, plane_of(model)
+def _prepare(model: Synthesizer, plane: str, mr: Volume, body: np.ndarray, wanted: np.ndarray | None) -> PreparedMr:
+    size = model.facts.size
     if model.facts.protocol == "predecessor":
         return prepare_mr_predecessor(mr, size, whole=True, body=body)
     keep = None if wanted is None else SliceOrder.toward(mr.affine, PLANES[plane]).to_slices(wanted)

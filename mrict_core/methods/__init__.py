@@ -28,10 +28,11 @@ def build_method(
     precision: torch.dtype = torch.float32,
     *,
     training: bool = True,
+    canvas: int = 256,
 ) -> Method:
     """Return an experiment's method with fresh networks at the profile's width, and its optimisers.
 
-    training: False for the predicting network alone.
+    training: False for the predicting network alone. canvas: side of the slices, pixels.
     """
-    setup = Setup(experiment, profile, torch.device(device), precision, training)
+    setup = Setup(experiment, profile, torch.device(device), precision, training, canvas)
     return METHODS.build(experiment.method.name, experiment.method.options, setup=setup)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.data.batches import CPU, Batch, make_view
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.flat import upgraded_state
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Experiment, Optimizer
-from mrict_core.losses import Logs, Loss, discriminator_loss
+from mrict_core.losses import GANS, Logs, Loss, discriminator_loss
 from mrict_core.networks import build_network
 from mrict_core.networks.layers import autocast, in_full
 from mrict_core.parts import Parts
@@ -40,6 +40,7 @@ class Setup:
     device: torch.device = CPU
     precision: torch.dtype = torch.float32  # of the networks' passes; weights and losses are float32
     training: bool = True  # False: the predicting network alone
+    canvas: int = 256  # side of the slices, pixels
 
 
 @dataclass(eq=False)
@@ -133,9 +134,9 @@ class Method(ABC):
     def fresh(self, name: str) -> nn.Module:
         part = self.setup.experiment.network[self.NETWORKS[name]]
         in_channels, out_channels = self.channels(name)
-        profile = self.setup.profile
+        profile, canvas = self.setup.profile, self.setup.canvas
         width = profile.widths.get(part.name, profile.width)
-        return build_network(part, in_channels=in_channels, out_channels=out_channels, width=width)
+        return build_network(part, in_channels=in_channels, out_channels=out_channels, width=width, canvas=canvas)
 
     def place(self, network: nn.Module) -> nn.Module:
         """Return `network` on the method's device, in channels-last format for faster convolutions."""
@@ -188,10 +189,15 @@ class Adversarial(Method):
     generator_steps: int = 1  # per discriminator step
     real_label: float = 1.0  # of real patches, smoothed if below 1; also the generator's target
     gradient_penalty: float = 0.0  # weight of the penalty on the discriminator
+    gan: str = "bce"  # loss of both sides, by name: `losses.GANS`
     generator_eval_after_first_validation: bool = False  # a mistake of the predecessor
 
     @staticmethod
-    def check_options(*, generator_steps: int = 1, gradient_penalty: float = 0.0, **_: object) -> None:
+    def check_options(
+        *, generator_steps: int = 1, gradient_penalty: float = 0.0, gan: str = "bce", **_: object
+    ) -> None:
+        if gan not in GANS:
+            raise unknown_name("GAN loss", gan, GANS)
         for name, value, least in (
             ("generator_steps", generator_steps, 1),
             ("gradient_penalty", gradient_penalty, 0),
@@ -209,7 +215,9 @@ class Adversarial(Method):
 
     def judged(self, D: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Logs]:
         """Return a discriminator's loss and its logs.  # two of (B, C, H, W) => ()"""
-        return discriminator_loss(D, real, fake, real_label=self.real_label, penalty=self.gradient_penalty)
+        return discriminator_loss(
+            D, real, fake, real_label=self.real_label, penalty=self.gradient_penalty, gan=self.gan
+        )
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
     def where() -> str:
         return f"{experiment.name}: network {experiment.network[METHODS[experiment.method.name].NETWORKS[name]].name}"
 
-    setup = Setup(experiment, profile, device, training=False)
+    setup = Setup(experiment, profile, device, training=False, canvas=size)
     kind: type[Method] = METHODS[experiment.method.name]
     try:
         with device:

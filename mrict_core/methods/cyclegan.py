@@ -1,4 +1,4 @@
-"""CycleGAN (Zhu et al. 2017, arXiv 1703.10593) with the predecessor's weights.
+"""CycleGAN (Zhu et al. 2017, arXiv 1703.10593).
 
     L_G = Σ λ_i · (f_i of G on (a, b) + f_i of F on (b, a)), the terms of the experiment, among them
           gan, cycle: |F(G(a)) − a|₁ + |G(F(b)) − b|₁, identity: |G(b) − b|₁ + |F(a) − a|₁, perceptual
@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mrict_core.data.batches import Batch
+from mrict_core.data.batches import Batch, make_view
+from mrict_core.errors import MrictError
+from mrict_core.experiments.schema import Experiment
 from mrict_core.losses import Logs, Output
 from mrict_core.methods.base import METHODS, Adversarial, frozen
 
@@ -32,6 +34,16 @@ class CycleGAN(Adversarial):
     mr_to_ct: ClassVar = "G_MRI2CT"
     paired: ClassVar = False
     gives: ClassVar = ("fake_B", "logits", "real_label", "rec_A", "idt_B")
+
+    @staticmethod
+    def check_experiment(experiment: Experiment) -> None:
+        """Raise MrictError if MR and CT differ in channels: each generator also sees what the other one makes."""
+        view, ct = experiment.data.view, experiment.network["G"].options.get("out_channels", 1)
+        if (mr := make_view(view).in_channels) != ct:
+            raise MrictError(
+                f"data.view: {view.name} gives {mr} MR channels, cyclegan needs as many as the CT has, {ct}; "
+                "set data.view=slice, or choose another method"
+            )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,8 +79,8 @@ class CycleGAN(Adversarial):
         return {name: (logs_ct[name] + logs_mri[name]) / 2 for name in logs_ct}
 
     def step_G(self, batch: Batch, back: Batch, fake_B: Tensor, fake_A: Tensor) -> Logs:
-        to_ct = Output(fake_B=fake_B, real_label=self.real_label)
-        to_mr = Output(fake_B=fake_A, real_label=self.real_label)
+        to_ct = Output(fake_B=fake_B, real_label=self.real_label, gan=self.gan)
+        to_mr = Output(fake_B=fake_A, real_label=self.real_label, gan=self.gan)
         to_mr.rec_A, to_ct.rec_A = self.forward(fake_A, fake_B)
         with self.autocast():
             to_ct.logits, to_mr.logits = self.D_CT(fake_B), self.D_MRI(fake_A)

@@ -1,9 +1,10 @@
-"""Pix2Pix (Isola et al. 2017, arXiv 1611.07004) as the predecessor trained it: per batch one D step, then k G steps.
+"""Pix2Pix (Isola et al. 2017, arXiv 1611.07004): per batch one D step, then k G steps (1 in the paper).
 
     L_D = (BCE(D(y), r) + BCE(D(G(x)), 0)) / 2 + λ_gp · GP          r: the label of real patches
     L_G = Σ λ_i · f_i(G(x), y), the terms of the experiment: gan = BCE(D(G(x)), r), perceptual, l1, …
 
-x = real_A (MR), y = real_B (CT). D sees the CT alone; if `conditional`, both: D(x, y).
+x = real_A (MR), y = real_B (CT). D sees the CT alone, as the predecessor's; if `conditional`, both, as the paper's:
+D(x, y). BCE is of the default `gan`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Pix2Pix(Adversarial):
     def step_G(self, batch: Batch, fake_B: Tensor) -> Logs:
         with self.autocast():
             logits = self.D(self.seen_by_D(batch.real_A, fake_B))
-        loss_G, logs = self.loss((Output(fake_B=fake_B, logits=logits, real_label=self.real_label), batch))
+        out = Output(fake_B=fake_B, logits=logits, real_label=self.real_label, gan=self.gan)
+        loss_G, logs = self.loss((out, batch))
         self.descend("G", loss_G)
         return logs

@@ -10,9 +10,12 @@ from torch import nn
 from mrict_core.errors import unknown_name
 from mrict_core.experiments.schema import Part
 from mrict_core.networks.features import build_features
+from mrict_core.networks.patch70 import patch70
 from mrict_core.networks.patchgan import patch3, patch4, scalar
 from mrict_core.networks.residual_unet import residual_unet
+from mrict_core.networks.resnet import resnet
 from mrict_core.networks.unet import unet_a, unet_b
+from mrict_core.networks.unet_256 import unet_256
 from mrict_core.parts import Parts
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "NETWORKS", "build_features", "build_network", "count_parameters"]
@@ -36,20 +39,23 @@ class Networks(Parts):
         return classes[name]
 
 
-NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "spatial_dims"))
+NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "canvas", "spatial_dims"))
 NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
-NETWORKS["residual_unet"] = residual_unet
+NETWORKS |= {"residual_unet": residual_unet, "unet_256": unet_256, "resnet": resnet, "patch70": patch70}
 GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar")  # the predecessor's
 
 
-def build_network(part: Part, *, in_channels: int, out_channels: int = 1, width: int = 64) -> nn.Module:
+def build_network(
+    part: Part, *, in_channels: int, out_channels: int = 1, width: int = 64, canvas: int = 256
+) -> nn.Module:
     """Return a new network from its options and the other arguments that its constructor takes.
 
-    width: channels of the first block, for networks that scale with it (predecessor: 64). A network that needs image
-    sides of a multiple of n pixels has an attribute `multiple`.
+    width: channels of the first block, for networks that scale with it (predecessor: 64). canvas: side of the slices,
+    pixels, for networks whose depth follows it. A network that needs image sides of a multiple of n pixels has an
+    attribute `multiple`.
     """
-    sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "spatial_dims": 2}
-    return NETWORKS.build(part.name, part.options, **sizes)
+    sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "canvas": canvas}
+    return NETWORKS.build(part.name, part.options, **sizes, spatial_dims=2)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Precision of forward passes; frozen networks."""
+"""Precision of forward passes; a start of weights; frozen networks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from torch import Tensor, nn
 def in_full(x: Tensor) -> Tensor:
     """Return `x` in float32 if autocast made it bfloat16, else unchanged."""
     return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def normal_weights(network: nn.Module) -> None:
+    """Draw the start of Isola et al. 2017: convolutions from N(0, 0.02), batch norm from N(1, 0.02), biases 0."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1.0, 0.02)
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:

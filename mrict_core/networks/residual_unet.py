@@ -57,7 +57,7 @@ class Block(nn.Module):
 class ResidualUNet(nn.Module):
     """Residual U-Net with a linear head.  # (B, in_channels, H, W) in [-1, 1] => (B, out_channels, H, W), float32
 
-    The head's unit is 1000 HU and its start is water: 0 HU everywhere. `log_b`: a second head for the scale of a
+    The head's unit is 1000 HU, and it starts near water. `log_b`: a second head for the scale of a
     Laplace distribution, which leaves the shared layers alone, see `with_log_b`.
     """
 
@@ -84,7 +84,7 @@ class ResidualUNet(nn.Module):
         self.fine = nn.Conv2d(width + in_channels, max(8, width // 2), 3, padding=1)
         self.head = nn.Conv2d(self.fine.out_channels, out_channels, 1)
         self.head_log_b = nn.Conv2d(self.fine.out_channels, 1, 1) if log_b else None
-        nn.init.zeros_(self.head.weight)
+        nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:

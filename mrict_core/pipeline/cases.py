@@ -196,7 +196,7 @@ def synthesize_cases(
     well. `checks` go to `synthesize_case`.
     """
     check_summary(summary, overwrite)
-    several = effective(options, len(models), any(case.uncertainty for case in found.cases))
+    several = effective(options, models, any(case.uncertainty for case in found.cases))
     check_models([model.synthesizer for model in models], several)
     listed = {"failed": found.failed, "left out": found.left_out, "aside": found.aside}
     rows: list[dict[str, Any]] = [
@@ -234,7 +234,7 @@ def _attempt(
     row: dict[str, Any] = {"case": case.name, "status": "written", "reason": "", "output": case.output.name}
     try:
         with explained(case.source):
-            wanted = effective(options, len(models), case.uncertainty is not None)
+            wanted = effective(options, models, case.uncertainty is not None)
             facts = None if overwrite else is_current(case.source, case.output, models, wanted)
             if facts and all(path is None or path.is_file() for path in (case.uncertainty, case.qa)):
                 row["status"] = "kept"

@@ -29,7 +29,6 @@ from mrict_core.inference.volume import (
     Synthesis,
     SynthesisOptions,
     check_models,
-    plane_of,
     synthesize_volume,
 )
 from mrict_core.machine import versions
@@ -66,7 +65,7 @@ class Model:
         return {
             "variant": self.name,
             "hash": self.hash,
-            "plane": plane_of(self.synthesizer),
+            "plane": ",".join(facts.all_planes),
             "profile": facts.profile.name,
             **{key: getattr(facts, key) for key in kept},
             "trained_with": facts.versions.get("mrict_core", ""),
@@ -81,7 +80,8 @@ def load_model(spec: str, device: str = "auto", precision: str = "float32") -> M
     path = catalogue.find(rest if named else spec)
     synthesizer = load_synthesizer(path, device=device, precision=precision)
     if named:
-        synthesizer = dataclasses.replace(synthesizer, facts=dataclasses.replace(synthesizer.facts, plane=plane))
+        facts = dataclasses.replace(synthesizer.facts, plane=plane, planes=[])
+        synthesizer = dataclasses.replace(synthesizer, facts=facts)
     if not path.is_dir():
         demo = synthesizer.facts.profile.name not in FOR_PATIENTS
         return Model(synthesizer, hash_file(path), demo)
@@ -92,7 +92,7 @@ def load_model(spec: str, device: str = "auto", precision: str = "float32") -> M
 def load_models(specs: Sequence[str], device: str = "auto", precision: str = "float32") -> list[Model]:
     """Return the models of an ensemble; a model given twice would count twice and is an error."""
     models = [load_model(spec, device, precision) for spec in specs]
-    keys = [(model.hash, plane_of(model.synthesizer)) for model in models]
+    keys = [(model.hash, model.synthesizer.facts.all_planes) for model in models]
     for k, key in enumerate(keys):
         if key in keys[:k]:
             raise MrictError(f"{specs[k]}: given twice; expected different models; give each once")
@@ -131,7 +131,7 @@ def synthesize_case(
     sidecar = Path(sidecar) if sidecar else sidecar_path(output)
     qa = Path(qa) if qa else None
     synthesizers = [model.synthesizer for model in models]
-    options = effective(options, len(models), uncertainty is not None)
+    options = effective(options, models, uncertainty is not None)
     check_models(synthesizers, options)
     with explained(source):
         input_hash = source_hash(source)
@@ -191,9 +191,10 @@ def explained(source: Path) -> Iterator[None]:
         raise MrictError(f"{shown(source)}: cannot be synthesised ({cause}); check the file") from error
 
 
-def effective(options: SynthesisOptions, models: int, uncertainty: bool) -> SynthesisOptions:
-    """Return the options with or without uncertainty; with a single model it needs the four flips."""
-    return dataclasses.replace(options, uncertainty=uncertainty, tta=options.tta or (uncertainty and models == 1))
+def effective(options: SynthesisOptions, models: Sequence[Model], uncertainty: bool) -> SynthesisOptions:
+    """Return the options with or without uncertainty; a single model of one plane needs the flips."""
+    single = len(models) == 1 and len(models[0].synthesizer.facts.all_planes) == 1
+    return dataclasses.replace(options, uncertainty=uncertainty, tta=options.tta or (uncertainty and single))
 
 
 def _describe(
@@ -287,7 +288,10 @@ def case_key(
     input_hash: str, models: Sequence[Model], options: SynthesisOptions, body: np.ndarray | None = None
 ) -> str:
     """Return a hash of everything that decides a synthetic CT: input, models, options, code, precision and device."""
-    parts = [(m.hash, plane_of(m.synthesizer), str(m.synthesizer.precision), m.synthesizer.device.type) for m in models]
+    parts = [
+        (m.hash, ",".join(m.synthesizer.facts.all_planes), str(m.synthesizer.precision), m.synthesizer.device.type)
+        for m in models
+    ]
     mask = hash_of(np.packbits(body).tobytes().hex()) if body is not None else ""
     own = [m.synthesizer.own_code for m in models]
     return hash_of([input_hash, parts, dataclasses.asdict(options), code_hash(*CODE), mask, *filter(None, own)])

@@ -50,7 +50,7 @@ LOSSES: tuple[Panel, ...] = (
     ),
     (
         "discriminator output",
-        "mean probability “real”",
+        "mean output, 1 is “real”",
         (("d_real", "on CT", BLUE), ("d_fake", "on synthetic CT", RED)),
     ),
 )

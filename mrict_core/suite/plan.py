@@ -19,7 +19,7 @@ from mrict_core.training.runs import of_record
 NOTEBOOKS = ROOT / "notebooks"
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
 SYNTHESIS = "08_synthesize"
-NO_STORY = ""  # instead of a notebook, for a user's own family
+NO_STORY = ""  # instead of a notebook, for the papers' references and a user's own family
 NOTEBOOK_OF = {  # family of a variant => its notebook
     "cyclegan": "01_cyclegan_baseline",
     "practice": "02_pix2pix_mk1",

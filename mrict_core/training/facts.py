@@ -46,6 +46,7 @@ class ModelFacts:
     training_pairs: int = 0
     fingerprint: dict[str, Any] | None = None  # of the training images, see `data.fingerprint`
     plane: str = "axial"
+    planes: list[str] = field(default_factory=list)  # of the training slices, if not `plane` alone
     epochs: int = 0  # of the training
     complete: bool = False
     stopped: str = ""
@@ -54,6 +55,11 @@ class ModelFacts:
     versions: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)  # of an import: role => sha256 of the file
     others: dict[str, Any] = field(default_factory=dict)  # facts of another version, kept on rewriting
+
+    @property
+    def all_planes(self) -> list[str]:
+        """Planes that the network was trained on."""
+        return self.planes or [self.plane]
 
     @property
     def window(self) -> HuRange:
@@ -90,7 +96,8 @@ class ModelFacts:
 
     def check(self) -> None:
         """Raise MrictError, with the fact's name, for an impossible value."""
-        for kind, name, known in (("protocol", self.protocol, WINDOWS), ("plane", self.plane, PLANES)):
+        planes = [("plane", plane, PLANES) for plane in self.all_planes]
+        for kind, name, known in (("protocol", self.protocol, WINDOWS), *planes):
             if name not in known:
                 raise unknown_name(kind, name[:40], known)
         if self.epoch == 0:

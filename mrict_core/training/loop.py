@@ -162,6 +162,10 @@ class Training:
             self.report(f"{self.run.variant.name}: resuming after epoch {self.epoch} of {self.run.epochs}")
         elif self.run.parent:
             start_from_parent(self.method, self.run)
+        if not saved:
+            seed = self.run.settings.seed + 2
+            for line in self.method.loss.fit(self.run.endless_pairs(seed), self.run.store.window, seed):
+                self.report(f"{self.run.variant.name}: {line}")
         self._write_record()
 
     def go(self, goal: int, progress: Progress | None) -> TrainResult:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, count
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mrict_core.data.augment import NONE, AugmentSettings, JointTransform
 from mrict_core.data.batches import Batch, PairedSlices, in_turns, make_view, paired_batches, unpaired_batches
 from mrict_core.data.cache.fingerprint import fingerprint
 from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.orders import PLANES
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, deciding
@@ -194,10 +196,17 @@ class Run:
             parent=self.variant.init_from,
             parent_hash=self.parent.id if self.parent else None,
             training_pairs=len(self.dataset),
+            planes=self.planes,
             fingerprint=self.fingerprint,
             epochs=self.epochs,
             **learned,
         )
+
+    @cached_property
+    def planes(self) -> list[str]:
+        """Planes of the training slices; [] for axial ones alone."""
+        found = {plane for _, plane, _ in self.dataset.index}
+        return [plane for plane in PLANES if plane in found] if found != {"axial"} else []
 
     def _predecessor_slices(self, which: str) -> dict[str, np.ndarray] | None:
         """Return the predecessor's split by slices ("train" or "val"), None if the split is by patient."""
@@ -222,11 +231,17 @@ class Run:
         device, size = pick_device(self.settings.device), self.profile.batch(self.variant)
         return make(self.dataset, size, transform, generators["shuffle"], device, steps)
 
+    def endless_pairs(self, seed: int) -> Iterator[Batch]:
+        """Yield augmented pairs, epoch after epoch; random numbers are drawn from `seed` alone."""
+        generators = {name: torch.Generator().manual_seed(seed) for name in ("shuffle", "augment")}
+        return chain.from_iterable(self.batches(generators, paired=True) for _ in count())
+
     def method(self) -> Method:
         """Return the method with fresh networks and optimisers, in the device and precision of the settings."""
         device = pick_device(self.settings.device)
         tune_gpu(device)
-        method = build_method(self.variant, self.profile, device, pick_precision(self.settings.precision, device))
+        precision = pick_precision(self.settings.precision, device)
+        method = build_method(self.variant, self.profile, device, precision, canvas=self.store.size)
         if self.settings.compile:
             method.compile()
         return method
