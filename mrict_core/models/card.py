@@ -104,7 +104,8 @@ def _summary(description: Description) -> str:
         else "Weights of the predecessor, imported unchanged; not trained by this suite."
     )
     lines = [
-        f"MR to synthetic CT in HU, slice by slice (axial). {made} Variant `{facts.variant}`: {facts.experiment.why}",
+        f"MR to synthetic CT in HU, slice by slice ({', '.join(facts.all_planes)}). {made} Variant "
+        f"`{facts.variant}`: {facts.experiment.why}",
         f"Network `{_network(description)}`, {size:,} values, {facts.size} × {facts.size} px, window "
         f"[{facts.window.low:g}, {facts.window.high:g}] HU. Profile: {description['label']}. "
         f"Networks in the file: {', '.join(weights)}. Published {description['published'][:10]}.",
