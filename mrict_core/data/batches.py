@@ -34,6 +34,7 @@ class View:
 
     in_channels: int = 1
     planes: Sequence[str] = ()
+    radius: int = 0  # neighbours that it sees on either side
 
     def gather(self, stack: np.ndarray, position: int) -> np.ndarray:
         """Return the channels for one slice of a stack of MR slices.  # (N, H, W) => (C, H, W)"""
@@ -142,7 +143,8 @@ class PairedSlices(Dataset):
     """MR slices of the given patients, gathered by a view, with CT and mask.
 
     `keep` limits patients to some of their slices ({patient: positions}), without other planes; those without an entry
-    keep all. index: (patient, plane, position) of every slice.
+    keep all. A single slice has no other plane. index: (patient, plane, position) of every slice; in planes that are
+    cut, of those with mask.
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class PairedSlices(Dataset):
     def _rows(self, patient: str, kept: np.ndarray | None) -> Iterator[tuple[str, str, int]]:
         own, count = self.store.plane(patient), self.store.counts()[patient]
         planes = self.view.planes or (own,)
-        if own in planes or count == 1:  # a single slice has no other plane
+        if own in planes:
             yield from ((patient, own, int(k)) for k in (range(count) if kept is None else kept))
         if count == 1 or (kept is not None and len(kept) < count):
             return
@@ -172,8 +174,9 @@ class PairedSlices(Dataset):
             if plane != own:
                 cut = Cut(plane, count, self.store.spacing_mm(patient))
                 self.cuts[patient, plane] = cut
-                filled = cut.stack(self.store.slices(patient).mask).any(axis=(1, 2))
-                yield from ((patient, plane, int(k)) for k in np.flatnonzero(filled))
+                masked = cut.stack(self.store.slices(patient).mask).any(axis=2).T  # rows of each slice
+                shown = cut.canvas(masked[None], self.store.size, 0, nearest=True)[0].any(axis=0)
+                yield from ((patient, plane, int(k)) for k in np.flatnonzero(shown))
 
     def __len__(self) -> int:
         return len(self.index)

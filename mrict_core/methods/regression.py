@@ -42,7 +42,7 @@ class Regression(Method):
         if not 0 <= ema < 1:
             raise MrictError(f"ema is {ema}, expected at least 0 and below 1")
         if clip is not None and not (type(clip) in (int, float) and clip > 0):
-            raise MrictError(f"clip is {clip}, expected a number above 0, or none")
+            raise MrictError(f"clip is {clip}, expected a number above 0, or null")
 
     @staticmethod
     def check_experiment(experiment: Experiment) -> None:
@@ -113,6 +113,6 @@ class Regression(Method):
         if not self.ema:
             return
         if missing := [name for name in ("raw", "averaged") if name not in state]:
-            raise MrictError(f"no {', '.join(missing)} to go on averaging weights from; train again")
+            raise MrictError(f"has no {', '.join(missing)} to go on averaging weights from; --retrain trains again")
         self.raw.load_state_dict(state["raw"])
         self.averaged = state["averaged"]

@@ -9,6 +9,7 @@ A U-Net (Ronneberger et al. 2015) of residual blocks (He et al. 2016), made for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,7 +29,7 @@ WATER = float(SYNTHRAD2023.to_unit(WATER_HU))
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
-    "group": lambda channels: nn.GroupNorm(min(8, channels), channels),
+    "group": lambda channels: nn.GroupNorm(math.gcd(8, channels), channels),
     "none": lambda channels: nn.Identity(),
 }
 STEMS = {"fold": 2, "stride": 2, "full": 1}  # name => side of a pixel of the first stage, in image pixels
@@ -134,7 +135,7 @@ def residual_unet(
     depth: int = 5,
     log_b: bool = False,
 ) -> ResidualUNet:
-    """Return MK7's network; depth: number of stages. 7,8 million parameters at width 32."""
+    """Return MK7's network; depth: number of stages. 7.8 million parameters at width 32."""
     return ResidualUNet(width, in_channels, out_channels, norm=norm, stem=stem, depth=depth, log_b=log_b)
 
 

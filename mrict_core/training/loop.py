@@ -191,7 +191,7 @@ class Training:
             row["is_best"] = _is_best(self.run.variant.select_by, self.history, row)
             row["seconds"] = time.perf_counter() - started
             self.history.append(row)
-            self.stopped = _early_stop(self.run.variant.early_stop_patience, self.history)
+            self.stopped = _early_stop(self.run.variant.early_stop_patience, self.history) or self._out_of_time()
             self._save(row["is_best"])
             self.report(self._line(row))
         if self.stopped:
@@ -230,7 +230,10 @@ class Training:
             optimizer.load_state_dict(saved["optimizers"][role])
         for role, schedule in self.schedules.items():
             schedule.load_state_dict(saved["schedulers"][role])
-        method.load_state(saved["method_state"])
+        try:
+            method.load_state(saved["method_state"])
+        except MrictError as error:
+            raise MrictError(f"{shown(path)}: {error}") from None
         self.history, self.stopped = [todays_columns(row) for row in saved["history"]], saved.get("stopped", "")
         restore_rng(saved["rng"], self.generators)
 
@@ -253,6 +256,17 @@ class Training:
         if is_best:
             save_checkpoint(self.target.best, payload)
         self._write_record()
+
+    def _out_of_time(self) -> str:
+        """Return the reason to stop before the last round if the budget in minutes is spent, or ""."""
+        minutes, spent = self.run.settings.minutes, sum(row["seconds"] for row in self.history)
+        if not minutes or spent < 60 * minutes or self.epoch == self.run.epochs:
+            return ""
+        validation = spent - sum(row["train_seconds"] for row in self.history)
+        return (
+            f"stopped after round {self.epoch} of {self.run.epochs}: its {minutes:g} minutes are spent, "
+            f"{validation / spent:.0%} of them on validation"
+        )
 
     def _facts(self) -> ModelFacts:
         """Return the facts for this epoch's checkpoints."""

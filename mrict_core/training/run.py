@@ -28,13 +28,14 @@ from mrict_core.machine import PRECISIONS, pick_device, pick_precision, tune_gpu
 from mrict_core.methods import Method, build_method, check, check_networks
 from mrict_core.metrics.predecessor import VGG_SIDE
 from mrict_core.networks import build_features
-from mrict_core.paths import Workspace, shown
+from mrict_core.paths import Workspace, shown, some
 from mrict_core.training.checkpoint import check_key, load_checkpoint, load_weights
 from mrict_core.training.facts import ModelFacts
 from mrict_core.training.runs import Report, TrainingRun, attempts, differences, find_parent, runs_of, without_seed
 from mrict_core.training.validation import Validator
 
 SEED_MAX = 2**62  # torch takes 64 bits
+NAMED = 3  # patients in one message
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,7 @@ def prepare_run(
         data = (store.key, split.hash)
         parent = find_parent(workspace, variant.name, variant.init_from, data, settings.seed, report)
     run = Run(variant, profile, workspace, settings, store, split, parent if variant.init_from else None)
+    _check_view(run, report)
     if (slices := sum(map(len, run.validation_sets()))) < 2:
         raise MrictError(
             f"{shown(workspace.split_file)}: {slices} validation slice, expected at least 2; "
@@ -307,6 +309,29 @@ def prepare_run(
         store.slices(patient)
         store.check_unchanged(patient)
     return run
+
+
+def _check_view(run: Run, report: Report) -> None:
+    """Raise MrictError for planes that the patients cannot give; report a slab of which no patient has neighbours."""
+    view, counts, name = make_view(run.variant.data.view), run.store.counts(), run.variant.name
+    patients = [*run.split.train, *run.split.val, *run.split.test]
+    if view.planes:
+        if run.store.protocol == "predecessor":
+            raise MrictError(f"{name}: data.view.planes: protocol predecessor has only axial slices; leave planes out")
+        single = [patient for patient in patients if counts[patient] == 1]
+        if other := [patient for patient in single if run.store.plane(patient) not in view.planes]:
+            raise MrictError(
+                f"{name}: data.view.planes is {', '.join(view.planes)}, but of {some(other, NAMED)} there is only a "
+                f"{run.store.plane(other[0])} slice; add its plane, or leave such patients out"
+            )
+        found = {plane for _, plane, _ in run.dataset.index}
+        if missing := [plane for plane in view.planes if plane not in found]:
+            raise MrictError(
+                f"{name}: data.view.planes has {', '.join(missing)}, which no training patient gives: a single slice, "
+                "or a patient cut short by max_pairs, has no other plane; leave it out, or add whole volumes"
+            )
+    if view.radius and all(counts[patient] == 1 for patient in patients):
+        report(f"{name}: every patient is a single slice, so its slab repeats it; view slice does the same, faster")
 
 
 def start_from_parent(method: Method, run: Run) -> None:
