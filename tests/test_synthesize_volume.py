@@ -385,14 +385,16 @@ def test_one_slice_is_predicted_in_its_plane_by_any_model(plane, tiny, other):
     alone = synthesize_volume(tiny, volume)
     np.testing.assert_array_equal(alone.hu[alone.body], prepared.to_volume(tiny.slices_to_hu(prepared.mr))[alone.body])
     every = dataclasses.replace(tiny, facts=dataclasses.replace(tiny.facts, planes=list(PLANES)))
-    with pytest.raises(MrictError, match=r"head\.nii\.gz: one slice gives one prediction"):
+    with pytest.raises(MrictError, match=r"head\.nii\.gz: one model gives one prediction of its"):
         synthesize_volume(every, volume, SynthesisOptions(uncertainty=True))
 
 
-def test_planes_of_thick_slices_meet_on_one_pixel(tiny, other):
+def test_thick_slices_are_resampled_where_they_are_rows_and_stay_apart_where_they_are_slices(tiny, other):
     volume = Volume(head_array((40, 44, 9), (4.0, 4.0, 12.0)), np.diag([4.0, 4.0, 12.0, 1.0]), Path("thick.nii"))
+    for models, spacing in (([tiny], [12.0, 4.0, 4.0]), ([in_plane(other, "coronal")], [4.0, 4.0, 4.0])):
+        assert synthesize_volume(models, volume).facts["network_spacing_mm"] == spacing
     found = synthesize_volume([tiny, in_plane(other, "coronal")], volume)
-    assert found.facts["network_spacing_mm"] == [4.0, 4.0, 4.0]
+    assert found.facts["network_spacing_mm"] == [12.0, 4.0, 4.0], "of the first plane"
     assert any("4 x 12 mm" in text or "12 x 4 mm" in text for text in found.warnings)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.planes import Cut
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
-from mrict_core.hu import HuRange
+from mrict_core.hu import AIR_FLOOR_HU, HuRange
 from mrict_core.machine import pick_device, pick_precision
 from mrict_core.methods import METHODS, Method, build_method, check, check_networks, own_code
 from mrict_core.models.folder import Networks, load_facts_and_weights
@@ -54,11 +54,23 @@ class Synthesizer:
         for plane in planes if count > 1 else ():
             if plane != own:
                 cut = Cut(plane, count, store.spacing_mm(patient))
-                mr = cut.canvas(cut.stack(slices.mr), cut.tall(store.size), -1)
-                parts.append(cut.axial(self.slices_to_hu(mr)))
+                parts.append(self.through(cut, slices.mr, self.slices_to_hu))
         hu = merged(parts)
         self.check_hu(hu, slices.body)
         return hu
+
+    def through(self, cut: Cut, mr: np.ndarray, predict: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return axial slices predicted on those of another plane.  # (N, S, S) in [-1, 1] => (N, S, S) float32 HU
+
+        predict: `slices_to_hu`, perhaps of flipped slices. Slices of which the network sees background alone are air.
+        """
+        canvases = cut.canvas(cut.stack(mr), cut.tall(self.facts.size), -1)
+        held, radius = np.flatnonzero((canvases > -1).any(axis=(1, 2))), self.method.view.radius
+        hu = np.full(canvases.shape, AIR_FLOOR_HU, np.float32)
+        if held.size:
+            seen = slice(max(0, held[0] - radius), held[-1] + radius + 1)
+            hu[seen] = predict(canvases[seen])
+        return cut.axial(hu)
 
     @property
     def variant(self) -> Experiment:

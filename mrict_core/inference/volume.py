@@ -21,6 +21,8 @@ from mrict_core.data.cache.patient import (
 from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
+from mrict_core.data.intensity import robust_mr_range
+from mrict_core.data.planes import Cut
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.inference.synthesizer import Synthesizer, merged
@@ -122,12 +124,8 @@ def synthesize_volume(
     check_models(models, options)
     volume = unpadded(volume)
     planes = planes_of(models, volume)
-    seen, warnings = _working_volume(planes, volume, options)
-    find_body = BODIES[models[0].facts.protocol]
-    own = find_body(volume)
+    own = BODIES[models[0].facts.protocol](volume)
     inside = own if body is None else body
-    inner = own if seen is volume else find_body(seen)
-    wanted = None if body is None else _nearest(body, volume, seen)
     moments = {plane: _Moments(options.uncertainty) for plane in planes}
     every = _Moments(True) if options.uncertainty and len(planes) > 1 else None
     passes = [
@@ -138,19 +136,20 @@ def synthesize_volume(
     ]
     if options.uncertainty and len(passes) < 2:
         raise MrictError(
-            f"{shown(volume.path)}: one slice gives one prediction, uncertainty needs several; give several models or "
-            "use test-time augmentation"
+            f"{shown(volume.path)}: one model gives one prediction of its {', '.join(planes)} slices, uncertainty "
+            f"needs several; give several models{'' if options.tta else ', or use test-time augmentation'}"
         )
     facts: dict[str, Any] = {"planes": list(planes), "passes": len(passes)}
+    warnings: list[str] = []
     tiled: set[int] = set()
-    for done, (model, plane, prepared, hu) in enumerate(_predicted(passes, seen, options, inner, wanted), start=1):
-        hu = hu if seen is volume else resample_to(Volume(hu, seen.affine, volume.path), volume).array
+    each_pass = _predicted(passes, volume, own, options, body, warnings)
+    for done, (model, plane, prepared, spacing_mm, hu) in enumerate(each_pass, start=1):
         for each in (moments[plane], every):
             if each is not None:
                 each.add(hu)
         if prepared.crop.size != model.facts.size:
             tiled.add(model.facts.size)
-        facts = _facts(prepared, seen) | facts  # keeps those of the first plane
+        facts = _facts(prepared, spacing_mm) | facts  # keeps those of the first plane
         if progress:
             progress(done, facts["passes"], model.variant.name)
     hu = merged([m.mean for m in moments.values()])
@@ -192,26 +191,20 @@ def trained_spacing_mm(model: Synthesizer) -> float | None:
     return float(np.exp(np.mean(logarithms))) if logarithms else None
 
 
-def _working_volume(
-    planes: dict[str, list[Synthesizer]], volume: Volume, options: SynthesisOptions
-) -> tuple[Volume, list[str]]:
-    """Return the volume that the networks see: the input, resampled if requested or needed; and remarks."""
-    orders = {plane: SliceOrder.toward(volume.affine, PLANES[plane]) for plane in planes}
-    target, warnings = options.resample_to_mm, []
+def _working_volume(plane: str, model: Synthesizer, volume: Volume, options: SynthesisOptions) -> tuple[Volume, str]:
+    """Return the volume whose slices of a plane the network sees: the input, its pixels resampled if requested or
+    needed, not the distance of its slices; and a remark."""
+    order, target, remark = SliceOrder.toward(volume.affine, PLANES[plane]), options.resample_to_mm, ""
     if target is None:
-        learned = {plane: trained_spacing_mm(own_models[0]) for plane, own_models in planes.items()}
-        needs = [_needed_mm(orders[plane].spacing_mm(volume.affine)[1:], learned[plane]) for plane in planes]
-        target, remark = min((need for need in needs if need[0]), default=(0, ""))
+        target, remark = _needed_mm(order.spacing_mm(volume.affine)[1:], trained_spacing_mm(model))
         if target and is_sheared(volume):
-            target, remark = 0, f"{remark}, but its axes are not at right angles: not resampled"
-        elif target:
+            return volume, f"{remark}, but its axes are not at right angles: not resampled"
+        if target:
             remark = f"{remark}: synthesised at {target:.3g} mm"
-        warnings += [remark] if remark else []
     if not target:
-        return volume, warnings
-    axes = next(iter(orders.values())).axes[1:] if len(planes) == 1 else range(3)
-    grid = in_plane_grid(volume, axes, target)
-    return resample_to(volume, grid, fill=float(volume.array.min())), warnings
+        return volume, remark
+    grid = in_plane_grid(volume, order.axes[1:], target)
+    return resample_to(volume, grid, fill=float(volume.array.min())), remark
 
 
 def _needed_mm(pixel_mm: Sequence[float], trained_mm: float | None) -> tuple[float, str]:
@@ -225,35 +218,67 @@ def _needed_mm(pixel_mm: Sequence[float], trained_mm: float | None) -> tuple[flo
     return 0.0, ""
 
 
+def _source(model: Synthesizer, plane: str, volume: Volume) -> str:
+    """Return the plane in which a volume is prepared: axial where a model's slices are cut from axial ones (`Cut`)."""
+    cut = plane in model.facts.planes and not own_plane(volume.shape, volume.affine, "")
+    return "axial" if cut else plane
+
+
 def _predicted(
     passes: Sequence[tuple[Synthesizer, str, tuple[int, ...]]],
-    mr: Volume,
+    volume: Volume,
+    body: np.ndarray,
     options: SynthesisOptions,
+    wanted: np.ndarray | None,
+    warnings: list[str],
+) -> Iterator[tuple[Synthesizer, str, PreparedMr, tuple[float, ...], np.ndarray]]:
+    """Yield (model, plane, input, its spacing, HU on the grid of `volume`) per pass, one input in memory at a time.
+
+    Remarks on the input are added to `warnings`.
+    """
+    key, prepared, seen = None, None, volume
+    mr_range = robust_mr_range(volume.array, body, volume.path)
+    for model, plane, axes in passes:
+        source = _source(model, plane, volume)
+        if key != (key := (model.facts.size, source, trained_spacing_mm(model))):
+            seen, remark = _working_volume(source, model, volume, options)
+            warnings += [remark] if remark and remark not in warnings else []
+            kept = None if wanted is None else _nearest(wanted, volume, seen)
+            prepared = _prepare(model, source, seen, _nearest(body, volume, seen), kept, mr_range)
+        spacing_mm = prepared.order.spacing_mm(seen.affine)
+
+        def predict(mr: np.ndarray, model: Synthesizer = model, axes: tuple[int, ...] = axes) -> np.ndarray:
+            return np.flip(slices_to_hu(model, np.flip(mr, axes), options.overlap), axes)
+
+        if source == plane:
+            hu = predict(prepared.mr)
+        else:
+            hu = model.through(Cut(plane, len(prepared.mr), spacing_mm), prepared.mr, predict)
+        model.check_hu(hu, prepared.body)
+        hu = prepared.to_volume(hu)
+        hu = hu if seen is volume else resample_to(Volume(hu, seen.affine, volume.path), volume).array
+        yield model, plane, prepared, spacing_mm, hu
+
+
+def _prepare(
+    model: Synthesizer,
+    plane: str,
+    mr: Volume,
     body: np.ndarray,
     wanted: np.ndarray | None,
-) -> Iterator[tuple[Synthesizer, str, PreparedMr, np.ndarray]]:
-    """Yield (model, plane, its input, HU on the grid of `mr`) per pass, with one input in memory at a time."""
-    key, prepared = None, None
-    for model, plane, axes in passes:
-        if key != (key := (model.facts.size, plane)):
-            prepared = _prepare(model, plane, mr, body, wanted)
-        hu = np.flip(slices_to_hu(model, np.flip(prepared.mr, axes), options.overlap), axes)
-        model.check_hu(hu, prepared.body)
-        yield model, plane, prepared, prepared.to_volume(hu)
-
-
-def _prepare(model: Synthesizer, plane: str, mr: Volume, body: np.ndarray, wanted: np.ndarray | None) -> PreparedMr:
+    mr_range: tuple[float, float],
+) -> PreparedMr:
     size = model.facts.size
     if model.facts.protocol == "predecessor":
         return prepare_mr_predecessor(mr, size, whole=True, body=body)
     keep = None if wanted is None else SliceOrder.toward(mr.affine, PLANES[plane]).to_slices(wanted)
-    return prepare_mr(mr, size, keep, plane=plane, whole=True, body=body)
+    return prepare_mr(mr, size, keep, plane=plane, whole=True, body=body, mr_range=mr_range)
 
 
-def _facts(prepared: PreparedMr, seen: Volume) -> dict[str, Any]:
+def _facts(prepared: PreparedMr, spacing_mm: Sequence[float]) -> dict[str, Any]:
     return {
         "mr_range": list(prepared.mr_range),
         "canvas_px": int(prepared.crop.size),
         "slices": len(prepared.z),
-        "network_spacing_mm": [round(v, 6) for v in prepared.order.spacing_mm(seen.affine)],
+        "network_spacing_mm": [round(v, 6) for v in spacing_mm],
     }

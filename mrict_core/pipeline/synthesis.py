@@ -80,7 +80,8 @@ def load_model(spec: str, device: str = "auto", precision: str = "float32") -> M
     path = catalogue.find(rest if named else spec)
     synthesizer = load_synthesizer(path, device=device, precision=precision)
     if named:
-        facts = dataclasses.replace(synthesizer.facts, plane=plane, planes=[])
+        learned = synthesizer.facts.planes
+        facts = dataclasses.replace(synthesizer.facts, plane=plane, planes=[plane] if plane in learned else [])
         synthesizer = dataclasses.replace(synthesizer, facts=facts)
     if not path.is_dir():
         demo = synthesizer.facts.profile.name not in FOR_PATIENTS

@@ -79,13 +79,14 @@ def prepare_mr(
     plane: str = "",
     whole: bool = False,
     body: np.ndarray | None = None,
+    mr_range: tuple[float, float] | None = None,
     dtype: type = np.float32,
 ) -> PreparedMr:
     """Return the network's input of protocol `patient` from the MR alone.
 
     Slices of `plane` ("": `own_plane`) with body (or a voxel of `keep`, (N, rows, cols)), normalised over the whole
     volume inside the body, cropped and padded around the body to size x size at native spacing. `whole` enlarges the
-    canvas to fit body and `keep`. `body` (file order) is found by `body_of` if not given.
+    canvas to fit body and `keep`. If not given, `body` (file order) is found by `body_of`, `mr_range` inside the body.
     """
     plane = plane or own_plane(mr.shape, mr.affine)
     if plane not in PLANES:
@@ -95,7 +96,7 @@ def prepare_mr(
     body = order.to_slices(body_of(mr) if body is None else _some(body, mr))
     held = body if keep is None else body | keep
     z = np.flatnonzero(held.any(axis=(1, 2)))
-    low, high = intensity.robust_mr_range(stack, body, mr.path)
+    low, high = mr_range or intensity.robust_mr_range(stack, body, mr.path)
     crop = whole_crop(body, held, size) if whole else centred_crop(body, size)
     unit = (np.where(body[k], intensity.normalise_mr(stack[k], low, high), np.float32(-1)) for k in z)
     images = crop.collect(unit, len(z), -1, dtype)
