@@ -102,16 +102,18 @@ def test_the_curves_show_terms_and_rates_that_nobody_listed():
     assert {"mean_error", "E"} <= {line.get_label() for axis in figure.axes for line in axis.lines}
 
 
-def test_a_view_gathers_neighbours_and_repeats_the_ends(tmp_path):
+def test_a_view_gathers_slices_at_a_distance_and_repeats_the_ends(tmp_path):
     follow("view", tmp_path)
-    view, stack = VIEWS.build("slab", {"radius": 1}), np.arange(5.0)[:, None, None] * np.ones((5, 2, 2))
+    view, stack = VIEWS.build("triplet", {"radius": 2}), np.arange(5.0)[:, None, None] * np.ones((5, 2, 2))
     assert view.in_channels == 3
-    for position, expected in ((0, [0, 0, 1]), (2, [1, 2, 3]), (4, [3, 4, 4])):
+    for position, expected in ((0, [0, 0, 2]), (2, [0, 2, 4]), (4, [2, 4, 4])):
         assert view.gather(stack, position)[:, 0, 0].tolist() == expected
+    with pytest.raises(MrictError, match="did you mean 'coronal'"):
+        VIEWS.check("triplet", {"planes": ["coronel"]}, "data.view")
 
 
-def test_a_slab_is_seen_alike_in_training_scores_and_synthesis(fresh_space, tmp_path):
-    (command,) = follow("view", tmp_path)
+def test_a_new_view_is_seen_alike_in_training_scores_and_synthesis(fresh_space, tmp_path):
+    command, of_planes = follow("view", tmp_path)
     run(command, fresh_space)
     (folder,) = fresh_space.checkpoints.iterdir()
     model, store = load_synthesizer(run_of(fresh_space, folder.name).best, device="cpu"), SliceStore(fresh_space.store)
@@ -119,12 +121,17 @@ def test_a_slab_is_seen_alike_in_training_scores_and_synthesis(fresh_space, tmp_
     before, moved = model(store, store.patients[0]), np.array(slices.mr)
     moved[3] = 0.5
     changed = (model.slices_to_hu(moved) != before).any(axis=(1, 2))
-    assert changed.tolist() == [abs(k - 3) <= 2 for k in range(len(moved))]
+    assert changed.tolist() == [abs(k - 3) in (0, 2) for k in range(len(moved))]
     large = np.pad(np.float32(slices.mr[:3]), ((0, 0), (0, 16), (0, 16)), constant_values=-1)
     assert slices_to_hu(model, large).shape == large.shape
     absent = MrictError("left out")
     translation = synthesizer_translation(model, store.window)
     assert predecessor_validation(store, store.patients[:1], translation, seed=0, fid=absent, vgg=absent)["mse"] > 0
+    run(of_planes, fresh_space)
+    (other,) = (one for one in fresh_space.checkpoints.iterdir() if one != folder)
+    found = load_synthesizer(run_of(fresh_space, other.name).best, device="cpu")
+    assert found.facts.planes == ["axial", "coronal"]
+    assert found(store, store.patients[0]).shape == slices.ct.shape
 
 
 def test_a_method_without_a_discriminator_goes_all_the_way(fresh_space, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import write_slice
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_models import head_array
@@ -16,8 +17,15 @@ from mrict_core.data.cache.patient import PreparedMr, prepare_mr
 from mrict_core.data.images.volumes import Volume
 from mrict_core.data.planes import TURNS, Cut
 from mrict_core.errors import MrictError
+from mrict_core.experiments import get, with_values
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.hu import AIR_FLOOR_HU, SYNTHRAD2023
+from mrict_core.paths import Workspace
+from mrict_core.pipeline import prepare_data
+from mrict_core.training.loop import train
+from mrict_core.training.run import TrainSettings
 
+SMOKE = get_profile("smoke")
 ALL = ["axial", "coronal", "sagittal"]
 SIZES = st.tuples(st.integers(1, 40), st.integers(2, 12), st.integers(2, 12))  # slices, rows, columns
 SPACINGS = st.tuples(*[st.floats(0.4, 9.0)] * 3)
@@ -235,3 +243,41 @@ def test_a_patient_of_whom_some_slices_are_kept_gives_no_other_plane():
 def test_wrong_planes_are_refused(view, planes, message):
     with pytest.raises(MrictError, match=message):
         VIEWS.check(view, {"planes": planes}, "data.view")
+
+
+# --------------------------------------------------------------------------------- what patients of one slice can give
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Workspace:
+    """Nine people of one axial slice each."""
+    root = tmp_path_factory.mktemp("single")
+    for seed, patient in enumerate(f"1B{centre}{number:03d}" for centre in "ABC" for number in (1, 2, 3)):
+        write_slice(root / "Task1" / "brain" / patient, "axial", seed)
+    return prepare_data("smoke", str(root), report=lambda line: None).workspace
+
+
+def refused(name: str, changes: dict, space: Workspace, **settings) -> str:
+    with pytest.raises(MrictError) as caught:
+        train(with_values(get(name), changes), SMOKE, space, TrainSettings(**settings), report=lambda line: None)
+    assert not (space.checkpoints / name).exists(), "nothing is written"
+    return str(caught.value)
+
+
+def test_planes_that_no_patient_can_give_are_refused_before_training(single):
+    text = refused("mk7_2", {}, single)
+    assert text.startswith("mk7_2: data.view.planes has coronal, sagittal, which no training patient gives: a single")
+    text = refused("mk7_2", {"data.view.planes": ["coronal"]}, single)
+    assert "of 1BA001, 1BA002, 1BA003 and 6 more there is only one axial slice" in text
+
+
+def test_a_cap_that_cuts_every_patient_leaves_no_plane(fresh_space):
+    assert "a patient cut short by max_pairs" in refused("mk7_2", {}, fresh_space, max_pairs=5)
+
+
+def test_a_slab_of_single_slices_repeats_them_and_says_so_once(single):
+    lines: list[str] = []
+    result = train(get("mk7_1"), SMOKE, single, TrainSettings(steps=2), report=lines.append)
+    assert result.complete
+    said = [line for line in lines if "single slice" in line]
+    assert said == ["mk7_1: every patient is a single slice, so its slab repeats it; view slice does the same, faster"]

@@ -34,7 +34,11 @@ class View:
 
     in_channels: int = 1
     planes: Sequence[str] = ()
-    radius: int = 0  # neighbours that it sees on either side
+    radius: int = 0  # it sees as many neighbours on either side, or fewer
+
+    @staticmethod
+    def check_options(*, planes: Sequence[str] = (), **_: object) -> None:
+        check_planes(planes)
 
     def gather(self, stack: np.ndarray, position: int) -> np.ndarray:
         """Return the channels for one slice of a stack of MR slices.  # (N, H, W) => (C, H, W)"""

@@ -314,14 +314,14 @@ def prepare_run(
 def _check_view(run: Run, report: Report) -> None:
     """Raise MrictError for planes that the patients cannot give; report a slab of which no patient has neighbours."""
     view, counts, name = make_view(run.variant.data.view), run.store.counts(), run.variant.name
-    patients = [*run.split.train, *run.split.val, *run.split.test]
+    patients = sorted({*run.split.train, *run.split.val, *run.split.test})
     if view.planes:
         if run.store.protocol == "predecessor":
             raise MrictError(f"{name}: data.view.planes: protocol predecessor has only axial slices; leave planes out")
         single = [patient for patient in patients if counts[patient] == 1]
         if other := [patient for patient in single if run.store.plane(patient) not in view.planes]:
             raise MrictError(
-                f"{name}: data.view.planes is {', '.join(view.planes)}, but of {some(other, NAMED)} there is only a "
+                f"{name}: data.view.planes is {', '.join(view.planes)}, but of {some(other, NAMED)} there is only one "
                 f"{run.store.plane(other[0])} slice; add its plane, or leave such patients out"
             )
         found = {plane for _, plane, _ in run.dataset.index}
