@@ -46,3 +46,10 @@ REGISTRY.derive(
     why="Slabs of all three planes: three times the slices to learn from, and three predictions to merge.",
     changes={"data.view.planes": ["axial", "coronal", "sagittal"]},
 )
+REGISTRY.derive(
+    "mk7_1",
+    "mk7_3",
+    why="A feature loss beside L1: does a segmenter of the training CTs' own tissues sharpen bone and air?",
+    changes={"loss.hu_features": {"weight": 0.5}},
+)
+REGISTRY.alias("mk7", "mk7_1")
