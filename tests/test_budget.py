@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,12 +15,13 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import get, with_values
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.experiments.schema import Schedule
+from mrict_core.files import read_json
 from mrict_core.methods import METHODS
 from mrict_core.training import budget, loop
 from mrict_core.training.budget import steps_of_round
 from mrict_core.training.checkpoint import load_checkpoint
 from mrict_core.training.loop import train
-from mrict_core.training.run import TrainSettings, prepare_run
+from mrict_core.training.run import Run, TrainSettings, prepare_run
 from mrict_core.training.schedules import ScheduleStepper, linear, warmup_cosine
 from mrict_core.training.validation import Validator
 
@@ -58,6 +60,21 @@ def test_a_budget_makes_another_training_and_none_the_one_of_before(space):
     assert (own.steps, own.trained["profile"]["steps"]) == (4, 4), "MK7 counts in steps, here those of the profile"
     timed = prepare_run(get("mk7_0"), FOUR, space, TrainSettings(minutes=1.0))
     assert (timed.steps, timed.epochs) == (None, 4)
+
+
+def test_trainings_of_experiments_without_a_budget_keep_their_ids():
+    """Those of profiles demo, full and smoke before there were budgets, views of planes and widths by network."""
+    store, split = SimpleNamespace(key="store"), SimpleNamespace(hash="split")
+    known = read_json(Path(__file__).parent / "data" / "ids.json")
+    found = {
+        name: [
+            Run(get(name), get_profile(profile), None, TrainSettings(), store, split, None).id
+            for profile in ("demo", "full", "smoke")
+        ]
+        for name in known
+    }
+    assert len(known) == 43
+    assert found == known
 
 
 # ---------------------------------------------------------------------------------------------------------------- steps
