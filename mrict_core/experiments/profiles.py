@@ -77,9 +77,9 @@ class Profile:
     def described(self, experiment: Experiment) -> dict[str, Any]:
         """Return this profile's values that decide the weights of `experiment`."""
         widths = {part.name: self.widths[part.name] for part in experiment.network.values() if part.name in self.widths}
-        steps = self.steps_of(experiment)
         own = {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
-        return own | ({"widths": widths} if widths else {}) | ({"steps": steps} if steps else {})
+        more = {"widths": widths, "validation_slices": self.validation_slices}
+        return own | {name: value for name, value in more.items() if value}
 
     def canvas(self, shapes: list[tuple[int, int]]) -> int:
         """Return the side of the canvas, pixels, for volumes of these in-plane shapes."""
@@ -124,8 +124,8 @@ PROFILES = {
             batch_size=8,
             feature_network="demo_features",
             phantom_patients_per_centre=8,
-            phantom_in_plane_mm={"brain": 1.5, "pelvis": 2.6},
-            phantom_slice_mm=2.5,
+            phantom_in_plane_mm={"brain": 2.0, "pelvis": 3.4},
+            phantom_slice_mm=3.0,
         ),
         Profile(
             name="full",
