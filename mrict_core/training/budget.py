@@ -14,6 +14,7 @@ from mrict_core.errors import MrictError
 from mrict_core.machine import pick_device
 from mrict_core.training.run import Run
 
+FEW_STEPS = 100  # trainings of no more steps are not measured
 MEASURED_S = 3.0  # enough time for measuring steps
 SAID_S = 180.0  # trainings shorter than this are not announced
 LONG_S = 12 * 3600.0  # of longer ones the user is warned
@@ -33,6 +34,16 @@ def steps_of_round(run: Run, history: Sequence[Mapping[str, Any]], pace: float =
     validation = history[-1]["seconds"] - history[-1]["train_seconds"] if history else 0.0
     pace = history[-1]["train_seconds"] / history[-1]["steps"] if history else pace
     return max(1, round((60 * run.settings.minutes * (done + 1) / rounds - spent - validation) / pace))
+
+
+def planned_steps(run: Run) -> int:
+    """Return the steps of a training that has no budget in minutes."""
+    return run.steps or run.epochs * run.steps_per_epoch
+
+
+def pace_of(run: Run) -> float:
+    """Return the seconds of a step, measured before the training; 0 for a training of a few steps."""
+    return seconds_per_step(run) if run.settings.minutes or planned_steps(run) > FEW_STEPS else 0.0
 
 
 def seconds_per_step(run: Run, batches: int = 3) -> float:
@@ -69,8 +80,7 @@ def expected(run: Run, pace: float, history: Sequence[Mapping[str, Any]] = ()) -
     """
     minutes, device = run.settings.minutes, pick_device(run.settings.device).type
     spent = sum(row["seconds"] for row in history)
-    planned = run.steps or run.epochs * run.steps_per_epoch
-    left = 60 * minutes - spent if minutes else planned * (1 - len(history) / run.epochs) * pace
+    left = 60 * minutes - spent if minutes else planned_steps(run) * (1 - len(history) / run.epochs) * pace
     if left < SAID_S:
         return ""
     where = "this CPU" if device == "cpu" else "this GPU"

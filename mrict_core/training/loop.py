@@ -22,7 +22,7 @@ from mrict_core.hu import CONSTANT_SD_HU
 from mrict_core.machine import pick_device, seed_everything, set_threads, versions
 from mrict_core.methods import Method, own_code
 from mrict_core.paths import Workspace, shown
-from mrict_core.training.budget import expected, seconds_per_step, steps_of_round
+from mrict_core.training.budget import expected, pace_of, steps_of_round
 from mrict_core.training.checkpoint import (
     check_key,
     check_resumable,
@@ -112,7 +112,7 @@ def train(
         )
     if found and found.complete:
         return _unchanged(found, report)
-    pace = seconds_per_step(run)
+    pace = pace_of(run)
     current = found and not found.old
     target = Target(*((found.folder, found.id) if current else new_folder(run.place, settings.seed, run.id)))
     with sole_writer(target.folder, f"trains {variant.name}"):
