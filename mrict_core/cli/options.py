@@ -55,8 +55,8 @@ Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="auto (bfloat16 on a GPU, float32 on a CPU; of profile cpu: native), native (bfloat16 where the device "
-        "computes it in hardware), float32 or bfloat16",
+        help="auto (bfloat16 on a GPU, float32 on a CPU; training in profile cpu: native), native (bfloat16 where the "
+        "device computes it in hardware), float32 or bfloat16",
     ),
 ]
 Minutes = Annotated[

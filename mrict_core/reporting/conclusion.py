@@ -59,12 +59,12 @@ def _against(beaten: Sequence[Record], better: Sequence[Record]) -> str:
     if not better:
         return f"It beats every baseline: {_listed(beaten)}."
     also = f"It beats {_listed(beaten)}, but not" if beaten else "It does not beat"
-    return f"{also} {_listed(better)}: a model that is worse than a trivial guess is of no use."
+    return f"{also} {_listed(better, 'or')}: a model that is worse than a trivial guess is of no use."
 
 
-def _listed(baselines: Sequence[Record]) -> str:
+def _listed(baselines: Sequence[Record], last: str = "and") -> str:
     texts = [f"{BASELINES.get(b['name'], b['name'])} ({_text(b)} HU)" for b in baselines]
-    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+    return f" {last} ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
 def _bone(best: Record, baselines: Sequence[Record]) -> str:
@@ -87,7 +87,7 @@ def _lacks_bone(record: Record) -> bool:
 
 
 def _next(best: Record, better: Sequence[Record]) -> str:
-    """Return what to try next: the first that applies, and the cure of poor bone."""
+    """Return what to try next: the first that applies, and for a model better than the baselines what helps bone."""
     context = best["context"]
     if context.get("data") == "embedded phantoms":
         return "These are phantoms: try your own patients next (./run_all.sh --data DIR)."
@@ -98,7 +98,7 @@ def _next(best: Record, better: Sequence[Record]) -> str:
         advice = [f"{_longer(context)}: the error on the validation patients was still falling"]
     elif context["train_patients"] < FEW_TRAINED:
         advice = [f"add patients: it learned from {context['train_patients']}"]
-    if _lacks_bone(best):
+    if _lacks_bone(best) and not better:
         advice.append(
             "see in the report's slice browser whether bone is missing (train longer) or displaced (register)"
         )

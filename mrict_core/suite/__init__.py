@@ -38,7 +38,7 @@ from mrict_core.suite.workers import Say, Training, Workers
 __all__ = ["left_out", "run_suite"]
 
 SKIPPED, CONCLUSION = "skipped.csv", "conclusion.md"  # written by notebook 00 and by the report
-BEST = "mk7" if is_declared("mk7") else "mk7_2"  # the suite's own best model
+BEST = "mk7"  # the suite's own best model
 REFERENCES = "pix2pix_paper,unet_l1"
 OPEN_FILES = 256  # ample for the sockets and pipes of two kernels; with too few, libzmq aborts
 STORIES = set(NOTEBOOK_OF.values())  # notebooks on trainings
