@@ -166,6 +166,7 @@ def planned(pace: float, history: int = 0, **settings: object) -> str:
         (planned(0.5, history=7), ""),
         (planned(0.5, minutes=30), "mk1: about 30 minutes, 3600 steps of 0.5 s on this CPU with validation"),
         (planned(0.5, history=5, minutes=30), "mk1: about 25 minutes, 3000 steps of 0.5 s on this CPU with validation"),
+        (planned(7.2), "mk1: about 120 minutes, 1000 steps of 7.2 s on this CPU and validation"),
         (planned(36.0), "mk1: about 10 hours, 1000 steps of 36 s on this CPU and validation"),
     ],
 )

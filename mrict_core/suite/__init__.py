@@ -62,9 +62,9 @@ def run_suite(
     """Run the suite; return its workspace.
 
     profile "": see `default_profile`. variants, sets, files: the experiments, see `experiments.user.chosen`; variants
-    None: those of the files, or `default_variants`.
-    only: these notebooks, with their trainings and the ancestors of those. jobs: parallel trainings and notebooks; 0:
-    the profile's, at most one per CPU core. A failure raises MrictError with the variant, or the notebook and cell.
+    None: those of the files, or `default_variants`. only: these notebooks, with their trainings and the ancestors of
+    those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. A failure raises
+    MrictError with the variant, or the notebook and cell.
     """
     check_open_files(OPEN_FILES)
     pin_roots()  # kernels start in the root of the repository

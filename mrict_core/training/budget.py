@@ -95,7 +95,6 @@ def expected(run: Run, pace: float, history: Sequence[Mapping[str, Any]] = ()) -
 
 def duration(seconds: float) -> str:
     """Return a time in words."""
-    for unit, size, least in (("days", 86400, 3), ("hours", 3600, 2), ("minutes", 60, 0)):
-        if seconds >= least * size:
-            return f"{seconds / size:.0f} {unit}"
-    return "0 minutes"
+    hours = seconds / 3600
+    count, unit = (hours / 24, "days") if hours > 72 else (hours, "hours") if hours > 2 else (60 * hours, "minutes")
+    return f"{count:.0f} {unit}"
