@@ -18,6 +18,7 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+import torch
 from conftest import write_patient
 from typer.testing import CliRunner
 
@@ -207,6 +208,16 @@ def test_keys_change_with_notebook_parameters_experiment_and_code(copied, monkey
     assert changed(before, keys_of(steps, space)) == {name[:2] if name[0] == "0" else name for name in before}
 
 
+def test_minutes_belong_to_the_key_of_every_training():
+    space = workspace("smoke")
+
+    def keys(minutes: float | None) -> dict[str, str]:
+        return keys_of(plan.plan(select("mk1"), space, plan.load_parameters("smoke"), minutes=minutes), space)
+
+    assert keys(None) == keys_of(plan.plan(select("mk1"), space, plan.load_parameters("smoke")), space)
+    assert changed(keys(None), keys(2.0)) == changed(keys(2.0), keys(3.0)) == {"mk1", "02", "06", "07", "08"}
+
+
 def test_tables_are_made_again_where_evaluate_changed_the_scores_they_tell_of(fresh_space):
     steps = steps_of("mk1", fresh_space)
 
@@ -256,6 +267,31 @@ def test_suite_checks_its_parameters_before_it_runs(copied, fresh_space):
     with pytest.raises(MrictError, match="did you mean 'protokol'"):
         suite.run_suite("smoke", str(fresh_space.data_dir), variants="mk1", say=lambda line: None)
     assert not fresh_space.executed.exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "data", "gpu", "expected", "why"),
+    [
+        ("", "", False, "demo", ""),
+        ("", "", True, "demo", ""),
+        ("", "{data}", False, "cpu", " (there is no GPU)"),
+        ("", "{data}", True, "full", " (there is a GPU)"),
+        ("smoke", "{data}", True, "smoke", ""),
+    ],
+)
+def test_profile_and_variants_by_data_and_machine(fresh_space, monkeypatch, profile, data, gpu, expected, why):
+    """With a preparation that ends the run, so that only the plan is made."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(suite, "run_in_order", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    planned, lines = [], []
+    monkeypatch.setattr(suite, "plan", lambda variants, *rest: planned.extend(variants) or plan.plan(variants, *rest))
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_suite(profile, data.format(data=fresh_space.data_dir), say=lines.append)
+    assert lines[0].startswith(f"MRICT suite: profile {expected}{why}, {len(planned)} trainings, ")
+    assert ("budget: 20 minutes for each training" in lines) == (expected == "cpu")
+    own = suite.BEST
+    others = [*select("readme"), get(own)] if expected in ("demo", "smoke") else select(f"{own},pix2pix_paper,unet_l1")
+    assert {v.name for v in planned} == {v.name for v in others}
 
 
 def test_profile_without_a_parameter_file_says_which():
@@ -314,6 +350,13 @@ def test_up_to_jobs_steps_run_at_a_time():
     execute.run_in_order([step(name) for name in "abcdef"], run, 2)
     assert len(most) == 6
     assert max(most) == 2
+
+
+def test_long_trainings_start_before_others():
+    steps = [s for s in steps_of("mk1,mk2,mk7_0,cyclegan_mk1") if isinstance(s, TrainingStep)]
+    done: list[str] = []
+    execute.run_in_order(steps, lambda item: done.append(item.name), 1)
+    assert done == ["mk7_0", "mk1", "mk2", "cyclegan_mk1"]
 
 
 def test_longest_chains_run_first():

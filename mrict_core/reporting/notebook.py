@@ -72,8 +72,12 @@ def changes(variant: Experiment) -> Markdown:
 def recipe(variant: Experiment, profile: Profile) -> str:
     """Return networks, losses, optimisers and duration of a variant in a profile, as lines of text."""
     v = variant
+
+    def width(part: Part) -> int:
+        return profile.widths.get(part.name, profile.width)
+
     facts = {
-        **{f"network {role}": f"{_part(part)}; width {profile.width}" for role, part in v.network.items()},
+        **{f"network {role}": f"{_part(part)}; width {width(part)}" for role, part in v.network.items()},
         "L_G": listing.losses(v),
         "method": _part(v.method),
         "features": profile.feature_network or ", ".join(_features(v)) or "none",
@@ -82,8 +86,10 @@ def recipe(variant: Experiment, profile: Profile) -> str:
         "batch": f"{profile.batch(v)}",
         "epochs": f"{profile.epochs(v)} here ({profile.label}), {v.epochs} declared",
     }
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+    if profile.minutes or v.steps:
+        facts["length"] = f"{profile.length(v)}, a validation after each epoch's share"
+    longest = max(map(len, facts))
+    return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
 
 
 def _part(part: Part) -> str:

@@ -65,13 +65,13 @@ def execute(step: Step, target: Path, **more: Any) -> None:
 
 
 def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> None:
-    """Call `run` on every step after those it needs, up to `jobs` at a time, longest chains first.
+    """Call `run` on every step after those it needs, up to `jobs` at a time, longest chains and long steps first.
 
     After a failure no step is started; running ones finish, then it is raised. Ctrl-C (or SIGTERM) interrupts running
     steps, waits until they have cleaned up, and is raised.
     """
     length = chain_lengths(steps)
-    waiting = sorted(steps, key=lambda step: -length[step.name])  # stable sort
+    waiting = sorted(steps, key=lambda step: (-length[step.name], not step.long))  # stable sort
     outstanding = {step.name for step in steps}
     running: dict[Future, Step] = {}
     failure: BaseException | None = None
