@@ -1,4 +1,4 @@
-"""A variant trained and scored: made by the suite's workers, shown by notebooks 01 to 05."""
+"""A variant trained and scored: made by the suite's workers, shown by notebooks 01 to 06."""
 
 from __future__ import annotations
 
