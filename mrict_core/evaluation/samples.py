@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from mrict_core.data.augment import JointTransform
-from mrict_core.data.batches import in_turns
+from mrict_core.data.batches import PairedSlices, Slice, in_turns
 from mrict_core.evaluation.predictions import Predictions
+from mrict_core.hu import AIR_FLOOR_HU
 
 if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
@@ -42,6 +43,31 @@ def sample_rows(
             row[role] = np.asarray(getattr(slices, role)[position], np.float32)
         if predictions is not None:
             row["sct"] = predictions.slices(patient)[position]
+        rows.append(row)
+    return rows
+
+
+def plane_rows(
+    store: SliceStore, patient: str, planes: Sequence[str], sct: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Return one row per plane through the middle of a patient, as a network of several planes sees it: square pixels.
+
+    The rows are those of `sample_rows`, z counts the plane's slices. sct: synthetic CT of the patient's slices,
+    (N, S, S) HU. A patient of a single slice has one row.
+    """
+    dataset = PairedSlices(store, [patient], view=Slice(planes=tuple(planes)))
+    rows = []
+    for plane in dict.fromkeys(plane for _, plane, _ in dataset.index):
+        items = [item for item, (_, own, _) in enumerate(dataset.index) if own == plane]
+        item = items[len(items) // 2]
+        batch, cut, position = dataset[item], dataset.cuts.get((patient, plane)), dataset.index[item][2]
+        mr, mask = batch.real_A[0, 0].numpy(), batch.mask[0, 0].numpy()
+        row = {"patient": f"{patient} {plane}", "z": position, "mr": mr, "body": mr > -1, "mask": mask}
+        row["ct"] = store.window.to_hu(batch.real_B[0, 0]).numpy()
+        row["spacing_mm"] = store.spacing_mm(patient)[1:] if cut is None else (cut.pixel_mm, cut.pixel_mm)
+        if sct is not None:
+            at = slice(position, position + 1)
+            row["sct"] = sct[position] if cut is None else cut.canvas(cut.stack(sct)[at], store.size, AIR_FLOOR_HU)[0]
         rows.append(row)
     return rows
 
