@@ -126,6 +126,7 @@ def steps_figure(steps: pd.DataFrame, *, title: str, label: str) -> Figure:
             known = steps.dropna(subset=[column])
             axis.plot(known[x], known[column], color=colour, label=legend, marker="o", markersize=2.6)
         axis.set(title=name, ylabel=unit, xlabel=X_LABELS[x])
+        axis.xaxis.set_major_locator(MaxNLocator(integer=x == "step", nbins=6))
         axis.grid(axis="y")
         if len(lines) > 1:
             _legend_above(axis, 1)

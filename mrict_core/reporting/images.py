@@ -135,7 +135,7 @@ def pairs_figure(
 
 @style.styled
 def slab_figure(row: Row, slab: np.ndarray, *, title: str, label: str) -> Figure:
-    """Return the channels of one slice and, below, how they differ from it, beside the CT that they are to give.
+    """Return the channels of one slice, two or more, and below how they differ from it, beside the CT to predict.
 
     `row`: patient, z, spacing_mm, ct, mask; `slab`: (C, S, S) in [-1, 1], the slice itself in the middle.
     """
@@ -143,21 +143,22 @@ def slab_figure(row: Row, slab: np.ndarray, *, title: str, label: str) -> Figure
     box, middle = _boxes([row["mask"]])[0], len(slab) // 2
     panel, spacing_mm = 1.35, row["spacing_mm"]
     tall = panel * _extent(box)[0] / _extent(box)[1]
-    figure = style.new_figure((len(slab) + 1) * panel + 0.5, 2 * tall + 0.75, title=title, label=label)
+    figure = style.new_figure((len(slab) + 1) * panel + 0.2, 2 * tall + 0.5, title=title, label=label)
     axes = figure.subplots(2, len(slab) + 1, squeeze=False)
     for k, (upper, lower) in enumerate(axes[:, :-1].T):
         _mr(upper, slab[k][box], False, spacing_mm)
         upper.set_title(f"slice {row['z']}" if k == middle else f"{k - middle:+d}".replace("-", "−"))
         _bare(lower)
         shown = {"cmap": style.ERROR_MAP, "vmin": -1, "vmax": 1, "aspect": spacing_mm[0] / spacing_mm[1]}
-        change = lower.imshow(slab[k][box] - slab[middle][box], **shown)
+        if k != middle:
+            change = lower.imshow(slab[k][box] - slab[middle][box], **shown)
     hu = _hu(axes[0, -1], row["ct"][box], "wide", spacing_mm)
     axes[0, -1].set_title("CT")
     axes[1, -1].set_axis_off()
     axes[0, 0].set_ylabel("MR")
     axes[1, 0].set_ylabel(f"minus slice {row['z']}")
     _inset_bar(figure, hu, axes[1, -1], HU_LABEL)
-    figure.colorbar(change, ax=axes[1, :-1], label="MR, [−1, 1]", aspect=12, pad=0.01)
+    _inset_bar(figure, change, axes[1, middle], "difference")
     return figure
 
 

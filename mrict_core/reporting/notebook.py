@@ -79,7 +79,7 @@ def recipe(variant: Experiment, profile: Profile) -> str:
         **{f"network {role}": f"{_part(part)}; width {widths[role]}" for role, part in v.network.items()},
         "L_G": listing.losses(v),
         "method": _part(v.method),
-        "features": profile.feature_network or ", ".join(_features(v)) or "none",
+        "features": (_features(v) and profile.feature_network) or ", ".join(_features(v)) or "none",
         **{f"optimiser {role}": _optimizer(optimizer) for role, optimizer in v.optimizer.items()},
         "score": listing.score(v.score) or "none",
         "batch": f"{profile.batch(v)}",
