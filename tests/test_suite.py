@@ -398,6 +398,17 @@ def test_interrupted_notebook_is_put_away(tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "tiny__one.ipynb").exists()
 
 
+def test_executed_copies_of_former_notebooks_are_removed_and_named(tmp_path):
+    """Trainings have a stamp and no notebook; a notebook without a stamp is the user's own."""
+    kept = {f"{PREPROCESS}.ipynb", f"{PREPROCESS}.json", "mk1.json", "06_mine.ipynb"}
+    for name in (*kept, "06_evaluation.ipynb", "06_evaluation.json"):
+        (tmp_path / name).touch()
+    said: list[str] = []
+    execute.remove_former(tmp_path, said.append)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in said] == ["06_evaluation.ipynb"]
+
+
 def wait_for(path: Path) -> str:
     """Return the text of a file that another process writes, once it is there."""
     until = time.monotonic() + 120
