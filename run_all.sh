@@ -60,7 +60,8 @@ usage: ./run_all.sh [options]
 
   --profile demo|full   demo: small networks on a CPU, minutes (default); full: the predecessor's size, wants a GPU
   --data DIR            your patients: DIR/Task1/<region>/<patient>/{mr,ct,mask}.nii.gz, or any folder of such
-                        patients; without it the suite generates phantom patients
+                        patients; repeatable: equal ids in several folders are one person, and a volume one voxel
+                        thick is a slice of that plane; without it the suite generates phantom patients
   --region brain|pelvis (default brain)
   --variants LIST       readme (default), all, or comma-separated names; their ancestors are included
   --set PATH=VALUE      change a value of these variants, e.g. loss.l1.weight=20; repeatable (docs/howto/variant.md)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from mrict_core.errors import MrictError, unknown_name
@@ -15,12 +16,23 @@ from mrict_core.errors import MrictError, unknown_name
 ROOT = Path(__file__).resolve().parent.parent
 PHANTOM = "phantom"
 REGIONS = ("brain", "pelvis", "HN", "TH", "AB")  # of SynthRAD; phantoms exist for the first two
+SPELLINGS = {  # of a region or body part, in lower-case letters => region
+    **{region.lower(): region for region in REGIONS},
+    **{"head": "brain", "skull": "brain", "headandneck": "HN", "headneck": "HN", "neck": "HN"},
+    **{"thorax": "TH", "chest": "TH", "abdomen": "AB"},
+}
 PROTOCOLS = ("patient", "predecessor")
 DEFAULT_RUN = "demo-phantom-brain"
+Folders = str | Path | Sequence[str | Path]  # one folder or several
 
 
 def _root(variable: str, folder: str) -> Path:
     return Path(os.environ.get(variable) or ROOT / folder).expanduser().resolve()
+
+
+def region_named(text: str) -> str:
+    """Return the region that `text` spells, "" if none."""
+    return SPELLINGS.get("".join(c for c in text.lower() if c.isalpha()), "")
 
 
 def pin_roots() -> None:
@@ -65,6 +77,16 @@ def some(names: Sequence[str], most: int, between: str = ", ") -> str:
     return between.join(names[:most]) + more
 
 
+def as_folders(given: Folders) -> tuple[Path, ...]:
+    """Return one folder or several as paths."""
+    return tuple(map(Path, [given] if isinstance(given, str | Path) else given))
+
+
+def common_folder(folders: Sequence[Path]) -> Path:
+    """Return the only folder, or the nearest one that holds them all."""
+    return Path(os.path.commonpath(folders))
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folders of one combination of profile, data set, region and protocol.
@@ -76,13 +98,23 @@ class Workspace:
     profile: str
     region: str
     protocol: str
-    data_dir: Path  # input: patients in SynthRAD layout
-    embedded: bool  # `data_dir` holds the phantoms that the suite makes
+    data_dirs: tuple[Path, ...]  # input: folders of patients in SynthRAD layout
+    embedded: bool  # the input is the phantoms that the suite makes
     fold: str = ""  # another split of the same slices, such as leave_out_A, with its own results
 
     def of_fold(self, kind: str) -> Workspace:
         """Return the workspace of another split of the same slices."""
         return dataclasses.replace(self, fold=kind)
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder of the input, or the nearest one that holds all its folders."""
+        return common_folder(self.data_dirs)
+
+    @property
+    def data_name(self) -> str:
+        """The input in words."""
+        return "embedded phantoms" if self.embedded else ", ".join(folder.name for folder in self.data_dirs)
 
     @property
     def store(self) -> Path:
@@ -129,23 +161,34 @@ def _folder(data_dir: str | Path) -> Path:
     raise MrictError(f"{str(data_dir)[:200]}: {problem}; give a folder of patients with mr, ct and mask files")
 
 
-def workspace(profile: str, data_dir: str | Path = "", region: str = "brain", protocol: str = "patient") -> Workspace:
+def _apart(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the folders; raise `MrictError` if one is given twice or is inside another."""
+    for inner, outer in combinations(sorted(folders, reverse=True), 2):
+        if inner.is_relative_to(outer):
+            how = "given twice" if inner == outer else f"inside {shown(outer)}, which is given too"
+            raise MrictError(f"{shown(inner)}: {how}; expected every patient in one folder; leave one --data out")
+    return folders
+
+
+def workspace(profile: str, data_dir: Folders = "", region: str = "brain", protocol: str = "patient") -> Workspace:
     """Return the workspace for a run.
 
-    An empty `data_dir` means the embedded phantoms. A user's folder adds its name and a short hash of its absolute
-    path, so that folders of the same name stay apart.
+    An empty `data_dir` means the embedded phantoms. A user's folders add a name and a short hash of their absolute
+    paths, so that folders of the same name stay apart.
     """
     for kind, given, allowed in (("region", region, REGIONS), ("protocol", protocol, PROTOCOLS)):
         if given not in allowed:
             raise unknown_name(kind, given, allowed)
     if data_dir:
-        source = _folder(data_dir)
-        slug = re.sub(r"[^A-Za-z0-9_]+", "_", source.name) or "data"
-        digest = hashlib.blake2b(str(source).encode(), digest_size=3).hexdigest()
+        sources = _apart(tuple(map(_folder, as_folders(data_dir))))
+        if len(sources) > 1 and protocol == "predecessor":
+            raise MrictError("--data: several folders; expected one with protocol predecessor, which knows no persons")
+        slug = re.sub(r"[^A-Za-z0-9_]+", "_", some([source.name for source in sources], 1)) or "data"
+        digest = hashlib.blake2b("\n".join(map(str, sources)).encode(), digest_size=3).hexdigest()
         name = f"{profile}-{slug}-{region}-{digest}"
     else:
-        source = data_root() / PHANTOM / profile
+        sources = (data_root() / PHANTOM / profile,)
         name = f"{profile}-{PHANTOM}-{region}"
     if protocol != "patient":
         name += f"-{protocol}"
-    return Workspace(name, profile, region, protocol, data_dir=source, embedded=not data_dir)
+    return Workspace(name, profile, region, protocol, data_dirs=sources, embedded=not data_dir)

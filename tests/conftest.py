@@ -67,6 +67,20 @@ def write_patient(folder: Path, seed: int, shape: tuple[int, int, int] = (40, 46
         nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
 
 
+def write_slice(folder: Path, plane: str, seed: int = 0, code: str = "RAS") -> None:
+    """Write the middle slice of `write_patient`'s ball, one voxel thick, with its axes along `code`."""
+    write_patient(folder, seed, (40, 46, 36))
+    axis = ("sagittal", "coronal", "axial").index(plane)
+    ornt = nib.orientations.axcodes2ornt
+    turn = nib.orientations.ornt_transform(ornt("RAS"), ornt(code))
+    for role in ("mr", "ct", "mask"):
+        image = nib.load(folder / f"{role}.nii.gz")
+        middle = [slice(None)] * 3
+        middle[axis] = slice(image.shape[axis] // 2, image.shape[axis] // 2 + 1)
+        one = image.slicer[tuple(middle)].as_reoriented(turn)
+        nib.save(nib.Nifti1Image(np.asanyarray(one.dataobj), one.affine), folder / f"{role}.nii.gz")
+
+
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory) -> Path:
     """A folder of nine small patients from three centres in SynthRAD layout."""

@@ -146,7 +146,16 @@ def test_disk_too_small_is_one_message(clone):
 def test_arguments_reach_the_suite_whole(clone):
     stand_in_venv(clone)
     (clone / "my data").mkdir()
-    given = ["--data", str(clone / "my data"), "--region=pelvis", "--variants", "mk1, mk2", "--force"]
+    given = [
+        "--data",
+        str(clone / "my data"),
+        "--data",
+        "/more",
+        "--region=pelvis",
+        "--variants",
+        "mk1, mk2",
+        "--force",
+    ]
     result = run(clone, *given)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [str(clone), "-m", "mrict_core", "suite", *given]

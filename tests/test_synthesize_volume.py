@@ -368,6 +368,27 @@ def test_the_smallest_and_strangest_volumes_give_a_ct_or_one_clear_line(shape, s
     assert found.hu.max() <= 3000
 
 
+@pytest.mark.parametrize("plane", PLANES)
+def test_one_slice_is_predicted_in_its_plane_by_any_model(plane, tiny, other):
+    """An axial model too: other planes of one slice are lines."""
+    whole = head((34, 40, 30), (5.0, 5.0, 5.0))
+    axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    middle = [slice(None)] * 3
+    middle[axis] = slice(15, 16)
+    volume = dataclasses.replace(whole, array=np.ascontiguousarray(whole.array[tuple(middle)]))
+    found = synthesize_volume([tiny, in_plane(other, plane)], volume)
+    assert (found.facts["planes"], found.facts["slices"]) == ([plane], 1)
+    used = [tiny, other] if plane == "axial" else [other]  # those trained on the plane
+    prepared = prepare_mr(volume, 64, plane=plane)
+    hu = np.mean([prepared.to_volume(one.slices_to_hu(prepared.mr)) for one in used], axis=0)
+    np.testing.assert_allclose(found.hu[found.body], hu[found.body], atol=1e-3)
+    alone = synthesize_volume(tiny, volume)
+    np.testing.assert_array_equal(alone.hu[alone.body], prepared.to_volume(tiny.slices_to_hu(prepared.mr))[alone.body])
+    every = dataclasses.replace(tiny, facts=dataclasses.replace(tiny.facts, planes=list(PLANES)))
+    with pytest.raises(MrictError, match=r"head\.nii\.gz: one slice gives one prediction"):
+        synthesize_volume(every, volume, SynthesisOptions(uncertainty=True))
+
+
 def test_planes_of_thick_slices_meet_on_one_pixel(tiny, other):
     volume = Volume(head_array((40, 44, 9), (4.0, 4.0, 12.0)), np.diag([4.0, 4.0, 12.0, 1.0]), Path("thick.nii"))
     found = synthesize_volume([tiny, in_plane(other, "coronal")], volume)

@@ -44,7 +44,7 @@ def phantom(profile: option.Profile = "demo", region: option.Region = "brain", s
 
 def preprocess(
     profile: option.Profile = "demo",
-    data: option.Data = "",
+    data: option.Data = None,
     region: option.Region = "brain",
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,
@@ -86,7 +86,7 @@ def train(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="a variant, see `variants`; none: all of --experiment")] = "",
     profile: option.Profile = "demo",
-    data: option.Data = "",
+    data: option.Data = None,
     region: option.Region = "brain",
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,
@@ -157,7 +157,7 @@ def _seeds(text: str) -> list[int]:
 def evaluate(
     name: Annotated[str, typer.Argument(help="a trained variant; none: all of --experiment")] = "",
     profile: option.Profile = "demo",
-    data: option.Data = "",
+    data: option.Data = None,
     region: option.Region = "brain",
     protocol: option.Protocol = "patient",
     device: option.Device = "auto",
@@ -221,7 +221,7 @@ def runs(
 def leave_one_centre_out(
     name: Annotated[str, typer.Argument(help="a variant; see `variants`")],
     profile: option.Profile = "demo",
-    data: option.Data = "",
+    data: option.Data = None,
     region: option.Region = "brain",
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,

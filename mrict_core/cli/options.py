@@ -10,11 +10,11 @@ from mrict_core.data.subjects import absolute
 from mrict_core.errors import MrictError
 
 
-def given(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+def given(values: list[str] | None) -> list[str]:
     """Refuse an empty value, as from an unset shell variable: it would silently select the phantoms."""
-    if not value and by_user(context, parameter.name):
+    if not all(values or ()):
         raise MrictError("--data is empty; give a folder of patients, or leave --data out for the embedded phantoms")
-    return value
+    return list(values or ())
 
 
 def by_user(context: typer.Context, name: str) -> bool:
@@ -27,8 +27,13 @@ def by_user(context: typer.Context, name: str) -> bool:
 
 Profile = Annotated[str, typer.Option("--profile", help="demo or full")]
 Data = Annotated[
-    str,
-    typer.Option("--data", callback=given, help="folder of patients in SynthRAD layout; none: embedded phantoms"),
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        callback=given,
+        help="folder of patients in SynthRAD layout; repeatable, equal ids are one person; none: embedded phantoms",
+    ),
 ]
 Region = Annotated[str, typer.Option("--region", help="brain or pelvis")]
 Protocol = Annotated[
@@ -103,7 +108,15 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="a checkpoint file or a trained variant; several make an ensemble; coronal=NAME, sagittal=NAME: its plane",
+        help="a checkpoint file, a variant or another name of `models`; several make an ensemble; coronal=NAME, "
+        "sagittal=NAME: its plane; none: the best published one for the region",
+    ),
+]
+ModelRegion = Annotated[
+    str,
+    typer.Option(
+        "--region",
+        help="without --model: brain, pelvis, HN, TH or AB; default: as the DICOM header says, else brain",
     ),
 ]
 Tta = Annotated[bool, typer.Option("--tta", help="average over the four flips of every slice")]

@@ -75,7 +75,7 @@ def compare(
 
 def report(
     profile: Profile = "demo",
-    data: Data = "",
+    data: Data = None,
     region: Region = "brain",
     protocol: Protocol = "patient",
     variants: Annotated[str, typer.Option("--variants", help="names separated by commas; none: all scored")] = "",
@@ -95,7 +95,7 @@ def report(
 
 def suite(
     profile: Profile = "demo",
-    data: Data = "",
+    data: Data = None,
     region: Region = "brain",
     variants: Annotated[
         str | None,

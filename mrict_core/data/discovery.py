@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from mrict_core.data.images.grids import check_same_grid
+from mrict_core.data.images.orders import own_plane
 from mrict_core.data.images.volumes import SUFFIXES, UNREAD, made_here, read_geometry, stem_of
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.files import available, unavailable
-from mrict_core.paths import PHANTOM, data_root, shown
+from mrict_core.paths import PHANTOM, Folders, as_folders, common_folder, data_root, shown
 
 ROLES = ("mr", "ct", "mask")
 TASK = "Task1"
@@ -22,6 +23,7 @@ REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
 HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
 PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of images in two files; records of this suite
 DEPTH = 8  # levels of folders searched below the root
+FURTHER = "~"  # before the suffix of a person's further images, such as 1BA001~coronal
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class PatientFiles:
     """The three files of a patient, and the centre and region that its id names."""
 
     patient: str
+    person: str  # the id without the suffix for a further folder
     centre: str
     region: str
     mr: Path
@@ -68,12 +71,17 @@ class Aside:
 
 @dataclass(frozen=True)
 class Discovery:
-    """All patients under `root`: the usable ones sorted by id, those skipped, and everything else."""
+    """All patients under `roots`: the usable ones sorted by id, those skipped, and everything else."""
 
-    root: Path
+    roots: tuple[Path, ...]
     patients: tuple[PatientFiles, ...]
     skipped: tuple[Skip, ...]
     aside: tuple[Aside, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        """The only root, or the nearest folder that holds them all."""
+        return common_folder(self.roots)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -149,9 +157,12 @@ def _inspect(folder: Path, region: str) -> PatientFiles:
     paths = {role: found[role][0] for role in ROLES}
     grids = {role: (*read_geometry(path), path) for role, path in paths.items()}
     check_same_grid(grids)
-    shape, affine, _ = grids["mr"]
+    shape, affine, path = grids["mr"]
+    if sorted(shape)[1] == 1:
+        raise MrictError(f"{shown(path)}: {'×'.join(map(str, shape))} voxels are a line; expected slices; export again")
     return PatientFiles(
         patient=folder.name,
+        person=folder.name,
         centre=centre_of(folder.name),
         region=region,
         **paths,
@@ -278,14 +289,62 @@ def _nothing_found(root: Path, region: str, aside: tuple[Aside, ...]) -> MrictEr
     )
 
 
-def discover(root: Path | str, region: str = "brain", strict: bool = False) -> Discovery:
-    """Return the patients of `region` under `root` (`Task1/<region>/<id>/`, `<region>/<id>/` or `<id>/`).
+def discover(data_dir: Folders, region: str = "brain", strict: bool = False) -> Discovery:
+    """Return the patients of `region` under one folder or several, each with at least one.
 
-    Reads headers only. A patient with missing files, damaged headers, different grids or a duplicate id becomes a
-    `Skip`; with `strict` the first one raises. Everything else below `root` except hidden files is in `aside`.
-    Raises `MrictError` if there is no patient, `UnavailableError` if a folder cannot be listed or a file vanishes.
+    A folder holds `Task1/<region>/<id>/`, `<region>/<id>/` or `<id>/`. Equal ids in several folders are one person: the
+    first keeps its id, the others get a suffix, their plane or, if that is taken, their number (`1BA001~coronal`,
+    `1BA001~2`).
+
+    Reads headers only. A patient with missing files, damaged headers, different grids or a duplicate id in its folder
+    becomes a `Skip`; with `strict` the first one raises. Everything else below a folder except hidden files is in
+    `aside`. Raises `MrictError` if a folder holds no patient, `UnavailableError` if one cannot be listed or a file
+    vanishes.
     """
-    root = Path(root)
+    parts = [_of_root(root, region, strict) for root in as_folders(data_dir)]
+    if len(parts) == 1:
+        return parts[0]
+    patients, skipped = _named_apart([p for part in parts for p in part.patients], strict)
+    return Discovery(
+        tuple(root for part in parts for root in part.roots),
+        tuple(sorted(patients, key=lambda p: p.patient)),
+        (*(skip for part in parts for skip in part.skipped), *skipped),
+        tuple(sorted((a for part in parts for a in part.aside), key=_rank)),
+    )
+
+
+def _named_apart(found: list[PatientFiles], strict: bool) -> tuple[list[PatientFiles], list[Skip]]:
+    """Return the patients of several folders with a suffix where an id repeats, and those whose id holds one."""
+    patients: list[PatientFiles] = []
+    skipped: list[Skip] = []
+    first: dict[str, str] = {}
+    planes: dict[str, list[str]] = {}  # of the images of one person
+    for files in found:
+        if FURTHER in files.patient:
+            folder = files.mr.parent
+            reason = (
+                f"{shown(folder)}: a {FURTHER} in its name; expected none with several --data, as it marks a person's "
+                "further images; rename it"
+            )
+            if strict:
+                raise MrictError(reason)
+            skipped.append(Skip(files.patient, str(folder), reason))
+            continue
+        person, plane = first.setdefault(files.patient.lower(), files.patient), own_plane(files.shape, files.affine)
+        before = planes.setdefault(person, [])
+        if before:
+            suffix = plane if plane not in before else str(len(before) + 1)
+            files = replace(files, patient=f"{person}{FURTHER}{suffix}", person=person)
+        before.append(plane)
+        patients.append(files)
+    return patients, skipped
+
+
+def _rank(aside: Aside) -> tuple[int, str]:
+    return list(Kind).index(aside.kind), aside.path
+
+
+def _of_root(root: Path, region: str, strict: bool) -> Discovery:
     if not root.is_dir():
         raise MrictError(f"{shown(root)}: no such folder; give a folder of patients with mr, ct and mask files")
     patients: list[PatientFiles] = []
@@ -314,8 +373,8 @@ def discover(root: Path | str, region: str = "brain", strict: bool = False) -> D
         _check_there(folder)
     survey = _Survey(root, region, known)
     survey.walk(root, root)
-    aside = tuple(sorted(survey.found.values(), key=lambda a: (list(Kind).index(a.kind), a.path)))
+    aside = tuple(sorted(survey.found.values(), key=_rank))
     if not patients and not skipped:
         raise _nothing_found(root, region, aside)
     patients.sort(key=lambda p: p.patient)
-    return Discovery(root, tuple(patients), tuple(skipped), aside)
+    return Discovery((root,), tuple(patients), tuple(skipped), aside)

@@ -97,7 +97,7 @@ def score_files(case: CaseFiles, options: ScoreOptions = ScoreOptions()) -> dict
         _checked(lambda v=volume: check_slices(v.array, inside, ct.affine, v.path), options, warnings, role)
     if "ms_ssim" in options.metric_names and 2 * min(ct.shape) < SIDE_MIN:
         warnings.append(f"MS-SSIM pads every axis to {SIDE_MIN} voxels: here it is more padding than image")
-    axis, how = SliceOrder.axial(ct.affine).axes[0], (options.clip, options.luminance, options.exponents)
+    axis, how = SliceOrder.own(ct.shape, ct.affine).axes[0], (options.clip, options.luminance, options.exponents)
     one = metrics.Case(ct.array, sct.array, inside, ct.affine, axis, (), *how)
     scores = metrics.protocol_scores(options.protocol, one)
     if options.clinical:

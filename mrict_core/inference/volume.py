@@ -18,13 +18,14 @@ from mrict_core.data.cache.patient import (
     prepare_mr_predecessor,
     unpadded,
 )
-from mrict_core.data.images.orders import PLANES, SliceOrder
+from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.inference.synthesizer import Synthesizer, merged
 from mrict_core.inference.tiles import slices_to_hu
+from mrict_core.paths import shown
 
 ROWS, COLS = 1, 2  # axes of (N, rows, cols)
 FAR = 1.5  # times the training pixel size, or ratio of a pixel's sides: the network has not seen such anatomy
@@ -80,25 +81,20 @@ class _Moments:
 
 
 def planes_of(models: Sequence[Synthesizer], volume: Volume | None = None) -> dict[str, list[Synthesizer]]:
-    """Return {plane: the models trained on it}; of a volume that is one slice only its own plane, if a model has it."""
+    """Return {plane: the models trained on it}; of a volume one voxel thick its plane, with those trained on it or all.
+
+    Protocol `predecessor` has one plane.
+    """
     found: dict[str, list[Synthesizer]] = {}
     for model in models:
         for plane in model.facts.all_planes:
             if plane not in PLANES:
                 raise unknown_name("plane", plane, PLANES)
             found.setdefault(plane, []).append(model)
-    own = plane_of_slice(volume) if volume is not None else None
-    return {own: found[own]} if own in found else found
-
-
-def plane_of_slice(volume: Volume) -> str | None:
-    """Return the plane of a volume that is one slice, None for others."""
-    if sorted(volume.shape)[:2].count(1) != 1:
-        return None
-    thin = {
-        plane for plane, codes in PLANES.items() if volume.shape[SliceOrder.toward(volume.affine, codes).axes[0]] == 1
-    }
-    return next(iter(thin))
+    own = own_plane(volume.shape, volume.affine, "") if volume is not None else ""
+    if not own or models[0].facts.protocol == "predecessor":
+        return found
+    return {own: found.get(own, list(models))}
 
 
 def flips_of(model: Synthesizer, plane: str) -> list[tuple[int, ...]]:
@@ -118,9 +114,9 @@ def synthesize_volume(
 ) -> Synthesis:
     """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
 
-    Models of one plane are averaged, and so are the flips of `tta`; planes are merged, see `merged`. Outside the
-    body is air. The output is limited to `body` (file order, bool) or, by default, the body found on the MR. The
-    network always sees the MR's own body, as in training.
+    Models of one plane are averaged, and so are the flips of `tta`; planes are merged, see `merged`. A volume one
+    voxel thick is predicted as one slice of its plane. Outside the body is air. The output is limited to `body` (file
+    order, bool) or, by default, the body found on the MR. The network always sees the MR's own body, as in training.
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)
@@ -140,6 +136,11 @@ def synthesize_volume(
         for model in own_models
         for axes in (flips_of(model, plane) if options.tta else [()])
     ]
+    if options.uncertainty and len(passes) < 2:
+        raise MrictError(
+            f"{shown(volume.path)}: one slice gives one prediction, uncertainty needs several; give several models or "
+            "use test-time augmentation"
+        )
     facts: dict[str, Any] = {"planes": list(planes), "passes": len(passes)}
     tiled: set[int] = set()
     for done, (model, plane, prepared, hu) in enumerate(_predicted(passes, seen, options, inner, wanted), start=1):

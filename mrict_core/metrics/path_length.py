@@ -56,7 +56,8 @@ def wepl_errors(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, affine: np.nd
 
     The beams lie in the patient's axial plane (by `affine`, voxel -> RAS mm, oblique or not) at 0, step, … below 180
     degrees; 15 to 45 degrees are usual. WEPL = sum of RSP(HU) ds, with ds at most 1 mm and half a voxel; RSP is 0
-    outside the mask and interpolated linearly, so that a plate counts with its thickness at any beam angle.
+    outside the mask and interpolated linearly, so that a plate counts with its thickness at any beam angle. NaN for a
+    single slice of another plane, which no beam stays in.
     """
     ct, sct, inside = checked_volumes(ct, sct, mask)
     if not 0 < step_deg <= 180:
@@ -72,6 +73,9 @@ def wepl_errors(ct: np.ndarray, sct: np.ndarray, mask: np.ndarray, affine: np.nd
     points = centre + along[None, :, None] * directions[:, None, :]  # (beams, steps, 3) in mm
     voxels = np.moveaxis((points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T, -1, 0)
     ct_mm, sct_mm = (_integrals(volume, inside, voxels) * step for volume in (ct, sct))
+    lying = np.abs(affine[2, :3]) / spacing < np.sqrt(0.5)  # file axes nearer to the axial plane than to its normal
+    if np.any(lying & (np.array(ct.shape) == 1)):
+        ct_mm, sct_mm = np.full((2, len(angles)), np.nan)
     return Wepl(tuple(angles.tolist()), tuple(ct_mm.tolist()), tuple((sct_mm - ct_mm).tolist()))
 
 

@@ -28,7 +28,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import held
-from mrict_core.paths import Workspace, shown, workspace
+from mrict_core.paths import Folders, Workspace, shown, workspace
 from mrict_core.training.loop import Progress, Report, TrainResult, train
 from mrict_core.training.run import TrainSettings
 
@@ -79,7 +79,7 @@ def make_phantoms(space: Workspace, profile: Profile, seed: int, progress: Count
 
 def prepare_data(
     profile_name: str = "demo",
-    data_dir: str = "",
+    data_dir: Folders = "",
     region: str = "brain",
     protocol: str = "patient",
     *,
@@ -102,10 +102,10 @@ def prepare_data(
         make_phantoms(space, profile, seed, progress)
     with passing_faults(space.data_dir):
         before = set(read_index(space.store).get("patients") or {})
-        discovery = discover(space.data_dir, region, strict=strict)
+        discovery = discover(space.data_dirs, region, strict=strict)
     check_usable(discovery)
     store = preprocess(
-        space.data_dir,
+        space.data_dirs,
         space.store,
         region=region,
         protocol=protocol,

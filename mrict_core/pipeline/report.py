@@ -103,7 +103,7 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
 
 
 def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, count: int) -> str:
-    what = "digital phantom patients" if space.embedded else f"patients of {space.data_dir.name}"
+    what = "digital phantom patients" if space.embedded else f"patients of {space.data_name}"
     centres = ", ".join(sorted({store.centre(patient) for patient in store.patients}))
     return (
         f"{count} variants and the trivial baselines, scored on {len(split.test)} held-out {what} "

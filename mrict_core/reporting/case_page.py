@@ -51,7 +51,7 @@ def case_figure(
 
     `hu`, `sd_hu`, `body`: (nx, ny, nz) on the grid of `mr`; `mr_range`: the MR values shown black and white.
     """
-    order = SliceOrder.axial(mr.affine)
+    order = SliceOrder.own(mr.shape, mr.affine)
     dz, dr, dc = order.spacing_mm(mr.affine)
     inside = order.to_slices(body)
     grey = normalise_mr(order.to_slices(mr.array), *mr_range)

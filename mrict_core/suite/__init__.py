@@ -17,7 +17,7 @@ from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.experiments.user import chosen as asked_for
 from mrict_core.files import hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.machine import check_open_files, cpu_count
-from mrict_core.paths import Workspace, pin_roots, shown, workspace
+from mrict_core.paths import Folders, Workspace, pin_roots, shown, workspace
 from mrict_core.suite.execute import execute, remove_former, run_in_order
 from mrict_core.suite.plan import (
     NOTEBOOK_OF,
@@ -43,7 +43,7 @@ STORIES = set(NOTEBOOK_OF.values())  # notebooks on trainings
 
 def run_suite(
     profile: str = "demo",
-    data_dir: str = "",
+    data_dir: Folders = "",
     region: str = "brain",
     variants: str | None = None,
     *,
@@ -67,8 +67,9 @@ def run_suite(
     named = variants if variants is not None else "" if files else "readme"
     chosen, scale = with_ancestors(asked_for(named, sets, files, check=_check)), get_profile(profile)
     space = workspace(profile, data_dir, region, protocol)
-    data_dir = "" if space.embedded else str(space.data_dir)
-    parameters = load_parameters(profile) | {"data_dir": data_dir, "region": region, "protocol": protocol}
+    folders = [] if space.embedded else [str(folder) for folder in space.data_dirs]
+    given = folders if len(folders) > 1 else "".join(folders)  # as the notebooks' `data_dir`
+    parameters = load_parameters(profile) | {"data_dir": given, "region": region, "protocol": protocol}
     steps = plan(chosen, space, parameters, group_by)
     for step in steps:
         if not isinstance(step, TrainingStep):
@@ -79,7 +80,7 @@ def run_suite(
     started = time.perf_counter()
     trainings = sum(isinstance(step, TrainingStep) for step in wanted)
     say(f"MRICT suite: profile {profile}, {trainings} trainings, {len(wanted) - trainings} notebooks, {jobs} at a time")
-    say(f"data: {'embedded phantom patients' if space.embedded else shown(space.data_dir)}")
+    say(f"data: {', '.join(map(shown, folders)) or 'embedded phantom patients'}")
     with sole_writer(space.executed, "runs the suite on these data"), Workers() as workers:
         remove_former(space.executed, say)
         run = _Run(steps, space, scale, workers, notebooks if force else set(), say)

@@ -13,7 +13,7 @@ import yaml
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, is_declared
 from mrict_core.files import code_hash, hash_file, hash_of, read_json
-from mrict_core.paths import ROOT, Workspace, shown
+from mrict_core.paths import ROOT, Workspace, common_folder, shown
 from mrict_core.training.runs import of_record
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -116,12 +116,13 @@ def load_parameters(profile: str) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
-def data_fingerprint(folder: Path) -> str:
+def data_fingerprint(folders: Sequence[Path]) -> str:
     """Return a hash of the input files' names, sizes and times."""
     # The depths of the three layouts of `discover`; rglob would not follow links to folders.
-    found = (p for depth in ("*/*", "*/*/*", "*/*/*/*") for p in folder.glob(depth))
+    found = (p for folder in folders for depth in ("*/*", "*/*/*", "*/*/*/*") for p in folder.glob(depth))
     files = sorted(p for p in found if p.is_file() and not p.name.startswith("."))
-    return hash_of([(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
+    above = common_folder(folders)
+    return hash_of([(str(p.relative_to(above)), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
 
 
 def chosen_notebooks(steps: Sequence[Step], only: str) -> set[str]:
@@ -166,7 +167,7 @@ def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
             code_hash(),
             [keys[name] for name in step.needs],
             # phantoms depend on the code alone
-            data_fingerprint(space.data_dir) if step.notebook == PREPROCESS and not space.embedded else "",
+            data_fingerprint(space.data_dirs) if step.notebook == PREPROCESS and not space.embedded else "",
         ]
     )
 

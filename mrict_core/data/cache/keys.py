@@ -29,7 +29,7 @@ class Job:
     files: PatientFiles
     folder: Path
     settings: dict[str, Any]
-    sources: dict[str, dict[str, str]]  # role -> path relative to the data folder, hash
+    sources: dict[str, dict[str, str]]  # role -> path relative to `Discovery.root`, hash
     states: dict[str, tuple[int, int]]  # role -> size and time of the file when it was hashed
     key: str
 
@@ -113,7 +113,8 @@ def make_plan(
     """
     old, code = read_index(folder), code_hash(*CODE)
     rule = absolute(group_by) or str(old.get("group_by", ""))
-    subjects = subjects_of((p.patient for p in discovery.patients), rule)
+    by_person = subjects_of((p.person for p in discovery.patients), rule)
+    subjects = {p.patient: by_person[p.person] for p in discovery.patients}
     files, jobs = _files(discovery, old["files"]), []
     for patient in discovery.patients:
         names = {role: getattr(patient, role).relative_to(discovery.root).as_posix() for role in ROLES}

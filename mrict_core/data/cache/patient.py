@@ -8,7 +8,7 @@ import numpy as np
 
 from mrict_core.data import intensity, masks
 from mrict_core.data.cache.canvas import CropPad, centred_crop, predecessor_crop, restore_volume, whole_crop
-from mrict_core.data.images.orders import PLANES, SliceOrder
+from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.hu import AIR_FLOOR_HU, PREDECESSOR
@@ -47,9 +47,12 @@ def body_slices(mr: Volume, order: SliceOrder) -> np.ndarray:
 
 
 def body_of(mr: Volume) -> np.ndarray:
-    """Return the body mask of an MR volume in file order, found on its axial slices; raise if there is none."""
+    """Return the body mask of an MR volume in file order, found on its axial slices; raise if there is none.
+
+    Of a volume one voxel thick it is found on its one slice, in any plane.
+    """
     intensity.check_mr(mr.array, mr.path)
-    order = SliceOrder.axial(mr.affine)
+    order = SliceOrder.own(mr.shape, mr.affine)
     return order.to_array(_some(body_slices(unpadded(mr), order), mr))
 
 
@@ -73,17 +76,18 @@ def prepare_mr(
     size: int,
     keep: np.ndarray | None = None,
     *,
-    plane: str = "axial",
+    plane: str = "",
     whole: bool = False,
     body: np.ndarray | None = None,
     dtype: type = np.float32,
 ) -> PreparedMr:
     """Return the network's input of protocol `patient` from the MR alone.
 
-    Slices of `plane` with body (or a voxel of `keep`, (N, rows, cols)), normalised over the whole volume inside the
-    body, cropped and padded around the body to size x size at native spacing. `whole` enlarges the canvas to fit body
-    and `keep`. `body` (file order) is found on the axial slices if not given.
+    Slices of `plane` ("": `own_plane`) with body (or a voxel of `keep`, (N, rows, cols)), normalised over the whole
+    volume inside the body, cropped and padded around the body to size x size at native spacing. `whole` enlarges the
+    canvas to fit body and `keep`. `body` (file order) is found by `body_of` if not given.
     """
+    plane = plane or own_plane(mr.shape, mr.affine)
     if plane not in PLANES:
         raise unknown_name("plane", plane, PLANES)
     mr, order = unpadded(mr), SliceOrder.toward(mr.affine, PLANES[plane])
@@ -131,7 +135,7 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
 
     `mask` (file order) is the data set's: it limits target and scores, never the input.
     """
-    order = SliceOrder.axial(mr.affine)
+    order = SliceOrder.own(mr.shape, mr.affine)
     mask = order.to_slices(mask)
     prepared = prepare_mr(mr, size, keep=mask, dtype=STORED_MR)
     kept, stack = mask[prepared.z], order.to_slices(ct.array)

@@ -29,12 +29,12 @@ from mrict_core.data.cache.store import (
 )
 from mrict_core.data.checks import hu_values, pairing, slice_levels
 from mrict_core.data.discovery import ROLES, Discovery, Skip, discover
-from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.orders import SliceOrder, own_plane
 from mrict_core.data.images.volumes import load_volume
 from mrict_core.errors import MrictError, UnavailableError, passing, unknown_name
 from mrict_core.files import hash_array, hash_of, held, read_json, unavailable, write_json
 from mrict_core.machine import cpu_count, end_with_parent
-from mrict_core.paths import shown
+from mrict_core.paths import Folders, as_folders, common_folder, shown
 
 SAID = ("remarks", "notes")  # of a volume
 PARALLEL_VOXELS = 20_000_000  # two large patients; below, starting processes costs more than it saves
@@ -48,7 +48,7 @@ def in_plane_shapes(discovery: Discovery, protocol: str = "patient") -> list[tup
     """Return (rows, cols) of every usable patient's slices, for `Profile.canvas`."""
     shapes = []
     for files in discovery.patients:
-        order = SliceOrder.raw() if protocol == "predecessor" else SliceOrder.axial(np.array(files.affine))
+        order = SliceOrder.raw() if protocol == "predecessor" else SliceOrder.own(files.shape, files.affine)
         shapes.append((files.shape[order.axes[1]], files.shape[order.axes[2]]))
     return shapes
 
@@ -82,6 +82,7 @@ def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     inside = int(np.count_nonzero(mask))
     upright = SliceOrder.axial(mr.affine)  # so that the same voxels along other axes are the same image
     grid = {"affine": mr.affine.tolist(), "order": asdict(prepared.order), "crop": asdict(prepared.crop)}
+    plane = "axial" if settings["protocol"] == "predecessor" else own_plane(mr.shape, mr.affine)
     voxels = {"mr": mr.array, "ct": ct.array, "mask": mask}
     meta = {
         "patient": files.patient,
@@ -92,6 +93,7 @@ def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "shape": list(mr.shape),
         "spacing_mm": list(prepared.order.spacing_mm(mr.affine)),  # of slices, rows, columns
         **grid,
+        **({"plane": plane} if plane != "axial" else {}),
         "z": prepared.z.tolist(),
         "mr_range": list(prepared.mr_range),
         "mask_voxels": inside,
@@ -151,7 +153,8 @@ def check_usable(discovery: Discovery, refused: Sequence[Skip] = ()) -> None:
     if len(refused) == len(discovery.patients):
         skips = sorted([*refused, *discovery.skipped], key=lambda skip: skip.patient)
         reasons = " | ".join(skip.reason for skip in skips)
-        raise MrictError(f"{shown(discovery.root)}: none of its {len(skips)} patients can be used: {reasons}")
+        folders = ", ".join(map(shown, discovery.roots))
+        raise MrictError(f"{folders}: none of its {len(skips)} patients can be used: {reasons}")
 
 
 def _refuse(plan: Plan, discovery: Discovery, strict: bool) -> None:
@@ -196,7 +199,7 @@ def _execute(plan: Plan, folder: Path, strict: bool, progress: Progress | None, 
 
 
 def preprocess(
-    data_dir: Path | str,
+    data_dir: Folders,
     folder: Path | str,
     *,
     region: str,
@@ -209,6 +212,8 @@ def preprocess(
     workers: int | None = None,
 ) -> SliceStore:
     """Return the dataset cache in `folder` of the patients of `region` under `data_dir`, preparing what is missing.
+
+    `data_dir`: one folder or several, whose equal ids are one person (see `discover`).
 
     A patient is prepared again only if its files, the settings or the code changed, or with `force`. One no longer
     under `data_dir` is removed; one that has become unusable keeps its arrays, unused. Unusable patients and copies of
@@ -223,10 +228,10 @@ def preprocess(
         raise unknown_name("protocol", protocol, PROTOCOLS)
     if size < 1:
         raise MrictError(f"canvas of {size} pixels: expected at least 1")
-    folder, data_dir = (Path(path).expanduser().resolve() for path in (folder, data_dir))
+    folder, *roots = (Path(path).expanduser().resolve() for path in (folder, *as_folders(data_dir)))
     settings = {"protocol": protocol, "size": int(size), "region": region}
-    with passing_faults(data_dir):
-        discovery = discover(data_dir, region, strict)
+    with passing_faults(common_folder(roots)):
+        discovery = discover(roots, region, strict)
         plan = make_plan(discovery, folder, settings, group_by, force)
         whole = not plan.todo and make_index(discovery, plan, settings) == read_index(folder)
         if whole and not leftovers(folder):

@@ -108,7 +108,7 @@ class SliceStore:
         return meta
 
     def plane(self, patient: str) -> str:
-        """Return the plane of a patient's slices."""
+        """Return the plane of a patient's slices: axial, or, of a volume one voxel thick, that of its one slice."""
         return self.meta(patient).get("plane", "axial")
 
     def spacing_mm(self, patient: str) -> tuple[float, float, float]:

@@ -24,10 +24,11 @@ def check_pair(mr: np.ndarray, ct: np.ndarray, spacing_mm: Sequence[float]) -> l
     """
     factors = [max(1, min(n, round(COARSE_MM / s))) for n, s in zip(mr.shape, spacing_mm, strict=True)]
     flat = (factors[0], factors[1], 1)  # slice orders need every slice
+    orders = _orders(mr.shape[2]) if min(mr.shape) > 1 else ()
     steps_mm = np.multiply(factors, spacing_mm)
     ct = PAIRING.clip(ct)
     found: list[tuple[float, str]] = []
-    for blocks, poses in ((tuple(factors), _moves(mr.shape, factors, steps_mm)), (flat, _orders(mr.shape[2]))):
+    for blocks, poses in ((tuple(factors), _moves(mr.shape, factors, steps_mm)), (flat, orders)):
         fixed, moving = _binned(block_reduce(mr, blocks, np.mean)), _binned(block_reduce(ct, blocks, np.mean))
         here = _information(fixed, moving)
         found += [(_information(fixed, pose(moving)) / max(here, 1e-9), name) for name, pose in poses]

@@ -110,8 +110,8 @@ def _of_dicom(hu: np.ndarray, volume: Volume, source: Source) -> tuple[np.ndarra
 
 
 def _of_file(hu: np.ndarray, volume: Volume) -> tuple[np.ndarray, list[Plane]]:
-    """Return axial slices (N, rows, columns) and their planes for a volume in any axis order."""
-    order = SliceOrder.axial(volume.affine)
+    """Return the slices (N, rows, columns) of `SliceOrder.own` and their planes for a volume in any axis order."""
+    order = SliceOrder.own(volume.shape, volume.affine)
     lps = LPS_TO_RAS @ volume.affine
     spacing = order.spacing_mm(volume.affine)
     steps = [lps[:3, axis] * (-1 if flip else 1) for axis, flip in zip(order.axes, order.flips, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -14,6 +15,15 @@ PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """Return the voxel size in mm along the three file axes."""
     return tuple(float(v) for v in np.linalg.norm(np.asarray(affine)[:3, :3], axis=0))
+
+
+def own_plane(shape: Sequence[int], affine: np.ndarray, usual: str = "axial") -> str:
+    """Return the plane of a volume's slices: `usual`, or, of a volume one voxel thick, the plane of its one slice."""
+    thin = [axis for axis, length in enumerate(shape) if length == 1]
+    for plane, codes in PLANES.items():
+        if thin == [SliceOrder.toward(affine, codes).axes[0]]:
+            return plane
+    return usual
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class SliceOrder:
     def axial(cls, affine: np.ndarray) -> SliceOrder:
         """Return the axial order: slices inferior -> superior, rows anterior -> posterior, columns right -> left."""
         return cls.toward(affine, PLANES["axial"])
+
+    @classmethod
+    def own(cls, shape: Sequence[int], affine: np.ndarray) -> SliceOrder:
+        """Return the order of a volume's slices: axial, or the plane of its one slice."""
+        return cls.toward(affine, PLANES[own_plane(shape, affine)])
 
     @classmethod
     def raw(cls) -> SliceOrder:

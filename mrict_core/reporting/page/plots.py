@@ -227,9 +227,11 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
         curve = record.get("details", {}).get("wepl")
         if not curve:
             continue
-        errors = np.abs(np.array([p["error_mm"] for p in curve["patients"]], float)).mean(axis=0)
-        if not np.isfinite(errors).any():
+        errors = np.abs(np.array([p["error_mm"] for p in curve["patients"]], float))
+        errors = errors[np.isfinite(errors).all(axis=1)]
+        if not len(errors):
             continue
+        errors = errors.mean(axis=0)
         angles = np.asarray(curve["angles_deg"], float)
         around = np.concatenate([angles, angles + 180, angles[:1]])  # a beam is the same from either side
         figure.add_scatterpolar(
