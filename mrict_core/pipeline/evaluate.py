@@ -321,7 +321,7 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
         else:
             records.append(record)
     if not records:
-        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-05 first")
+        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-06 first")
     return records, missing
 
 

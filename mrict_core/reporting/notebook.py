@@ -72,15 +72,13 @@ def changes(variant: Experiment) -> Markdown:
 def recipe(variant: Experiment, profile: Profile) -> str:
     """Return networks, losses, optimisers and duration of a variant in a profile, as lines of text."""
     v = variant
-
-    def width(part: Part) -> int:
-        return profile.widths.get(part.name, profile.width)
-
+    widths = {role: profile.widths.get(part.name, profile.width) for role, part in v.network.items()}
     facts = {
-        **{f"network {role}": f"{_part(part)}; width {width(part)}" for role, part in v.network.items()},
+        "view": _part(v.data.view),
+        **{f"network {role}": f"{_part(part)}; width {widths[role]}" for role, part in v.network.items()},
         "L_G": listing.losses(v),
         "method": _part(v.method),
-        "features": profile.feature_network or ", ".join(_features(v)) or "none",
+        "features": (_features(v) and profile.feature_network) or ", ".join(_features(v)) or "none",
         **{f"optimiser {role}": _optimizer(optimizer) for role, optimizer in v.optimizer.items()},
         "score": listing.score(v.score) or "none",
         "batch": f"{profile.batch(v)}",

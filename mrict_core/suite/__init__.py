@@ -18,7 +18,7 @@ from mrict_core.experiments.user import chosen as asked_for
 from mrict_core.files import hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.machine import check_open_files, cpu_count
 from mrict_core.paths import Folders, Workspace, pin_roots, shown, workspace
-from mrict_core.suite.execute import execute, run_in_order
+from mrict_core.suite.execute import execute, remove_former, run_in_order
 from mrict_core.suite.plan import (
     NOTEBOOK_OF,
     PREPROCESS,
@@ -90,6 +90,7 @@ def run_suite(
         say(f"budget: {scale.minutes:g} minutes for each training")
     say(f"data: {', '.join(map(shown, folders)) or 'embedded phantom patients'}")
     with sole_writer(space.executed, "runs the suite on these data"), Workers() as workers:
+        remove_former(space.executed, say)
         run = _Run(steps, space, scale, workers, notebooks if force else set(), say)
         run_in_order([step for step in wanted if step.notebook == PREPROCESS], run, 1)
         if line := left_out(space):

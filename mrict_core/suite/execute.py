@@ -106,6 +106,19 @@ def chain_lengths(steps: list[Step]) -> dict[str, int]:
     return length
 
 
+def remove_former(folder: Path, report: Callable[[str], None]) -> None:
+    """Remove executed copies, with their stamps, of notebooks that do not exist any more; report each.
+
+    Their numbers and results would be mistaken for today's.
+    """
+    for stamp in sorted(folder.glob("*.json")):
+        copy = stamp.with_suffix(".ipynb")
+        if copy.is_file() and not (NOTEBOOKS / copy.name).is_file():
+            copy.unlink()
+            stamp.unlink()
+            report(f"{shown(copy)}: removed, it is of a notebook of an earlier version")
+
+
 @contextlib.contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
     """Treat SIGTERM like Ctrl-C, so that a cancelled batch job leaves nothing half-written."""

@@ -17,8 +17,8 @@ from mrict_core.paths import ROOT, Workspace, common_folder, shown
 from mrict_core.training.runs import of_record
 
 NOTEBOOKS = ROOT / "notebooks"
-PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
-SYNTHESIS = "08_synthesize"
+PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "07_evaluation", "08_clinical_report"
+SYNTHESIS = "09_synthesize"
 NO_STORY = ""  # instead of a notebook, for the papers' references and a user's own family
 NOTEBOOK_OF = {  # family of a variant => its notebook
     "cyclegan": "01_cyclegan_baseline",
@@ -28,6 +28,7 @@ NOTEBOOK_OF = {  # family of a variant => its notebook
     "mk3": "04_pix2pix_mk3",
     "mk4": "04_pix2pix_mk3",
     "mk6": "05_pix2pix_mk6",
+    "mk7": "06_mk7_regression",
 }
 
 
