@@ -134,7 +134,7 @@ PHANTOM_ROWS = (
     Row(BASE),
     Row("slab of 5", changes=SLAB),
     Row("three planes", changes=THREE),
-    Row("slab of 5, three planes", changes=SLAB | THREE),
+    Row("slab of 5 and three planes", changes=SLAB | THREE),
 )
 QUICK = (BASE, "no EMA", "water")
 

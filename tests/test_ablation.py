@@ -102,7 +102,6 @@ def test_a_row_that_exists_is_not_trained_again_and_an_interrupted_one_goes_on(s
     study.measure()
     assert quality.results(study, (study.base, study.rows[2]), 0) == base
     assert (study.space.checkpoints / "pace.json").read_text() == paces
-    monkeypatch.undo()
 
 
 def test_a_chain_shares_one_budget(study, monkeypatch):
@@ -119,6 +118,7 @@ def test_what_a_loss_learns_first_counts(study, monkeypatch):
     assert [count for _, count in dataclasses.replace(study, minutes=1).steps(study.base)] == [40]
     with pytest.raises(MrictError, match="give more --minutes"):
         dataclasses.replace(study, minutes=0.3).steps(study.base)
+    study.prepare()
     found = quality.result(dataclasses.replace(study, minutes=0.3), study.base, 0)
     assert "mk7_0" in found["problem"]
 
