@@ -68,7 +68,7 @@ REAL = Profile(
     threads=1,
 )
 PHANTOMS = dataclasses.replace(
-    get_profile("demo"), name="quality_phantoms", label="ablation, phantoms", phantom_patients_per_centre=16
+    get_profile("demo"), name="quality_phantoms", label="ablation, phantoms", phantom_patients_per_centre=20
 )
 
 
