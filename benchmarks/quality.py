@@ -412,6 +412,8 @@ def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for data in dict.fromkeys(row["data"] for row in rows):
         own = [row for row in rows if row["data"] == data]
         tested = [row for row in own if row["p_holm"] is not None]
+        if not tested:
+            continue
         sure = [row for row in tested if row["p_holm"] < LEVEL]
         groups = {
             "Less error": [row["case"] for row in sure if row["mean_difference_hu"] < 0],

@@ -201,6 +201,7 @@ def test_a_training_that_fails_is_named(study):
 # ------------------------------------------------------------------------------------------------------------- the run
 
 
+@pytest.mark.slow
 def test_the_quick_run_writes_table_and_figure(folders, tmp_path):
     command = [sys.executable, "-m", "benchmarks", "--only", "quality", "--quick", "--minutes", "0.02"]
     command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path)]
