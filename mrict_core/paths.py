@@ -16,6 +16,11 @@ from mrict_core.errors import MrictError, unknown_name
 ROOT = Path(__file__).resolve().parent.parent
 PHANTOM = "phantom"
 REGIONS = ("brain", "pelvis", "HN", "TH", "AB")  # of SynthRAD; phantoms exist for the first two
+SPELLINGS = {  # of a region or body part, in lower-case letters => region
+    **{region.lower(): region for region in REGIONS},
+    **{"head": "brain", "skull": "brain", "headandneck": "HN", "headneck": "HN", "neck": "HN"},
+    **{"thorax": "TH", "chest": "TH", "abdomen": "AB"},
+}
 PROTOCOLS = ("patient", "predecessor")
 DEFAULT_RUN = "demo-phantom-brain"
 Folders = str | Path | Sequence[str | Path]  # one folder or several
@@ -23,6 +28,11 @@ Folders = str | Path | Sequence[str | Path]  # one folder or several
 
 def _root(variable: str, folder: str) -> Path:
     return Path(os.environ.get(variable) or ROOT / folder).expanduser().resolve()
+
+
+def region_named(text: str) -> str:
+    """Return the region that `text` spells, "" if none."""
+    return SPELLINGS.get("".join(c for c in text.lower() if c.isalpha()), "")
 
 
 def pin_roots() -> None:

@@ -25,7 +25,7 @@ from mrict_core.inference import load_synthesizer
 from mrict_core.legacy import importing
 from mrict_core.legacy.importing import NETWORKS, import_checkpoint
 from mrict_core.models.catalogue import entries, find
-from mrict_core.models.folder import CARD, load_facts_and_weights, read_model
+from mrict_core.models.folder import CARD, load_discriminators, load_facts_and_weights, read_model
 from mrict_core.networks import build_network
 
 TINY = dataclasses.replace(get_profile("full"), width=4)  # the predecessor's networks, a sixteenth as wide
@@ -409,7 +409,7 @@ def test_the_command_on_files_of_the_real_size(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     folder = find("mk1")
     assert f"model mk1@{folder.name}: " in result.stdout
-    networks = load_facts_and_weights(folder, "mk1")[1]
+    networks = load_facts_and_weights(folder, "mk1")[1] | load_discriminators(folder)
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     counts = {n: sum(t.numel() for k, t in s.items() if not k.endswith(buffers)) for n, s in networks.items()}
     assert counts == {"G": 11_214_529, "D": 2_764_481}  # measured on the predecessor's

@@ -32,9 +32,12 @@ from mrict_core.models.card import card_text
 from mrict_core.models.catalogue import entries, find, read_card
 from mrict_core.models.folder import (
     CARD,
+    DISCRIMINATOR,
     FACTS,
+    SAMPLE,
     SCORES,
     WEIGHTS,
+    load_discriminators,
     load_facts_and_weights,
     model_hash,
     read_model,
@@ -97,14 +100,16 @@ def test_a_published_model_is_the_best_checkpoint(published, fresh_space):
     best = run_of(fresh_space, "mk1").best
     payload = load_checkpoint(best)
     facts, networks = load_facts_and_weights(published, "mk1")
+    assert networks.keys() == {"G"}  # a CT needs no discriminator
+    networks |= load_discriminators(published)
     assert facts == ModelFacts.of_payload(payload, best)
     assert networks.keys() == payload["networks"].keys() == {"G", "D"}
     for name, state in payload["networks"].items():
         assert networks[name].keys() == state.keys()
         assert all(torch.equal(networks[name][k], v) and networks[name][k].dtype == v.dtype for k, v in state.items())
     assert load_facts_and_weights(best)[0] == facts
-    names = safetensors.torch.load_file(published / WEIGHTS)  # any reader of safetensors finds them
-    assert {name.split("/")[0] for name in names} == {"G", "D"}
+    for file, network in ((WEIGHTS, "G"), (DISCRIMINATOR, "D")):  # any reader of safetensors finds them
+        assert {name.split("/")[0] for name in safetensors.torch.load_file(published / file)} == {network}
     store, split = SliceStore(fresh_space.store), load_split(fresh_space.split_file)
     hu = [load_synthesizer(path, "mk1", "cpu")(store, split.test[0]) for path in (best, published)]
     assert (hu[0] == hu[1]).all()
@@ -129,6 +134,8 @@ def test_the_card_holds_what_a_user_must_know(published, fresh_space):
     patients = (*split.train, *split.val, *split.test)
     assert [word for word in (*patients, str(fresh_space.data_dir.parent)) if word in everything] == []
     assert read_card("mk1") == card
+    assert "(sample.png)" in card
+    assert (published / SAMPLE).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +185,7 @@ def test_other_scores_of_the_same_model_renew_its_card_alone(published):
     scores["summary"]["all"]["mae_hu"]["mean"] = 12.34
     told = {key: description[key] for key in ("kind", "label", "demo", "generator", "data")}
     before = files_of(published)
+    networks |= load_discriminators(published)
     assert write_model(checkpoints_root(), facts, networks, **told, scores=scores) == (published, False)
     after = files_of(published)
     assert {name for name in before if before[name] != after[name]} == {SCORES, CARD}

@@ -138,7 +138,7 @@ def test_targets_and_options_are_checked_first(arguments, message, tmp_path, che
 
 def test_no_model_is_an_error_and_overwrite_replaces(tmp_path, checkpoints):
     mr = write_head(tmp_path / "mr.nii.gz")
-    assert "--model is empty" in error_of("synthesize", str(mr), "-o", str(tmp_path / "ct.nii"))
+    assert "--model is empty" in error_of("synthesize", str(mr), "-o", str(tmp_path / "ct.nii"), "--model", "")
     arguments = ["synthesize", str(mr), "-o", str(tmp_path / "ct.nii"), "--model"]
     ok(*arguments, str(checkpoints / "a.pt"))
     first = (tmp_path / "ct.nii").read_bytes()

@@ -75,6 +75,7 @@ for command in (
     experiments.evaluate,
     experiments.runs,
     models.models,
+    models.publish,
     models.import_checkpoint,
     synthesize.synthesize,
     challenge.challenge,

@@ -1,4 +1,4 @@
-"""Commands on published models: models, import-checkpoint."""
+"""Commands on published models: models, publish, import-checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mrict_core.cli.progress import say
+from mrict_core.errors import MrictError
 from mrict_core.models import catalogue
 
 
@@ -43,8 +44,46 @@ def _print(found: list) -> None:
     else:
         print(f"no published model in {shown(checkpoints_root())}; `evaluate` publishes what was trained")
     for entry in found:
+        terms = [entry.about.label, f"weights {entry.about.licence}" if entry.about.licence else ""]
+        if any(terms):
+            print(f"{entry.name}: {'; '.join(filter(None, terms))}")
         if entry.problem:
             say(f"damaged: {entry.name}: {entry.problem}")
+
+
+def publish(
+    model: Annotated[str, typer.Argument(metavar="NAME[@HASH]", help="a published model; see `models`")],
+    half: Annotated[
+        bool, typer.Option("--half", help="store the weights in half precision, in half the space")
+    ] = False,
+    card: Annotated[
+        str,
+        typer.Option(
+            "--card",
+            metavar="FILE",
+            help="a yaml file of what the model says of itself: label, licence and citation (or data_set), command",
+        ),
+    ] = "",
+    to: Annotated[
+        str, typer.Option("--to", metavar="FOLDER", help="the folder to write; default: under the model's variant")
+    ] = "",
+) -> None:
+    """Publish a published model in another form: in half precision, with a licence, under a name of its own."""
+    from pathlib import Path
+
+    from mrict_core.models.about import About, read_about
+    from mrict_core.models.publish import publish_again
+    from mrict_core.paths import shown
+
+    about = read_about(Path(card).expanduser()) if card else About()
+    source = catalogue.find(model)
+    if not source.is_dir():
+        raise MrictError(
+            f"{model}: trained and not published ({shown(source)}); expected a published model; evaluate it"
+        )
+    folder, new = publish_again(source, about=about, half=half, folder=Path(to).expanduser() if to else None)
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    print(f"model{'' if new else ' (already published)'}: {shown(folder)}, {size:.2f} MB")
 
 
 def import_checkpoint(

@@ -108,7 +108,15 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="a checkpoint file or a trained variant; several make an ensemble; coronal=NAME, sagittal=NAME: its plane",
+        help="a checkpoint file, a variant or another name of `models`; several make an ensemble; coronal=NAME, "
+        "sagittal=NAME: its plane; none: the best published one for the region",
+    ),
+]
+ModelRegion = Annotated[
+    str,
+    typer.Option(
+        "--region",
+        help="without --model: brain, pelvis, HN, TH or AB; default: as the DICOM header says, else brain",
     ),
 ]
 Tta = Annotated[bool, typer.Option("--tta", help="average over the four flips of every slice")]

@@ -11,7 +11,7 @@ import typer
 from mrict_core.cli import options as option
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.paths import shown, some
+from mrict_core.paths import REGIONS, shown, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,7 @@ def synthesize(
     source: option.Input,
     output: option.Output,
     model: option.Models = None,
+    region: option.ModelRegion = "",
     tta: option.Tta = False,
     uncertainty: option.Uncertainty = "",
     qa: option.Qa = "",
@@ -38,10 +39,14 @@ def synthesize(
     overwrite: option.Overwrite = False,
 ) -> None:
     """Make a synthetic CT on exactly the grid of the MR. Not for clinical use."""
-    for name, given in (("INPUT", source), ("--output", output), ("--model", "".join(model or ()))):
+    for name, given in (("INPUT", source), ("--output", output), *(("--model", name) for name in model or ())):
         if not given:
             raise MrictError(f"{name} is empty; expected a name; see python -m mrict_core synthesize --help")
-    from mrict_core.inference.input_files import holds_many
+    if region and model:
+        raise MrictError("--region and --model are both given; --region chooses a model; give one of them")
+    if region and region not in REGIONS:
+        raise unknown_name("region", region, REGIONS)
+    from mrict_core.inference.input_files import holds_many, region_of
     from mrict_core.inference.volume import SynthesisOptions
     from mrict_core.pipeline.cases import is_file_name, the_only_case
     from mrict_core.pipeline.synthesis import load_models
@@ -58,7 +63,8 @@ def synthesize(
         raise MrictError("--csv and --format are for many cases; the name of one output says its format")
 
     def load() -> list[Model]:
-        return load_models(model, device, precision)
+        chosen = model or [_best(region or ("" if many else region_of(path, series)) or REGIONS[0])]
+        return load_models(chosen, device, precision)
 
     options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
     how = {"options": options, "overwrite": overwrite, "strict": strict}
@@ -69,6 +75,15 @@ def synthesize(
         done = _one(path, target, load, spread, page, how)
     if not done:
         raise typer.Exit(1)
+
+
+def _best(region: str) -> str:
+    """Return the path of the best published model for a region, and say which it is and why."""
+    from mrict_core.models import catalogue
+
+    found, damaged = catalogue.for_region(region)
+    say(catalogue.why_first(found, damaged, region))
+    return str(found[0].path)
 
 
 def _one(

@@ -25,18 +25,20 @@ class AugmentSettings:
     gamma: float = 0.15  # MR: log-uniform exponent in exp(±)
     bias_field: float = 0.15  # MR: log amplitude of a smooth multiplicative field
     noise: float = 0.02  # MR: largest SD, of the [0, 1] intensity scale
+    crop: int = 0  # side of a random crop, pixels; 0, or at least the image's side: the whole image
 
 
-NONE = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0)
+NONE = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class JointTransform:
     """Callable `real_A, real_B, mask = transform(real_A, real_B, mask, mirrors)`.
 
-    real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Shapes and types
-    are kept; the channels of an MR move together, and each gets its own noise. Images are interpolated linearly (a
-    convex combination: no value leaves the input's range), the mask by nearest neighbour. Outside is background.
-    Columns are flipped only where `mirrors`, (B,) bool, is true: in a sagittal slice a flip turns the face backwards.
+    real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Types are kept, and
+    shapes unless cropped; the channels of an MR move together, and each gets its own noise. Images are interpolated
+    linearly (a convex combination: no value leaves the input's range), the mask by nearest neighbour. Outside is
+    background. Columns are flipped only where `mirrors`, (B,) bool, is true: in a sagittal slice a flip turns the face
+    backwards.
     """
 
     def __init__(self, settings: AugmentSettings = AugmentSettings(), generator: torch.Generator | None = None) -> None:
@@ -46,6 +48,8 @@ class JointTransform:
     def __call__(
         self, real_A: Tensor, real_B: Tensor, mask: Tensor, mirrors: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if 0 < self.settings.crop < real_A.shape[-1]:
+            real_A, real_B, mask = self.random_crop(real_A, real_B, mask)
         grid = self.random_grid(real_A, mirrors)
         support = (real_A > -1).to(real_A.dtype)
         real_A = self.jitter_mr(real_A, support)
@@ -55,6 +59,16 @@ class JointTransform:
         )
         real_A, real_B = images.split([real_A.shape[1], real_B.shape[1]], dim=1)
         return real_A, real_B, warped_mask.to(mask.dtype)
+
+    def random_crop(self, *images: Tensor) -> list[Tensor]:
+        """Return one crop of each image of a batch, at the same place in all `images`."""
+        side, (rows, cols) = self.settings.crop, images[0].shape[-2:]
+        tops, lefts = (
+            torch.randint(length - side + 1, (len(images[0]),), generator=self.generator).tolist()
+            for length in (rows, cols)
+        )
+        places = [(slice(None), slice(t, t + side), slice(c, c + side)) for t, c in zip(tops, lefts, strict=True)]
+        return [torch.stack([one[place] for one, place in zip(image, places, strict=True)]) for image in images]
 
     def _uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Uniform in [-1, 1), drawn on the CPU so that a seed means the same on every device."""

@@ -10,7 +10,7 @@ from mrict_core.experiments.schema import Data, Experiment, Optimizer, Part, Sch
 
 AUGMENT = {  # left and right are alike; up and down, front and back are not
     **{"flip_horizontal": 0.5, "flip_vertical": 0.0, "rotation_degrees": 10.0, "translation": 0.03, "scale": 0.1},
-    **{"gamma": 0.3, "bias_field": 0.15, "noise": 0.02},
+    **{"gamma": 0.3, "bias_field": 0.15, "noise": 0.02, "crop": 192},
 }
 
 REGISTRY.add(
@@ -46,3 +46,10 @@ REGISTRY.derive(
     why="Slabs of all three planes: three times the slices to learn from, and three predictions to merge.",
     changes={"data.view.planes": ["axial", "coronal", "sagittal"]},
 )
+REGISTRY.derive(
+    "mk7_1",
+    "mk7_3",
+    why="A feature loss beside L1: does a segmenter of the training CTs' own tissues sharpen bone and air?",
+    changes={"loss.hu_features": {"weight": 0.5}},
+)
+REGISTRY.alias("mk7", "mk7_1")

@@ -54,9 +54,8 @@ class Profile:
     def described(self, experiment: Experiment) -> dict[str, Any]:
         """Return this profile's values that decide the weights of `experiment`."""
         widths = {part.name: self.widths[part.name] for part in experiment.network.values() if part.name in self.widths}
-        steps = self.steps_of(experiment)
         own = {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
-        return own | ({"widths": widths} if widths else {}) | ({"steps": steps} if steps else {})
+        return own | ({"widths": widths} if widths else {})
 
     def canvas(self, shapes: list[tuple[int, int]]) -> int:
         """Return the side of the canvas, pixels, for volumes of these in-plane shapes."""
@@ -79,7 +78,7 @@ PROFILES = {
             epochs_min=2,
             epochs_max=10,
             batch_size=8,
-            steps=600,
+            steps=1200,
             widths={"residual_unet": 16},
             feature_network="demo_features",
             threads=1,
@@ -88,6 +87,18 @@ PROFILES = {
             phantom_in_plane_mm={"brain": 3.6, "pelvis": 6.6},
             phantom_slice_mm=6.5,
             phantom_supersample=2,
+        ),
+        Profile(
+            name="cpu",
+            label="cpu",
+            width=16,
+            epochs_max=20,
+            batch_size=8,
+            steps=4000,
+            widths={"residual_unet": 24},
+            phantom_patients_per_centre=8,
+            phantom_in_plane_mm={"brain": 2.0, "pelvis": 3.4},
+            phantom_slice_mm=3.0,
         ),
         Profile(
             name="full",

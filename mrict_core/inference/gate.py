@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from mrict_core.data.cache.fingerprint import PROTOCOL, bone_shares, few_patients, volume_features
+from mrict_core.data.cache.fingerprint import PROTOCOL, bone_shares, few_patients, of_single_slices, volume_features
+from mrict_core.data.dicom import DicomVolume
+from mrict_core.data.images.orders import SliceOrder
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
+from mrict_core.paths import region_named
 from mrict_core.training.facts import ModelFacts
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ BONE_WRONG = 10.0
 ALPHA = 2e-4  # two-sided, per feature: with about fifty features, about 1 % of good inputs fail by chance
 FACTOR_MIN = 5.0  # features have heavier tails than the normal distribution, even with many patients
 WRONG = 2.0  # times the limit: not doubtful but wrong
+FEW_SLICES = 5  # fewer show too little of a region to be a whole volume
 DISAGREEMENT_HU = 100.0  # mean over the body; as large as the error of a usable synthetic CT
 # Minimum spreads, for uniform cohorts. Logarithms: 0.02 is 2 %.
 MIN_SPREAD = {
@@ -75,16 +79,31 @@ def check_input(volume: Volume, fingerprint: dict[str, Any] | None) -> list[Find
     """Return what does not fit between an MR and the training fingerprint, worst first.
 
     An MR that cannot be prepared (a CT, say) is a finding, and so is a fingerprint of few patients, whose wide limits
-    detect little.
+    detect little. If every training patient was a single slice, only the middle slice of the body is compared.
     """
     if not fingerprint or fingerprint.get("protocol") != PROTOCOL or not fingerprint.get("features"):
         return [Finding("no_fingerprint", "the model has no training fingerprint: the input was not checked")]
+    single = of_single_slices(fingerprint)
     try:
-        found, _ = volume_features(volume, fingerprint["size"])
+        found, _ = volume_features(volume, fingerprint["size"], middle=single)
     except MrictError as error:
         return [Finding("unusable", str(error), REFUSE)]
     few = few_patients(fingerprint["patients"])
-    return [*compare(found, fingerprint), *([Finding("few_patients", few)] if few else [])]
+    return [
+        *compare(found, fingerprint),
+        *([Finding("few_patients", few)] if few else []),
+        *(_of_slices(volume) if single else []),
+    ]
+
+
+def _of_slices(volume: Volume) -> list[Finding]:
+    """Return what a model trained on single slices cannot tell of an MR, and whether the MR has suspiciously few."""
+    count = SliceOrder.axial(volume.affine).to_slices(volume.array).shape[0]
+    if count == 1:
+        return []
+    few = f"the MR has {count} axial slices; expected one slice or a whole volume (at least {FEW_SLICES}); is it cut?"
+    text = "the model was trained on single slices: of the MR, only the middle slice of the body was checked"
+    return [*([Finding("few_slices", few)] if count < FEW_SLICES else []), Finding("single_slices", text, NOTE)]
 
 
 def compare(found: dict[str, float], fingerprint: dict[str, Any]) -> list[Finding]:
@@ -157,7 +176,18 @@ def _times(value: float, other: float) -> float:
 
 def before(volume: Volume, facts: ModelFacts) -> list[Finding]:
     """Return what does not fit between an MR and the model with these facts."""
-    return check_input(volume, facts.fingerprint)
+    return [*_body_part(volume, facts.fingerprint), *check_input(volume, facts.fingerprint)]
+
+
+def _body_part(volume: Volume, fingerprint: dict[str, Any] | None) -> list[Finding]:
+    """Return a finding if a DICOM header names another body part than the model's region. Its text is not shown."""
+    named = volume.source.body_part if isinstance(volume, DicomVolume) and volume.source else ""
+    trained = (fingerprint or {}).get("region")
+    if not named or not trained or region_named(named) == trained:
+        return []
+    came = region_named(named) or "another body part"
+    text = f"the DICOM header names {came} (BodyPartExamined), the model was trained on {trained}"
+    return [Finding("body_part", text, question="is it the right model?")]
 
 
 def after(synthesis: Synthesis, facts: ModelFacts) -> list[Finding]:

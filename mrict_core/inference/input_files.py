@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrict_core.data.dicom import is_dicom, read_series, series_below
+from mrict_core.data.dicom import is_dicom, list_series, read_series, series_below
+from mrict_core.data.dicom.values import text_of
 from mrict_core.data.images.volumes import Volume, load_volume, made_here
 from mrict_core.errors import MrictError
-from mrict_core.paths import shown
+from mrict_core.paths import region_named, shown
 
 
 def read_input(path: Path | str, series: str = "", keep_identifiers: bool = False) -> Volume:
@@ -23,6 +24,20 @@ def read_input(path: Path | str, series: str = "", keep_identifiers: bool = Fals
     if made_here(path):
         raise MrictError(f"{shown(path)}: a synthetic CT or uncertainty map of this suite; expected an MR; give the MR")
     return load_volume(path)
+
+
+def region_of(path: Path | str, series: str = "") -> str:
+    """Return the region that the headers of a DICOM series name (BodyPartExamined).
+
+    "" if the input is not DICOM, the tag is absent or names no region of the suite, or headers disagree.
+    """
+    path = Path(path)
+    if not (path.is_dir() or is_dicom(path)):
+        return ""
+    asked = series.split("/")[0]
+    chosen = [one for one in list_series(path) if one.modality == "MR" and (not asked or asked in (one.name, one.uid))]
+    found = {region_named(text_of(header, "BodyPartExamined")) for one in chosen for _, header in one.headers}
+    return found.pop() if len(found) == 1 else ""
 
 
 def holds_many(path: Path | str) -> bool:

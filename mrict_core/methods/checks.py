@@ -104,6 +104,8 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
             method: Method = METHODS.build(experiment.method.name, experiment.method.options, setup=setup)
             if size % (multiple := getattr(method.generator, "multiple", 1)):
                 raise MrictError(f"{where()}: needs slices of a multiple of {multiple} px, these have {size}")
+            if (crop := experiment.data.augment.get("crop", 0)) % multiple:
+                raise MrictError(f"{where()}: needs data.augment.crop a multiple of {multiple} px, it is {crop:g}")
             made = method.generator.eval()(torch.empty(1, method.view.in_channels, size, size))
             expected, came = (1, max(1, method.out_channels), size, size), tuple(getattr(made, "shape", ()))
             if came != expected:

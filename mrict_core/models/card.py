@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mrict_core.experiments.schema import as_plain, flattened
+from mrict_core.models.about import About, about_of
 from mrict_core.training.facts import ModelFacts
 
 if TYPE_CHECKING:
@@ -23,23 +24,34 @@ NO_SCORES = (
     "None: this suite has not scored it. Evaluate it on held-out patients of your own before you rely on its images "
     "(`python -m mrict_core score`)."
 )
+SHOWN = (
+    "![MR, synthetic CT, CT and error]({sample})\n\nOne slice of a held-out patient, chosen by its position, not by "
+    "its score: MR, synthetic CT, CT with the scoring mask outlined, and the error (sCT − CT) inside it."
+)
+NO_SAMPLE = "None: no synthetic CT of a held-out patient was made when this model was published."
 
 
-def card_text(description: Description, scores: Mapping[str, Any] | None) -> str:
-    """Return a model's card in markdown. `scores`: of the held-out patients, None if not scored.
+def card_text(description: Description, scores: Mapping[str, Any] | None, sample: str = "") -> str:
+    """Return a model's card in markdown.
 
-    Raises MrictError for invalid facts.
+    scores: of the held-out patients, None if not scored. sample: name of the sample picture beside the card, "" for
+    none. Raises MrictError for invalid facts.
     """
     facts = ModelFacts.from_plain(description["facts"], "facts")
+    about = about_of(description)
     description = {**description, "facts": facts}
     parts = [
         f"# {facts.variant}@{description['hash']}",
         DEMO if description["demo"] else "",
+        f"> **{about.label[0].upper()}{about.label[1:]}.**" if about.label else "",
         _summary(description),
+        *_licence(about),
         "## Training data",
         *_data(description),
         "## Results on held-out patients",
         *(_results(scores) if scores else [NO_SCORES]),
+        "## Sample",
+        SHOWN.format(sample=sample) if sample else NO_SAMPLE,
         "## Intended use",
         _use(description),
         "## Limits",
@@ -92,12 +104,38 @@ def _summary(description: Description) -> str:
         else "Weights of the predecessor, imported unchanged; not trained by this suite."
     )
     lines = [
-        f"MR to synthetic CT in HU, slice by slice (axial). {made} Variant `{facts.variant}`: {facts.experiment.why}",
+        f"MR to synthetic CT in HU, slice by slice ({', '.join(facts.all_planes)}). {made} Variant "
+        f"`{facts.variant}`: {facts.experiment.why}",
         f"Network `{_network(description)}`, {size:,} values, {facts.size} × {facts.size} px, window "
         f"[{facts.window.low:g}, {facts.window.high:g}] HU. Profile: {description['label']}. "
         f"Networks in the file: {', '.join(weights)}. Published {description['published'][:10]}.",
+        _files(description),
     ]
     return "\n\n".join(lines)
+
+
+def _files(description: Description) -> str:
+    """Return size and precision of the weights, and what the discriminators' own file holds."""
+    text = f"Weights: {_megabytes(description['weights'])}."
+    if description["weights"].get("half_precision"):
+        text = f"Weights stored in half precision: {_megabytes(description['weights'])}; scored before rounding."
+    if judging := description.get("discriminator"):
+        names = ", ".join(judging["networks"])
+        text += f" In a file of their own, unused in prediction: {names}, {_megabytes(judging)}."
+    return text
+
+
+def _megabytes(file: Mapping[str, Any]) -> str:
+    return f"{file['bytes'] / 1e6:.2f} MB"
+
+
+def _licence(about: About) -> list[str]:
+    """Return the terms of the weights, if the publisher gave any."""
+    terms = [
+        f"Weights: {about.licence}. The suite's code has its own licence (MIT)." if about.licence else "",
+        f"Cite: {about.citation}." if about.citation else "",
+    ]
+    return ["## Licence", *terms] if any(terms) else []
 
 
 def _network(description: Description) -> str:
@@ -136,6 +174,10 @@ def _results(scores: Mapping[str, Any]) -> list[str]:
         (m.heading, _spread(s, m), _interval(s, m), m.text(s["median"]), s["n"]) for m, s in rows_of.items() if s["n"]
     ]
     centres = [(c, _spread(s["mae_hu"], mae), s["mae_hu"]["n"]) for c, s in summary.get("centres", {}).items()]
+    planes = [
+        (plane, *(_spread(s[m.key], m) for m in rows_of), s["mae_hu"]["n"])
+        for plane, s in summary.get("planes", {}).items()
+    ]
     definitions = [
         f"- **{m.heading}**: " + "; ".join(f"{key}: {card[key]}" for key in metrics.CARD_LABELS if card.get(key))
         for m in rows_of
@@ -143,6 +185,7 @@ def _results(scores: Mapping[str, Any]) -> list[str]:
     ]
     return [
         _table(("measure", "mean ± SD", "95 % interval of the mean", "median", "patients"), rows),
+        _table(("plane", *(m.heading for m in rows_of), "patients"), planes) if planes else "",
         _table(("centre", mae.heading, "patients"), centres) if len(centres) > 1 else "",
         "\n".join(definitions),
         _against(summary["all"]["mae_hu"]["mean"], scores.get("baseline"), mae),
@@ -182,6 +225,7 @@ def _provenance(description: Description) -> str:
     rows = {
         "model": description["hash"],
         "weights (sha256)": description["weights"]["sha256"],
+        "command": about_of(description).command,
         "training run": facts.key,
         "slices": facts.store_key,
         "split": facts.split_hash,

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrict_core.errors import MrictError
 from mrict_core.experiments import all_variants, get
-from mrict_core.models.card import card_text
-from mrict_core.models.folder import FACTS, WEIGHTS, check_weights, is_model, read_model, read_scores
-from mrict_core.paths import checkpoints_root, shown
+from mrict_core.models.about import About, about_of
+from mrict_core.models.folder import (
+    FACTS,
+    WEIGHTS,
+    card_of,
+    check_discriminators,
+    check_weights,
+    is_model,
+    read_model,
+    read_scores,
+)
+from mrict_core.paths import ROOT, checkpoints_root, shown, some
 from mrict_core.training.runs import unpublished
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHORT = 8  # digits of a hash in names
+OTHERS = 4  # models in one line
 # raised by files with unexpected values
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError, RecursionError)
 
@@ -29,10 +40,13 @@ class Entry:
     variant: str
     hash: str
     path: Path
+    own_name: str = ""  # of its folder, if it stands directly in the folder of checkpoints
     kind: str = ""  # "trained" | "imported"
     label: str = ""  # of the profile
     demo: bool = False
     data: str = ""  # what it was trained on
+    region: str = ""  # "": unknown
+    about: About = field(default_factory=About)
     published: str = ""  # date and time, UTC
     mae_hu: float | None = None  # mean over the held-out patients; None: not scored
     patients: int = 0  # held out and scored
@@ -42,8 +56,15 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The model's name: variant@hash, shortened."""
-        return f"{self.variant}@{self.hash[:SHORT]}"
+        """The model's name: that of its own, or variant@hash, shortened."""
+        return self.own_name or f"{self.variant}@{self.hash[:SHORT]}"
+
+    @property
+    def result(self) -> str:
+        """Its mean error on held-out patients, in words."""
+        if self.mae_hu is None:
+            return "not scored"
+        return f"{self.mae_hu:.1f} HU on {self.patients} held-out patient{'s' * (self.patients != 1)}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain json values."""
@@ -51,59 +72,118 @@ class Entry:
 
 
 def entries(root: Path | None = None, *, verify: bool = False) -> list[Entry]:
-    """Return every published model, variants in order of declaration, oldest model first.
+    """Return every published model: those with a name of their own, then by variant in order of declaration and date.
 
     root: the folder of checkpoints; None: the suite's. verify: also check the hash of the weights. A damaged folder is
     an entry with a `problem`.
     """
     root = checkpoints_root() if root is None else Path(root)
     order = {variant.name: number for number, variant in enumerate(all_variants())}
+    named = {p.parent for name in (FACTS, WEIGHTS) for p in root.glob(f"*/{name}") if p.parent.name[0] != "."}
     folders = {p.parent for name in (FACTS, WEIGHTS) for p in root.glob(f"*/*/{name}") if p.parent.name[0] != "."}
-    found = [_entry(folder, verify) for folder in sorted(folders)]
-    return sorted(found, key=lambda e: (order.get(e.variant, len(order)), e.variant, e.published))
+    found = [_entry(folder, verify, folder.name if folder in named else "") for folder in sorted(named | folders)]
+    return sorted(found, key=lambda e: (not e.own_name, order.get(e.variant, len(order)), e.variant, e.published))
 
 
-def _entry(folder: Path, verify: bool) -> Entry:
-    variant, digest = folder.parent.name, folder.name
+def _entry(folder: Path, verify: bool, own_name: str) -> Entry:
+    variant, digest = ("", "") if own_name else (folder.parent.name, folder.name)
     try:
         description = read_model(folder)
         own = (description["facts"]["variant"], description["hash"])
-        if own != (variant, digest):
+        if own_name:
+            variant, digest = own
+        elif own != (variant, digest):
             raise MrictError(
                 f"{shown(folder)}: contains model {'@'.join(own)}; expected {variant}@{digest}; rename the folder to "
                 f"{'/'.join(own)}"
             )
         if verify:
             check_weights(folder, description)
+            check_discriminators(folder, description)
         scores = read_scores(folder)
         mae = scores["summary"]["all"]["mae_hu"] if scores else {"mean": None, "n": 0}
         networks = tuple(map(str, description["weights"]["networks"]))
+        judging = tuple(map(str, description.get("discriminator", {}).get("networks", ())))
         return Entry(  # types are enforced: one bad folder must not break the list
             variant,
             digest,
             folder,
+            own_name,
             kind=str(description["kind"]),
             label=str(description["label"]),
             demo=bool(description["demo"]),
             data=str(description["data"]["name"]),
+            region=_region(description),
+            about=about_of(description),
             published=str(description["published"]),
             mae_hu=None if mae["mean"] is None else float(mae["mean"]),
             patients=int(mae["n"]),
-            networks=networks,
+            networks=networks + judging,
             makes_ct=description["generator"] in networks,
         )
     except MrictError as error:
-        return Entry(variant, digest, folder, problem=str(error))
+        return Entry(variant, digest, folder, own_name, problem=str(error))
     except UNREADABLE as error:
-        return Entry(variant, digest, folder, problem=f"{shown(folder)}: not a model of this suite ({error!r})")
+        problem = f"{shown(folder)}: not a model of this suite ({error!r})"
+        return Entry(variant, digest, folder, own_name, problem=problem)
+
+
+def _region(description: Mapping[str, Any]) -> str:
+    """Return the region of the training data, "" for a model that records none."""
+    fingerprint = description["facts"].get("fingerprint") or {}
+    return str(description["data"].get("region") or fingerprint.get("region") or "")
+
+
+def for_region(region: str, root: Path | None = None) -> tuple[list[Entry], list[Entry]]:
+    """Return the models for a region, the best first, and the damaged ones of any region.
+
+    The best has the lowest masked MAE on its own held-out patients. Models that are not scored come after all that are,
+    and demos after all others. Raises MrictError if there is none.
+    """
+    every = entries(root)
+    fitting = [entry for entry in every if entry.makes_ct and entry.region == region]
+    damaged = [entry for entry in every if entry.problem]
+    if not fitting:
+        where = shown(checkpoints_root() if root is None else root)
+        lost = f" ({damaged[0].problem})" if damaged else ""
+        starter = ROOT / "checkpoints" / f"starter-{region}"
+        raise MrictError(
+            f"no published model for {region} in {where}{lost}; expected one; train and evaluate one on your data "
+            f"(./run_all.sh --data DIR --region {region}), or give --model {starter if is_model(starter) else 'NAME'}"
+        )
+    best_first = sorted(fitting, key=lambda e: (e.demo, e.mae_hu is None, e.mae_hu))
+    return best_first, damaged
+
+
+def why_first(found: list[Entry], damaged: list[Entry], region: str) -> str:
+    """Return one line on the model that `for_region` puts first, and why."""
+    first, *others = found
+    name = f"{first.name} ({first.variant}@{first.hash[:SHORT]})" if first.own_name else first.name
+    if not others:
+        why = f"the only model for {region}, {first.result}"
+    elif first.mae_hu is None:
+        why = f"the first of {len(found)} models for {region}, none of them scored"
+    else:
+        why = f"masked MAE {first.result}, the lowest of {len(found)} models for {region}"
+    text = f"model: {name}: {why}{'; a demo, as no other is published' if first.demo else ''}"
+    if others:
+        text += f"; others: {some([f'{e.name} {_short(e)}' for e in others], OTHERS)}"
+    if damaged:
+        text += f"; damaged, not considered: {some([e.name for e in damaged], OTHERS)}"
+    return f"{text}; --model NAME takes another"
+
+
+def _short(entry: Entry) -> str:
+    return f"{'demo, ' if entry.demo else ''}{'not scored' if entry.mae_hu is None else f'{entry.mae_hu:.1f} HU'}"
 
 
 def find(spec: str | Path, root: Path | None = None) -> Path:
     """Return the model folder or checkpoint file of `spec`.
 
-    spec: the path of a checkpoint file or model folder; `variant@hash`, where the hash may be shortened; or `variant`:
-    its newest published model (patient models before demos), or if none is published the best checkpoint of its
-    training. Raises MrictError if nothing matches, or more than one.
+    spec: the path of a checkpoint file or model folder; a model's own name (starter-brain); `variant@hash`, where the
+    hash may be shortened; or `variant`: its newest published model (patient models before demos), or if none is
+    published the best checkpoint of its training. A model with a name of its own is never meant by `variant`. Raises
+    MrictError if nothing matches, or more than one.
     """
     text = str(spec)
     root = checkpoints_root() if root is None else Path(root)
@@ -111,10 +191,16 @@ def find(spec: str | Path, root: Path | None = None) -> Path:
         return path
     name, at, prefix = text.partition("@")
     every = entries(root)
+    for entry in every:
+        if entry.own_name == text:
+            if entry.problem:
+                raise MrictError(entry.problem)
+            return entry.path
     variant = name if any(entry.variant == name for entry in every) else get(name).name
     published = [entry for entry in every if entry.variant == variant]
     if at:
         return _by_hash(variant, prefix, published, root)
+    published = [entry for entry in published if not entry.own_name]
     if damaged := [entry for entry in published if entry.problem]:  # it may be the newest
         raise MrictError(
             f"{variant}: the newest model is unknown, {damaged[0].name} is damaged ({damaged[0].problem}); "
@@ -180,7 +266,7 @@ def read_card(spec: str, root: Path | None = None) -> str:
     if not path.is_dir():
         raise MrictError(f"{spec}: trained and not published ({shown(path)}), so it has no card; evaluate it first")
     try:
-        return card_text(read_model(path), read_scores(path))
+        return card_of(path, read_model(path), read_scores(path))
     except UNREADABLE as error:
         raise MrictError(f"{shown(path)}: its facts or scores cannot be shown ({error!r}); publish it again") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -219,9 +220,25 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
         stem=f"{variant.name}--seed{facts.seed}",
     )
     if run.complete and not space.fold:
-        folder, new = publish(space, (store, split), facts, networks, record, _best_baseline(space, record))
+        picture = _sample_picture(store, split, predictions, variant.name, bench.profile.label)
+        baseline = _best_baseline(space, record)
+        folder, new = publish(space, (store, split), facts, networks, record, baseline, picture)
         report(f"model {variant.name}@{folder.name}{'' if new else ' (already published)'}: {shown(folder)}")
     return record, predictions
+
+
+def _sample_picture(store: SliceStore, split: Split, predictions: Predictions, name: str, label: str) -> bytes:
+    """Return a png of one slice of a held-out patient: MR, synthetic CT, CT, error. It does not name the patient."""
+    from mrict_core.reporting import style
+    from mrict_core.reporting.images import sample_figure
+
+    row = sample_rows(store, split.test, predictions)[0]
+    axial = store.plane(row["patient"]) == "axial"
+    title = f"{name}: a held-out patient"
+    figure = sample_figure([row | {"patient": "held out"}], title=title, label=label, orientation=axial)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
+    return picture.getvalue()
 
 
 def predictions_of(

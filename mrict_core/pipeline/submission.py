@@ -17,17 +17,13 @@ from mrict_core.errors import MrictError
 from mrict_core.files import read_json
 from mrict_core.inference.output_files import FORMATS
 from mrict_core.inference.volume import SynthesisOptions
-from mrict_core.paths import REGIONS, printable, shown
+from mrict_core.paths import REGIONS, printable, region_named, shown
 from mrict_core.pipeline.survey import OTHERS, Survey, plain_name, sort_beside
 from mrict_core.pipeline.synthesis import Model, explained, is_current, load_models, synthesize_case
 
 MRI, BODY, SCT = "images/mri", "images/body", "images/synthetic-ct"
 FACTS = "mrict"  # how each was made; the folder of images may contain only images
 REGION_FILES = ("region.json", "images/region.json")
-SPELLINGS = {  # of region.json, in lower-case letters => region
-    **{region.lower(): region for region in REGIONS},
-    **{"head": "brain", "headandneck": "HN", "headneck": "HN", "thorax": "TH", "abdomen": "AB"},
-}
 
 
 def region_of_input(folder: Path) -> str:
@@ -39,11 +35,10 @@ def region_of_input(folder: Path) -> str:
         value = read_json(path)
         if isinstance(value, dict):
             value = value.get("region", "")
-        key = "".join(c for c in str(value).lower() if c.isalpha())
-        if key not in SPELLINGS:
+        if not (region := region_named(str(value))):
             allowed = ", ".join(REGIONS)
             raise MrictError(f"{shown(path)}: region {str(value)[:60]!r}; expected one of {allowed}; fix the file")
-        return SPELLINGS[key]
+        return region
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from mrict_core.inference.volume import (
 )
 from mrict_core.machine import versions
 from mrict_core.models import catalogue
+from mrict_core.models.about import About, about_of
+from mrict_core.models.folder import read_model
+from mrict_core.models.publish import FOR_PATIENTS
 from mrict_core.paths import printable, shown
 from mrict_core.training.facts import ModelFacts
 
@@ -48,6 +51,8 @@ class Model:
 
     synthesizer: Synthesizer
     hash: str
+    demo: bool = False
+    about: About = field(default_factory=About)
 
     @property
     def name(self) -> str:
@@ -64,6 +69,7 @@ class Model:
             "profile": facts.profile.name,
             **{key: getattr(facts, key) for key in kept},
             "trained_with": facts.versions.get("mrict_core", ""),
+            **self.about.as_plain(),
         }
 
 
@@ -76,7 +82,11 @@ def load_model(spec: str, device: str = "auto", precision: str = "float32") -> M
     if named:
         facts = dataclasses.replace(synthesizer.facts, plane=plane, planes=[])
         synthesizer = dataclasses.replace(synthesizer, facts=facts)
-    return Model(synthesizer, path.name if path.is_dir() else hash_file(path))
+    if not path.is_dir():
+        demo = synthesizer.facts.profile.name not in FOR_PATIENTS
+        return Model(synthesizer, hash_file(path), demo)
+    description = read_model(path)
+    return Model(synthesizer, description["hash"], description["demo"], about_of(description))
 
 
 def load_models(specs: Sequence[str], device: str = "auto", precision: str = "float32") -> list[Model]:
@@ -323,8 +333,13 @@ def notes_of(facts: dict[str, Any]) -> list[str]:
 
 def _of_model(model: Model) -> list[gate.Finding]:
     """Return what a user of this model should know."""
-    profile = model.synthesizer.facts.profile.name
-    if profile == "full":
-        return []
-    text = f"{model.name}: a model of profile {profile}, made to demonstrate the suite, not for use"
-    return [gate.Finding(text, text, gate.REFUSE)]
+    found = []
+    if model.demo:
+        profile = model.synthesizer.facts.profile.name
+        text = f"{model.name}: a model of profile {profile}, made to demonstrate the suite, not for use"
+        found.append(gate.Finding(text, text, gate.REFUSE))
+    terms = [model.about.label, f"weights {model.about.licence}" if model.about.licence else ""]
+    if any(terms):
+        text = f"{model.name}: {'; '.join(filter(None, terms))}"
+        found.append(gate.Finding(text, text, gate.NOTE))
+    return found

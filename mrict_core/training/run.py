@@ -95,6 +95,7 @@ class Run:
             "variant": deciding(self.variant),
             "profile": self.profile.described(self.variant),
             "epochs": self.epochs,
+            **({"steps": self.steps} if self.steps and not self.settings.steps else {}),
             "settings": {name: value for name, value in settings.items() if value is not None},
             "store": self.store.key,
             "split": self.split.hash,

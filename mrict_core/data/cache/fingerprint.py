@@ -5,7 +5,7 @@ Features are computed from prepared slices, of the dataset cache or of `prepare_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,7 @@ PROTOCOL = "patient"  # the other protocol's input needs the CT, which inference
 BINS = 16
 LEVELS = 5  # heights from the body's lowest to its highest slice
 RIM_MM = 10.0  # contains skin, fat and muscle
+ACROSS = ("spacing_slices", "fov_slices", "body_volume", "body_extent_slices")  # mean nothing in a single slice
 DIRECTIONS = ("slices", "rows", "cols")
 SIDES = ("front", "back", "right", "left")
 
@@ -112,15 +113,27 @@ def _means(mr: np.ndarray, body: np.ndarray) -> np.ndarray:
     return np.array([one[where].mean() for one, where in zip(mr, body, strict=True)])
 
 
-def volume_features(volume: Volume, size: int) -> tuple[dict[str, float], str]:
+def of_single_slices(fingerprint: Mapping[str, Any]) -> bool:
+    """Return whether every training patient was one slice: its field of view across slices is its slice's thickness."""
+    across, thickness = (fingerprint["features"].get(f"{name}_slices") for name in ("fov", "spacing"))
+    return across is not None and across == thickness
+
+
+def volume_features(volume: Volume, size: int, middle: bool = False) -> tuple[dict[str, float], str]:
     """Return the features of a volume prepared on a canvas of `size` pixels, and its orientation code.
 
-    Raises `MrictError` as `prepare_mr` does: no body, a constant image, values in HU.
+    middle: only of the middle axial slice of the body, without the features of `ACROSS`. Raises `MrictError` as
+    `prepare_mr` does: no body, a constant image, values in HU.
     """
     prepared = prepare_mr(volume, size)
     spacing_mm = prepared.order.spacing_mm(volume.affine)
-    found = features(prepared.mr, prepared.body, spacing_mm, prepared.order.to_slices(volume.array).shape)
-    return found, orientation(volume.affine)
+    mr, body, stack = prepared.mr, prepared.body, prepared.order.to_slices(volume.array).shape
+    if not middle:
+        return features(mr, body, spacing_mm, stack), orientation(volume.affine)
+    held = np.flatnonzero(body.any(axis=(1, 2)))
+    one = held[len(held) // 2 : len(held) // 2 + 1]
+    found = features(mr[one], body[one], spacing_mm, (1, *stack[1:]))
+    return {name: value for name, value in found.items() if name not in ACROSS}, orientation(volume.affine)
 
 
 def patient_features(store: SliceStore, patient: str) -> tuple[dict[str, float], str]:
@@ -137,13 +150,18 @@ def orientation(affine: np.ndarray) -> str:
 
 
 def fingerprint(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
-    """Return the distribution of the patients' features as plain json values; no features for other protocols."""
+    """Return the distribution of the patients' features as plain json values; no features for other protocols.
+
+    Features are of axial slices, as those of an MR to be checked are: patients prepared in another plane count only
+    where there is no axial one.
+    """
     slices = map(store.slices, sorted(patients))
     bone = {"bone": bone_range([bone_shares(one.ct, one.body) for one in slices])}
     if store.protocol != PROTOCOL:
         facts = {"version": VERSION, "protocol": store.protocol, "size": store.size, "patients": 0, "features": {}}
         return facts | bone
-    found = {patient: patient_features(store, patient) for patient in sorted(patients)}
+    axial = [patient for patient in sorted(patients) if store.plane(patient) == "axial"]
+    found = {patient: patient_features(store, patient) for patient in axial or sorted(patients)}
     centres = {patient: store.centre(patient) for patient in found}
     codes = sorted({code for _, code in found.values()})
     facts = summarise([one for one, _ in found.values()], store.size, codes, list(centres.values()))

@@ -41,6 +41,7 @@ class Source:
     lossy: bool  # lossy compression at any time
     frames: tuple[Frame, ...] = field(repr=False)
     identity: dict[str, str] | None = field(default=None, repr=False)
+    body_part: str = field(default="", repr=False)  # BodyPartExamined, "" if absent
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,6 +77,7 @@ def read_series(
         frame_of_reference_uid=_one(series, "FrameOfReferenceUID", path),
         patient_position=lying if LYING.fullmatch(lying := text_of(first, "PatientPosition")) else "",
         lossy=any(is_lossy(header) for _, header in series.headers),
+        body_part=text_of(first, "BodyPartExamined"),
         frames=tuple(frames),
         identity=_identity(frames[0].path) if keep_identifiers else None,
     )
