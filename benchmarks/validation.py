@@ -85,6 +85,7 @@ class Predictor:
     """The part of a method that validation uses."""
 
     generator: nn.Module
+    masked = False
 
     def predict(self, real_A: Tensor) -> Tensor:
         return self.generator(real_A)

@@ -96,7 +96,7 @@ class Predictor:
 
     generator: nn.Module
     predict = Method.predict
-    view, mr_to_ct = View(), "G"
+    view, mr_to_ct, masked = View(), "G", False
 
     @property
     def networks(self) -> dict[str, nn.Module]:

@@ -131,6 +131,7 @@ PROFILES = {
             name="full",
             label="full",
             width=64,
+            widths={"residual_unet": 48},
             size=256,
             phantom_patients_per_centre=12,
             phantom_in_plane_mm={"brain": 1.0, "pelvis": 1.7},

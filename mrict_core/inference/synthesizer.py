@@ -46,7 +46,7 @@ class Synthesizer:
     precision: torch.dtype = torch.float32  # of the network; images are always float32
 
     def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
-        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU."""
+        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU, air outside body and mask."""
         check_store(self, store)
         slices, own = store.slices(patient), store.plane(patient)
         count, planes = len(slices.mr), self.facts.all_planes
@@ -57,7 +57,7 @@ class Synthesizer:
                 parts.append(self.through(cut, slices.mr, self.slices_to_hu))
         hu = merged(parts)
         self.check_hu(hu, slices.body)
-        return hu
+        return np.where(np.asarray(slices.body, bool) | np.asarray(slices.mask, bool), hu, np.float32(AIR_FLOOR_HU))
 
     def through(self, cut: Cut, mr: np.ndarray, predict: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Return axial slices predicted on those of another plane.  # (N, S, S) in [-1, 1] => (N, S, S) float32 HU

@@ -57,6 +57,7 @@ class Method(ABC):
     NETWORKS: ClassVar[dict[str, str]]  # name => role
     mr_to_ct: ClassVar[str]  # name of the predicting network, the only one that a published model must hold
     paired: ClassVar[bool] = True  # False: trained on unpaired batches
+    masked: ClassVar[bool] = False  # True: its output outside the mask means nothing and counts as air
     gives: ClassVar[tuple[str, ...]] = ("fake_B",)  # what it sets in its `Output`
     logs: ClassVar[tuple[str, ...]] = ()  # logged besides loss_g and its terms
 

@@ -34,6 +34,7 @@ class Regression(Method):
 
     NETWORKS: ClassVar = {"G": "G"}
     mr_to_ct: ClassVar = "G"
+    masked: ClassVar = True
     gives: ClassVar = ("fake_B", "log_b")
     logs: ClassVar = ("grad_norm",)
 

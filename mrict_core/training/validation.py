@@ -56,7 +56,10 @@ class Validator:
                 real_B, fake_B = batch.real_B[:, 0].numpy(), self.predict(method, batch.real_A)
                 if not np.isfinite(fake_B).all():
                     return {"val_mae_hu": float("nan")}
-                patients[-1].add(real_B, fake_B, batch.mask[:, 0].numpy() > 0)
+                inside = batch.mask[:, 0].numpy() > 0
+                if method.masked:
+                    fake_B = np.where(inside, fake_B, np.float32(-1))
+                patients[-1].add(real_B, fake_B, inside)
                 real, fake = self._unit(real_B), self._unit(fake_B)
                 for name, values in zip(("val_mse", "val_ssim"), slice_scores(real, fake), strict=True):
                     slices[name].extend(values)
