@@ -114,6 +114,7 @@ ROWS = (
     Row("no augmentation", changes=GEOMETRY | PHOTOMETRY),
     Row("no photometric augmentation", changes=PHOTOMETRY),
     Row("no geometric augmentation", changes=GEOMETRY),
+    Row("whole slices instead of crops", changes={"data.augment.crop": 0}),
     Row("stem: stride", changes={"network.G.stem": "stride"}),
     Row("stem: full", changes={"network.G.stem": "full"}),
     Row("width 16", changes={"network.G.width": 16}),
