@@ -58,12 +58,18 @@ usage() {
   cat <<'TEXT'
 usage: ./run_all.sh [options]
 
-  --profile demo|full   demo: small networks on a CPU, minutes (default); full: the predecessor's size, wants a GPU
+  --profile demo|cpu|full
+                        demo: small networks, minutes; cpu: real patients on a CPU, 20 minutes for each training;
+                        full: the predecessor's size, wants a GPU. Default: demo; with --data full if there is a GPU,
+                        else cpu
   --data DIR            your patients: DIR/Task1/<region>/<patient>/{mr,ct,mask}.nii.gz, or any folder of such
                         patients; repeatable: equal ids in several folders are one person, and a volume one voxel
                         thick is a slice of that plane; without it the suite generates phantom patients
   --region brain|pelvis (default brain)
-  --variants LIST       readme (default), all, or comma-separated names; their ancestors are included
+  --variants LIST       readme, all, or comma-separated names; their ancestors are included. Default: in the demo
+                        readme and MK7; in cpu and full MK7 and the references pix2pix_paper and unet_l1
+  --minutes-per-variant M
+                        train every variant for so long instead of its epochs, ancestors too
   --set PATH=VALUE      change a value of these variants, e.g. loss.l1.weight=20; repeatable (docs/howto/variant.md)
   --experiment FILE     your own experiments, .yaml or .py; without --variants all of them
   --group-by RULE       which images belong to one subject and stay in one set: a regular expression with the subject
@@ -97,10 +103,10 @@ while [ $# -gt 0 ]; do
     --help|-h) usage; exit 0 ;;
     --setup-only) setup_only=yes; shift ;;
     --force) arguments+=("$1"); shift ;;
-    --profile|--data|--region|--variants|--set|--experiment|--protocol|--group-by|--only|--jobs)
+    --profile|--data|--region|--variants|--set|--experiment|--protocol|--group-by|--only|--jobs|--minutes-per-variant)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
       arguments+=("$1" "$(meant "$1" "$2")"); shift 2 ;;
-    --profile=*|--data=*|--region=*|--variants=*|--set=*|--experiment=*|--protocol=*|--group-by=*|--only=*|--jobs=*)
+    --profile=*|--data=*|--region=*|--variants=*|--set=*|--experiment=*|--protocol=*|--group-by=*|--only=*|--jobs=*|--minutes-per-variant=*)
       arguments+=("${1%%=*}=$(meant "${1%%=*}" "${1#*=}")"); shift ;;
     *) echo "run_all.sh: unknown option '$1'; see ./run_all.sh --help" >&2; exit 2 ;;
   esac

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from mrict_core.reporting.text_tables import markdown_table, text_table
 
 BENCHMARKS = (
     *("scores", "preprocessing", "training", "precision", "validation", "pipeline", "inference", "startup"),
-    *("scaling", "gate", "checks", "faults", "gpu"),
+    *("scaling", "gate", "checks", "faults", "gpu", "quality"),
 )
 
 
@@ -28,21 +29,35 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="small sizes, to check that it runs")] = False,
     only: Annotated[str, typer.Option("--only", help=f"one of {', '.join(BENCHMARKS)}")] = "",
     output: Annotated[Path | None, typer.Option("--output", help="folder; default reports/benchmarks")] = None,
+    data: Annotated[list[Path] | None, typer.Option("--data", help="quality: single slices; repeatable")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="quality: CPU time of a training")] = None,
+    work: Annotated[Path | None, typer.Option("--work", help="quality: folder for its slices and checkpoints")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="quality: auto, float32 or bfloat16")] = None,
 ) -> None:
     """Compare plain and fast implementations, in turns within one run; quote ratios of medians."""
     try:
         if only and only not in BENCHMARKS:
             raise unknown_name("benchmark", only, BENCHMARKS)
+        given = {"data": data, "minutes": minutes, "work": work, "precision": precision}
+        options = {name: value for name, value in given.items() if value is not None}
+        if options and only != "quality":
+            raise MrictError(f"--{', --'.join(options)}: of the benchmark quality; add --only quality")
         folder = output or reports_root() / "benchmarks"
         for name in [only] if only else BENCHMARKS:
             module = importlib.import_module(f"benchmarks.{name}")
-            if reason := getattr(module, "missing", lambda: "")():
+            if not only and not quick and getattr(module, "LONG", False):
+                print(f"{module.TITLE}: skipped, it takes hours; give --only {name}")
+                continue
+            reason = "" if data else getattr(module, "missing", lambda: "")()
+            if reason:
                 if only:
                     raise MrictError(f"benchmark {name}: {reason}")
                 print(f"{module.TITLE}: skipped, {reason}")
                 continue
             print(f"{module.TITLE} …", flush=True)
-            _write(folder, f"{name}_quick" if quick else name, module, module.run(quick))
+            found = module.run(quick, **options)
+            for rows in found if isinstance(found, Iterator) else [found]:
+                _write(folder, f"{name}_quick" if quick else name, module, rows)
     except MrictError as error:
         print(f"error: {error}")
         raise typer.Exit(1) from None
@@ -59,6 +74,8 @@ def _write(folder: Path, name: str, module: ModuleType, rows: list[dict[str, Any
     if hasattr(module, "figure"):
         style.save(module.figure(rows), folder / f"{name}.png")
         lines.append(f"![{title}]({name}.png)")
+    if hasattr(module, "notes"):
+        lines += module.notes(rows)
     write_text(folder / f"{name}.md", "\n\n".join([*lines, markdown_table(table)]) + "\n")
     print(text_table(table))
     print(f"written: {shown(folder / name)}.json and .md")

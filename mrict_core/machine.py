@@ -19,7 +19,7 @@ PACKAGES = (
     *("torch", "torchvision", "numpy", "scipy", "scikit-image"),
     *("nibabel", "SimpleITK", "opencv-python", "pydicom"),
 )
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "native", "float32", "bfloat16")
 
 
 def seed_everything(seed: int) -> None:
@@ -50,17 +50,29 @@ def pick_device(name: str = "auto") -> Any:
 
 
 def pick_precision(name: str, device: Any) -> Any:
-    """Return the torch dtype of the networks' passes on `device` for `auto`, `float32` or `bfloat16`.
+    """Return the torch dtype of the networks' passes on `device` for `auto`, `native`, `float32` or `bfloat16`.
 
-    `auto` is bfloat16 on a GPU that supports it and float32 elsewhere, so that CPU results agree between machines.
-    Weights, losses, optimisers and images are always float32.
+    `native` is bfloat16 where the device computes it in hardware and float32 elsewhere; `auto` is the same on a GPU and
+    float32 on a CPU, so that CPU results agree between machines. Weights, losses, optimisers and images are always
+    float32.
     """
     import torch
 
     if name not in PRECISIONS:
         raise unknown_name("precision", name, PRECISIONS)
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if name == "bfloat16" or (name == "auto" and fast) else torch.float32
+    if device.type == "cuda":
+        fast = name in ("auto", "native") and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = name == "native" and native_bfloat16()
+    return torch.bfloat16 if name == "bfloat16" or fast else torch.float32
+
+
+def native_bfloat16() -> bool:
+    """Return whether this CPU multiplies in bfloat16 (AVX-512 BF16 or AMX)."""
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def tune_gpu(device: Any) -> None:

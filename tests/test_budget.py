@@ -1,241 +1,272 @@
-"""Budgets: steps and minutes instead of epochs, for every method; learning rates that follow the fraction spent."""
+"""Budgets: given by a command, kept by a training, said before it starts, shown afterwards; profile cpu."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from mrict_core import cli, machine
 from mrict_core.errors import MrictError
-from mrict_core.experiments import get, with_values
-from mrict_core.experiments.profiles import get_profile
-from mrict_core.experiments.schema import Schedule
+from mrict_core.experiments import get
+from mrict_core.experiments.profiles import MINUTES, PROFILES, get_profile
 from mrict_core.files import read_json
-from mrict_core.methods import METHODS
-from mrict_core.training import budget, loop
-from mrict_core.training.budget import steps_of_round
-from mrict_core.training.checkpoint import load_checkpoint
+from mrict_core.models.card import card_text
+from mrict_core.models.catalogue import find
+from mrict_core.models.folder import read_model
+from mrict_core.paths import Workspace
+from mrict_core.pipeline import evaluate_variant
+from mrict_core.training import budget
 from mrict_core.training.loop import train
-from mrict_core.training.run import Run, TrainSettings, prepare_run
-from mrict_core.training.schedules import ScheduleStepper, linear, warmup_cosine
-from mrict_core.training.validation import Validator
+from mrict_core.training.run import TrainSettings, prepare_run, spread
+from mrict_core.training.runs import all_runs, table
+from mrict_core.training.runs import budget as budget_of
 
 SMOKE = get_profile("smoke")
-FOUR = dataclasses.replace(SMOKE, epochs_min=4, epochs_max=4)
+THREE = dataclasses.replace(SMOKE, epoch_fraction=1.0, epochs_max=3)
+MK1 = get("mk1")
+FEW = TrainSettings(max_pairs=17, device="cpu")
 QUIET = {"report": lambda line: None}
 
 
-# ------------------------------------------------------------------------------------------------------------- settings
+def invoke(*arguments: str):
+    return CliRunner().invoke(cli.app, arguments)
+
+
+def written(space: Workspace) -> list[Path]:
+    return [path for path in (space.checkpoints, space.reports) if path.exists()]
+
+
+TRAIN = ("train", "mk1", "--profile", "smoke", "--data", "{data}")
+LEAVE = ("leave-one-centre-out", "mk1", "--profile", "smoke", "--data", "{data}")
+SUITE = ("suite", "--profile", "smoke", "--data", "{data}", "--variants", "mk1")
+
+
+@pytest.mark.parametrize("command", [TRAIN, (*TRAIN, "--lineage"), LEAVE], ids=lambda c: " ".join(c))
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("--minutes 1 --steps 5", "5 steps and 1 minutes: expected one budget; leave one out"),
+        ("--steps 0", "a budget of 0 steps: expected at least 1; give more, or leave it out"),
+        ("--steps -3", "a budget of -3 steps: expected at least 1"),
+        ("--minutes 0", "a budget of 0 minutes: expected more than 0; give more, or leave it out"),
+        ("--minutes -2", "a budget of -2 minutes: expected more than 0"),
+        ("--minutes nan", "a budget of nan minutes: expected more than 0"),
+        ("--minutes inf", "a budget of inf minutes: expected more than 0"),
+        ("--minutes 1e-9", "1e-09 minutes are less than one step"),
+    ],
+)
+def test_an_impossible_budget_is_one_line_and_nothing_is_written(fresh_space, command, given, expected):
+    result = invoke(*(word.format(data=fresh_space.data_dir) for word in command), *given.split())
+    assert isinstance(result.exception, MrictError), result.output
+    assert expected in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert written(fresh_space) == []
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan"])
+def test_an_impossible_budget_of_the_suite_is_one_line(fresh_space, given):
+    words = [word.format(data=fresh_space.data_dir) for word in SUITE]
+    result = invoke(*words, "--minutes-per-variant", given)
+    assert isinstance(result.exception, MrictError), result.output
+    assert f"a budget of {given} minutes" in str(result.exception)
+    assert written(fresh_space) == []
+
+
+@pytest.mark.parametrize("given", ["--minutes ten", "--steps 1.5", "--steps ten"])
+def test_what_is_no_number_is_a_usage_error(given):
+    result = invoke(*TRAIN, *given.split())
+    assert result.exit_code == 2
+    assert given.split()[0] in result.stderr
+
+
+def test_a_budget_is_kept_and_shown(fresh_space):
+    words = [word.format(data=fresh_space.data_dir) for word in TRAIN]
+    for given in ("--steps 3", "--minutes 0.02"):
+        result = invoke(*words, "--max-pairs", "17", *given.split())
+        assert result.exit_code == 0, result.output
+    assert sorted(map(budget_of, (run.trained for run in all_runs()))) == ["0.02 minutes", "3 steps"]
+    assert sorted(table(all_runs())["budget"]) == ["0.02 minutes", "3 steps"]
+    assert "0.02 minutes" in invoke("runs").stdout
+    record, _ = evaluate_variant(MK1, SMOKE, fresh_space, device="cpu", **QUIET)
+    assert record["context"]["budget"] == "0.02 minutes"
+    description = read_model(find("mk1"))
+    assert "| `budget of the training` | 0.02 minutes |" in card_text(description, None)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("trained", "expected"),
     [
-        ({"steps": 0}, "a budget of 0 steps: expected at least 1"),
-        ({"steps": -3}, "a budget of -3 steps"),
-        ({"minutes": 0}, "a budget of 0 minutes: expected more than 0"),
-        ({"minutes": -1.5}, "a budget of -1.5 minutes"),
-        ({"minutes": math.nan}, "a budget of nan minutes"),
-        ({"minutes": math.inf}, "a budget of inf minutes"),
-        ({"steps": 5, "minutes": 2.0}, "5 steps and 2 minutes: expected one budget; leave one out"),
+        ({}, ""),
+        ({"settings": {"seed": 1}}, ""),
+        ({"settings": {"steps": 7}}, "7 steps"),
+        ({"settings": {"minutes": 2.5}}, "2.5 minutes"),
+        ({"settings": {"minutes": 20.0}, "steps": 600}, "20 minutes"),
+        ({"settings": {}, "steps": 600}, "600 steps"),
     ],
 )
-def test_an_impossible_budget_is_refused(settings, message):
-    with pytest.raises(MrictError, match=message):
-        TrainSettings(**settings)
+def test_a_budget_in_words(trained, expected):
+    assert budget_of(trained) == expected
 
 
-def test_a_budget_makes_another_training_and_none_the_one_of_before(space):
-    runs = [prepare_run(get("mk1"), FOUR, space, TrainSettings(**own)) for own in ({}, {"steps": 9}, {"minutes": 1.0})]
-    assert len({run.id for run in runs}) == 3
-    assert not {"steps", "minutes"} & runs[0].trained["settings"].keys()
-    assert "steps" not in runs[0].trained
-    assert "widths" not in runs[0].trained["profile"]
-    assert [run.steps for run in runs] == [None, 9, None]
-    own = prepare_run(get("mk7_0"), FOUR, space, TrainSettings())
-    assert (own.steps, own.trained["steps"]) == (4, 4), "MK7 counts in steps, here those of the profile"
-    timed = prepare_run(get("mk7_0"), FOUR, space, TrainSettings(minutes=1.0))
-    assert (timed.steps, timed.epochs, "steps" in timed.trained) == (None, 4, False)
+# ------------------------------------------------------------------------------------------------------ minutes for all
 
 
-def test_trainings_of_experiments_without_a_budget_keep_their_ids():
-    """Those of profiles demo, full and smoke before there were budgets, views of planes and widths by network."""
-    store, split = SimpleNamespace(key="store"), SimpleNamespace(hash="split")
-    known = read_json(Path(__file__).parent / "data" / "ids.json")
+def test_the_profiles_minutes_are_those_of_a_training_without_a_budget(fresh_space):
+    timed = dataclasses.replace(SMOKE, minutes=20.0)
     found = {
-        name: [
-            Run(get(name), get_profile(profile), None, TrainSettings(), store, split, None).id
-            for profile in ("demo", "full", "smoke")
-        ]
-        for name in known
+        "none": prepare_run(MK1, SMOKE, fresh_space, FEW),
+        "profile": prepare_run(MK1, timed, fresh_space, FEW),
+        "given": prepare_run(MK1, SMOKE, fresh_space, dataclasses.replace(FEW, minutes=20.0)),
+        "steps": prepare_run(MK1, timed, fresh_space, dataclasses.replace(FEW, steps=5)),
+        "steps alone": prepare_run(MK1, SMOKE, fresh_space, dataclasses.replace(FEW, steps=5)),
     }
-    assert len(known) == 43
-    assert found == known
+    assert found["profile"].id == found["given"].id
+    assert found["steps"].id == found["steps alone"].id
+    assert len({run.id for run in found.values()}) == 3
 
 
-# ---------------------------------------------------------------------------------------------------------------- steps
-
-
-@pytest.mark.parametrize(
-    ("name", "total", "rounds"),
-    [
-        *((name, 7, [1, 2, 2, 2]) for name in ("mk1", "pix2pix_paper", "cyclegan_paper")),
-        *(("unet_l1", total, rounds) for total, rounds in ((8, [2] * 4), (3, [1] * 3), (1, [1]))),
-    ],
-)
-def test_a_budget_of_steps_is_kept_exactly(name, total, rounds, fresh_space, monkeypatch):
-    ended = []
-    plain = ScheduleStepper.step
-    monkeypatch.setattr(ScheduleStepper, "step", lambda self, row: ended.append(row["epoch"]) or plain(self, row))
-    result = train(get(name), FOUR, fresh_space, TrainSettings(max_pairs=17, steps=total), **QUIET)
-    assert result.complete
-    assert result.history["steps"].tolist() == rounds
-    assert result.history["epoch"].tolist() == list(range(1, len(rounds) + 1)), "a validation ends every round"
-    optimizers = load_checkpoint(result.last)["optimizers"]
-    per_batch = get(name).method.options.get("generator_steps", 1)
-    for role, state in optimizers.items():
-        taken = {int(entry["step"]) for entry in state["state"].values()}
-        assert taken == {total * (per_batch if role == "G" else 1)}
-    assert ended == [epoch for epoch in range(1, len(rounds) + 1) for _ in optimizers], "schedules follow the rounds"
-
-
-def test_a_plateau_counts_rounds(fresh_space, monkeypatch):
-    plain = Validator.scores
-    monkeypatch.setattr(Validator, "scores", lambda self, method: plain(self, method) | {"val_mae_hu": 100.0})
-    plateau = Schedule("plateau", watch="val_mae_hu", factor=0.5, patience=0)
-    variant = with_values(get("unet_l1"), {"optimizer.G.schedule": plateau})
-    result = train(variant, FOUR, fresh_space, TrainSettings(max_pairs=17, steps=9), **QUIET)
-    rate = variant.optimizer["G"].lr
-    assert result.history["lr_G"].tolist() == pytest.approx([rate, rate, rate / 2, rate / 4])
+@pytest.mark.parametrize(("text", "expected"), [("7.5", 7.5), ("", None)])
+def test_minutes_in_the_environment_reach_every_process(monkeypatch, text, expected):
+    monkeypatch.setenv(MINUTES, text)
+    assert get_profile("smoke").minutes == expected
+    assert get_profile("smoke").length(MK1) == ("7.5 minutes" if expected else "1 epochs")
 
 
 @pytest.mark.parametrize(
-    ("schedule", "value", "settings"),
+    ("text", "expected"), [("ten", "expected a number of minutes"), ("0", "a budget of 0 minutes")]
+)
+def test_impossible_minutes_in_the_environment_are_one_line(monkeypatch, text, expected):
+    monkeypatch.setenv(MINUTES, text)
+    with pytest.raises(MrictError, match=expected):
+        get_profile("smoke")
+
+
+# -------------------------------------------------------------------------------------------------------- expected time
+
+
+def planned(pace: float, history: int = 0, **settings: object) -> str:
+    """Return the line on a training of 1000 steps in 10 epochs, after `history` epochs of 60 s."""
+    run = SimpleNamespace(variant=MK1, steps=1000, epochs=10, settings=TrainSettings(device="cpu", **settings))
+    return budget.expected(run, pace, [{"seconds": 60.0}] * history)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
     [
-        (Schedule("linear", decay_from=0.25), linear, {"steps": 9}),
-        (Schedule("warmup_cosine", warmup=0.3, eta_min=1e-5), warmup_cosine, {"steps": 9}),
-        (Schedule("linear"), linear, {}),
+        (planned(0.1), ""),
+        (planned(0.0), ""),
+        (planned(0.5), "mk1: about 8 minutes, 1000 steps of 0.5 s on this CPU and validation"),
+        (planned(0.5, history=4), "mk1: about 5 minutes, 600 steps of 0.5 s on this CPU and validation"),
+        (planned(0.5, history=7), ""),
+        (planned(0.5, minutes=30), "mk1: about 30 minutes, 3600 steps of 0.5 s on this CPU with validation"),
+        (planned(0.5, history=5, minutes=30), "mk1: about 25 minutes, 3000 steps of 0.5 s on this CPU with validation"),
+        (planned(7.2), "mk1: about 120 minutes, 1000 steps of 7.2 s on this CPU and validation"),
+        (planned(36.0), "mk1: about 10 hours, 1000 steps of 36 s on this CPU and validation"),
     ],
 )
-def test_every_step_has_the_rate_of_its_fraction_of_the_training(schedule, value, settings, fresh_space, monkeypatch):
-    """In rounds of 2, 2, 2 and 3 steps, and in epochs of two (the seventeenth slice is dropped), with a pause."""
-    variant = with_values(get("unet_l1"), {"optimizer.G.schedule": schedule})
-    kind, seen = METHODS["regression"], []
-    plain = kind.train_step
-    monkeypatch.setattr(
-        kind, "train_step", lambda self, b: seen.append(self.optimizers["G"].param_groups[0]["lr"]) or plain(self, b)
+def test_what_a_training_takes(line, expected):
+    assert line == expected
+
+
+def test_a_very_long_training_is_warned_of():
+    assert planned(360.0) == (
+        "mk1: about 4 days, 1000 steps of 3.6e+02 s on this CPU and validation; more than 12 hours: shorter are a "
+        "budget (--minutes; of the suite --minutes-per-variant), --profile cpu, a GPU (--device cuda)"
     )
-    settings = TrainSettings(max_pairs=17, **settings)
-    train(variant, FOUR, fresh_space, settings, stop_after=2, **QUIET)
-    train(variant, FOUR, fresh_space, settings, **QUIET)
-    rounds = [2, 2, 2, 3] if settings.steps else [2, 2, 2, 2]
-    fractions = [(r + k / steps) / 4 for r, steps in enumerate(rounds) for k in range(steps)]
-    rate = variant.optimizer["G"].lr
-    assert seen == pytest.approx([value(schedule, fraction, rate) for fraction in fractions])
 
 
-@pytest.mark.parametrize(
-    ("schedule", "value", "expected"),
-    [
-        (Schedule("linear"), linear, {0: 2, 0.25: 2, 0.5: 2, 0.75: 1, 0.875: 0.5, 1: 0}),
-        (Schedule("linear", decay_from=0.0), linear, {0: 2, 0.25: 1.5, 1: 0}),
-        (
-            Schedule("warmup_cosine", warmup=0.2, eta_min=1.0),
-            warmup_cosine,
-            {0: 0.02, 0.001: 0.02, 0.1: 1, 0.2: 2, 0.6: 1.5, 1: 1},
-        ),
-        (Schedule("warmup_cosine"), warmup_cosine, {0: 2, 0.5: 1, 2 / 3: 0.5, 1: 0}),
-    ],
-)
-def test_rates_by_hand(schedule, value, expected):
-    """Of a rate of 2: constant and then a line; a line up and then half a cosine."""
-    found = {fraction: value(schedule, fraction, 2.0) for fraction in expected}
-    assert found == pytest.approx(expected, abs=1e-12)
-
-
-# -------------------------------------------------------------------------------------------------------------- minutes
-
-
-def run_with(minutes: float, rounds: int = 4) -> SimpleNamespace:
-    return SimpleNamespace(epochs=rounds, steps=None, settings=SimpleNamespace(minutes=minutes))
-
-
-@pytest.mark.parametrize(
-    ("history", "pace", "steps"),
-    [
-        ([], 0.5, 30),  # a quarter of 60 s
-        ([(30, 15, 18)], 9.9, 18),  # 30 - 18 - 3 s at 0.5 s a step; the pace measured before does not count any more
-        ([(30, 15, 18), (10, 20, 23)], 9.9, 1),  # 45 - 41 - 3 s at 2 s a step: half a step
-        ([(30, 15, 18), (10, 40, 50)], 9.9, 1),  # too late: one step and no less
-    ],
-)
-def test_the_next_round_of_a_budget_in_minutes_comes_from_the_history(history, pace, steps):
-    rows = [dict(zip(("steps", "train_seconds", "seconds"), row, strict=True)) for row in history]
-    assert steps_of_round(run_with(1.0), rows, pace) == steps
-
-
-class Clock:
-    """Time that passes in steps and validations alone."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, step_s: float, validation_s: float) -> None:
-        self.now, self.steps = 0.0, 0
-        kind = METHODS["regression"]
-        plain_step, plain_scores = kind.train_step, Validator.scores
-
-        def step(method, batch):
-            self.now += step_s
-            self.steps += 1
-            return plain_step(method, batch)
-
-        def scores(validator, method):
-            self.now += validation_s
-            return plain_scores(validator, method)
-
-        monkeypatch.setattr(kind, "train_step", step)
-        monkeypatch.setattr(Validator, "scores", scores)
-        for module in (budget, loop):
-            monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: self.now))
-
-
-MINUTE = TrainSettings(max_pairs=17, minutes=1.0)
-
-
-def test_minutes_are_kept_and_a_resumed_training_spends_what_is_left(fresh_space, monkeypatch):
-    clock = Clock(monkeypatch, step_s=3.0, validation_s=2.0)
-    whole = train(get("unet_l1"), FOUR, fresh_space, MINUTE, **QUIET)
-    expected = load_checkpoint(whole.last)
-    measured = clock.steps - int(whole.history["steps"].sum())
-    assert 1 <= measured <= 3, "the pace is measured before"
-    assert whole.history["steps"].tolist() == [5, 4, 4, 4]
-    assert whole.history["seconds"].sum() == pytest.approx(60, abs=3.0)
-    assert (whole.complete, whole.stopped) == (True, "")
-    shutil.rmtree(fresh_space.checkpoints)
-    train(get("unet_l1"), FOUR, fresh_space, MINUTE, stop_after=2, **QUIET)
-    clock.now += 1e6  # the machine was off
-    resumed = train(get("unet_l1"), FOUR, fresh_space, MINUTE, **QUIET)
-    found = load_checkpoint(resumed.last)
-    assert found["history"] == expected["history"]
-    assert all(torch.equal(found["networks"]["G"][k], v) for k, v in expected["networks"]["G"].items())
-
-
-def test_a_training_whose_validation_eats_the_budget_stops_and_says_so(fresh_space, monkeypatch):
-    Clock(monkeypatch, step_s=3.0, validation_s=25.0)
+def test_it_is_said_before_the_first_epoch_and_changes_nothing(fresh_space, monkeypatch):
+    plain = train(MK1, THREE, fresh_space, FEW, **QUIET)
+    monkeypatch.setattr(budget, "FEW_STEPS", 0)
+    monkeypatch.setattr(budget, "SAID_S", 0.0)
     lines: list[str] = []
-    result = train(get("unet_l1"), FOUR, fresh_space, MINUTE, report=lines.append)
-    assert (result.complete, result.epochs) == (True, 2)
-    assert result.stopped == "stopped after round 2 of 4: its 1 minutes are spent, 74% of them on validation"
-    assert any(result.stopped in line for line in lines)
-    assert train(get("unet_l1"), FOUR, fresh_space, MINUTE, **QUIET).reused
+    said = train(MK1, THREE, fresh_space, FEW, retrain=True, report=lines.append)
+    assert lines[0].startswith("mk1: about 0 minutes, 6 steps of ")
+    assert lines[1].startswith("mk1 epoch 1/3")
+    weights = [torch.load(result.last, weights_only=True)["networks"]["G"] for result in (plain, said)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_less_than_one_step_is_refused_before_anything_is_written(fresh_space, monkeypatch):
-    Clock(monkeypatch, step_s=61.0, validation_s=1.0)
-    with pytest.raises(MrictError, match=r"unet_l1: 1 minutes are less than one step, 61\.0 s here") as caught:
-        train(get("unet_l1"), FOUR, fresh_space, MINUTE, **QUIET)
-    assert "\n" not in str(caught.value)
-    assert not fresh_space.checkpoints.exists()
+def test_measuring_ends_in_time(fresh_space, monkeypatch):
+    run = prepare_run(MK1, SMOKE, fresh_space, FEW)
+    steps: list[int] = []
+    method = run.method()
+    step = method.train_step
+    monkeypatch.setattr(method, "train_step", lambda batch: (steps.append(1), step(batch))[1])
+    monkeypatch.setattr(run, "method", lambda: method)
+    monkeypatch.setattr(budget, "MEASURED_S", 0.0)
+    assert budget.seconds_per_step(run) > 0
+    assert len(steps) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- profile cpu
+
+
+def test_profile_cpu_gives_every_training_the_same_time():
+    profile = PROFILES["cpu"]
+    lengths = {name: profile.length(get(name)) for name in ("mk7_2", "pix2pix_paper", "unet_l1")}
+    assert set(lengths.values()) == {"20 minutes"}
+    assert 3 * profile.minutes == 60
+    assert all(profile.epochs(get(name)) == 10 for name in lengths)
+
+
+@pytest.mark.parametrize(("shape", "side"), [((60, 50), 64), ((180, 224), 224), ((181, 225), 256), ((512, 512), 256)])
+def test_canvas_of_profile_cpu_is_what_the_data_need_up_to_256(shape, side):
+    assert PROFILES["cpu"].canvas([(40, 40), shape]) == side
+
+
+@pytest.mark.parametrize(
+    ("name", "capabilities", "expected"),
+    [
+        ("native", {"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ("native", {"amx_bf16": True}, torch.bfloat16),
+        ("native", {"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ("native", {}, torch.float32),
+        ("auto", {"avx512_bf16": True}, torch.float32),
+        ("bfloat16", {}, torch.bfloat16),
+        ("float32", {"avx512_bf16": True}, torch.float32),
+    ],
+)
+def test_precision_of_a_cpu(monkeypatch, name, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert machine.pick_precision(name, torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "expected"),
+    [
+        ("auto", "auto", "float32"),
+        ("native", "auto", "bfloat16"),
+        ("native", "float32", "float32"),
+        ("auto", "bfloat16", "bfloat16"),
+    ],
+)
+def test_the_profile_chooses_where_the_training_does_not(fresh_space, monkeypatch, own, given, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    profile = dataclasses.replace(SMOKE, precision=own)
+    settings = dataclasses.replace(FEW, precision=given)
+    method = prepare_run(MK1, profile, fresh_space, settings).method()
+    assert str(method.setup.precision) == f"torch.{expected}"
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(3, 4, [0, 1, 2]), (4, 4, [0, 1, 2, 3]), (10, 2, [2, 7]), (9, 3, [1, 4, 7]), (1, 16, [0])],
+)
+def test_slices_are_spread_evenly(count, most, expected):
+    assert spread(count, most).tolist() == expected
+
+
+def test_validation_on_some_slices_of_each_patient(fresh_space):
+    few = dataclasses.replace(SMOKE, validation_slices=2)
+    every, some = (prepare_run(MK1, profile, fresh_space, FEW) for profile in (SMOKE, few))
+    assert all(len(dataset) > 2 for dataset in every.validation_sets())
+    assert [len(dataset) for dataset in some.validation_sets()] == [2] * len(every.validation_sets())
+    assert every.id != some.id
+    assert np.isfinite(read_json(train(MK1, few, fresh_space, FEW, **QUIET).run.folder / "run.json")["val_mae_hu"])

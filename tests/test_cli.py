@@ -80,7 +80,7 @@ def test_variants_as_json_hold_every_field():
     for entry in content["variants"]:
         assert list(entry) == [f.name for f in dataclasses.fields(Experiment)]
         assert entry["why"].strip()
-    assert content["aliases"] == {"mk6_4_3": "mk6_3_4"}
+    assert content["aliases"]["mk6_4_3"] == "mk6_3_4"
     entry = next(entry for entry in content["variants"] if entry["name"] == "mk6_3_4")
     G = entry["optimizer"]["G"]
     assert (entry["loss"]["l1"]["weight"], G["schedule"]["kind"], entry["init_from"]) == (9.0, "cosine", "mk6_3_3")

@@ -105,10 +105,24 @@ def make_comparison(count: int = 3) -> Figure:
     return figures.comparison_figure(row, scts, label="demo")
 
 
+def make_slab() -> Figure:
+    rows = [make_row(i) for i in range(5)]
+    return figures.slab_figure(rows[2], np.stack([row["mr"] for row in rows]), title="Five channels", label="demo")
+
+
+def make_steps() -> Figure:
+    step = np.arange(1, 7)
+    mae = {f"{name}_mae_hu": np.where(step % 2, np.nan, 300.0 / step) for name in ("raw", "averaged")}
+    columns = {"fraction": step / 7, "lr": 1e-3 / step, "loss_g": 1.0 / step, "grad_norm": 2.0 / step}
+    return figures.steps_figure(pd.DataFrame({"step": step, **columns, **mae}), title="Six steps", label="demo")
+
+
 MAKERS = {
     "sample": lambda: figures.sample_figure([make_row(0), make_row(3)], title="mk1: held-out patients", label="demo"),
     "comparison": make_comparison,
     "pairs": lambda: figures.pairs_figure([make_row(i) for i in range(3)], title="Three pairs", label="demo"),
+    "slab": make_slab,
+    "steps": make_steps,
     "curves": lambda: figures.curves_figure(make_history(), "mk1", label="demo"),
     "leaderboard": lambda: figures.leaderboard_figure(make_records(), label="demo"),
     "calibration": lambda: figures.calibration_figure(make_records(), label="demo"),

@@ -531,13 +531,3 @@ def test_nothing_but_a_training_is_removed(fresh_space, tmp_path):
     for place in places:
         assert "not the folder of a training" in str(invoke("runs", "--remove", str(place)).exception), place
     assert files_of(tmp_path) == before
-
-
-def test_what_a_training_takes_on_a_cpu_is_said_before_it_begins(fresh_space, monkeypatch):
-    monkeypatch.setattr(loop, "SLOW_WIDTH", SMOKE.width)
-    lines: list[str] = []
-    slow = train(MK1, TWO, fresh_space, FEW, report=lines.append).run
-    assert lines[0].startswith("mk1: about 0 minutes on this CPU (2 epochs of 2 steps, ")
-    assert "epoch 1/2" in lines[1]
-    monkeypatch.undo()
-    assert tensors(slow.last)["/networks/G/final_upsample.bias"].isfinite().all()

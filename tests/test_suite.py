@@ -18,6 +18,7 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+import torch
 from conftest import write_patient
 from typer.testing import CliRunner
 
@@ -112,7 +113,7 @@ def test_plan_covers_what_was_asked_parents_first(variants):
     for k, step in enumerate(steps):
         assert set(step.needs) <= set(names[:k])
     trained = [step.name for step in steps if isinstance(step, TrainingStep)]
-    stories = [step for step in steps if step.name.startswith(("01", "02", "03", "04", "05"))]
+    stories = [step for step in steps if step.name.startswith(("01", "02", "03", "04", "05", "06"))]
     assert trained == [v.name for v in select(variants)]
     told = [name for name in trained if get(name).family in plan.NOTEBOOK_OF]
     assert sorted(",".join(step.parameters["variants"] for step in stories).split(",")) == sorted(told)
@@ -137,13 +138,13 @@ def test_a_family_without_a_notebook_is_trained_and_scored_all_the_same():
 @pytest.mark.parametrize(
     ("only", "expected"),
     [
-        ("", {PREPROCESS, "mk2", "mk3_1_2_v4_50", "mk6_0_1", "03", "04", "05", "06", "07", "08"}),
+        ("", {PREPROCESS, "mk2", "mk3_1_2_v4_50", "mk6_0_1", "03", "04", "05", "07", "08", "09"}),
         ("00", {PREPROCESS}),
-        ("00, 06_evaluation", {PREPROCESS, "06"}),
+        ("00, 07_evaluation", {PREPROCESS, "07"}),
         ("03_pix2pix_mk2", {"mk2", "03"}),
         ("04", {"mk3_1_2_v4_50", "04"}),
         ("05", {"mk3_1_2_v4_50", "mk6_0_1", "05"}),  # what it starts from belongs to notebook 04
-        ("0", {PREPROCESS, "mk2", "mk3_1_2_v4_50", "mk6_0_1", "03", "04", "05", "06", "07", "08"}),
+        ("0", {PREPROCESS, "mk2", "mk3_1_2_v4_50", "mk6_0_1", "03", "04", "05", "07", "08", "09"}),
     ],
 )
 def test_only_some_notebooks_and_the_trainings_they_tell_of(only, expected):
@@ -152,7 +153,7 @@ def test_only_some_notebooks_and_the_trainings_they_tell_of(only, expected):
     assert {s.name if isinstance(s, TrainingStep) or s.name == PREPROCESS else s.name[:2] for s in wanted} == expected
 
 
-@pytest.mark.parametrize("only", ["09", "00,05", "00,", "06_evalution", "mk1"])
+@pytest.mark.parametrize("only", ["06", "00,05", "00,", "07_evalution", "mk1"])
 def test_only_an_unknown_notebook_lists_what_there_is(only):
     with pytest.raises(MrictError, match=r"unknown notebook '.*allowed: 00_preprocess_and_mask, 02_pix2pix_mk1"):
         plan.chosen_notebooks(steps_of("mk1"), only)
@@ -196,15 +197,25 @@ def test_keys_change_with_notebook_parameters_experiment_and_code(copied, monkey
     by_name = {step.name: step for step in steps}
     other_seed = by_name["mk1"].parameters | {"seed": 43}
     others = [dataclasses.replace(s, parameters=other_seed) if s.name == "mk1" else s for s in steps]
-    assert changed(before, keys_of(others, space)) == {"mk1", "02", "06", "07", "08"}
+    assert changed(before, keys_of(others, space)) == {"mk1", "02", "07", "08", "09"}
 
     parent = with_values(by_name["mk6_0_1"].chain[0], {"method.gradient_penalty": 1.0})
     chains = {"mk3_1_2_v4_50": (parent,), "mk6_0_1": (parent, by_name["mk6_0_1"].chain[1])}
     others = [dataclasses.replace(s, chain=chains[s.name]) if s.name in chains else s for s in steps]
-    assert changed(before, keys_of(others, space)) == {"mk3_1_2_v4_50", "mk6_0_1", "04", "05", "06", "07", "08"}
+    assert changed(before, keys_of(others, space)) == {"mk3_1_2_v4_50", "mk6_0_1", "04", "05", "07", "08", "09"}
 
     monkeypatch.setattr(plan, "code_hash", lambda: "other code")
     assert changed(before, keys_of(steps, space)) == {name[:2] if name[0] == "0" else name for name in before}
+
+
+def test_minutes_belong_to_the_key_of_every_training():
+    space = workspace("smoke")
+
+    def keys(minutes: float | None) -> dict[str, str]:
+        return keys_of(plan.plan(select("mk1"), space, plan.load_parameters("smoke"), minutes=minutes), space)
+
+    assert keys(None) == keys_of(plan.plan(select("mk1"), space, plan.load_parameters("smoke")), space)
+    assert changed(keys(None), keys(2.0)) == changed(keys(2.0), keys(3.0)) == {"mk1", "02", "06", "07", "08"}
 
 
 def test_tables_are_made_again_where_evaluate_changed_the_scores_they_tell_of(fresh_space):
@@ -216,7 +227,7 @@ def test_tables_are_made_again_where_evaluate_changed_the_scores_they_tell_of(fr
 
     first = hashes("403.8")
     assert hashes("403.8") == first
-    assert changed(first, hashes("449.0")) == {"02", "06", "07", "08"}
+    assert changed(first, hashes("449.0")) == {"02", "07", "08", "09"}
 
 
 @pytest.mark.parametrize("change", ["voxels", "another patient", "one patient less"])
@@ -241,7 +252,7 @@ def test_keys_change_with_the_data(cohort, tmp_path, change, linked):
     else:
         place = folder / patients[0].name
         place.unlink() if linked else shutil.rmtree(place)
-    assert changed(before, keys_of(steps, space)) == {"00", "mk1", "02", "06", "07", "08"}
+    assert changed(before, keys_of(steps, space)) == {"00", "mk1", "02", "07", "08", "09"}
 
 
 def test_misspelt_parameter_is_refused():
@@ -256,6 +267,31 @@ def test_suite_checks_its_parameters_before_it_runs(copied, fresh_space):
     with pytest.raises(MrictError, match="did you mean 'protokol'"):
         suite.run_suite("smoke", str(fresh_space.data_dir), variants="mk1", say=lambda line: None)
     assert not fresh_space.executed.exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "data", "gpu", "expected", "why"),
+    [
+        ("", "", False, "demo", ""),
+        ("", "", True, "demo", ""),
+        ("", "{data}", False, "cpu", " (there is no GPU)"),
+        ("", "{data}", True, "full", " (there is a GPU)"),
+        ("smoke", "{data}", True, "smoke", ""),
+    ],
+)
+def test_profile_and_variants_by_data_and_machine(fresh_space, monkeypatch, profile, data, gpu, expected, why):
+    """With a preparation that ends the run, so that only the plan is made."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(suite, "run_in_order", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    planned, lines = [], []
+    monkeypatch.setattr(suite, "plan", lambda variants, *rest: planned.extend(variants) or plan.plan(variants, *rest))
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_suite(profile, data.format(data=fresh_space.data_dir), say=lines.append)
+    assert lines[0].startswith(f"MRICT suite: profile {expected}{why}, {len(planned)} trainings, ")
+    assert ("budget: 20 minutes for each training" in lines) == (expected == "cpu")
+    own = suite.BEST
+    others = [*select("readme"), get(own)] if expected in ("demo", "smoke") else select(f"{own},pix2pix_paper,unet_l1")
+    assert {v.name for v in planned} == {v.name for v in others}
 
 
 def test_profile_without_a_parameter_file_says_which():
@@ -314,6 +350,13 @@ def test_up_to_jobs_steps_run_at_a_time():
     execute.run_in_order([step(name) for name in "abcdef"], run, 2)
     assert len(most) == 6
     assert max(most) == 2
+
+
+def test_long_trainings_start_before_others():
+    steps = [s for s in steps_of("mk1,mk2,mk7_0,cyclegan_mk1") if isinstance(s, TrainingStep)]
+    done: list[str] = []
+    execute.run_in_order(steps, lambda item: done.append(item.name), 1)
+    assert done == ["mk7_0", "mk1", "mk2", "cyclegan_mk1"]
 
 
 def test_longest_chains_run_first():
@@ -396,6 +439,17 @@ def test_interrupted_notebook_is_put_away(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_tiny(tmp_path, "raise KeyboardInterrupt", monkeypatch)
     assert not (tmp_path / "out" / "tiny__one.ipynb").exists()
+
+
+def test_executed_copies_of_former_notebooks_are_removed_and_named(tmp_path):
+    """Trainings have a stamp and no notebook; a notebook without a stamp is the user's own."""
+    kept = {f"{PREPROCESS}.ipynb", f"{PREPROCESS}.json", "mk1.json", "06_mine.ipynb"}
+    for name in (*kept, "06_evaluation.ipynb", "06_evaluation.json"):
+        (tmp_path / name).touch()
+    said: list[str] = []
+    execute.remove_former(tmp_path, said.append)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in said] == ["06_evaluation.ipynb"]
 
 
 def wait_for(path: Path) -> str:
@@ -573,7 +627,7 @@ def test_the_run_after_it_completes(finished):
         assert (space.figures / f"{name}_samples.png").stat().st_size > 10_000
         assert (space.figures / f"{name}_curves.png").is_file()
     assert (space.reports / "leaderboard.md").is_file()
-    assert {p.name[:3] for p in space.figures.glob("0*.png")} == {"00_", "06_", "07_"}
+    assert {p.name[:3] for p in space.figures.glob("0*.png")} == {"00_", "07_", "08_"}
     assert '<section id="leaderboard"' in (space.reports / "index.html").read_text(encoding="utf-8")
     assert {p.stem for p in space.figures.glob("*.pdf")} == {p.stem for p in space.figures.glob("*.png")}
     tables = ("summary", "comparisons", "centres", "leave_out", "predecessor", "controls")

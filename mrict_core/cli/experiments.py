@@ -98,7 +98,11 @@ def train(
     max_pairs: Annotated[
         int, typer.Option("--max-pairs", min=0, help="cap on training slices; 0: the variant's own")
     ] = 0,
-    lineage: Annotated[bool, typer.Option("--lineage", help="first train the variants it starts from")] = False,
+    minutes: option.Minutes = None,
+    steps: option.Steps = None,
+    lineage: Annotated[
+        bool, typer.Option("--lineage", help="first train the variants it starts from, each with the same budget")
+    ] = False,
     seeds: Annotated[str, typer.Option("--seeds", metavar="1,2,3", help="train once for each of these seeds")] = "",
     retrain: Annotated[
         bool, typer.Option("--retrain", "--force", help="retrain in a new folder even if an equal training exists")
@@ -109,23 +113,25 @@ def train(
 ) -> None:
     """Train a variant on prepared data, or resume an interrupted training."""
     from mrict_core.experiments import lineage as chain
-    from mrict_core.experiments.profiles import get_profile
+    from mrict_core.experiments.profiles import check_budget, get_profile
     from mrict_core.paths import shown, workspace
 
     if seeds and option.by_user(context, "seed"):
         raise MrictError(f"--seed {seed} and --seeds {seeds}: expected one of them; leave out the other")
+    check_budget(steps, minutes)
     found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
     space, wanted = workspace(profile, data, region, protocol), _seeds(seeds) or [seed]
     from mrict_core.methods import check
     from mrict_core.pipeline import open_data, train_variant
     from mrict_core.training.run import TrainSettings
 
+    budget = {"steps": steps, "minutes": minutes}
     for variant in found:
         check(variant)
     open_data(space, seed)
     for variant, own in product(found, wanted):
         settings = TrainSettings(
-            seed=own, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None
+            seed=own, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None, **budget
         )
         ancestors = chain(variant)[:-1] if lineage else []
         result = train_variant(variant, chosen, space, settings, ancestors=ancestors, retrain=retrain, progress=batches)
@@ -226,6 +232,8 @@ def leave_one_centre_out(
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,
     device: option.Device = "auto",
+    minutes: option.Minutes = None,
+    steps: option.Steps = None,
     experiment: option.Parts = None,
 ) -> None:
     """Leave each centre out in turn: train without it, score on it."""
@@ -239,7 +247,7 @@ def leave_one_centre_out(
     from mrict_core.reporting.text_tables import text_table
     from mrict_core.training.run import TrainSettings
 
-    settings = TrainSettings(seed=seed, device=device)
+    settings = TrainSettings(seed=seed, device=device, steps=steps, minutes=minutes)
     frame = pipeline.leave_one_centre_out(variant, chosen, space, settings, progress=batches)
     print(text_table(frame))
     print(f"table: {shown(space.reports / FOLDS_FILE)}")

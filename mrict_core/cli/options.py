@@ -25,7 +25,7 @@ def by_user(context: typer.Context, name: str) -> bool:
 
 # ------------------------------------------------------------------------------------------- of several commands
 
-Profile = Annotated[str, typer.Option("--profile", help="demo or full")]
+Profile = Annotated[str, typer.Option("--profile", help="demo, cpu or full")]
 Data = Annotated[
     list[str] | None,
     typer.Option(
@@ -53,7 +53,18 @@ Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and traini
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 Precision = Annotated[
     str,
-    typer.Option("--precision", help="auto (bfloat16 on a GPU, float32 on a CPU), float32 or bfloat16"),
+    typer.Option(
+        "--precision",
+        help="auto (bfloat16 on a GPU, float32 on a CPU; training in profile cpu: native), native (bfloat16 where the "
+        "device computes it in hardware), float32 or bfloat16",
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", metavar="M", help="train for so long, validation included, instead of the epochs"),
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", metavar="N", help="train for so many optimiser steps instead of the epochs")
 ]
 Sets = Annotated[
     list[str] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -94,7 +95,10 @@ def report(
 
 
 def suite(
-    profile: Profile = "demo",
+    profile: Annotated[
+        str,
+        typer.Option("--profile", help="demo, cpu or full; none: demo, with --data full on a GPU and cpu without one"),
+    ] = "",
     data: Data = None,
     region: Region = "brain",
     variants: Annotated[
@@ -102,7 +106,7 @@ def suite(
         typer.Option(
             "--variants",
             help="readme (the 17 of the predecessor's README and their ancestors), all, or names separated by commas; "
-            "none: readme, or all of --experiment",
+            "none: all of --experiment; else of the demo readme and MK7, of the others MK7, pix2pix_paper and unet_l1",
         ),
     ] = None,
     sets: Sets = None,
@@ -116,12 +120,20 @@ def suite(
     jobs: Annotated[
         int, typer.Option("--jobs", min=0, help="parallel trainings and notebooks; 0: the profile's choice")
     ] = 0,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes-per-variant", metavar="M", help="train every variant for so long, ancestors too"),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Train, and run the notebooks in order (called by ./run_all.sh). Exit status 1 if data were left out."""
+    from mrict_core.experiments.profiles import MINUTES, check_budget
     from mrict_core.paths import shown
     from mrict_core.suite import left_out, run_suite
 
+    if minutes is not None:
+        check_budget(minutes=minutes)
+        os.environ[MINUTES] = str(minutes)  # for the suite's workers and kernels, too
     space = run_suite(
         profile,
         data,

@@ -24,10 +24,14 @@ class Cut:
     spacing_mm: tuple[float, float, float]  # of axial slices, rows and columns
 
     @property
+    def pixel_mm(self) -> float:
+        """Side of the square pixels."""
+        return self.spacing_mm[TURNS[self.plane][2]]
+
+    @property
     def rows(self) -> int:
         """Rows of the slices after resampling."""
-        pixel_mm = self.spacing_mm[TURNS[self.plane][2]]
-        return max(1, round(self.count * self.spacing_mm[0] / pixel_mm))
+        return max(1, round(self.count * self.spacing_mm[0] / self.pixel_mm))
 
     def stack(self, axial: np.ndarray) -> np.ndarray:
         """Return a view of axial slices as slices of the plane.  # (N, S, S) => (S, N, S)"""

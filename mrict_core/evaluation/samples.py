@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from mrict_core.data.augment import JointTransform
-from mrict_core.data.batches import in_turns
+from mrict_core.data.batches import PairedSlices, Slice, in_turns
+from mrict_core.data.planes import Cut
 from mrict_core.evaluation.predictions import Predictions
+from mrict_core.hu import AIR_FLOOR_HU
 
 if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
@@ -44,6 +46,37 @@ def sample_rows(
             row["sct"] = predictions.slices(patient)[position]
         rows.append(row)
     return rows
+
+
+def plane_rows(
+    store: SliceStore, patient: str, planes: Sequence[str], sct: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Return one row per plane through the middle of a patient, as a network of several planes sees it: square pixels.
+
+    The rows are those of `sample_rows`, z counts the plane's slices. sct: synthetic CT of the patient's slices,
+    (N, S, S) HU. A patient of a single slice has one row.
+    """
+    dataset, slices = PairedSlices(store, [patient], view=Slice(planes=tuple(planes))), store.slices(patient)
+    rows = []
+    for plane in dict.fromkeys(plane for _, plane, _ in dataset.index):
+        items = [item for item, (_, own, _) in enumerate(dataset.index) if own == plane]
+        item = items[len(items) // 2]
+        batch, cut, z = dataset[item], dataset.cuts.get((patient, plane)), dataset.index[item][2]
+        row = {"patient": f"{patient} {plane}", "z": z}
+        row["spacing_mm"] = store.spacing_mm(patient)[1:] if cut is None else (cut.pixel_mm, cut.pixel_mm)
+        row |= {"mr": batch.real_A[0, 0].numpy(), "ct": store.window.to_hu(batch.real_B[0, 0]).numpy()}
+        row |= {"mask": batch.mask[0, 0].numpy(), "body": _cut(slices.body, cut, z, store.size, 0)}
+        if sct is not None:
+            row["sct"] = _cut(sct, cut, z, store.size, AIR_FLOOR_HU)
+        rows.append(row)
+    return rows
+
+
+def _cut(stack: np.ndarray, cut: Cut | None, position: int, size: int, fill: float) -> np.ndarray:
+    """Return a slice of a stack of a patient's slices, or one of the plane that `cut` makes.  # (N, S, S) => (S, S)"""
+    if cut is None:
+        return np.asarray(stack[position], np.float32)
+    return cut.canvas(cut.stack(stack)[position : position + 1], size, fill, nearest=fill == 0)[0]
 
 
 def augmented_rows(store: SliceStore, patients: Sequence[str], seed: int) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """MK7: regression of HU by a residual U-Net on a slab of slices.
 
-One question each; docs/quality.md has the answers, measured by `python -m benchmarks --only quality`.
+One question each; docs/ablation.md has the answers, measured by `python -m benchmarks --only quality`.
 """
 
 from __future__ import annotations

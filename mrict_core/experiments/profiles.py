@@ -2,17 +2,30 @@
 
 A profile keeps a variant's loss terms and weights, architecture and learning rates. It may change the width, canvas,
 batch size, number of epochs and, with an effect on the term's values, the feature network of every perceptual term
-(demo and smoke use `demo_features`).
+(demo, cpu and smoke use `demo_features`). Profile cpu gives every training the same time instead of its own epochs.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.schema import Experiment
+
+MINUTES = "MRICT_MINUTES"  # in the environment: minutes of every training, for the processes that the suite starts
+
+
+def check_budget(steps: float | None = None, minutes: float | None = None) -> None:
+    """Raise MrictError for two budgets, and for one of nothing."""
+    if steps is not None and minutes is not None:
+        raise MrictError(f"{steps} steps and {minutes:g} minutes: expected one budget; leave one out")
+    if steps is not None and steps < 1:
+        raise MrictError(f"a budget of {steps} steps: expected at least 1; give more, or leave it out")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise MrictError(f"a budget of {minutes:g} minutes: expected more than 0; give more, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +41,9 @@ class Profile:
     epochs_min: int = 1
     epochs_max: int | None = None
     steps: int | None = None  # of experiments that count in steps; None: their own
+    minutes: float | None = None  # of every training without a budget of its own; epochs are then rounds of validation
+    precision: str = "auto"  # where a training does not choose, see `machine.pick_precision`
+    validation_slices: int | None = None  # of each validation patient after an epoch, evenly spread; None: all
     widths: dict[str, int] = field(default_factory=dict)  # of networks with a width of their own, by name
     batch_size: int | None = None  # None: the variant's own
     feature_network: str | None = None  # None: the variant's own (torchvision VGG)
@@ -47,6 +63,13 @@ class Profile:
         """Return the optimiser steps of `variant` in this profile; None for one that counts in epochs."""
         return variant.steps and (self.steps or variant.steps)
 
+    def length(self, variant: Experiment) -> str:
+        """Return how long a training of `variant` is, in words."""
+        if self.minutes:
+            return f"{self.minutes:g} minutes"
+        steps = self.steps_of(variant)
+        return f"{steps} steps" if steps else f"{self.epochs(variant)} epochs"
+
     def batch(self, variant: Experiment) -> int:
         """Return the batch size of `variant` in this profile."""
         return self.batch_size or variant.data.batch_size
@@ -55,7 +78,8 @@ class Profile:
         """Return this profile's values that decide the weights of `experiment`."""
         widths = {part.name: self.widths[part.name] for part in experiment.network.values() if part.name in self.widths}
         own = {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
-        return own | ({"widths": widths} if widths else {})
+        more = {"widths": widths, "validation_slices": self.validation_slices}
+        return own | {name: value for name, value in more.items() if value}
 
     def canvas(self, shapes: list[tuple[int, int]]) -> int:
         """Return the side of the canvas, pixels, for volumes of these in-plane shapes."""
@@ -89,13 +113,16 @@ PROFILES = {
             phantom_supersample=2,
         ),
         Profile(
-            name="cpu",
+            name="cpu",  # real data on two cores: an hour for three trainings
             label="cpu",
-            width=16,
-            epochs_max=20,
-            batch_size=8,
-            steps=4000,
+            width=32,
+            epochs_max=10,
+            minutes=20.0,
+            precision="native",
+            validation_slices=16,
             widths={"residual_unet": 24},
+            batch_size=8,
+            feature_network="demo_features",
             phantom_patients_per_centre=8,
             phantom_in_plane_mm={"brain": 2.0, "pelvis": 3.4},
             phantom_slice_mm=3.0,
@@ -131,7 +158,20 @@ PROFILES = {
 
 
 def get_profile(name: str) -> Profile:
-    """Return a profile by name. Raises MrictError, with the nearest name, for an unknown one."""
+    """Return a profile by name, with the minutes in the environment.
+
+    Raises MrictError, with the nearest name, for an unknown one.
+    """
     if name not in PROFILES:
         raise unknown_name("profile", name, PROFILES)
-    return PROFILES[name]
+    text = os.environ.get(MINUTES)
+    return replace(PROFILES[name], minutes=_minutes(text)) if text else PROFILES[name]
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        raise MrictError(f"{MINUTES}={text[:40]}: expected a number of minutes; correct or unset it") from None
+    check_budget(minutes=minutes)
+    return minutes

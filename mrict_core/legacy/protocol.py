@@ -173,7 +173,8 @@ def _why(row: Printed, record: Mapping[str, Any] | None) -> str:
     parts = [
         f"printed on validation slices of training patients ({row.where}), ours on held-out patients",
         f"trained on {context.get('training_pairs', '?')} slices of {context.get('data', '?')} (theirs {theirs}), "
-        f"profile {context.get('profile', '?')}, {context.get('epochs', '?')} epochs",
+        f"profile {context.get('profile', '?')}, {context.get('epochs', '?')} epochs"
+        + (f" in {context['budget']}" if "budget" in context else ""),
     ]
     if len(seeds_of(record)) > 1:
         parts.append(f"ours: mean over seeds {context['seed']}")

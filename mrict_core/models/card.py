@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mrict_core.experiments.schema import as_plain, flattened
 from mrict_core.models.about import About, about_of
 from mrict_core.training.facts import ModelFacts
+from mrict_core.training.runs import budget
 
 if TYPE_CHECKING:
     from mrict_core.metrics import Metric
@@ -215,6 +216,8 @@ def _settings(facts: ModelFacts) -> str:
     fields = {path: v for path, v in flattened(as_plain(facts.experiment)) if path not in ("name", "why") and v != ""}
     profile = {f"profile.{k}": getattr(facts.profile, k) for k in ("name", "width", "batch_size", "feature_network")}
     epochs = {"epoch of these weights": facts.epoch, "epochs of the training": facts.epochs}
+    if length := budget(facts.trained):
+        epochs["budget of the training"] = length
     rows = {**fields, **profile, **epochs, "precision": facts.precision, "seed": facts.seed}
     return _table(("setting", "value"), [(f"`{name}`", _plain(value)) for name, value in rows.items()])
 

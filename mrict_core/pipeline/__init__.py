@@ -9,7 +9,7 @@ from mrict_core.pipeline.evaluate import (
     predictions_of,
 )
 from mrict_core.pipeline.folds import leave_one_centre_out, read_folds
-from mrict_core.pipeline.outcome import Outcome, held_out_rows, train_and_evaluate
+from mrict_core.pipeline.outcome import Outcome, held_out_rows, predictions_by_plane, train_and_evaluate
 from mrict_core.pipeline.preparation import (
     PATIENTS_MIN,
     CountProgress,
@@ -20,7 +20,8 @@ from mrict_core.pipeline.preparation import (
     split_store,
     train_variant,
 )
-from mrict_core.training.run import TrainSettings
+from mrict_core.training.few_steps import few_steps
+from mrict_core.training.run import TrainSettings, prepare_run
 
 __all__ = [
     "PATIENTS_MIN",
@@ -33,12 +34,15 @@ __all__ = [
     "evaluate_baselines",
     "evaluate_controls",
     "evaluate_variant",
+    "few_steps",
     "held_out_rows",
     "leave_one_centre_out",
     "make_phantoms",
     "open_data",
+    "predictions_by_plane",
     "predictions_of",
     "prepare_data",
+    "prepare_run",
     "read_folds",
     "split_store",
     "train_and_evaluate",

@@ -44,7 +44,7 @@ from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.preparation import CountProgress, open_data
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
-from mrict_core.training.runs import Report, TrainingRun, choose, in_training, of_record
+from mrict_core.training.runs import Report, TrainingRun, budget, choose, in_training, of_record
 
 CODE = ("hu", "data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # decide the scores
 NETWORKS = {  # of the feature metrics: role => (name, options)
@@ -207,6 +207,8 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
         "training_pairs": facts.training_pairs,
         "seed": facts.seed,
     }
+    if length := budget(run.trained):
+        context["budget"] = length
     if synthesizer.own_code:
         context["own_code"] = synthesizer.own_code
     predictions = StoredPredictions(store, synthesizer, run.predictions, checkpoint_hash, report)
@@ -319,7 +321,7 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
         else:
             records.append(record)
     if not records:
-        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-05 first")
+        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-06 first")
     return records, missing
 
 

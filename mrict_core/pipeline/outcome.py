@@ -1,14 +1,17 @@
-"""A variant trained and scored: made by the suite's workers, shown by notebooks 01 to 05."""
+"""A variant trained and scored: made by the suite's workers, shown by notebooks 01 to 06."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile
+from mrict_core.inference.synthesizer import load_synthesizer, merged
 from mrict_core.paths import Workspace
 from mrict_core.pipeline.evaluate import evaluate_variant, predictions_of
 from mrict_core.pipeline.preparation import open_data, train_variant
@@ -62,3 +65,13 @@ def held_out_rows(outcome: Outcome, space: Workspace, device: str = "auto") -> l
     """Return the slices of the test patients shown in figures (`evaluation.samples`), with the synthetic CT."""
     store, split = open_data(space)
     return sample_rows(store, split.test, predictions_of(space, outcome.record, device))
+
+
+def predictions_by_plane(
+    outcome: Outcome, space: Workspace, patient: str, device: str = "auto"
+) -> dict[str, np.ndarray]:
+    """Return a patient's synthetic CT from each plane alone and, of several planes, "merged".  # (N, S, S) HU each"""
+    store, model = open_data(space)[0], load_synthesizer(outcome.training.best, outcome.name, device)
+    planes = model.facts.all_planes
+    alone = {plane: replace(model, facts=replace(model.facts, planes=[plane]))(store, patient) for plane in planes}
+    return alone | ({"merged": merged(list(alone.values()))} if len(planes) > 1 else {})

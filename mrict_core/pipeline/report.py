@@ -28,7 +28,7 @@ from mrict_core.evaluation.samples import PATIENTS
 from mrict_core.experiments import Experiment, all_variants, users
 from mrict_core.experiments.listing import changes
 from mrict_core.experiments.profiles import Profile
-from mrict_core.files import read_csv, write_csv
+from mrict_core.files import read_csv, write_csv, write_text
 from mrict_core.legacy.corrections import CORRECTIONS
 from mrict_core.legacy.protocol import predecessor_table
 from mrict_core.machine import versions
@@ -36,6 +36,7 @@ from mrict_core.paths import Workspace
 from mrict_core.pipeline.evaluate import current_records, evaluate_baselines, evaluate_controls, predictions_of
 from mrict_core.pipeline.folds import read_folds
 from mrict_core.pipeline.preparation import open_data
+from mrict_core.reporting.conclusion import CONCLUSION, conclusion
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.summary import write_summary
 from mrict_core.reporting.text_tables import remarks, with_provenance, write_leaderboard
@@ -47,8 +48,8 @@ TITLE = "MRICT: synthetic CT from MRI"
 def write_report(profile: Profile, space: Workspace, names: str = "", *, device: str = "auto") -> dict[str, Path]:
     """Write the report of a workspace; return {what: path}.
 
-    Tables (leaderboard, pairwise tests, centres, predecessor, controls) as csv, `summary.md` and `summary.csv` to
-    paste, and `index.html`. The page says what is missing and why.
+    Tables (leaderboard, pairwise tests, centres, predecessor, controls) as csv, `conclusion.md` in words,
+    `summary.md` and `summary.csv` to paste, and `index.html`. The page says what is missing and why.
     """
     data = collect(profile, space, names, device=device)
     paths: dict[str, Path] = {}
@@ -60,8 +61,10 @@ def write_report(profile: Profile, space: Workspace, names: str = "", *, device:
         paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(getattr(data, name), context))
     paths["controls"] = write_csv(space.reports / "controls.csv", with_provenance(data.blindness, context))
     paths["cards"] = write_csv(space.reports / CARDS_FILE, cards_table())
+    words = conclusion(data.records)
+    paths["conclusion"] = write_text(space.reports / CONCLUSION, words + "\n")
     paths["summary"], paths["summary_csv"] = write_summary(
-        space.reports, TITLE, profile.label, _sections(data), [*data.records, *data.controls]
+        space.reports, TITLE, profile.label, _sections(data, words), [*data.records, *data.controls]
     )
     paths["page"] = write_page(data, space.reports / "index.html")
     return paths
@@ -180,13 +183,13 @@ def _provenance(profile: Profile, space: Workspace, records: Sequence[dict]) -> 
     }
 
 
-def _sections(data: PageData) -> dict[str, tuple[str, pd.DataFrame]]:
+def _sections(data: PageData, words: str) -> dict[str, tuple[str, pd.DataFrame]]:
     """Return the tables of summary.md, each with a sentence on how to read it."""
     best, comparisons = data.records[0]["name"], data.comparisons
     against_best = comparisons[(comparisons["a"] == best) | (comparisons["b"] == best)]
     return {
         "Leaderboard": (
-            "\n\n".join([data.intro, *remarks(data.records, metrics.keys("leaderboard"))]),
+            "\n\n".join([data.intro, words, *remarks(data.records, metrics.keys("leaderboard"))]),
             data.board.drop(columns="label"),
         ),
         f"Is {best} better than the others?": (

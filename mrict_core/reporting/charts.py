@@ -59,6 +59,18 @@ STEPS: Panel = (
     "step size of Adam",
     (("lr_G", "generator", BLUE), ("lr_D", "discriminator", RED)),
 )
+SINGLE_STEPS = (  # title, y label, x, lines of `steps_figure`
+    ("loss", "loss", "step", (("loss_g", "", style.INK),)),
+    ("gradient", "norm before clipping", "step", (("grad_norm", "", style.INK),)),
+    ("learning rate", "rate", "fraction", (("lr", "", style.INK),)),
+    (
+        "validation slices",
+        "masked MAE (HU)",
+        "step",
+        (("raw_mae_hu", "optimised weights", RED), ("averaged_mae_hu", "averaged weights", BLUE)),
+    ),
+)
+X_LABELS = {"step": "step", "fraction": "fraction of the training"}
 WIDE_RATIO = 30.0
 SEED_LOOK = {
     **{"linestyle": "none", "marker": "D", "markersize": 4.5, "markerfacecolor": "none"},
@@ -101,6 +113,23 @@ def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
                 _mark_best(axis, history, best)
     for axis in axes[len(panels) :]:
         axis.remove()
+    return figure
+
+
+@style.styled
+def steps_figure(steps: pd.DataFrame, *, title: str, label: str) -> Figure:
+    """Return the numbers of single steps, from `training.few_steps`; panels without a column are left out."""
+    panels = [panel for panel in SINGLE_STEPS if panel[3][0][0] in steps]
+    figure = style.new_figure(max(4.5, 2.4 * len(panels)), 2.3, title=title, label=label)
+    for axis, (name, unit, x, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for column, legend, colour in lines:
+            known = steps.dropna(subset=[column])
+            axis.plot(known[x], known[column], color=colour, label=legend, marker="o", markersize=2.6)
+        axis.set(title=name, ylabel=unit, xlabel=X_LABELS[x])
+        axis.xaxis.set_major_locator(MaxNLocator(integer=x == "step", nbins=6))
+        axis.grid(axis="y")
+        if len(lines) > 1:
+            _legend_above(axis, 1)
     return figure
 
 

@@ -6,9 +6,10 @@ from mrict_core.reporting.charts import (
     histogram_figure,
     joint_histogram_figure,
     leaderboard_figure,
+    steps_figure,
 )
 from mrict_core.reporting.clinical_charts import calibration_figure, centres_figure, clinical_figure
-from mrict_core.reporting.images import comparison_figure, pairs_figure, sample_figure
+from mrict_core.reporting.images import comparison_figure, pairs_figure, sample_figure, slab_figure
 from mrict_core.reporting.lineage_figure import lineage_figure
 from mrict_core.reporting.style import save
 
@@ -26,4 +27,6 @@ __all__ = [
     "pairs_figure",
     "sample_figure",
     "save",
+    "slab_figure",
+    "steps_figure",
 ]

@@ -60,11 +60,18 @@ def sample_figure(
 
 @style.styled
 def comparison_figure(
-    row: Row, scts: Mapping[str, np.ndarray], *, label: str, window: str = "wide", orientation: bool = True
+    row: Row,
+    scts: Mapping[str, np.ndarray],
+    *,
+    label: str,
+    window: str = "wide",
+    orientation: bool = True,
+    across: str = "variants",
 ) -> Figure:
     """Return one slice across variants: every synthetic CT above its signed error, next to MR and CT.
 
-    `row`: patient, z, spacing_mm, mr, ct, mask; `scts`: {variant: HU (S, S)} in the order to show.
+    `row`: patient, z, spacing_mm, mr, ct, mask; `scts`: {variant: HU (S, S)} in the order to show. across: what is
+    compared, for the title.
     """
     if not scts:
         raise MrictError("the comparison needs at least one variant's synthetic CT")
@@ -78,7 +85,7 @@ def comparison_figure(
     columns = math.ceil((len(scts) + 2) / bands)
     panel = 1.5
     tall = (panel - 0.06) * _extent(box)[0] / _extent(box)[1]
-    title = f"{row['patient']}, slice {row['z']}: the same slice across variants"
+    title = f"{row['patient']}, slice {row['z']}: the same slice across {across}"
     figure = style.new_figure(columns * panel + 0.1, bands * (2 * tall + 0.45) + 0.22, title=title, label=label)
     axes = figure.subplots(2 * bands, columns, squeeze=False)
     for axis in axes.flat:
@@ -123,6 +130,35 @@ def pairs_figure(
     axes[0, 0].set_ylabel("MR, body mask outlined")
     axes[1, 0].set_ylabel("CT, scoring mask outlined")
     figure.colorbar(hu, ax=axes[1, :], label=HU_LABEL, aspect=25, pad=0.01, extend="both")
+    return figure
+
+
+@style.styled
+def slab_figure(row: Row, slab: np.ndarray, *, title: str, label: str) -> Figure:
+    """Return the channels of one slice, two or more, and below how they differ from it, beside the CT to predict.
+
+    `row`: patient, z, spacing_mm, ct, mask; `slab`: (C, S, S) in [-1, 1], the slice itself in the middle.
+    """
+    _check([{**row, "mr": slab[0]}], _SHOWN)
+    box, middle = _boxes([row["mask"]])[0], len(slab) // 2
+    panel, spacing_mm = 1.35, row["spacing_mm"]
+    tall = panel * _extent(box)[0] / _extent(box)[1]
+    figure = style.new_figure((len(slab) + 1) * panel + 0.2, 2 * tall + 0.5, title=title, label=label)
+    axes = figure.subplots(2, len(slab) + 1, squeeze=False)
+    for k, (upper, lower) in enumerate(axes[:, :-1].T):
+        _mr(upper, slab[k][box], False, spacing_mm)
+        upper.set_title(f"slice {row['z']}" if k == middle else f"{k - middle:+d}".replace("-", "−"))
+        _bare(lower)
+        shown = {"cmap": style.ERROR_MAP, "vmin": -1, "vmax": 1, "aspect": spacing_mm[0] / spacing_mm[1]}
+        if k != middle:
+            change = lower.imshow(slab[k][box] - slab[middle][box], **shown)
+    hu = _hu(axes[0, -1], row["ct"][box], "wide", spacing_mm)
+    axes[0, -1].set_title("CT")
+    axes[1, -1].set_axis_off()
+    axes[0, 0].set_ylabel("MR")
+    axes[1, 0].set_ylabel(f"minus slice {row['z']}")
+    _inset_bar(figure, hu, axes[1, -1], HU_LABEL)
+    _inset_bar(figure, change, axes[1, middle], "difference")
     return figure
 
 

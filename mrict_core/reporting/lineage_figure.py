@@ -47,7 +47,7 @@ def lineage_figure(
 
     A solid arrow comes from the variant whose weights are used (`init_from`), a dashed one from the variant whose
     configuration was changed (`parent`) if that is a different one. `records` of scored variants give their mean masked
-    MAE and number of seeds; `epochs`: epochs in this profile, by default the variant's own.
+    MAE, number of seeds and budget, if any; `epochs`: epochs in this profile, by default the variant's own.
     """
     scored = {record["name"]: record for record in records}
     places, headers, shelf_of = layout(variants)
@@ -62,6 +62,7 @@ def lineage_figure(
     for variant in variants:
         text = [f"{(epochs or {}).get(variant.name, variant.epochs)} epochs"]
         if variant.name in scored:
+            text = [scored[variant.name]["context"].get("budget", text[0])]
             mae, count = scored[variant.name]["summary"]["all"]["mae_hu"]["mean"], len(seeds_of(scored[variant.name]))
             found = "no MAE" if mae is None else f"{metrics.metric('mae_hu').text(mae)} HU"
             text.append(found + (f", {count} seeds" if count > 1 else ""))

@@ -72,18 +72,22 @@ def changes(variant: Experiment) -> Markdown:
 def recipe(variant: Experiment, profile: Profile) -> str:
     """Return networks, losses, optimisers and duration of a variant in a profile, as lines of text."""
     v = variant
+    widths = {role: profile.widths.get(part.name, profile.width) for role, part in v.network.items()}
     facts = {
-        **{f"network {role}": f"{_part(part)}; width {profile.width}" for role, part in v.network.items()},
+        "view": _part(v.data.view),
+        **{f"network {role}": f"{_part(part)}; width {widths[role]}" for role, part in v.network.items()},
         "L_G": listing.losses(v),
         "method": _part(v.method),
-        "features": profile.feature_network or ", ".join(_features(v)) or "none",
+        "features": (_features(v) and profile.feature_network) or ", ".join(_features(v)) or "none",
         **{f"optimiser {role}": _optimizer(optimizer) for role, optimizer in v.optimizer.items()},
         "score": listing.score(v.score) or "none",
         "batch": f"{profile.batch(v)}",
         "epochs": f"{profile.epochs(v)} here ({profile.label}), {v.epochs} declared",
     }
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+    if profile.minutes or v.steps:
+        facts["length"] = f"{profile.length(v)}, a validation after each epoch's share"
+    longest = max(map(len, facts))
+    return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
 
 
 def _part(part: Part) -> str:

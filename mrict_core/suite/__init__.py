@@ -18,10 +18,11 @@ from mrict_core.experiments.user import chosen as asked_for
 from mrict_core.files import hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.machine import check_open_files, cpu_count
 from mrict_core.paths import Folders, Workspace, pin_roots, shown, workspace
-from mrict_core.suite.execute import execute, run_in_order
+from mrict_core.suite.execute import execute, remove_former, run_in_order
 from mrict_core.suite.plan import (
     NOTEBOOK_OF,
     PREPROCESS,
+    REPORT,
     Step,
     TrainingStep,
     check_parameters,
@@ -36,13 +37,15 @@ from mrict_core.suite.workers import Say, Training, Workers
 
 __all__ = ["left_out", "run_suite"]
 
-SKIPPED = "skipped.csv"
+SKIPPED, CONCLUSION = "skipped.csv", "conclusion.md"  # written by notebook 00 and by the report
+BEST = "mk7"  # the suite's own best model
+REFERENCES = "pix2pix_paper,unet_l1"
 OPEN_FILES = 256  # ample for the sockets and pipes of two kernels; with too few, libzmq aborts
 STORIES = set(NOTEBOOK_OF.values())  # notebooks on trainings
 
 
 def run_suite(
-    profile: str = "demo",
+    profile: str = "",
     data_dir: Folders = "",
     region: str = "brain",
     variants: str | None = None,
@@ -58,19 +61,21 @@ def run_suite(
 ) -> Workspace:
     """Run the suite; return its workspace.
 
-    variants, sets, files: the experiments, see `experiments.user.chosen`; variants None: those of the files, or readme.
-    only: these notebooks, with their trainings and the ancestors of those. jobs: parallel trainings and notebooks; 0:
-    the profile's, at most one per CPU core. A failure raises MrictError with the variant, or the notebook and cell.
+    profile "": see `default_profile`. variants, sets, files: the experiments, see `experiments.user.chosen`; variants
+    None: those of the files, or `default_variants`. only: these notebooks, with their trainings and the ancestors of
+    those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. A failure raises
+    MrictError with the variant, or the notebook and cell.
     """
     check_open_files(OPEN_FILES)
     pin_roots()  # kernels start in the root of the repository
-    named = variants if variants is not None else "" if files else "readme"
+    profile, why = (profile, "") if profile else default_profile(bool(data_dir))
+    named = variants if variants is not None else "" if files else default_variants(profile)
     chosen, scale = with_ancestors(asked_for(named, sets, files, check=_check)), get_profile(profile)
     space = workspace(profile, data_dir, region, protocol)
     folders = [] if space.embedded else [str(folder) for folder in space.data_dirs]
     given = folders if len(folders) > 1 else "".join(folders)  # as the notebooks' `data_dir`
     parameters = load_parameters(profile) | {"data_dir": given, "region": region, "protocol": protocol}
-    steps = plan(chosen, space, parameters, group_by)
+    steps = plan(chosen, space, parameters, group_by, scale.minutes)
     for step in steps:
         if not isinstance(step, TrainingStep):
             check_parameters(step.notebook, step.parameters)
@@ -79,9 +84,13 @@ def run_suite(
     jobs = jobs or min(scale.jobs, cpu_count())
     started = time.perf_counter()
     trainings = sum(isinstance(step, TrainingStep) for step in wanted)
-    say(f"MRICT suite: profile {profile}, {trainings} trainings, {len(wanted) - trainings} notebooks, {jobs} at a time")
+    count = f"{trainings} trainings, {len(wanted) - trainings} notebooks, {jobs} at a time"
+    say(f"MRICT suite: profile {profile}{why}, {count}")
+    if scale.minutes and trainings:
+        say(f"budget: {scale.minutes:g} minutes for each training")
     say(f"data: {', '.join(map(shown, folders)) or 'embedded phantom patients'}")
     with sole_writer(space.executed, "runs the suite on these data"), Workers() as workers:
+        remove_former(space.executed, say)
         run = _Run(steps, space, scale, workers, notebooks if force else set(), say)
         run_in_order([step for step in wanted if step.notebook == PREPROCESS], run, 1)
         if line := left_out(space):
@@ -94,7 +103,24 @@ def run_suite(
             )
         run_in_order(rest, run, jobs)
     say(f"done in {_clock(time.perf_counter() - started)}")
+    if any(step.notebook == REPORT for step in wanted):
+        say((space.reports / CONCLUSION).read_text(encoding="utf-8").strip())
     return space
+
+
+def default_profile(own_data: bool) -> tuple[str, str]:
+    """Return a profile for this machine, and the reason for a user's own data."""
+    if not own_data:
+        return "demo", ""
+    from mrict_core.machine import pick_device  # imports torch
+
+    gpu = pick_device().type != "cpu"
+    return ("full", " (there is a GPU)") if gpu else ("cpu", " (there is no GPU)")
+
+
+def default_variants(profile: str) -> str:
+    """Return the experiments of a profile: the best model and two references; in the demo also the readme's."""
+    return f"readme,{BEST}" if profile in ("demo", "smoke") else f"{BEST},{REFERENCES}"
 
 
 def _check(experiment: Experiment) -> None:

@@ -65,13 +65,13 @@ def execute(step: Step, target: Path, **more: Any) -> None:
 
 
 def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> None:
-    """Call `run` on every step after those it needs, up to `jobs` at a time, longest chains first.
+    """Call `run` on every step after those it needs, up to `jobs` at a time, longest chains and long steps first.
 
     After a failure no step is started; running ones finish, then it is raised. Ctrl-C (or SIGTERM) interrupts running
     steps, waits until they have cleaned up, and is raised.
     """
     length = chain_lengths(steps)
-    waiting = sorted(steps, key=lambda step: -length[step.name])  # stable sort
+    waiting = sorted(steps, key=lambda step: (-length[step.name], not step.long))  # stable sort
     outstanding = {step.name for step in steps}
     running: dict[Future, Step] = {}
     failure: BaseException | None = None
@@ -104,6 +104,19 @@ def chain_lengths(steps: list[Step]) -> dict[str, int]:
             if need in length:
                 length[need] = max(length[need], length[step.name] + 1)
     return length
+
+
+def remove_former(folder: Path, report: Callable[[str], None]) -> None:
+    """Remove executed copies, with their stamps, of notebooks that do not exist any more; report each.
+
+    Their numbers and results would be mistaken for today's.
+    """
+    for stamp in sorted(folder.glob("*.json")):
+        copy = stamp.with_suffix(".ipynb")
+        if copy.is_file() and not (NOTEBOOKS / copy.name).is_file():
+            copy.unlink()
+            stamp.unlink()
+            report(f"{shown(copy)}: removed, it is of a notebook of an earlier version")
 
 
 @contextlib.contextmanager

@@ -17,8 +17,8 @@ from mrict_core.paths import ROOT, Workspace, common_folder, shown
 from mrict_core.training.runs import of_record
 
 NOTEBOOKS = ROOT / "notebooks"
-PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "06_evaluation", "07_clinical_report"
-SYNTHESIS = "08_synthesize"
+PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "07_evaluation", "08_clinical_report"
+SYNTHESIS = "09_synthesize"
 NO_STORY = ""  # instead of a notebook, for the papers' references and a user's own family
 NOTEBOOK_OF = {  # family of a variant => its notebook
     "cyclegan": "01_cyclegan_baseline",
@@ -28,6 +28,7 @@ NOTEBOOK_OF = {  # family of a variant => its notebook
     "mk3": "04_pix2pix_mk3",
     "mk4": "04_pix2pix_mk3",
     "mk6": "05_pix2pix_mk6",
+    "mk7": "06_mk7_regression",
 }
 
 
@@ -42,6 +43,11 @@ class Step:
     outputs: tuple[Path, ...]  # files of a completed step
 
     @property
+    def long(self) -> bool:
+        """Whether it takes longer than most; such steps start first."""
+        return False
+
+    @property
     def source(self) -> Any:
         """What is run, apart from parameters, module and data."""
         return hash_file(NOTEBOOKS / f"{self.notebook}.ipynb")
@@ -52,9 +58,18 @@ class TrainingStep(Step):
     """One training with its evaluation; `notebook` shows it."""
 
     chain: tuple[Experiment, ...]  # from the first ancestor to the variant itself
+    minutes: float | None = None  # of every training
+
+    @property
+    def long(self) -> bool:
+        return self.chain[-1].steps is not None
 
     @property
     def source(self) -> Any:
+        return [self._experiments, self.minutes] if self.minutes else self._experiments
+
+    @property
+    def _experiments(self) -> Any:
         own = [one for one in self.chain if not is_declared(one.name)]
         if not own:
             return self.chain
@@ -64,13 +79,22 @@ class TrainingStep(Step):
         return [self.chain, codes] if codes else self.chain
 
 
-def plan(variants: list[Experiment], space: Workspace, parameters: dict[str, Any], group_by: str = "") -> list[Step]:
-    """Return all steps, each after those it needs. variants: parents first, as from `experiments.with_ancestors`."""
+def plan(
+    variants: list[Experiment],
+    space: Workspace,
+    parameters: dict[str, Any],
+    group_by: str = "",
+    minutes: float | None = None,
+) -> list[Step]:
+    """Return all steps, each after those it needs.
+
+    variants: parents first, as from `experiments.with_ancestors`. minutes: of every training, see `Profile.minutes`.
+    """
     own = parameters | {"group_by": group_by}
     chains: dict[str, tuple[Experiment, ...]] = {"": ()}
     for variant in variants:
         chains[variant.name] = (*chains[variant.init_from or ""], variant)
-    trainings = [_training(chains[variant.name], space, parameters) for variant in variants]
+    trainings = [replace(_training(chains[v.name], space, parameters), minutes=minutes) for v in variants]
     steps = [Step(PREPROCESS, PREPROCESS, own, (), (space.store / "index.json",)), *trainings]
     for notebook in sorted({training.notebook for training in trainings} - {NO_STORY}):
         names = tuple(training.name for training in trainings if training.notebook == notebook)

@@ -1,4 +1,4 @@
-"""How many steps a training takes: passes over the data, or a budget of steps or minutes in as many rounds.
+"""How long a training takes: passes over the data, or a budget of steps or minutes in as many rounds.
 
 A round ends with a validation. Round r of R stands for the fraction r/R to (r+1)/R of the training, whatever its steps
 take, so learning rates follow the fraction of the budget that is spent, and the history alone decides the next round.
@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrict_core.errors import MrictError
+from mrict_core.machine import pick_device
 from mrict_core.training.run import Run
+
+FEW_STEPS = 100  # trainings of no more steps are not measured
+MEASURED_S = 3.0  # enough time for measuring steps
+SAID_S = 180.0  # trainings shorter than this are not announced
+LONG_S = 12 * 3600.0  # of longer ones the user is warned
 
 
 def steps_of_round(run: Run, history: Sequence[Mapping[str, Any]], pace: float = 0.0) -> int | None:
@@ -30,8 +36,18 @@ def steps_of_round(run: Run, history: Sequence[Mapping[str, Any]], pace: float =
     return max(1, round((60 * run.settings.minutes * (done + 1) / rounds - spent - validation) / pace))
 
 
+def planned_steps(run: Run) -> int:
+    """Return the steps of a training that has no budget in minutes."""
+    return run.steps or run.epochs * run.steps_per_epoch
+
+
+def pace_of(run: Run) -> float:
+    """Return the seconds of a step, measured before the training; 0 for a training of a few steps."""
+    return seconds_per_step(run) if run.settings.minutes or planned_steps(run) > FEW_STEPS else 0.0
+
+
 def seconds_per_step(run: Run, batches: int = 3) -> float:
-    """Return the time of a step, measured on a few batches with networks of their own.
+    """Return the time of a step, measured on up to `batches` of the data with networks of their own.
 
     Call it before the training seeds its random states. Raises MrictError if a budget in minutes is shorter.
     """
@@ -46,6 +62,8 @@ def seconds_per_step(run: Run, batches: int = 3) -> float:
         logs = method.train_step(batch)
         float(logs["loss_g"])  # waits for a GPU
         times.append(time.perf_counter() - started)
+        if sum(times) > MEASURED_S:
+            break
     pace = min(times)
     if run.settings.minutes and 60 * run.settings.minutes < pace:
         raise MrictError(
@@ -53,3 +71,30 @@ def seconds_per_step(run: Run, batches: int = 3) -> float:
             "give more minutes, or a smaller profile"
         )
     return pace
+
+
+def expected(run: Run, pace: float, history: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return a line on the time that a training still needs, with a warning for a very long one; "" for a short one.
+
+    pace: seconds a step. Validation is part of a budget in minutes only.
+    """
+    minutes, device = run.settings.minutes, pick_device(run.settings.device).type
+    spent = sum(row["seconds"] for row in history)
+    left = 60 * minutes - spent if minutes else planned_steps(run) * (1 - len(history) / run.epochs) * pace
+    if left < SAID_S:
+        return ""
+    where = "this CPU" if device == "cpu" else "this GPU"
+    text = f"{run.variant.name}: about {duration(left)}, {left / pace:.0f} steps of {pace:.2g} s on {where}"
+    text += " with validation" if minutes else " and validation"
+    if left < LONG_S:
+        return text
+    others = ["a budget (--minutes; of the suite --minutes-per-variant)"]
+    others += ["--profile cpu", "a GPU (--device cuda)"] if device == "cpu" else []
+    return f"{text}; more than {LONG_S / 3600:.0f} hours: shorter are {', '.join(others)}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words."""
+    hours = seconds / 3600
+    count, unit = (hours / 24, "days") if hours > 72 else (hours, "hours") if hours > 2 else (60 * hours, "minutes")
+    return f"{count:.0f} {unit}"

@@ -22,7 +22,7 @@ from mrict_core.hu import CONSTANT_SD_HU
 from mrict_core.machine import pick_device, seed_everything, set_threads, versions
 from mrict_core.methods import Method, own_code
 from mrict_core.paths import Workspace, shown
-from mrict_core.training.budget import seconds_per_step, steps_of_round
+from mrict_core.training.budget import expected, pace_of, steps_of_round
 from mrict_core.training.checkpoint import (
     check_key,
     check_resumable,
@@ -33,7 +33,6 @@ from mrict_core.training.checkpoint import (
     rng_state,
     save_checkpoint,
 )
-from mrict_core.training.duration import SLOW_WIDTH, duration_line
 from mrict_core.training.facts import ModelFacts
 from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_parent
 from mrict_core.training.runs import BEST, CODE, LAST, RESUME, RUN, Files, Report, TrainingRun, new_folder, read_run
@@ -113,7 +112,7 @@ def train(
         )
     if found and found.complete:
         return _unchanged(found, report)
-    pace = seconds_per_step(run) if settings.minutes else 0.0
+    pace = pace_of(run)
     current = found and not found.old
     target = Target(*((found.folder, found.id) if current else new_folder(run.place, settings.seed, run.id)))
     with sole_writer(target.folder, f"trains {variant.name}"):
@@ -122,10 +121,10 @@ def train(
             return _unchanged(now, report)
         if found and found.old:
             _adopt(found, target)
-        if pick_device(settings.device).type == "cpu" and profile.width >= SLOW_WIDTH:
-            report(duration_line(run, now.epoch if now else 0))
         training = Training(run, target, report, pace)
         training.start(_saved(run, target, report))
+        if line := expected(run, pace, training.history):
+            report(line)
         return training.go(min(run.epochs, stop_after or run.epochs), progress)
 
 

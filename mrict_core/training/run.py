@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from mrict_core.data.images.orders import PLANES
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, deciding
-from mrict_core.experiments.profiles import Profile
+from mrict_core.experiments.profiles import Profile, check_budget
 from mrict_core.files import hash_of
 from mrict_core.machine import PRECISIONS, pick_device, pick_precision, tune_gpu
 from mrict_core.methods import Method, build_method, check, check_networks
@@ -44,12 +43,12 @@ class TrainSettings:
 
     seed: int = 42
     device: str = "auto"
-    precision: str = "auto"  # see `machine.pick_precision`
+    precision: str = "auto"  # the profile's, see `machine.pick_precision`
     compile: bool = False  # torch.compile; takes a minute to start
     max_pairs: int | None = None  # training slices; None: the variant's own `data.max_pairs`
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     steps: int | None = None  # of the optimiser, instead of the variant's epochs, which become rounds of validation
-    minutes: float | None = None  # the same in time on the device, validation included
+    minutes: float | None = None  # the same in time on the device, validation included; neither: the profile's minutes
 
     def __post_init__(self) -> None:
         if abs(self.seed) > SEED_MAX:
@@ -60,12 +59,7 @@ class TrainSettings:
             raise unknown_name("precision", self.precision, PRECISIONS)
         if self.max_pairs is not None and self.max_pairs < 1:
             raise MrictError(f"cap of {self.max_pairs} training pairs: expected at least 1; raise it or leave it out")
-        if self.steps is not None and self.minutes is not None:
-            raise MrictError(f"{self.steps} steps and {self.minutes:g} minutes: expected one budget; leave one out")
-        if self.steps is not None and self.steps < 1:
-            raise MrictError(f"a budget of {self.steps} steps: expected at least 1")
-        if self.minutes is not None and not 0 < self.minutes < inf:
-            raise MrictError(f"a budget of {self.minutes:g} minutes: expected more than 0")
+        check_budget(self.steps, self.minutes)
 
 
 @dataclass
@@ -222,7 +216,9 @@ class Run:
         by_slice = self._predecessor_slices("val")
         if by_slice is not None:
             return [PairedSlices(self.store, [p], {p: positions}, view) for p, positions in by_slice.items()]
-        return [PairedSlices(self.store, [p], view=view) for p in self.split.val]
+        most, counts = self.profile.validation_slices, self.store.counts()
+        keep = {p: spread(counts[p], most) for p in self.split.val} if most else None
+        return [PairedSlices(self.store, [p], keep, view) for p in self.split.val]
 
     def batches(
         self, generators: dict[str, torch.Generator], paired: bool, steps: int | None = None
@@ -242,7 +238,8 @@ class Run:
         """Return the method with fresh networks and optimisers, in the device and precision of the settings."""
         device = pick_device(self.settings.device)
         tune_gpu(device)
-        precision = pick_precision(self.settings.precision, device)
+        own = self.settings.precision
+        precision = pick_precision(self.profile.precision if own == "auto" else own, device)
         method = build_method(self.variant, self.profile, device, precision, canvas=self.store.size)
         if self.settings.compile:
             method.compile()
@@ -269,6 +266,11 @@ class Run:
         )
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """Return at most `most` of `count` positions, evenly spread, without the ends where there are more."""
+    return np.arange(count) if count <= most else ((np.arange(most) + 0.5) * count / most).astype(int)
+
+
 def fid_features(network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function from the Fréchet distance's uint8 images to vectors; Inception takes uint8 itself."""
     if network.name == "inception_fid":
@@ -287,9 +289,11 @@ def prepare_run(
 ) -> Run:
     """Open dataset cache and split, and find the parent; every problem is raised here, before the first step.
 
-    parent: the training to start from; None: see `find_parent`.
+    parent: the training to start from; None: see `find_parent`. Settings without a budget get the profile's minutes.
     """
     check(variant)
+    if settings.steps is None and settings.minutes is None:
+        settings = dataclasses.replace(settings, minutes=profile.minutes)
     store = SliceStore(workspace.store)
     check_networks(variant, profile, store.size)
     split = load_split(workspace.split_file)

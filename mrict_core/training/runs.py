@@ -68,6 +68,15 @@ class RunFacts:
     versions: dict[str, Any] = field(default_factory=dict)
 
 
+def budget(trained: Mapping[str, Any]) -> str:
+    """Return the budget of a training in words, "" if it counts in epochs. trained: see `Run.trained`."""
+    settings = trained.get("settings", {})
+    if minutes := settings.get("minutes"):
+        return f"{minutes:g} minutes"
+    steps = settings.get("steps") or trained.get("steps")
+    return f"{steps} steps" if steps else ""
+
+
 class Files:
     """Paths of a training's files."""
 
@@ -491,6 +500,7 @@ def table(runs: Sequence[TrainingRun]) -> pd.DataFrame:
             "variant": run.variant,
             "seed": run.seed,
             "epochs": f"{run.epoch}/{run.epochs}",
+            "budget": budget(run.trained),
             "state": _state(run),
             "val_mae_hu": run.val_mae_hu,
             "code": "today's" if run.todays else "another version's",

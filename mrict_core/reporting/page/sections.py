@@ -110,7 +110,7 @@ def _clinical(data: PageData) -> dict[str, Any]:
 def _controls(data: PageData) -> dict[str, Any]:
     frame = data.blindness
     if not len(data.controls) or not len(frame):
-        raise Missing("the control images have not been scored; run notebook 07")
+        raise Missing("the control images have not been scored; run notebook 08")
     rows = []
     for record in frame.to_dict(orient="records"):
         metric = record.pop("metric")

@@ -1,0 +1,115 @@
+"""The result of a run in words: the best model, its error, the baselines, bone, and what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrict_core import metrics
+
+Record = Mapping[str, Any]
+CONCLUSION = "conclusion.md"
+BASELINES = {
+    "baseline_water_body": "water",
+    "baseline_mean_ct": "the mean training CT",
+    "baseline_rank_map": "MR values mapped to HU by rank",
+}
+DICE_LOW = 0.6  # below, much of the bone is missing or displaced
+FEW_TRAINED = 20  # patients; with fewer, more of them help most
+FEW_TESTED = 6  # patients; with fewer, no paired test can reach p < 0.05
+
+
+def conclusion(records: Sequence[Record]) -> str:
+    """Return a paragraph on the records of one leaderboard, those of variants and baselines."""
+    scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
+    variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
+    if not variants:
+        return "No model has a score."
+    best = variants[0]
+    beaten = [b for b in baselines if _mean(best) < _mean(b)]
+    better = [b for b in baselines if b not in beaten]
+    sentences = [_error(best, len(variants)), _against(beaten, better), _bone(best, baselines), _next(best, better)]
+    return " ".join(filter(None, sentences))
+
+
+def _mean(record: Record, metric: str = "mae_hu") -> float | None:
+    return record["summary"]["all"][metric]["mean"]
+
+
+def _text(record: Record, metric: str = "mae_hu") -> str:
+    return metrics.metric(metric).text(_mean(record, metric))
+
+
+def _error(best: Record, count: int) -> str:
+    found = best["summary"]["all"]["mae_hu"]
+    title = f"The best of {count} models is {best['name']}" if count > 1 else f"The model is {best['name']}"
+    if found["n"] == 1:
+        return f"{title}: its mean error inside the body is {_text(best)} HU, in the one patient kept aside."
+    sd = metrics.metric("mae_hu").text(found["sd"])
+    few = "; too few for a statistical test between models" if found["n"] < FEW_TESTED else ""
+    return (
+        f"{title}: its mean error inside the body is {_text(best)} ± {sd} HU (mean ± SD of {found['n']} patients kept "
+        f"aside{few})."
+    )
+
+
+def _against(beaten: Sequence[Record], better: Sequence[Record]) -> str:
+    if not (beaten or better):
+        return "No baseline was scored, so it is unknown whether the model has learned anything."
+    if not better:
+        return f"It beats every baseline: {_listed(beaten)}."
+    also = f"It beats {_listed(beaten)}, but not" if beaten else "It does not beat"
+    return f"{also} {_listed(better, 'or')}: a model that is worse than a trivial guess is of no use."
+
+
+def _listed(baselines: Sequence[Record], last: str = "and") -> str:
+    texts = [f"{BASELINES.get(b['name'], b['name'])} ({_text(b)} HU)" for b in baselines]
+    return f" {last} ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def _bone(best: Record, baselines: Sequence[Record]) -> str:
+    if _mean(best, "mae_bone_hu") is None or _mean(best, "dice_bone_250") is None:
+        return "The CTs have no bone above 250 HU inside the mask, so bone was not judged."
+    text = f"In bone the error is {_text(best, 'mae_bone_hu')} HU and the overlap (Dice) {_text(best, 'dice_bone_250')}"
+    if _lacks_bone(best):
+        return f"{text}: much of the bone is missing or displaced."
+    rivals = [b for b in baselines if _mean(b, "dice_bone_250") is not None]
+    ahead = [b for b in rivals if _mean(b, "dice_bone_250") >= _mean(best, "dice_bone_250")]
+    if ahead:
+        names = " and ".join(BASELINES.get(b["name"], b["name"]) for b in ahead)
+        return f"{text}, no better than {names}."
+    return f"{text}{', better than any baseline' if rivals else ''}."
+
+
+def _lacks_bone(record: Record) -> bool:
+    dice = _mean(record, "dice_bone_250")
+    return dice is not None and dice < DICE_LOW
+
+
+def _next(best: Record, better: Sequence[Record]) -> str:
+    """Return what to try next: the first that applies, and for a model better than the baselines what helps bone."""
+    context = best["context"]
+    if context.get("data") == "embedded phantoms":
+        return "These are phantoms: try your own patients next (./run_all.sh --data DIR)."
+    advice = []
+    if better:
+        advice = ["look at figures/00_pairs.png, where MR and CT of a patient must lie on each other", _longer(context)]
+    elif _still_falling(context):
+        advice = [f"{_longer(context)}: the error on the validation patients was still falling"]
+    elif context["train_patients"] < FEW_TRAINED:
+        advice = [f"add patients: it learned from {context['train_patients']}"]
+    if _lacks_bone(best) and not better:
+        advice.append(
+            "see in the report's slice browser whether bone is missing (train longer) or displaced (register)"
+        )
+    return f"Next: {'; '.join(advice or ['train other seeds before trusting a small difference between models'])}."
+
+
+def _longer(context: Mapping[str, Any]) -> str:
+    now = f"; now {context['budget']}" if "budget" in context else ""
+    return f"train longer (--minutes-per-variant{now})"
+
+
+def _still_falling(context: Mapping[str, Any]) -> bool:
+    """Return whether the last epoch was the best."""
+    return context.get("checkpoint_epoch") == context.get("epochs")
