@@ -54,10 +54,11 @@ SUITE = ("suite", "--profile", "smoke", "--data", "{data}", "--variants", "mk1")
         ("--minutes 1 --steps 5", "5 steps and 1 minutes: expected one budget; leave one out"),
         ("--steps 0", "a budget of 0 steps: expected at least 1; give more, or leave it out"),
         ("--steps -3", "a budget of -3 steps: expected at least 1"),
-        ("--minutes 0", "a budget of 0 minutes: expected more than 0; give more, or leave it out"),
+        ("--minutes 0", "a budget of 0 minutes: expected more than 0, and finite; change or leave it out"),
         ("--minutes -2", "a budget of -2 minutes: expected more than 0"),
         ("--minutes nan", "a budget of nan minutes: expected more than 0"),
-        ("--minutes inf", "a budget of inf minutes: expected more than 0"),
+        ("--minutes inf", "a budget of inf minutes: expected more than 0, and finite"),
+        ("--minutes 1e308", "a budget of 1e+308 minutes: expected more than 0, and finite"),
         ("--minutes 1e-9", "1e-09 minutes are less than one step"),
     ],
 )
@@ -139,7 +140,8 @@ def test_minutes_in_the_environment_reach_every_process(monkeypatch, text, expec
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("ten", "expected a number of minutes"), ("0", "a budget of 0 minutes")]
+    ("text", "expected"),
+    [("ten", "MRICT_MINUTES=ten: expected a number"), ("0", "MRICT_MINUTES=0: a budget of 0 minutes")],
 )
 def test_impossible_minutes_in_the_environment_are_one_line(monkeypatch, text, expected):
     monkeypatch.setenv(MINUTES, text)

@@ -237,6 +237,10 @@ def test_a_patient_of_whom_some_slices_are_kept_gives_no_other_plane():
         ("axial", "planes is axial, expected a list"),
         (["axial", "axial"], "expected a list of different planes"),
         (["coronel"], "did you mean 'coronal'"),
+        ([["axial"]], "unknown plane"),
+        ({"axial": 1}, "expected a list"),
+        (None, "planes is None, expected a list"),
+        (3, "planes is 3, expected a list"),
     ],
 )
 @pytest.mark.parametrize("view", ["slice", "slab"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 
 import numpy as np
@@ -133,6 +134,15 @@ def test_the_gradient_is_clipped_to_its_largest_norm(clip):
         ({"network.G.depth": 1}, "depth is 1, expected 2 to 5"),
         ({"network.G.width": 0}, "width is 0, expected at least 1"),
         ({"data.augment.gama": 0.1}, "did you mean 'gamma'"),
+        ({"data.augment.gamma": "much"}, "data.augment.gamma is much, expected a number of at least 0"),
+        ({"data.augment.gamma": math.nan}, "data.augment.gamma is nan"),
+        ({"data.augment.noise": -1}, "data.augment.noise is -1"),
+        ({"data.augment.scale": 1}, "data.augment.scale is 1, expected at least 0 and below 1"),
+        ({"data.augment.flip_vertical": 7}, "flip_vertical is 7, expected a probability from 0 to 1"),
+        ({"data.augment.crop": 64.5}, "crop is 64.5, expected a whole number of pixels"),
+        ({"data.augment.crop": None}, "crop is None"),
+        ({"data.augment.crop": -32}, "crop is -32"),
+        ({"optimizer.G.schedule.eta_min": -1}, "optimizer.G.schedule.eta_min is -1, expected at least 0"),
         ({"data.view": {"name": "slab", "radius": -1}}, "radius is -1"),
     ],
 )

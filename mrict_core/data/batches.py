@@ -97,10 +97,11 @@ class Slab(View):
 
 def check_planes(planes: Sequence[str]) -> None:
     """Raise MrictError for an unknown plane, or one given twice."""
-    if isinstance(planes, str) or len(set(planes)) < len(planes):
+    names = [str(plane) for plane in planes] if isinstance(planes, list | tuple) else []
+    if not isinstance(planes, list | tuple) or len(set(names)) < len(names):
         raise MrictError(f"planes is {planes}, expected a list of different planes, such as [axial, coronal]")
-    if unknown := [plane for plane in planes if plane not in PLANES]:
-        raise unknown_name("plane", str(unknown[0]), PLANES)
+    if unknown := [name for name in names if name not in PLANES]:
+        raise unknown_name("plane", unknown[0], PLANES)
 
 
 def make_view(view: Part) -> View:

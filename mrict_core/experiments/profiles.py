@@ -24,8 +24,8 @@ def check_budget(steps: float | None = None, minutes: float | None = None) -> No
         raise MrictError(f"{steps} steps and {minutes:g} minutes: expected one budget; leave one out")
     if steps is not None and steps < 1:
         raise MrictError(f"a budget of {steps} steps: expected at least 1; give more, or leave it out")
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise MrictError(f"a budget of {minutes:g} minutes: expected more than 0; give more, or leave it out")
+    if minutes is not None and not 0 < 60 * minutes < math.inf:  # seconds
+        raise MrictError(f"a budget of {minutes:g} minutes: expected more than 0, and finite; change or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,5 +174,8 @@ def _minutes(text: str) -> float:
         minutes = float(text)
     except ValueError:
         raise MrictError(f"{MINUTES}={text[:40]}: expected a number of minutes; correct or unset it") from None
-    check_budget(minutes=minutes)
+    try:
+        check_budget(minutes=minutes)
+    except MrictError as error:
+        raise MrictError(f"{MINUTES}={text[:40]}: {error}") from None
     return minutes

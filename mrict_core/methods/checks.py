@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from operator import attrgetter
@@ -25,7 +26,12 @@ SCHEDULES = {  # kind => required values
     **{"constant": (), "linear": (), "warmup_cosine": ()},
     **{"plateau": ("factor", "patience"), "cosine": ("t_0",)},
 }
-AUGMENTATIONS = tuple(f.name for f in fields(AugmentSettings))
+AUGMENTATIONS = {  # name => (whether a number fits, what is expected)
+    **{f.name: (lambda v: v >= 0, "a number of at least 0") for f in fields(AugmentSettings)},
+    **dict.fromkeys(("flip_horizontal", "flip_vertical"), (lambda v: 0 <= v <= 1, "a probability from 0 to 1")),
+    "scale": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "crop": (lambda v: v >= 0 and v % 1 == 0, "a whole number of pixels; 0: no crop"),
+}
 VALIDATION = ("val_mae_hu", "val_mse", "val_ssim", "val_fid", "val_vgg", "output_sd_hu")  # columns of a history
 LEAST = {
     **{"epochs": 1, "steps": 1, "data.batch_size": 1, "data.max_pairs": 1},
@@ -79,11 +85,18 @@ def _check(experiment: Experiment, training: bool) -> None:
         value = attrgetter(path)(experiment)
         if value is not None and value < least:
             raise MrictError(f"{path} is {value}, expected at least {least}")
-    for name in experiment.data.augment:
-        if name not in AUGMENTATIONS:
-            raise MrictError(f"data.augment: {unknown_name('augmentation', name, AUGMENTATIONS)}")
+    for name, value in experiment.data.augment.items():
+        _check_augmentation(name, value)
     if experiment.select_by not in SELECT_BY:
         raise MrictError(f"select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
+
+
+def _check_augmentation(name: str, value: Any) -> None:
+    if name not in AUGMENTATIONS:
+        raise MrictError(f"data.augment: {unknown_name('augmentation', name, AUGMENTATIONS)}")
+    fits, expected = AUGMENTATIONS[name]
+    if type(value) not in (int, float) or not math.isfinite(value) or not fits(value):
+        raise MrictError(f"data.augment.{name} is {str(value)[:40]}, expected {expected}")
 
 
 def check_networks(experiment: Experiment, profile: Profile, size: int, *, training: bool = True) -> None:
@@ -152,6 +165,7 @@ def _check_schedule(schedule: Schedule, experiment: Experiment, method: type[Met
         ("mode", lambda v: v in ("min", "max"), "min or max"),
         ("t_0", lambda v: v >= 1, "at least 1"),
         ("t_mult", lambda v: v >= 1, "at least 1"),
+        ("eta_min", lambda v: v >= 0, "at least 0"),
         ("decay_from", lambda v: 0 <= v < 1, "at least 0 and below 1"),
         ("warmup", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ):
