@@ -20,6 +20,7 @@ from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.files import read_json
 from mrict_core.inference import Synthesizer, load_synthesizer
+from mrict_core.inference.gate import before
 from mrict_core.inference.volume import COLS, ROWS, SynthesisOptions, flips_of, synthesize_volume
 from mrict_core.pipeline.synthesis import load_model, load_models, synthesize_case
 from mrict_core.training.loop import train
@@ -117,6 +118,25 @@ def test_a_sheared_volume_has_planes_too(three):
     found = synthesize_volume(three, Volume(head_array((34, 40, 20), (5.0, 5.0, 6.0)), affine, Path("sheared.nii")))
     assert (found.facts["planes"], found.warnings) == (ALL, ())
     assert np.isfinite(found.hu).all()
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
+def test_a_thin_stack_is_predicted_in_its_full_plane_alone(plane, axis, three):
+    shape = [40, 44, 36]
+    shape[axis] = 3
+    found = synthesize_volume(three, volume_of(tuple(shape), (5.0, 5.0, 5.0)))
+    others = " and ".join(other for other in ALL if other != plane)
+    assert found.facts["planes"] == [plane]
+    assert found.warnings == (f"its {others} slices are narrower than 60 mm: predicted in its {plane} ones alone",)
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])
+def test_a_gate_of_axial_slices_does_not_judge_one_of_another_plane(plane, axis, three):
+    shape = [40, 44, 36]
+    shape[axis] = 1
+    facts = dataclasses.replace(three.facts, fingerprint={"protocol": "patient", "features": {}})
+    found = before(volume_of(tuple(shape), (5.0, 5.0, 5.0)), facts)
+    assert [finding.name for finding in found] == ["no_fingerprint" if plane == "axial" else "other_plane"]
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("sagittal", 0), ("coronal", 1), ("axial", 2)])

@@ -15,7 +15,7 @@ from tiny_models import head_array
 from mrict_core.data.batches import VIEWS, PairedSlices, loader
 from mrict_core.data.cache.patient import PreparedMr, prepare_mr
 from mrict_core.data.images.volumes import Volume
-from mrict_core.data.planes import TURNS, Cut
+from mrict_core.data.planes import TURNS, Cut, full_planes
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get, with_values
 from mrict_core.experiments.profiles import get_profile
@@ -104,6 +104,20 @@ def test_rows_that_a_low_canvas_loses_are_nan_and_no_others(plane):
     assert np.flatnonzero(~lost).tolist() == list(range(4, 16)), "half of the lost rows are at either end"
     np.testing.assert_array_equal(back[4:16], axial[4:16])
     assert (cut.tall(6), cut.tall(64), Cut(plane, 20, (3.0, 1.0, 1.0)).tall(32)) == (32, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("sides_mm", "planes"),
+    [
+        ((60, 200, 180), ALL),
+        ((59, 200, 180), ["axial"]),
+        ((160, 200, 10), ["sagittal"]),
+        ((160, 10, 180), ["coronal"]),
+        ((10, 10, 180), ALL),
+    ],
+)
+def test_planes_without_a_short_side(sides_mm, planes):
+    assert full_planes(ALL, sides_mm) == planes
 
 
 def test_pixels_become_square():

@@ -196,6 +196,7 @@ def test_what_a_model_says_reaches_every_place_that_shows_it(root, tmp_path):
         ("lable: x", "unknown field 'lable': did you mean 'label'"),
         ("label: 3", "label is '3', expected str"),
         ("data_set: mine", "unknown data set 'mine'"),
+        ("data_set: [mine]", "unknown data set"),
         ("{data_set: synthrad2023-task1, licence: MIT}", "licence and data_set are both given"),
     ],
 )

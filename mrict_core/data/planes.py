@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -9,6 +10,17 @@ import numpy as np
 
 SIDE = 32  # pixels; canvases of predictions have sides of a multiple of it
 TURNS = {"coronal": (1, 0, 2), "sagittal": (2, 0, 1)}  # axes of an axial stack (S, P, L) that become slices, rows, cols
+FULL_MM = 60.0  # shorter sides show too little: at 20 mm twice the error, see docs/synthesis.md
+
+
+def full_planes(planes: Iterable[str], sides_mm: Sequence[float]) -> list[str]:
+    """Return the planes whose slices have no side below `FULL_MM`; all of them if every plane has.
+
+    sides_mm: of the axial stack, along its slices, rows and columns.
+    """
+    slices, rows, cols = sides_mm
+    shortest = {"axial": min(rows, cols), "coronal": min(slices, cols), "sagittal": min(slices, rows)}
+    return [plane for plane in planes if shortest[plane] >= FULL_MM] or list(planes)
 
 
 @dataclass(frozen=True)

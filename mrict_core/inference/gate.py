@@ -11,7 +11,7 @@ from scipy import stats
 
 from mrict_core.data.cache.fingerprint import PROTOCOL, bone_shares, few_patients, of_single_slices, volume_features
 from mrict_core.data.dicom import DicomVolume
-from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.orders import SliceOrder, own_plane
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.paths import region_named
@@ -175,8 +175,15 @@ def _times(value: float, other: float) -> float:
 
 
 def before(volume: Volume, facts: ModelFacts) -> list[Finding]:
-    """Return what does not fit between an MR and the model with these facts."""
-    return [*_body_part(volume, facts.fingerprint), *check_input(volume, facts.fingerprint)]
+    """Return what does not fit between an MR and the model with these facts.
+
+    A gate of axial slices cannot judge one slice of another plane: it would take the neck for the back of the head.
+    """
+    part, plane = _body_part(volume, facts.fingerprint), own_plane(volume.shape, volume.affine)
+    if facts.fingerprint and plane != "axial" and "axial" in facts.all_planes:
+        text = f"the MR is one {plane} slice, but the model's gate knows axial ones: the input was not checked"
+        return [*part, Finding("other_plane", text)]
+    return [*part, *check_input(volume, facts.fingerprint)]
 
 
 def _body_part(volume: Volume, fingerprint: dict[str, Any] | None) -> list[Finding]:

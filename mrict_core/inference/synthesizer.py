@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mrict_core.data.cache.store import SliceStore
-from mrict_core.data.planes import Cut
+from mrict_core.data.cache.store import SliceStore, layout
+from mrict_core.data.planes import Cut, full_planes
 from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment
 from mrict_core.hu import AIR_FLOOR_HU, HuRange
@@ -49,7 +49,9 @@ class Synthesizer:
         """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU, air outside body and mask."""
         check_store(self, store)
         slices, own = store.slices(patient), store.plane(patient)
-        count, planes = len(slices.mr), self.facts.all_planes
+        count, crop = len(slices.mr), layout(store.meta(patient))[1]
+        sides_mm = np.multiply((count, crop.rows, crop.cols), store.spacing_mm(patient))
+        planes = full_planes(self.facts.all_planes, sides_mm)
         parts = [self.slices_to_hu(slices.mr)] if own in planes or count == 1 else []
         for plane in planes if count > 1 else ():
             if plane != own:

@@ -22,7 +22,7 @@ from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import robust_mr_range
-from mrict_core.data.planes import Cut
+from mrict_core.data.planes import FULL_MM, Cut, full_planes
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.inference.synthesizer import Synthesizer, merged
@@ -117,13 +117,18 @@ def synthesize_volume(
     """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
 
     Models of one plane are averaged, and so are the flips of `tta`; planes are merged, see `merged`. A volume one
-    voxel thick is predicted as one slice of its plane. Outside the body is air. The output is limited to `body` (file
-    order, bool) or, by default, the body found on the MR. The network always sees the MR's own body, as in training.
+    voxel thick is predicted as one slice of its plane, a thin stack in its full planes. Outside the body is air. The
+    output is limited to `body` (file order, bool) or, by default, the body found on the MR. The network always sees the
+    MR's own body, as in training.
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)
     volume = unpadded(volume)
-    planes = planes_of(models, volume)
+    possible = planes_of(models, volume)
+    order = SliceOrder.axial(volume.affine)
+    stack = order.to_slices(volume.array).shape
+    full = full_planes(possible, np.multiply(stack, order.spacing_mm(volume.affine)))
+    planes = {plane: possible[plane] for plane in full}
     own = BODIES[models[0].facts.protocol](volume)
     inside = own if body is None else body
     moments = {plane: _Moments(options.uncertainty) for plane in planes}
@@ -141,6 +146,11 @@ def synthesize_volume(
         )
     facts: dict[str, Any] = {"planes": list(planes), "passes": len(passes)}
     warnings: list[str] = []
+    if narrow := [plane for plane in possible if plane not in planes]:
+        warnings.append(
+            f"its {' and '.join(narrow)} slices are narrower than {FULL_MM:g} mm: predicted in its "
+            f"{' and '.join(planes)} ones alone"
+        )
     tiled: set[int] = set()
     each_pass = _predicted(passes, volume, own, options, body, warnings)
     for done, (model, plane, prepared, spacing_mm, hu) in enumerate(each_pass, start=1):

@@ -48,12 +48,12 @@ def read_about(path: Path) -> About:
         raise MrictError(f"{shown(path)}: not yaml ({cause}); expected a text per field; correct it") from None
     if not isinstance(values, dict):
         raise MrictError(f"{shown(path)}: no named values; expected label, licence, citation, command or data_set")
-    if name := values.pop("data_set", ""):
+    if name := str(values.pop("data_set", None) or ""):
         if twice := [key for key in ("licence", "citation") if key in values]:
             raise MrictError(f"{shown(path)}: {twice[0]} and data_set are both given; expected one; remove {twice[0]}")
         from mrict_core.data.fetch.synthrad2023 import DATA_SETS
 
         if name not in DATA_SETS:
-            raise MrictError(f"{shown(path)}: {unknown_name('data set', str(name), DATA_SETS)}")
+            raise MrictError(f"{shown(path)}: {unknown_name('data set', name, DATA_SETS)}")
         values |= {"licence": DATA_SETS[name].licence, "citation": DATA_SETS[name].citation}
     return from_plain(About, values, shown(path), strict=True)
