@@ -124,6 +124,7 @@ def test_the_gradient_is_clipped_to_its_largest_norm(clip):
         ({"method.ema": 1.0}, "ema is 1.0, expected at least 0 and below 1"),
         ({"method.ema": -0.1}, "ema is -0.1"),
         ({"method.clip": 0}, "clip is 0, expected a number above 0, or null"),
+        ({"method.clip": math.inf}, "clip is inf"),
         (
             {"loss.laplace": {"weight": 1.0}},
             "loss.laplace: needs a network with a second head; add network.G.log_b=true",

@@ -107,8 +107,9 @@ def test_so_do_planes_flips_and_the_predecessors_protocol(code, kind, tiny, othe
         "flips": ([tiny, other], SynthesisOptions(tta=True, uncertainty=True)),
         "predecessor": ([old], SynthesisOptions()),
     }[kind]
-    straight = synthesize_volume(models, head(), options)
-    volume = turned(head(), code)
+    upright = head((34, 40, 12))  # high enough for other planes than the axial one
+    straight = synthesize_volume(models, upright, options)
+    volume = turned(upright, code)
     found = synthesize_volume(models, volume, options)
     for name in ("hu", "sd_hu", "body"):
         if getattr(straight, name) is not None:

@@ -42,7 +42,7 @@ class Regression(Method):
     def check_options(*, ema: float = 0.0, clip: float | None = None) -> None:
         if not 0 <= ema < 1:
             raise MrictError(f"ema is {ema}, expected at least 0 and below 1")
-        if clip is not None and not (type(clip) in (int, float) and clip > 0):
+        if clip is not None and not (type(clip) in (int, float) and 0 < clip < torch.inf):
             raise MrictError(f"clip is {clip}, expected a number above 0, or null")
 
     @staticmethod
