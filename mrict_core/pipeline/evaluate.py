@@ -235,9 +235,9 @@ def _sample_picture(store: SliceStore, split: Split, predictions: Predictions, n
     from mrict_core.reporting.images import sample_figure
 
     row = sample_rows(store, split.test, predictions)[0]
-    axial = store.plane(row["patient"]) == "axial"
+    oriented = store.protocol != "predecessor"
     title = f"{name}: a held-out patient"
-    figure = sample_figure([row | {"patient": "held out"}], title=title, label=label, orientation=axial)
+    figure = sample_figure([row | {"patient": "held out"}], title=title, label=label, orientation=oriented)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
     return picture.getvalue()

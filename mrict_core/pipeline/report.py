@@ -13,6 +13,7 @@ import pandas as pd
 from mrict_core import metrics
 from mrict_core.data.batches import in_turns
 from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.orders import sides
 from mrict_core.data.splits import Split
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
@@ -163,6 +164,7 @@ def _browser_patient(store: SliceStore, patient: str, scts: dict[str, np.ndarray
         ct=np.asarray(slices.ct, np.float32),
         mask=np.asarray(slices.mask) > 0,
         scts=scts,
+        sides=sides(store.plane(patient)) if store.protocol != "predecessor" else "",
     )
 
 
