@@ -26,7 +26,7 @@ from mrict_core.data.cache.preprocess import in_plane_shapes, preprocess
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.discovery import discover
 from mrict_core.data.images.orders import PLANES
-from mrict_core.data.splits import Split, load_split, make_split, save_split
+from mrict_core.data.splits import load_split, make_split, save_split
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import Predictions, baseline_predictions, score_patients
 from mrict_core.experiments import Experiment, deciding, get, lineage
@@ -267,7 +267,7 @@ def result(study: Study, row: Row, seed: int) -> dict[str, Any]:
     store, split = SliceStore(study.space.store), load_split(study.space.split_file)
     try:
         if not row.trained:
-            key, predict, facts = row.of, _baseline(store, split, row.of), {}
+            key, predict, facts = row.of, baseline_predictions(store, split.train)[row.of].predict, {}
         else:
             key, best, facts = _trained(study, row, seed)
             synthesizer = load_synthesizer(best, device="cpu")
@@ -307,15 +307,6 @@ def _trained(study: Study, row: Row, seed: int) -> tuple[str, Path, dict[str, An
         raise MrictError(f"{row.name}, seed {seed}: {done.stopped}")
     cost = {"cpu_minutes": study.minutes, "steps": steps, "cpu_s_per_step": seconds / steps}
     return done.run.id, done.best, cost
-
-
-def _baseline(store: SliceStore, split: Split, name: str) -> Callable[[SliceStore, str], np.ndarray]:
-    """Return a baseline that is fitted on each plane's images alone."""
-    by_plane: dict[str, list[str]] = {}
-    for patient in split.train:
-        by_plane.setdefault(store.plane(patient), []).append(patient)
-    fitted = {plane: baseline_predictions(store, patients)[name] for plane, patients in by_plane.items()}
-    return lambda store, patient: fitted[store.plane(patient)].predict(store, patient)
 
 
 def _with_flips(synthesizer: Synthesizer) -> Callable[[SliceStore, str], np.ndarray]:

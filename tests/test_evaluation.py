@@ -141,8 +141,10 @@ def test_baselines_see_training_patients_only_and_keep_to_the_body(store):
     assert (images["baseline_water_body"][body] == 0).all()
 
 
-def test_mean_ct_is_the_mean_over_training_slices_of_the_same_height(store):
-    own = evaluation.baseline_predictions(store, ["1BA001"])["baseline_mean_ct"].slices("1BA001")
+@pytest.mark.parametrize("others", [[], TRAIN[1:]], ids=["alone", "beside patients of another plane"])
+def test_mean_ct_is_the_mean_over_training_slices_of_the_same_height_and_plane(store, others, monkeypatch):
+    monkeypatch.setattr(type(store), "plane", lambda self, patient: "coronal" if patient == "1BA001" else "axial")
+    own = evaluation.baseline_predictions(store, ["1BA001", *others])["baseline_mean_ct"].slices("1BA001")
     slices = store.slices("1BA001")
     assert len(slices.ct) <= 16  # every slice has a bin of its own
     body = np.asarray(slices.body) > 0
