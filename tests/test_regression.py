@@ -133,6 +133,7 @@ def test_the_gradient_is_clipped_to_its_largest_norm(clip):
         ({"network.G.depth": 1}, "depth is 1, expected 2 to 5"),
         ({"network.G.width": 0}, "width is 0, expected at least 1"),
         ({"data.augment.gama": 0.1}, "did you mean 'gamma'"),
+        ({"data.augment.crop": -1}, "data.augment.crop is -1, expected at least 0"),
         ({"data.view": {"name": "slab", "radius": -1}}, "radius is -1"),
     ],
 )

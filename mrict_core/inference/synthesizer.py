@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from mrict_core.training.checkpoint import check_shapes, load_weights
 from mrict_core.training.facts import ModelFacts
 
 WEIGHT_MAX = 1e6  # far above any trained weight or statistic
+SIDE = 32  # pixels; fits networks that do not say which sides they need
 SATURATED_SHARE = 0.5  # of the body at an end of the window: no body is mostly air or metal
 SATURATED_HU = 1.0  # distance from an end
 
@@ -64,7 +66,8 @@ class Synthesizer:
 
         predict: `slices_to_hu`, perhaps of flipped slices. Slices of which the network sees background alone are air.
         """
-        canvases = cut.canvas(cut.stack(mr), cut.tall(self.facts.size), -1)
+        multiple = math.lcm(SIDE, getattr(self.generator, "multiple", 1))
+        canvases = cut.canvas(cut.stack(mr), cut.tall(self.facts.size, multiple), -1)
         held, radius = np.flatnonzero((canvases > -1).any(axis=(1, 2))), self.method.view.radius
         hu = np.full(canvases.shape, AIR_FLOOR_HU, np.float32)
         if held.size:

@@ -79,9 +79,11 @@ def _check(experiment: Experiment, training: bool) -> None:
         value = attrgetter(path)(experiment)
         if value is not None and value < least:
             raise MrictError(f"{path} is {value}, expected at least {least}")
-    for name in experiment.data.augment:
+    for name, value in experiment.data.augment.items():
         if name not in AUGMENTATIONS:
             raise MrictError(f"data.augment: {unknown_name('augmentation', name, AUGMENTATIONS)}")
+        if value < 0:
+            raise MrictError(f"data.augment.{name} is {value:g}, expected at least 0")
     if experiment.select_by not in SELECT_BY:
         raise MrictError(f"select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
 
