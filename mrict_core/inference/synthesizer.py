@@ -48,7 +48,10 @@ class Synthesizer:
     precision: torch.dtype = torch.float32  # of the network; images are always float32
 
     def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
-        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU, air outside body and mask."""
+        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU.
+
+        Of a method whose output outside the mask means nothing (`Method.masked`), it is air outside body and mask.
+        """
         check_store(self, store)
         slices, own = store.slices(patient), store.plane(patient)
         count, planes = len(slices.mr), self.facts.all_planes
@@ -59,6 +62,8 @@ class Synthesizer:
                 parts.append(self.through(cut, slices.mr, self.slices_to_hu))
         hu = merged(parts)
         self.check_hu(hu, slices.body)
+        if not self.method.masked:
+            return hu
         return np.where(np.asarray(slices.body, bool) | np.asarray(slices.mask, bool), hu, np.float32(AIR_FLOOR_HU))
 
     def through(self, cut: Cut, mr: np.ndarray, predict: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
