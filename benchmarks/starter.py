@@ -68,7 +68,7 @@ def _low(volume: Volume) -> Volume:
 
 
 def _in_plane(model: Synthesizer, mr: Volume, plane: str, tta: bool) -> np.ndarray:
-    one = dataclasses.replace(model, facts=dataclasses.replace(model.facts, plane=plane, planes=[]))
+    one = dataclasses.replace(model, facts=dataclasses.replace(model.facts, planes=[plane]))
     return synthesize_volume(one, mr, SynthesisOptions(tta=tta)).hu
 
 
