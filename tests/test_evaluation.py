@@ -225,6 +225,24 @@ def test_a_record_survives_its_files(tmp_path, store):
     assert made["details"]["calibration"]["patients"][0]["patient"] == TEST[0]
 
 
+def test_a_person_with_images_in_several_folders_counts_once():
+    """One person of three images and two of one, as if the first had a single image of the mean error."""
+    images = {"1BA001": 60.0, "1BA001~coronal": 90.0, "1BA001~2": 120.0, "1BA002": 100.0, "1BA003": 50.0}
+    several, single = (
+        [
+            evaluation.metrics_record(name, evaluation.Scores(rows(values), {}), label="demo", context={})
+            for name, values in (("a", own), ("b", {patient: value + 7 for patient, value in own.items()}))
+        ]
+        for own in (images, {"1BA001": 90.0, "1BA002": 100.0, "1BA003": 50.0})
+    )
+    assert several[0]["summary"]["all"]["mae_hu"] == single[0]["summary"]["all"]["mae_hu"]
+    assert several[0]["summary"]["all"]["mae_hu"]["n"] == 3
+    assert len(several[0]["patients"]) == 5
+    assert evaluation.leaderboard(several).equals(evaluation.leaderboard(single))
+    assert evaluation.pairwise_table(several).equals(evaluation.pairwise_table(single))
+    assert evaluation.leave_out_table(several).equals(evaluation.leave_out_table(single))
+
+
 def test_damaged_and_foreign_files_are_named(tmp_path):
     assert evaluation.read_metrics(tmp_path / "none") == []
     (tmp_path / "odd.json").write_text("[1, 2]")

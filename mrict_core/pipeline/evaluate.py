@@ -29,6 +29,7 @@ from mrict_core.evaluation import (
     write_metrics,
 )
 from mrict_core.evaluation.controls import control_predictions
+from mrict_core.evaluation.records import people_of
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import Profile
@@ -117,9 +118,9 @@ class _Bench:
             "split_hash": split.hash,
             "store_key": store.key,
             "test_data_hash": hash_of({p: store.meta(p)["sources"]["ct"]["hash"] for p in split.test}),
-            "train_patients": len(split.train),
-            "val_patients": len(split.val),
-            "test_patients": len(split.test),
+            "train_patients": len(set(people_of(split.train))),
+            "val_patients": len(set(people_of(split.val))),
+            "test_patients": len(set(people_of(split.test))),
         }
 
     def _predecessor(self, translation: Translation) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mrict_core.evaluation import (
     slices_remark,
 )
 from mrict_core.evaluation.controls import blindness
-from mrict_core.evaluation.records import CARDS_FILE, cards_table
+from mrict_core.evaluation.records import CARDS_FILE, cards_table, people_of
 from mrict_core.evaluation.samples import PATIENTS
 from mrict_core.experiments import Experiment, all_variants, users
 from mrict_core.experiments.listing import changes
@@ -110,7 +110,7 @@ def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, 
     what = "digital phantom patients" if space.embedded else f"patients of {space.data_name}"
     centres = ", ".join(sorted({store.centre(patient) for patient in store.patients}))
     return (
-        f"{count} variants and the trivial baselines, scored on {len(split.test)} held-out {what} "
+        f"{count} variants and the trivial baselines, scored on {len(set(people_of(split.test)))} held-out {what} "
         f"({', '.join(split.test) if len(split.test) <= 12 else f'{len(split.test)} ids in the tables'}). Trained on "
         f"{len(split.train)} patients, checkpoints chosen on {len(split.val)}; centres {centres}; profile "
         f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless its definition says otherwise, a "
