@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.evaluation.records import by_person, people_of, seeds_of
+from mrict_core.data.subjects import people_of
+from mrict_core.evaluation.records import by_person, seeds_of
 from mrict_core.metrics import statistics
 
 Record = Mapping[str, Any]

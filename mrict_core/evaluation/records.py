@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.data.discovery import FURTHER
+from mrict_core.data.subjects import people_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.scores import Scores, columns
 from mrict_core.files import csv_text, hash_of, read_json, write_csv, write_json, write_text
@@ -36,11 +36,6 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     """
     by_centre = {str(centre): _statistics(part) for centre, part in frame.groupby("centre", sort=True)}
     return {"all": _statistics(frame), "centres": by_centre}
-
-
-def people_of(patients: Iterable[str]) -> list[str]:
-    """Return the person of each patient: equal ids in several folders are one, see `data.discovery.FURTHER`."""
-    return [patient.partition(FURTHER)[0] for patient in patients]
 
 
 def by_person(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import Split
+from mrict_core.data.subjects import people_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
     Predictions,
@@ -29,7 +30,6 @@ from mrict_core.evaluation import (
     write_metrics,
 )
 from mrict_core.evaluation.controls import control_predictions
-from mrict_core.evaluation.records import people_of
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import Profile

@@ -15,6 +15,7 @@ from mrict_core.data.batches import in_turns
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.images.orders import sides
 from mrict_core.data.splits import Split
+from mrict_core.data.subjects import people_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
     centre_table,
@@ -24,7 +25,7 @@ from mrict_core.evaluation import (
     slices_remark,
 )
 from mrict_core.evaluation.controls import blindness
-from mrict_core.evaluation.records import CARDS_FILE, cards_table, people_of
+from mrict_core.evaluation.records import CARDS_FILE, cards_table
 from mrict_core.evaluation.samples import PATIENTS
 from mrict_core.experiments import Experiment, all_variants, users
 from mrict_core.experiments.listing import changes

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.data.subjects import people_of
 from mrict_core.evaluation import seeds_of, seeds_sd
-from mrict_core.evaluation.records import people_of
 from mrict_core.files import write_csv, write_text
 from mrict_core.reporting.text_tables import markdown_table
 
