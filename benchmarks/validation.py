@@ -151,7 +151,7 @@ def passes(which: str, size: str) -> dict[str, Pass]:
     its networks.
     """
     data = [Heads(SLICES[size][which], 256, seed) for seed in range(PATIENTS)]
-    batches = [[batch.parts for batch in loader(patient, BATCH[size])] for patient in data]
+    batches = [[batch.parts[:3] for batch in loader(patient, BATCH[size])] for patient in data]
     layouts, dimension = (torch.contiguous_format, torch.channels_last), CLOUDS[size][1]
     generators, inceptions, vggs = (Given(), Given()), (None, None), (None, None)
     if which == "outputs":

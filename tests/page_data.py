@@ -64,6 +64,7 @@ def browser_patient(patient: str, variants: list[str], count: int = 28, side: in
         ct=ct,
         mask=radius < 1.05,
         scts={name: ct + rng.normal(20, 80, radius.shape) for name in variants},
+        sides="RLAP",
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import write_slice
 
 from benchmarks import quality
-from benchmarks.quality import AXIAL, BASE, PHANTOM_ROWS, ROWS, Row, Study, table
+from benchmarks.quality import AXIAL, BASE, PHANTOM_ROWS, REFERENCES, ROWS, Row, Study, table
 from mrict_core.data.images.orders import PLANES
 from mrict_core.data.splits import load_split
 from mrict_core.errors import MrictError
@@ -44,7 +44,9 @@ def study(folders, tmp_path, monkeypatch) -> Study:
     return Study("slices", profile, workspace("quality", folders), rows, (0,), 0.01, "float32")
 
 
-@pytest.mark.parametrize("row", [row for row in (*ROWS, *PHANTOM_ROWS) if row.trained], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in (*REFERENCES, *ROWS, *PHANTOM_ROWS) if row.trained], ids=lambda row: row.name
+)
 def test_every_row_can_be_trained_and_changes_what_it_says(row):
     for experiment in lineage(row.experiment):
         check(experiment)
@@ -55,9 +57,9 @@ def test_every_row_can_be_trained_and_changes_what_it_says(row):
 
 
 def test_rows_have_names_and_files_of_their_own():
-    for rows in (ROWS, PHANTOM_ROWS):
+    for rows in (REFERENCES, ROWS, PHANTOM_ROWS):
         assert len({row.file for row in rows}) == len(rows)
-    assert {row.name for row in ROWS}.issuperset(quality.QUICK)
+    assert {row.name for row in (*REFERENCES, *ROWS, *PHANTOM_ROWS)}.issuperset(quality.QUICK)
 
 
 def test_the_people_kept_out_are_in_no_training(study):
@@ -203,15 +205,16 @@ def test_a_training_that_fails_is_named(study):
 
 @pytest.mark.slow
 def test_the_quick_run_writes_table_and_figure(folders, tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "--only", "quality", "--quick", "--minutes", "0.02"]
+    command = [sys.executable, "-m", "benchmarks", "--only", "quality", "--quick", "--minutes", "0.1"]
     command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path)]
     command += [part for folder in folders for part in ("--data", str(folder))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "quality_quick.json").read_text())
-    names = [(row["data"], row["case"]) for row in found["rows"]]
-    assert names == [("axial, coronal", name) for name in quality.QUICK] + [
-        ("phantoms of heads", row.name) for row in PHANTOM_ROWS[:2]
+    assert [(row["data"].split(", ")[-1], row["case"]) for row in found["rows"]] == [
+        *(("0.1 minutes of CPU time for each training", name) for name in (BASE, "unet_l1", "water")),
+        *(("0.025 minutes of CPU time for each training", name) for name in (BASE, "no EMA")),
+        *(("0.02 minutes of CPU time for each training", name) for name in (BASE, "slab of 5")),
     ]
     assert all("problem" not in row and row["mae_hu"] > 0 for row in found["rows"])
     text = (tmp_path / "quality_quick.md").read_text()

@@ -1,4 +1,4 @@
-"""Budgets: given by a command, kept by a training, said before it starts, shown afterwards; profile cpu."""
+"""Budgets as a user meets them: given by a command, said before a training, shown afterwards; profile cpu."""
 
 from __future__ import annotations
 
@@ -47,17 +47,13 @@ LEAVE = ("leave-one-centre-out", "mk1", "--profile", "smoke", "--data", "{data}"
 SUITE = ("suite", "--profile", "smoke", "--data", "{data}", "--variants", "mk1")
 
 
-@pytest.mark.parametrize("command", [TRAIN, (*TRAIN, "--lineage"), LEAVE], ids=lambda c: " ".join(c))
+@pytest.mark.parametrize("command", [TRAIN, (*TRAIN, "--lineage"), LEAVE], ids=" ".join)
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         ("--minutes 1 --steps 5", "5 steps and 1 minutes: expected one budget; leave one out"),
         ("--steps 0", "a budget of 0 steps: expected at least 1; give more, or leave it out"),
-        ("--steps -3", "a budget of -3 steps: expected at least 1"),
         ("--minutes 0", "a budget of 0 minutes: expected more than 0, and finite; change or leave it out"),
-        ("--minutes -2", "a budget of -2 minutes: expected more than 0"),
-        ("--minutes nan", "a budget of nan minutes: expected more than 0"),
-        ("--minutes inf", "a budget of inf minutes: expected more than 0, and finite"),
         ("--minutes 1e308", "a budget of 1e+308 minutes: expected more than 0, and finite"),
         ("--minutes 1e-9", "1e-09 minutes are less than one step"),
     ],
@@ -70,12 +66,11 @@ def test_an_impossible_budget_is_one_line_and_nothing_is_written(fresh_space, co
     assert written(fresh_space) == []
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "nan"])
-def test_an_impossible_budget_of_the_suite_is_one_line(fresh_space, given):
+def test_an_impossible_budget_of_the_suite_is_one_line(fresh_space):
     words = [word.format(data=fresh_space.data_dir) for word in SUITE]
-    result = invoke(*words, "--minutes-per-variant", given)
+    result = invoke(*words, "--minutes-per-variant", "0")
     assert isinstance(result.exception, MrictError), result.output
-    assert f"a budget of {given} minutes" in str(result.exception)
+    assert "a budget of 0 minutes" in str(result.exception)
     assert written(fresh_space) == []
 
 
@@ -178,8 +173,8 @@ def test_what_a_training_takes(line, expected):
 
 def test_a_very_long_training_is_warned_of():
     assert planned(360.0) == (
-        "mk1: about 4 days, 1000 steps of 3.6e+02 s on this CPU and validation; more than 12 hours: shorter are a "
-        "budget (--minutes; of the suite --minutes-per-variant), --profile cpu, a GPU (--device cuda)"
+        "mk1: about 4 days, 1000 steps of 3.6e+02 s on this CPU and validation; more than 12 hours: to shorten it, "
+        "give a budget (--minutes; of the suite --minutes-per-variant), --profile cpu or a GPU (--device cuda)"
     )
 
 

@@ -141,8 +141,10 @@ def test_baselines_see_training_patients_only_and_keep_to_the_body(store):
     assert (images["baseline_water_body"][body] == 0).all()
 
 
-def test_mean_ct_is_the_mean_over_training_slices_of_the_same_height(store):
-    own = evaluation.baseline_predictions(store, ["1BA001"])["baseline_mean_ct"].slices("1BA001")
+@pytest.mark.parametrize("others", [[], TRAIN[1:]], ids=["alone", "beside patients of another plane"])
+def test_mean_ct_is_the_mean_over_training_slices_of_the_same_height_and_plane(store, others, monkeypatch):
+    monkeypatch.setattr(type(store), "plane", lambda self, patient: "coronal" if patient == "1BA001" else "axial")
+    own = evaluation.baseline_predictions(store, ["1BA001", *others])["baseline_mean_ct"].slices("1BA001")
     slices = store.slices("1BA001")
     assert len(slices.ct) <= 16  # every slice has a bin of its own
     body = np.asarray(slices.body) > 0
@@ -221,6 +223,24 @@ def test_a_record_survives_its_files(tmp_path, store):
     assert made["features"] == [{"name": "fid"}]
     assert len(made["details"]["calibration"]["patients"]) == 2
     assert made["details"]["calibration"]["patients"][0]["patient"] == TEST[0]
+
+
+def test_a_person_with_images_in_several_folders_counts_once():
+    """One person of three images and two of one, as if the first had a single image of the mean error."""
+    images = {"1BA001": 60.0, "1BA001~coronal": 90.0, "1BA001~2": 120.0, "1BA002": 100.0, "1BA003": 50.0}
+    several, single = (
+        [
+            evaluation.metrics_record(name, evaluation.Scores(rows(values), {}), label="demo", context={})
+            for name, values in (("a", own), ("b", {patient: value + 7 for patient, value in own.items()}))
+        ]
+        for own in (images, {"1BA001": 90.0, "1BA002": 100.0, "1BA003": 50.0})
+    )
+    assert several[0]["summary"]["all"]["mae_hu"] == single[0]["summary"]["all"]["mae_hu"]
+    assert several[0]["summary"]["all"]["mae_hu"]["n"] == 3
+    assert len(several[0]["patients"]) == 5
+    assert evaluation.leaderboard(several).equals(evaluation.leaderboard(single))
+    assert evaluation.pairwise_table(several).equals(evaluation.pairwise_table(single))
+    assert evaluation.leave_out_table(several).equals(evaluation.leave_out_table(single))
 
 
 def test_damaged_and_foreign_files_are_named(tmp_path):

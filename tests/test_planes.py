@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from mrict_core.hu import AIR_FLOOR_HU, SYNTHRAD2023
 from mrict_core.paths import Workspace
 from mrict_core.pipeline import prepare_data
 from mrict_core.training.loop import train
-from mrict_core.training.run import TrainSettings
+from mrict_core.training.run import TrainSettings, prepare_run
 
 SMOKE = get_profile("smoke")
 ALL = ["axial", "coronal", "sagittal"]
@@ -59,7 +60,7 @@ def test_a_cut_is_what_the_volume_prepared_in_that_plane_is(plane, size):
 def test_cubic_voxels_return_exactly(shape, plane, spacing, seed):
     axial = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     cut = Cut(plane, len(axial), (spacing,) * 3)
-    canvases = cut.canvas(cut.stack(axial), cut.tall(32), -1)
+    canvases = cut.canvas(cut.stack(axial), cut.tall(32, 32), -1)
     np.testing.assert_array_equal(cut.axial(canvases), axial)
 
 
@@ -71,7 +72,7 @@ def test_other_voxels_return_closely(shape, plane, spacing):
     assume(cut.rows >= shape[0])  # slices at least as thick as pixels
     along = np.sin(np.arange(shape[0]) / 4)[:, None, None].astype(np.float32)
     axial = along + np.arange(shape[1], dtype=np.float32)[:, None] / 9 + np.arange(shape[2], dtype=np.float32) / 5
-    back = cut.axial(cut.canvas(cut.stack(axial), cut.tall(32), -1))
+    back = cut.axial(cut.canvas(cut.stack(axial), cut.tall(32, 32), -1))
     assert back.shape == shape
     np.testing.assert_allclose(back, axial, atol=0.07)
 
@@ -103,7 +104,8 @@ def test_rows_that_a_low_canvas_loses_are_nan_and_no_others(plane):
     lost = np.isnan(back).all(axis=(1, 2))
     assert np.flatnonzero(~lost).tolist() == list(range(4, 16)), "half of the lost rows are at either end"
     np.testing.assert_array_equal(back[4:16], axial[4:16])
-    assert (cut.tall(6), cut.tall(64), Cut(plane, 20, (3.0, 1.0, 1.0)).tall(32)) == (32, 64, 64)
+    assert [cut.tall(size, 32) for size in (6, 20, 64)] == [32, 20, 64]
+    assert [Cut(plane, 20, (3.0, 1.0, 1.0)).tall(32, multiple) for multiple in (32, 256)] == [64, 256]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,13 @@ def test_a_patient_of_whom_some_slices_are_kept_gives_no_other_plane():
     assert sum(row[0] == "b" for row in found.index) == 40 + 12
     with pytest.raises(MrictError, match="no slice"):
         pairs("a", {"planes": ["coronal"]}, {"a": kept})
+
+
+def test_planes_that_are_all_cut_are_validated_in_full(fresh_space):
+    coronal = with_values(get("mk7_2"), {"data.view.planes": ["coronal"]})
+    few = dataclasses.replace(SMOKE, validation_slices=2)
+    every, some = (prepare_run(coronal, profile, fresh_space, TrainSettings()) for profile in (SMOKE, few))
+    assert [one.index for one in some.validation_sets()] == [one.index for one in every.validation_sets()]
 
 
 @pytest.mark.parametrize(

@@ -464,6 +464,16 @@ def test_a_split_of_ones_own_is_kept_and_a_replaced_one_is_announced(cohort, tmp
     path.write_text(json.dumps(data))
     with pytest.raises(MrictError, match="1BZ999"):
         prepare_data("smoke", str(cohort), report=lines.append)
+    path.unlink()
+    given = tmp_path / "mine.json"
+    given.write_text(json.dumps(data))
+    with pytest.raises(MrictError, match=r"mine\.json: patients 1BZ999 are not usable"):
+        prepare_data("smoke", str(cohort), split_kind=str(given), report=lines.append)
+    assert not path.exists()
+    data["test"].remove("1BZ999")
+    given.write_text(json.dumps(data))
+    assert prepare_data("smoke", str(cohort), split_kind=str(given), report=lines.append).split.train == own.train
+    assert prepare_data("smoke", str(cohort), report=lines.append).split.train == own.train, "kept afterwards"
     path.unlink()  # as where a process is killed between the store and its split
     with pytest.raises(MrictError, match=r"split\.json: no split yet; run preprocess again$"):
         open_data(first.workspace)

@@ -178,6 +178,15 @@ def test_the_error_panel_is_signed_in_hu_on_a_fixed_scale_and_only_inside_the_ma
     assert np.nanmean(np.ma.filled(shown, np.nan)) == pytest.approx(100, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("plane", "expected"),
+    [("axial", {"R", "L", "A", "P"}), ("coronal", {"R", "L", "S", "I"}), ("sagittal", {"A", "P", "S", "I"})],
+)
+def test_orientation_marks_are_those_of_the_plane(plane, expected):
+    found = texts(figures.sample_figure([make_row() | {"plane": plane}], title="t", label="demo"))
+    assert {text for text in found if text in set("RLAPSI")} == expected
+
+
 def test_orientation_marks_can_be_left_out():
     assert "L" not in texts(figures.sample_figure([make_row()], title="t", label="demo", orientation=False))
 

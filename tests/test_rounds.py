@@ -1,4 +1,4 @@
-"""Budgets: steps and minutes instead of epochs, for every method; learning rates that follow the fraction spent."""
+"""The rounds of a budget: steps and minutes for every method; learning rates that follow the fraction spent."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def validator(data: list[Phantom], fid: nn.Module | None, vgg: nn.Module | None,
 
 def plain(G: nn.Module, data: list[Phantom], fid: nn.Module | None, vgg: nn.Module | None, **options) -> dict:
     options = {"side": 40, "batch_means": False} | options
-    return validate(G, [[batch.parts for batch in loader(patient, BATCH)] for patient in data], fid, vgg, **options)
+    return validate(G, [[batch.parts[:3] for batch in loader(patient, BATCH)] for patient in data], fid, vgg, **options)
 
 
 def assert_equal(lean: dict[str, float], expected: dict[str, float], **tolerance: float) -> None:
@@ -279,3 +279,18 @@ def test_another_window_is_converted_to_the_predecessors_unit():
     real, fake = (stack.clip(-1000, 1000) / 1000 for stack in hu)
     assert found["val_mse"] == pytest.approx(np.square(real - fake).mean(), rel=1e-6)
     assert found["val_ssim"] == pytest.approx(slice_ssim(real, fake), rel=1e-6)
+
+
+def test_what_is_masked_counts_as_air_and_a_constant_output_as_constant():
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(x)
+
+    class Masked(Predictor):
+        masked = True
+
+    data = [Phantom(8, 0)]
+    whole, masked = (validator(data, None, None).scores(kind(Constant())) for kind in (Predictor, Masked))
+    assert masked["output_sd_hu"] == whole["output_sd_hu"] == 0
+    assert masked["val_mae_hu"] == whole["val_mae_hu"]
+    assert masked["val_mse"] < whole["val_mse"] / 2

@@ -48,7 +48,9 @@ def preprocess(
     region: option.Region = "brain",
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,
-    split: Annotated[str, typer.Option("--split", help="stratified, or leave_out_A, leave_out_B, …")] = "stratified",
+    split: Annotated[
+        str, typer.Option("--split", help="stratified, leave_out_A, leave_out_B, …, or a file of your own, .json")
+    ] = "stratified",
     group_by: option.GroupBy = "",
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first unusable patient")] = False,
 ) -> None:

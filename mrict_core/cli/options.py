@@ -130,7 +130,7 @@ ModelRegion = Annotated[
         help="without --model: brain, pelvis, HN, TH or AB; default: as the DICOM header says, else brain",
     ),
 ]
-Tta = Annotated[bool, typer.Option("--tta", help="average over the four flips of every slice")]
+Tta = Annotated[bool, typer.Option("--tta", help="average over the flips of the training's augmentation")]
 Uncertainty = Annotated[
     str, typer.Option("--uncertainty", help="HU SD over models and flips (of one model --tta): a file, or a folder")
 ]

@@ -25,10 +25,11 @@ class AugmentSettings:
     gamma: float = 0.15  # MR: log-uniform exponent in exp(±)
     bias_field: float = 0.15  # MR: log amplitude of a smooth multiplicative field
     noise: float = 0.02  # MR: largest SD, of the [0, 1] intensity scale
+    elastic: float = 0.0  # largest shift of a smooth random deformation, of the image side
     crop: int = 0  # side of a random crop, pixels; 0, or at least the image's side: the whole image
 
 
-NONE = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0, 0)
+NONE = AugmentSettings(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class JointTransform:
@@ -94,7 +95,13 @@ class JointTransform:
         # Sampling matrix rotation · diag(flip), then the shift; one row of six entries per image.
         entries = [cos * flip_x, -sin * flip_y, shift[:, 0], sin * flip_x, cos * flip_y, shift[:, 1]]
         theta = torch.stack(entries, dim=1).view(count, 2, 3)
-        return F.affine_grid(theta.to(images.dtype), list(images.shape), align_corners=False)
+        grid = F.affine_grid(theta.to(images.dtype), list(images.shape), align_corners=False)
+        return grid + self._elastic(images) if s.elastic else grid
+
+    def _elastic(self, images: Tensor) -> Tensor:
+        """Return a smooth shift of every pixel of a sampling grid, (B, H, W, 2): splines between 5 x 5 knots."""
+        knots = self._uniform((len(images), 2, 5, 5), images) * 2 * self.settings.elastic
+        return F.interpolate(knots, size=images.shape[-2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
 
     def jitter_mr(self, real_A: Tensor, support: Tensor) -> Tensor:
         """Change the MR's gamma, add a bias field and noise, only inside its support; result in [-1, 1]."""

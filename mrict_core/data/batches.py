@@ -34,7 +34,7 @@ class View:
 
     in_channels: int = 1
     planes: Sequence[str] = ()
-    radius: int = 0  # it sees as many neighbours on either side, or fewer
+    radius: int = 0  # neighbours that it sees on either side, at most
 
     @staticmethod
     def check_options(*, planes: Sequence[str] = (), **_: object) -> None:
@@ -148,8 +148,8 @@ class PairedSlices(Dataset):
     """MR slices of the given patients, gathered by a view, with CT and mask.
 
     `keep` limits patients to some of their slices ({patient: positions}), without other planes; those without an entry
-    keep all. A single slice has no other plane. index: (patient, plane, position) of every slice; in planes that are
-    cut, of those with mask.
+    keep all. A single slice has no other plane. index: (patient, plane, position) of every slice; planes that are cut
+    keep only their slices with mask.
     """
 
     def __init__(
@@ -238,21 +238,13 @@ def loader(
     steps: number of batches, from as many shuffled passes as needed; None: one pass. When shuffling, a last batch of
     one slice is dropped: its batch statistics would be those of a single slice.
     """
-    if steps is not None:
-        sampler = RandomSampler(dataset, num_samples=steps * batch_size, generator=generator)
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            generator=generator,
-            collate_fn=_same,
-            pin_memory=pinned,
-        )
+    sampler = RandomSampler(dataset, num_samples=steps * batch_size, generator=generator) if steps else None
     drop_last = generator is not None and len(dataset) % batch_size == 1 and len(dataset) > 1
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        shuffle=generator is not None,
+        shuffle=generator is not None and sampler is None,
+        sampler=sampler,
         generator=generator,
         collate_fn=_same,
         drop_last=drop_last,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-SIDE = 32  # pixels; canvases of predictions have sides of a multiple of it
 TURNS = {"coronal": (1, 0, 2), "sagittal": (2, 0, 1)}  # axes of an axial stack (S, P, L) that become slices, rows, cols
 FULL_MM = 60.0  # shorter sides show too little: at 20 mm twice the error, see docs/synthesis.md
 
@@ -73,9 +72,9 @@ class Cut:
             image[...] = self._resized(whole, self.count, False)
         return stack.transpose(np.argsort(TURNS[self.plane]))[::-1]
 
-    def tall(self, size: int) -> int:
-        """Return the height of a canvas that loses no row, at least `size`."""
-        return max(size, SIDE * -(-self.rows // SIDE))
+    def tall(self, size: int, multiple: int) -> int:
+        """Return the height of a canvas that loses no row: `size`, or else the least multiple of `multiple`."""
+        return size if self.rows <= size else multiple * -(-self.rows // multiple)
 
     def _overlap(self, height: int) -> tuple[slice, slice]:
         """Return the rows that slice and canvas share, on the slice and on the canvas."""

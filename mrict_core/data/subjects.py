@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mrict_core.data.case_csv import read_rows
+from mrict_core.data.discovery import FURTHER
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown, some
 
@@ -20,6 +21,11 @@ VISIT = re.compile(
 )
 COLUMNS = ("patient", "subject")
 NAMED = 5  # patients listed in a message
+
+
+def people_of(patients: Iterable[str]) -> list[str]:
+    """Return the person of each patient: equal ids in several folders are one, see `discovery.FURTHER`."""
+    return [patient.partition(FURTHER)[0] for patient in patients]
 
 
 def absolute(rule: str) -> str:

@@ -27,11 +27,17 @@ def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> di
     - `baseline_water_body`: 0 HU in the body.
     - `baseline_mean_ct`: the voxelwise mean training CT on the canvas at the same relative axial position.
     - `baseline_rank_map`: the patient's MR, rank by rank, mapped to the histogram of the training CT inside the body.
+
+    The last two are fitted on the training patients of the patient's own plane, or on all if it has none.
     """
     if not train_patients:
         raise MrictError("the baselines need at least one training patient; make a split that has one")
-    mean_ct = cache(lambda: _mean_ct(store, train_patients))
-    distribution = cache(lambda: _ct_distribution(store, train_patients))
+
+    def of_plane(plane: str) -> Sequence[str]:
+        return [patient for patient in train_patients if store.plane(patient) == plane] or train_patients
+
+    mean_ct = cache(lambda plane: _mean_ct(store, of_plane(plane)))
+    distribution = cache(lambda plane: _ct_distribution(store, of_plane(plane)))
 
     def water_body(store: SliceStore, patient: str) -> np.ndarray:
         body = np.asarray(store.slices(patient).body) > 0
@@ -39,14 +45,14 @@ def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> di
 
     def mean_training_ct(store: SliceStore, patient: str) -> np.ndarray:
         body = np.asarray(store.slices(patient).body) > 0
-        return _in_body(mean_ct()[_axial_bins(len(body))], body)
+        return _in_body(mean_ct(store.plane(patient))[_axial_bins(len(body))], body)
 
     def rank_map(store: SliceStore, patient: str) -> np.ndarray:
         slices = store.slices(patient)
         body = np.asarray(slices.body) > 0
         mr = np.asarray(slices.mr, dtype=np.float32)
         hu = np.full(body.shape, AIR_FLOOR_HU, dtype=np.float32)
-        hu[body] = np.interp(_ranks(mr[body]), *distribution())
+        hu[body] = np.interp(_ranks(mr[body]), *distribution(store.plane(patient)))
         return hu
 
     predictors = {

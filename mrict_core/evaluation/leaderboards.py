@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.evaluation.records import seeds_of
+from mrict_core.data.subjects import people_of
+from mrict_core.evaluation.records import by_person, seeds_of
 from mrict_core.metrics import statistics
 
 Record = Mapping[str, Any]
@@ -32,7 +33,12 @@ def leaderboard(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         beats, remark = _against(record, baselines)
         statistics_of = record["summary"]["all"]
-        row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "n": len(record["patients"])}
+        row = {
+            "name": record["name"],
+            "kind": record["kind"],
+            "label": record["label"],
+            "n": len(set(people_of(_patients(record)))),
+        }
         row["seeds"] = ", ".join(map(str, seeds_of(record)))
         for metric in shown:
             row[metric], row[f"{metric}_sd"] = statistics_of[metric]["mean"], statistics_of[metric]["sd"]
@@ -114,10 +120,9 @@ def leave_out_table(records: Iterable[Record], metric: str = "mae_hu") -> pd.Dat
     """
     rows = []
     for record in records:
-        scored = [(p["centre"], p[metric]) for p in record["patients"] if p[metric] is not None]
         for left_out in sorted({p["centre"] for p in record["patients"]}):
-            rest = [value for centre, value in scored if centre != left_out]
-            mean = float(np.mean(rest)) if rest else math.nan
+            rest = by_person([p for p in record["patients"] if p["centre"] != left_out], metric)
+            mean = float(np.mean(list(rest.values()))) if rest else math.nan
             rows.append({"name": record["name"], "left_out": left_out, "n": len(rest), "mean_hu": mean})
     frame = pd.DataFrame(rows, columns=["name", "left_out", "n", "mean_hu"])
     order = frame["mean_hu"].map(metrics.metric(metric).order, na_action="ignore")
@@ -133,7 +138,7 @@ def pairwise_table(records: Sequence[Record], metric: str = "mae_hu") -> pd.Data
     patient's value is the mean over them.
     """
     order = sorted(records, key=lambda r: (math.isnan(_order(r, metric)), _order(r, metric), r["name"]))
-    values = [{p["patient"]: p[metric] for p in r["patients"] if p[metric] is not None} for r in order]
+    values = [by_person(record["patients"], metric) for record in order]
     pairs, differences = [], []
     for first in range(len(order)):
         for second in range(first + 1, len(order)):

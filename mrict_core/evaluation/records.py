@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.data.subjects import people_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.scores import Scores, columns
 from mrict_core.files import csv_text, hash_of, read_json, write_csv, write_json, write_text
@@ -30,15 +31,23 @@ def summarise(frame: pd.DataFrame) -> dict[str, Any]:
     """Return {"all": {metric: {mean, sd, median, low, high, n}}, "centres": {centre: the same}} of a frame of scores.
 
     low and high bound the 95 % patient bootstrap of the mean. SD (ddof 1) and interval are None for one patient. Values
-    that are not finite do not count, in n either; statistics without values are None.
+    that are not finite do not count, in n either; statistics without values are None. A person with images in several
+    folders counts once, with their mean.
     """
     by_centre = {str(centre): _statistics(part) for centre, part in frame.groupby("centre", sort=True)}
     return {"all": _statistics(frame), "centres": by_centre}
 
 
+def by_person(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """Return {person: mean over the person's patients that have a value}."""
+    values = pd.Series([row[metric] for row in rows], dtype=float)
+    return values.groupby(people_of(row["patient"] for row in rows), sort=False).mean().dropna().to_dict()
+
+
 def _statistics(frame: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
     names = metrics.recorded()
-    values = frame[list(names)].to_numpy(dtype=np.float64)
+    people = frame[list(names)].astype(float).groupby(people_of(frame["patient"]), sort=False).mean()
+    values = people.to_numpy(dtype=np.float64)
     return {name: dataclasses.asdict(s) for name, s in zip(names, statistics.summarise(values), strict=True)}
 
 

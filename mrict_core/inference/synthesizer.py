@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from mrict_core.training.checkpoint import check_shapes, load_weights
 from mrict_core.training.facts import ModelFacts
 
 WEIGHT_MAX = 1e6  # far above any trained weight or statistic
+SIDE = 32  # pixels; fits networks that do not say which sides they need
 SATURATED_SHARE = 0.5  # of the body at an end of the window: no body is mostly air or metal
 SATURATED_HU = 1.0  # distance from an end
 
@@ -46,7 +48,10 @@ class Synthesizer:
     precision: torch.dtype = torch.float32  # of the network; images are always float32
 
     def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
-        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU, air outside body and mask."""
+        """Return the synthetic CT of a patient's slices, (N, S, S) float32 HU.
+
+        Of a method whose output outside the mask means nothing (`Method.masked`), it is air outside body and mask.
+        """
         check_store(self, store)
         slices, own = store.slices(patient), store.plane(patient)
         count, crop = len(slices.mr), layout(store.meta(patient))[1]
@@ -59,6 +64,8 @@ class Synthesizer:
                 parts.append(self.through(cut, slices.mr, self.slices_to_hu))
         hu = merged(parts)
         self.check_hu(hu, slices.body)
+        if not self.method.masked:
+            return hu
         return np.where(np.asarray(slices.body, bool) | np.asarray(slices.mask, bool), hu, np.float32(AIR_FLOOR_HU))
 
     def through(self, cut: Cut, mr: np.ndarray, predict: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -66,7 +73,8 @@ class Synthesizer:
 
         predict: `slices_to_hu`, perhaps of flipped slices. Slices of which the network sees background alone are air.
         """
-        canvases = cut.canvas(cut.stack(mr), cut.tall(self.facts.size), -1)
+        multiple = math.lcm(SIDE, getattr(self.generator, "multiple", 1))
+        canvases = cut.canvas(cut.stack(mr), cut.tall(self.facts.size, multiple), -1)
         held, radius = np.flatnonzero((canvases > -1).any(axis=(1, 2))), self.method.view.radius
         hu = np.full(canvases.shape, AIR_FLOOR_HU, np.float32)
         if held.size:

@@ -12,6 +12,7 @@ from mrict_core import metrics
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.images.orders import PLANES
 from mrict_core.data.splits import PREDECESSOR_KIND, SETS, Split
+from mrict_core.data.subjects import people_of
 from mrict_core.methods import METHODS
 from mrict_core.metrics import statistics
 from mrict_core.models.about import About, about_of
@@ -108,9 +109,10 @@ def describe_data(space: Workspace, store: SliceStore, split: Split) -> dict[str
     counts, sets = store.counts(), {}
     for name in SETS:
         patients = getattr(split, name)
-        centres = Counter(store.centre(patient) for patient in patients)
+        people = dict(zip(people_of(patients), patients, strict=True))
+        centres = Counter(store.centre(patient) for patient in people.values())
         slices = sum(counts[patient] for patient in patients)
-        sets[name] = {"patients": len(patients), "slices": slices, "centres": dict(sorted(centres.items()))}
+        sets[name] = {"patients": len(people), "slices": slices, "centres": dict(sorted(centres.items()))}
     caveats = (
         (space.embedded, "Trained on digital phantoms: it has never seen a patient."),
         (

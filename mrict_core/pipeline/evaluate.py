@@ -15,6 +15,7 @@ import numpy as np
 
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import Split
+from mrict_core.data.subjects import people_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
     Predictions,
@@ -117,9 +118,9 @@ class _Bench:
             "split_hash": split.hash,
             "store_key": store.key,
             "test_data_hash": hash_of({p: store.meta(p)["sources"]["ct"]["hash"] for p in split.test}),
-            "train_patients": len(split.train),
-            "val_patients": len(split.val),
-            "test_patients": len(split.test),
+            "train_patients": len(set(people_of(split.train))),
+            "val_patients": len(set(people_of(split.val))),
+            "test_patients": len(set(people_of(split.test))),
         }
 
     def _predecessor(self, translation: Translation) -> dict[str, Any]:
@@ -235,9 +236,9 @@ def _sample_picture(store: SliceStore, split: Split, predictions: Predictions, n
     from mrict_core.reporting.images import sample_figure
 
     row = sample_rows(store, split.test, predictions)[0]
-    axial = store.plane(row["patient"]) == "axial"
+    oriented = store.protocol != "predecessor"
     title = f"{name}: a held-out patient"
-    figure = sample_figure([row | {"patient": "held out"}], title=title, label=label, orientation=axial)
+    figure = sample_figure([row | {"patient": "held out"}], title=title, label=label, orientation=oriented)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
     return picture.getvalue()

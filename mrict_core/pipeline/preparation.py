@@ -16,6 +16,7 @@ from mrict_core.data.splits import (
     PREDECESSOR_KIND,
     PREDECESSOR_SEED,
     PREDECESSOR_SETS,
+    SETS,
     Split,
     check_leak,
     is_own,
@@ -27,7 +28,7 @@ from mrict_core.data.splits import (
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile, get_profile
-from mrict_core.files import held
+from mrict_core.files import held, write_json
 from mrict_core.paths import Folders, Workspace, shown, workspace
 from mrict_core.training.loop import Progress, Report, TrainResult, train
 from mrict_core.training.run import TrainSettings
@@ -141,21 +142,26 @@ def prepare_data(
 def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, report: Report = print) -> Split:
     """Make and save the split of a dataset cache; report when it replaces another one.
 
-    A split file without a hash line is the user's own and is kept. With protocol `predecessor` the split is the
+    kind: of `splits.make_split`, or a user's file, which is copied. A split file without a hash line is the user's own
+    and is kept. With protocol `predecessor` the split is the
     predecessor's: its lists of 36 or 10 patients if all of them are present, otherwise its rule; train and validation
     slices then come from the same patients, as in the predecessor.
     """
-    before = load_split(space.split_file) if space.split_file.is_file() else None
-    if before is not None and is_own(space.split_file):
+    path = Path(kind).expanduser() if kind.endswith(".json") else space.split_file
+    before = load_split(path) if path.is_file() or path != space.split_file else None
+    if before is not None and (path != space.split_file or is_own(path)):
         missing = sorted({*before.train, *before.val, *before.test} - set(store.patients))
         if missing:
             raise MrictError(
-                f"{shown(space.split_file)}: patients {', '.join(missing)} are not usable; remove them from your "
-                "split, or delete the file"
+                f"{shown(path)}: patients {', '.join(missing)} are not usable; remove them from your split, or delete "
+                "the file"
             )
         _check_subjects(before, store, space)
-        report(f"split: yours, {shown(space.split_file)}, is kept")
-        return before
+        if path != space.split_file:
+            sets = {name: getattr(before, name) for name in SETS}
+            write_json(space.split_file, {"kind": "own", "seed": before.seed, **sets})
+        report(f"split: yours, {shown(path)}, is {'kept' if path == space.split_file else 'used'}")
+        return load_split(space.split_file)
     if store.protocol == "predecessor":
         counts = store.counts()
         which = next((w for w, ids in PREDECESSOR_SETS.items() if set(ids) <= set(counts)), "any")

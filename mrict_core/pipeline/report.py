@@ -13,7 +13,9 @@ import pandas as pd
 from mrict_core import metrics
 from mrict_core.data.batches import in_turns
 from mrict_core.data.cache.store import SliceStore
+from mrict_core.data.images.orders import sides
 from mrict_core.data.splits import Split
+from mrict_core.data.subjects import people_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
     centre_table,
@@ -109,7 +111,7 @@ def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, 
     what = "digital phantom patients" if space.embedded else f"patients of {space.data_name}"
     centres = ", ".join(sorted({store.centre(patient) for patient in store.patients}))
     return (
-        f"{count} variants and the trivial baselines, scored on {len(split.test)} held-out {what} "
+        f"{count} variants and the trivial baselines, scored on {len(set(people_of(split.test)))} held-out {what} "
         f"({', '.join(split.test) if len(split.test) <= 12 else f'{len(split.test)} ids in the tables'}). Trained on "
         f"{len(split.train)} patients, checkpoints chosen on {len(split.val)}; centres {centres}; profile "
         f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless its definition says otherwise, a "
@@ -163,6 +165,7 @@ def _browser_patient(store: SliceStore, patient: str, scts: dict[str, np.ndarray
         ct=np.asarray(slices.ct, np.float32),
         mask=np.asarray(slices.mask) > 0,
         scts=scts,
+        sides=sides(store.plane(patient)) if store.protocol != "predecessor" else "",
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mrict_core.data.images.orders import SliceOrder
+from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane, sides
 from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import normalise_mr
 from mrict_core.hu import DISPLAY_WINDOWS_HU, LANDMARKS_HU, SD_LIMIT_HU
@@ -51,7 +51,8 @@ def case_figure(
 
     `hu`, `sd_hu`, `body`: (nx, ny, nz) on the grid of `mr`; `mr_range`: the MR values shown black and white.
     """
-    order = SliceOrder.own(mr.shape, mr.affine)
+    plane = own_plane(mr.shape, mr.affine)
+    order = SliceOrder.toward(mr.affine, PLANES[plane])
     dz, dr, dc = order.spacing_mm(mr.affine)
     inside = order.to_slices(body)
     grey = normalise_mr(order.to_slices(mr.array), *mr_range)
@@ -69,7 +70,7 @@ def case_figure(
         image = None
         for column, (axis, picture, spacing) in enumerate(zip(axes, pictures, spacings, strict=True)):
             if name == "MR":
-                _mr(axis, picture, column < len(HEIGHTS), spacing)
+                _mr(axis, picture, sides(plane) if column < len(HEIGHTS) else "", spacing)
                 _outline(axis, outlines[column], style.BODY_COLOUR)
             else:
                 image = _hu(axis, picture, "wide", spacing)
@@ -79,7 +80,8 @@ def case_figure(
         if image is not None:
             figure.colorbar(image, ax=axes, label="HU", aspect=18, pad=0.01, extend="both")
         if line == 0:
-            titles = [f"axial, height {share:.0%}" for share in HEIGHTS] + ["coronal", "sagittal"]
+            across = ["coronal", "sagittal"] if plane == "axial" else ["across", "across"]
+            titles = [f"{plane}, height {share:.0%}" for share in HEIGHTS] + across
             for axis, title in zip(axes, titles, strict=True):
                 axis.set_title(title)
     _histogram(figure.add_subplot(below[0]), hu[body])

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 
+from mrict_core.data.images.orders import sides
 from mrict_core.errors import MrictError
 from mrict_core.hu import ERROR_LIMIT_HU
 from mrict_core.reporting import style
@@ -25,6 +26,10 @@ _MARGIN_PX = 4
 _COLUMNS = 6  # of the comparison, MR and CT included
 _BAR_MM = (100, 50, 20, 10, 5)  # lengths a scale bar may have
 _BAR_SHARE = 0.4  # of the panel's width, at most
+_MARKED = (  # x, y and alignment of the marks at the left, right, top and bottom
+    *((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center")),
+    *((0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom")),
+)
 
 
 @style.styled
@@ -34,7 +39,8 @@ def sample_figure(
     """Return MR | sCT | CT | signed HU error, one line per row.
 
     `rows`: patient, z, spacing_mm, mr, sct, ct, mask. The error is shown inside the mask, at ±500 HU in every figure.
-    `orientation=False` omits the R/L/A/P marks, for slices that were never reoriented.
+    `orientation=False` omits the marks of the patient's sides, for slices that were never reoriented; a row's `plane`
+    decides which they are (none: axial).
     """
     _check(rows, (*_SHOWN, "sct"))
     boxes = _boxes([row["mask"] for row in rows])
@@ -44,7 +50,7 @@ def sample_figure(
     axes = figure.subplots(len(rows), 4, squeeze=False)
     for line, row, box in zip(axes, rows, boxes, strict=True):
         mask = row["mask"][box] > 0
-        _mr(line[0], row["mr"][box], orientation, row["spacing_mm"])
+        _mr(line[0], row["mr"][box], _sides(row, orientation), row["spacing_mm"])
         line[0].set_ylabel(f"{row['patient']}\nslice {row['z']}")
         sct = _hu(line[1], row["sct"][box], window, row["spacing_mm"])
         _hu(line[2], row["ct"][box], window, row["spacing_mm"])
@@ -90,7 +96,7 @@ def comparison_figure(
     axes = figure.subplots(2 * bands, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    _mr(axes[0, 0], mr[box], orientation, spacing_mm)
+    _mr(axes[0, 0], mr[box], _sides(row, orientation), spacing_mm)
     axes[0, 0].set_title("MR")
     hu = _hu(axes[0, 1], ct[box], window, spacing_mm)
     _outline(axes[0, 1], inside, style.MASK_COLOUR)
@@ -122,7 +128,7 @@ def pairs_figure(
     figure = style.new_figure(len(rows) * panel + 0.9, 2 * tall + 0.5, title=title, label=label)
     axes = figure.subplots(2, len(rows), squeeze=False)
     for (upper, lower), row, box in zip(axes.T, rows, boxes, strict=True):
-        _mr(upper, row["mr"][box], orientation, row["spacing_mm"])
+        _mr(upper, row["mr"][box], _sides(row, orientation), row["spacing_mm"])
         _outline(upper, row["body"][box] > 0, style.BODY_COLOUR)
         upper.set_title(f"{row['patient']}, slice {row['z']}")
         hu = _hu(lower, row["ct"][box], window, row["spacing_mm"])
@@ -146,7 +152,7 @@ def slab_figure(row: Row, slab: np.ndarray, *, title: str, label: str) -> Figure
     figure = style.new_figure((len(slab) + 1) * panel + 0.2, 2 * tall + 0.5, title=title, label=label)
     axes = figure.subplots(2, len(slab) + 1, squeeze=False)
     for k, (upper, lower) in enumerate(axes[:, :-1].T):
-        _mr(upper, slab[k][box], False, spacing_mm)
+        _mr(upper, slab[k][box], "", spacing_mm)
         upper.set_title(f"slice {row['z']}" if k == middle else f"{k - middle:+d}".replace("-", "−"))
         _bare(lower)
         shown = {"cmap": style.ERROR_MAP, "vmin": -1, "vmax": 1, "aspect": spacing_mm[0] / spacing_mm[1]}
@@ -169,15 +175,16 @@ def _bare(axis: Axes) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _mr(axis: Axes, mr: np.ndarray, orientation: bool, spacing_mm: tuple[float, float]) -> None:
+def _sides(row: Row, orientation: bool) -> str:
+    return sides(row.get("plane", "axial")) if orientation else ""
+
+
+def _mr(axis: Axes, mr: np.ndarray, marks: str, spacing_mm: tuple[float, float]) -> None:
+    """Draw an MR slice; marks: see `sides`, "" for none."""
     _bare(axis)
     axis.imshow(np.asarray(mr, np.float32), vmin=-1, vmax=1, aspect=spacing_mm[0] / spacing_mm[1])
     _scale_bar(axis, mr.shape, spacing_mm)
-    if not orientation:
-        return
-    marks = {"R": (0.02, 0.5, "left", "center"), "L": (0.98, 0.5, "right", "center")}
-    marks |= {"A": (0.5, 0.985, "center", "top"), "P": (0.5, 0.015, "center", "bottom")}
-    for mark, (x, y, ha, va) in marks.items():
+    for mark, (x, y, ha, va) in zip(marks, _MARKED, strict=False):
         text = axis.text(x, y, mark, transform=axis.transAxes, ha=ha, va=va, color="white", fontsize=6.5)
         text.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
 

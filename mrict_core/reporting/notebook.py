@@ -85,7 +85,7 @@ def recipe(variant: Experiment, profile: Profile) -> str:
         "epochs": f"{profile.epochs(v)} here ({profile.label}), {v.epochs} declared",
     }
     if profile.minutes or v.steps:
-        facts["length"] = f"{profile.length(v)}, a validation after each epoch's share"
+        facts["length"] = f"{profile.length(v)}, in rounds that end with a validation"
     longest = max(map(len, facts))
     return "\n".join(f"{name:<{longest}}  {value}" for name, value in facts.items())
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.data.subjects import people_of
 from mrict_core.evaluation import seeds_of, seeds_sd
 from mrict_core.files import write_csv, write_text
 from mrict_core.reporting.text_tables import markdown_table
@@ -31,8 +32,9 @@ def summary_table(records: Sequence[Record]) -> pd.DataFrame:
             card = metrics.metric(metric).card() | record["cards"].get(metric, {})
             row = {"name": record["name"], "kind": record["kind"], "label": record["label"], "metric": metric}
             provenance = {key: value for key, value in card.items() if key not in (*metrics.CARD_FIELDS, "n")}
-            lacking = len(record["patients"]) - statistics["n"]
-            row["absent"] = f"{lacking} of {len(record['patients'])}: {card['absent']}" if lacking else ""
+            people = len(set(people_of(row["patient"] for row in record["patients"])))
+            lacking = people - statistics["n"]
+            row["absent"] = f"{lacking} of {people}: {card['absent']}" if lacking else ""
             row |= dict(zip(OVER_SEEDS, (seeds_sd(record, metric), len(seeds_of(record)) or None), strict=True))
             rows.append(row | statistics | {key: card[key] for key in CARD_FIELDS} | provenance)
         rows += [_feature_row(record, score) for score in record.get("features", [])]

@@ -88,9 +88,9 @@ def expected(run: Run, pace: float, history: Sequence[Mapping[str, Any]] = ()) -
     text += " with validation" if minutes else " and validation"
     if left < LONG_S:
         return text
-    others = ["a budget (--minutes; of the suite --minutes-per-variant)"]
-    others += ["--profile cpu", "a GPU (--device cuda)"] if device == "cpu" else []
-    return f"{text}; more than {LONG_S / 3600:.0f} hours: shorter are {', '.join(others)}"
+    others = ", --profile cpu or a GPU (--device cuda)" if device == "cpu" else ""
+    budget = "a budget (--minutes; of the suite --minutes-per-variant)"
+    return f"{text}; more than {LONG_S / 3600:.0f} hours: to shorten it, give {budget}{others}"
 
 
 def duration(seconds: float) -> str:

@@ -217,7 +217,9 @@ class Run:
         if by_slice is not None:
             return [PairedSlices(self.store, [p], {p: positions}, view) for p, positions in by_slice.items()]
         most, counts = self.profile.validation_slices, self.store.counts()
-        keep = {p: spread(counts[p], most) for p in self.split.val} if most else None
+        # Only prepared slices can be limited, not those of planes that are cut.
+        own = [p for p in self.split.val if not view.planes or self.store.plane(p) in view.planes]
+        keep = {p: spread(counts[p], most) for p in own} if most else None
         return [PairedSlices(self.store, [p], keep, view) for p in self.split.val]
 
     def batches(

@@ -57,9 +57,9 @@ class Validator:
                 if not np.isfinite(fake_B).all():
                     return {"val_mae_hu": float("nan")}
                 inside = batch.mask[:, 0].numpy() > 0
-                if method.masked:
-                    fake_B = np.where(inside, fake_B, np.float32(-1))
                 patients[-1].add(real_B, fake_B, inside)
+                if method.masked:  # not before: with air around it, a constant output is not constant
+                    fake_B = np.where(inside, fake_B, np.float32(-1))
                 real, fake = self._unit(real_B), self._unit(fake_B)
                 for name, values in zip(("val_mse", "val_ssim"), slice_scores(real, fake), strict=True):
                     slices[name].extend(values)

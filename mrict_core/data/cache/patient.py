@@ -49,7 +49,7 @@ def body_slices(mr: Volume, order: SliceOrder) -> np.ndarray:
 def body_of(mr: Volume) -> np.ndarray:
     """Return the body mask of an MR volume in file order, found on its axial slices; raise if there is none.
 
-    Of a volume one voxel thick it is found on its one slice, in any plane.
+    In a volume one voxel thick it is found on the one slice, whatever its plane.
     """
     intensity.check_mr(mr.array, mr.path)
     order = SliceOrder.own(mr.shape, mr.affine)

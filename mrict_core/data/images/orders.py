@@ -10,6 +10,7 @@ import numpy as np
 
 # plane => directions of slices, rows and columns: head or face up, the patient's right on the left
 PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
+OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
@@ -24,6 +25,12 @@ def own_plane(shape: Sequence[int], affine: np.ndarray, usual: str = "axial") ->
         if thin == [SliceOrder.toward(affine, codes).axes[0]]:
             return plane
     return usual
+
+
+def sides(plane: str) -> str:
+    """Return what is at the left, right, top and bottom of a plane's slices: RLAP in axial ones."""
+    _, down, right = PLANES[plane]
+    return OPPOSITE[right] + right + OPPOSITE[down] + down
 
 
 @dataclass(frozen=True)

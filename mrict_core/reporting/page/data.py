@@ -11,7 +11,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class BrowserPatient:
-    """One patient of the slice browser; rows from anterior to posterior, columns from right to left."""
+    """One patient of the slice browser."""
 
     patient: str
     centre: str
@@ -21,6 +21,7 @@ class BrowserPatient:
     ct: np.ndarray  # (n, h, w) HU
     mask: np.ndarray  # (n, h, w) bool
     scts: dict[str, np.ndarray]  # variant => (n, h, w) HU
+    sides: str = ""  # what is at the left, right, top and bottom, see `orders.sides`; "" if unknown
 
 
 def _none() -> pd.DataFrame:

@@ -91,6 +91,7 @@ def encode(patients: Sequence[BrowserPatient], variants: Sequence[str], max_byte
                 "columns": columns,
                 "z": [int(z) for z in patient.z[view.slices]],
                 "spacing": [float(s) * view.factor for s in patient.spacing_mm],
+                "sides": patient.sides,
                 "variants": names,
                 "mae": {name: _mae_hu(patient, view.slices, name) for name in names},
             }

@@ -164,7 +164,8 @@
         canvases[kind] = { canvas, caption, title };
         const box = make("div"); box.style.position = "relative"; box.append(canvas);
         if (kind === "mr") {
-          for (const [text, css] of [["R", "left:2%;top:48%"], ["L", "right:2%;top:48%"], ["A", "top:1%;left:48%"], ["P", "bottom:1%;left:48%"]]) { const mark = make("span", { className: "mark", textContent: text }); mark.style.cssText = css; box.append(mark); }
+          const places = ["left:2%;top:48%", "right:2%;top:48%", "top:1%;left:48%", "bottom:1%;left:48%"];
+          for (const [k, css] of places.entries()) { const mark = make("span", { className: "mark", textContent: p.sides[k] || "" }); mark.style.cssText = css; box.append(mark); }
           const wide = p.columns * p.spacing[1], length = [100, 50, 20, 10, 5].find((mm) => mm <= 0.4 * wide) || 5;
           const bar = make("span", { className: "scale" }); bar.style.cssText = `bottom:5%;width:${(100 * length) / wide}%`;
           const text = make("span", { className: "mark", textContent: `${length} mm` }); text.style.cssText = "left:5%;bottom:7%";
