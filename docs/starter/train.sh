@@ -9,6 +9,6 @@ mrict() { .venv/bin/python -m mrict_core "$@"; }
 
 ./run_all.sh --setup-only
 mrict preprocess "${data[@]}" --split docs/starter/split.json
-mrict train mk7_0 "${data[@]}" --steps 13000 --seed 42
-mrict evaluate mk7_0 "${data[@]}"
-mrict publish mk7_0 --half --card docs/starter/card.yaml --to checkpoints/starter-brain
+mrict train mk7_0 --set data.augment.elastic=0.04 "${data[@]}" --steps 8000 --precision bfloat16 --seed 42
+mrict evaluate mk7_0+augment.elastic=0.04 "${data[@]}"
+mrict publish mk7_0+augment.elastic=0.04 --half --card docs/starter/card.yaml --to checkpoints/starter-brain
