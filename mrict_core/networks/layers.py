@@ -1,4 +1,4 @@
-"""Precision of forward passes; a start of weights; frozen networks."""
+"""Precision of forward passes; a check of their input; a start of weights; frozen networks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from mrict_core.errors import MrictError
 
 
 def in_full(x: Tensor) -> Tensor:
@@ -31,6 +33,15 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if device.type == "meta":  # shapes only
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def check_input(x: Tensor, in_channels: int, multiple: int) -> None:
+    """Raise MrictError unless `x` is (B, in_channels, H, W) with H and W multiples of `multiple`."""
+    if x.ndim != 4 or x.shape[1] != in_channels or x.shape[2] % multiple or x.shape[3] % multiple:
+        raise MrictError(
+            f"generator: input of shape {tuple(x.shape)}, expected (B, {in_channels}, H, W) with H and W "
+            f"multiples of {multiple}; crop or pad the slices"
+        )
 
 
 class Frozen(nn.Module):

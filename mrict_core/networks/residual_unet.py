@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.hu import SYNTHRAD2023, WATER_HU
-from mrict_core.networks.layers import autocast, in_full
+from mrict_core.networks.layers import autocast, check_input, in_full
 
 STAGES = (1, 2, 4, 8, 8)  # channels, in units of the width
 BLOCKS = (1, 2, 2, 2, 2)  # residual blocks of the encoder; the decoder has one per stage
@@ -108,11 +108,7 @@ class ResidualUNet(nn.Module):
             return WATER + UNIT_PER_1000_HU * self.head(in_full(features))
 
     def _features(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise MrictError(
-                f"generator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W) with H and W "
-                f"multiples of {self.multiple}; crop or pad the slices"
-            )
+        check_input(x, self.in_channels, self.multiple)
         y = self.stem(F.pixel_unshuffle(x, self.fold) if self.stem_kind == "fold" else x)
         skips = []
         for stage in self.encoder:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrict_core.errors import MrictError
-from mrict_core.networks.layers import autocast, in_full, normal_weights
+from mrict_core.networks.layers import autocast, check_input, in_full, normal_weights
 
 
 class Residual(nn.Module):
@@ -58,11 +58,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the synthetic image. Raises MrictError for a wrong channel count or image size."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise MrictError(
-                f"generator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W) with H and W "
-                f"multiples of {self.multiple}; crop or pad the slices"
-            )
+        check_input(x, self.in_channels, self.multiple)
         x = self.body(x)
         with autocast(x.device, torch.float32):  # bfloat16 would round the image to steps of up to 8 HU
             return torch.tanh(self.last(in_full(x)))

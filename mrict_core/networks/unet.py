@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mrict_core.errors import MrictError
-from mrict_core.networks.layers import autocast, in_full
+from mrict_core.networks.layers import autocast, check_input, in_full
 
 STRIDE = 32  # five halvings: encoder 1-4 and the bottleneck
 ENCODER = (1, 2, 4, 8)  # channels of enc1..enc4, in units of the width
@@ -72,11 +71,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the synthetic image. Raises MrictError for a wrong channel count or image size."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % STRIDE or x.shape[3] % STRIDE:
-            raise MrictError(
-                f"generator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W) with H and W "
-                f"multiples of {STRIDE}; crop or pad the slices"
-            )
+        check_input(x, self.in_channels, STRIDE)
         e1 = self.enc1(x)
         e2 = self.enc2(e1)
         e3 = self.enc3(e2)

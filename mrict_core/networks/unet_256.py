@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrict_core.errors import MrictError
-from mrict_core.networks.layers import autocast, in_full, normal_weights
+from mrict_core.networks.layers import autocast, check_input, in_full, normal_weights
 
 ENCODER = (1, 2, 4, 8, 8, 8, 8, 8)  # channels, in units of the width
 FEWEST = 5  # halvings
@@ -55,11 +54,7 @@ class DeepUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the synthetic image. Raises MrictError for a wrong channel count or image size."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise MrictError(
-                f"generator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, H, W) with H and W "
-                f"multiples of {self.multiple}; crop or pad the slices"
-            )
+        check_input(x, self.in_channels, self.multiple)
         skips = []
         for down in self.down:
             x = down(x)
