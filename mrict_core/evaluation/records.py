@@ -79,7 +79,7 @@ def metrics_record(
             "kind": kind,
             "label": label,
             "note": context.get("stopped") or "",
-            "n": len(frame),
+            "n": len(set(people_of(frame["patient"]))),
             "summary": summary,
             "patients": frame.to_dict(orient="records"),
             "details": scores.details,
