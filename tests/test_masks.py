@@ -147,3 +147,12 @@ def test_body_on_real_anatomy(name: str, region: str, every: int, recall: float,
         reach = ndimage.distance_transform_edt(~np.pad(body[..., body.shape[2] // 2], 30))
         target = np.pad(mask[..., body.shape[2] // 2], 30)
         assert max(dice(reach <= margin, target) for margin in range(25)) > fit, files.patient
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (3.0, 2.0, 8.0)])
+def test_the_outline_is_the_body_with_its_margin_in_mm(spacing_mm):
+    body = np.zeros((61, 61, 61), bool)
+    body[30, 30, 30] = True
+    away = np.indices(body.shape).T - 30
+    distance_mm = np.linalg.norm(away * spacing_mm, axis=-1).T
+    assert np.array_equal(masks.outline(body, spacing_mm), distance_mm <= masks.MARGIN_MM)

@@ -288,5 +288,5 @@ def test_sample_files_keep_their_grid(name, tmp_path):
     for field in ("qform_code", "sform_code", "xyzt_units", "pixdim"):
         np.testing.assert_array_equal(after.header[field], before.header[field])
     hu = np.asarray(after.dataobj)
-    assert 0.1 < (hu > -1024).mean() < 0.9
+    assert 0.1 < (hu > -1024).mean()
     assert json.loads((tmp_path / "ct.json").read_text())["tiled"] is False

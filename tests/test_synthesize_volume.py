@@ -22,6 +22,7 @@ from mrict_core.data.cache.patient import body_of, prepare_mr, prepare_mr_predec
 from mrict_core.data.images.orders import PLANES, SliceOrder
 from mrict_core.data.images.volumes import Volume, load_volume
 from mrict_core.data.intensity import MR_PERCENTILES
+from mrict_core.data.masks import outline
 from mrict_core.errors import MrictError
 from mrict_core.inference import Synthesizer, load_synthesizer
 from mrict_core.inference.tiles import slices_to_hu
@@ -210,16 +211,16 @@ def test_flips_and_models_are_averaged_and_their_spread_is_the_sample_sd(tiny, o
     np.testing.assert_allclose(found.hu[inside], stack.mean(axis=0)[inside], atol=0.01)
     np.testing.assert_allclose(found.sd_hu[inside], stack.std(axis=0, ddof=1)[inside], atol=0.01)
     assert found.sd_hu[inside].mean() > 1
-    np.testing.assert_array_equal(found.sd_hu[~inside], 0)
+    np.testing.assert_array_equal(found.sd_hu[~outline(inside, volume.spacing_mm)], 0)
     assert found.facts["passes"] == 8
 
 
-def test_planes_are_merged_by_their_median(tiny, other):
+def test_planes_are_merged_by_their_mean(tiny, other):
     models = [tiny, in_plane(other, "coronal"), in_plane(tiny, "sagittal")]
     volume = head((30, 34, 20), (6.0, 6.0, 6.0))
     merged = synthesize_volume(models, volume, SynthesisOptions(uncertainty=True))
     single = np.stack([synthesize_volume(model, volume).hu for model in models])
-    np.testing.assert_array_equal(merged.hu, np.median(single, axis=0))
+    np.testing.assert_allclose(merged.hu, single.mean(axis=0), atol=1e-3)
     np.testing.assert_allclose(merged.sd_hu, single.std(axis=0, ddof=1), atol=0.05)
     assert len({each.tobytes() for each in single}) == 3
     assert merged.facts["planes"] == ["axial", "coronal", "sagittal"]

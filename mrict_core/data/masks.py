@@ -24,6 +24,9 @@ MIN_OBJECT_VOXELS = 64
 IN_BODY_MIN = 0.3  # of the mask: outlines are drawn with a margin, but not far from the body
 SCORED_MIN = 100  # voxels in the body: a mask of one organ is allowed, a few stray voxels are not
 OTSU_BINS = 128
+# Of the outline: scoring masks include skin, fixation and cushions, which are dark on the MR. Not 20: at a distance of
+# just 20 mm the last digit of the spacing would decide, which formats write differently.
+MARGIN_MM = 20.01
 FLOODED = 2  # the flood's colour; 0 and 1 are the mask's
 
 
@@ -65,6 +68,11 @@ def _disked(stack: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequ
     for image in wide:
         cv2.morphologyEx(image, operation, disk, dst=image)
     return wide[:, rows:-rows, cols:-cols].view(bool)
+
+
+def outline(body: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the body with a margin of `MARGIN_MM` on every side, bool of its shape."""
+    return morphology.isotropic_dilation(body, MARGIN_MM, spacing=spacing_mm)
 
 
 def filled(stack: np.ndarray) -> np.ndarray:

@@ -32,8 +32,8 @@ SATURATED_HU = 1.0  # distance from an end
 
 
 def merged(planes: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the median over the predictions of several planes, of two the mean.  # (N, H, W) each"""
-    return planes[0] if len(planes) == 1 else np.median(planes, axis=0).astype(np.float32)
+    """Return the mean over the predictions of several planes.  # (N, H, W) each"""
+    return planes[0] if len(planes) == 1 else np.mean(planes, axis=0, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import robust_mr_range
+from mrict_core.data.masks import outline
 from mrict_core.data.planes import FULL_MM, Cut, full_planes
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.hu import AIR_FLOOR_HU
@@ -57,8 +58,8 @@ class SynthesisOptions:
 class Synthesis:
     """A synthetic CT in file order on the grid of its MR, and how it was made."""
 
-    hu: np.ndarray  # (nx, ny, nz) float32; -1024 outside the body
-    sd_hu: np.ndarray | None  # (nx, ny, nz) float32; 0 outside the body
+    hu: np.ndarray  # (nx, ny, nz) float32; -1024 outside the outline
+    sd_hu: np.ndarray | None  # (nx, ny, nz) float32; 0 outside the outline
     body: np.ndarray  # (nx, ny, nz) bool
     facts: dict[str, Any]  # plain json values
     warnings: tuple[str, ...]
@@ -117,9 +118,9 @@ def synthesize_volume(
     """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
 
     Models of one plane are averaged, and so are the flips of `tta`; planes are merged, see `merged`. A volume one
-    voxel thick is predicted as one slice of its plane, a thin stack in its full planes. Outside the body is air. The
-    output is limited to `body` (file order, bool) or, by default, the body found on the MR. The network always sees the
-    MR's own body, as in training.
+    voxel thick is predicted as one slice of its plane, a thin stack in its full planes. Outside `body`
+    (file order, bool) is air; by default, outside the body found on the MR and a margin, `masks.outline`. The network
+    always sees the MR's own body, as in training.
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)
@@ -130,7 +131,6 @@ def synthesize_volume(
     full = full_planes(possible, np.multiply(stack, order.spacing_mm(volume.affine)))
     planes = {plane: possible[plane] for plane in full}
     own = BODIES[models[0].facts.protocol](volume)
-    inside = own if body is None else body
     moments = {plane: _Moments(options.uncertainty) for plane in planes}
     every = _Moments(True) if options.uncertainty and len(planes) > 1 else None
     passes = [
@@ -163,13 +163,14 @@ def synthesize_volume(
         if progress:
             progress(done, facts["passes"], model.variant.name)
     hu = merged([m.mean for m in moments.values()])
+    inside = outline(own, volume.spacing_mm) if body is None else body
     hu = np.where(inside, hu, np.float32(AIR_FLOOR_HU))
     sd = np.where(inside, (every or moments[facts["planes"][0]]).sd(), np.float32(0)) if options.uncertainty else None
     facts["tiled"] = bool(tiled)
     if tiled:
         sizes = ", ".join(map(str, sorted(tiled)))
         warnings.append(f"the body is larger than the network's canvas ({sizes} px): predicted in overlapping tiles")
-    return Synthesis(hu, sd, np.array(inside), facts, tuple(warnings))
+    return Synthesis(hu, sd, np.array(own if body is None else body), facts, tuple(warnings))
 
 
 def _nearest(mask: np.ndarray, volume: Volume, seen: Volume) -> np.ndarray:

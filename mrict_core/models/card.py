@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mrict_core.data.batches import make_view
 from mrict_core.experiments.schema import as_plain, flattened
 from mrict_core.models.about import About, about_of
 from mrict_core.training.facts import ModelFacts
@@ -71,6 +72,8 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
     """Return the model's limits, most important first."""
     facts, data = description["facts"], description["data"]
     low, high = facts.window_hu
+    radius = make_view(facts.experiment.data.view).radius
+    seen = f"each with its neighbours up to {radius} slices away" if radius else "one by one"
     lines = [
         "**Not for clinical use.** Not a medical device: no diagnosis, no dose calculation, no treatment decision.",
         *data.get("caveats", ()),
@@ -78,7 +81,7 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
         f"training data ({data['name']}); the error there is unknown.",
         f"It cannot predict values outside [{low:g}, {high:g}] HU"
         + (": dense bone, teeth and metal are clipped." if high < 2000 else "; metal is not modelled."),
-        "Slices are translated one by one; neighbouring slices may disagree.",
+        f"Slices are translated {seen}; neighbouring slices may disagree.",
         "It invents what the MR does not show. A plausible image is not evidence of correct anatomy.",
     ]
     if scores:
