@@ -421,7 +421,7 @@ def notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 @style.styled
 def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw each row's mean error and its seeds, a panel for each set of patients, with the base as a line."""
+    """Draw each row's mean error and its seeds, a panel for each set of people, with the base as a line."""
     panels = list(dict.fromkeys(row["data"] for row in rows))
     shown_rows = {data: [row for row in rows if row["data"] == data and row["mae_hu"] is not None] for data in panels}
     heights = [max(2, len(own)) for own in shown_rows.values()]
@@ -437,7 +437,8 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if own:
             panel.axvline(own[0]["mae_hu"], color=style.PALETTE["vermilion"], linewidth=0.7, zorder=0)
         panel.set_yticks(range(len(own)), [row["case"] for row in own])
-        panel.set_title(textwrap.fill(data, 100), fontsize=8)
+        count = max((len(row.get("people_mae_hu") or ()) for row in own), default=0)
+        panel.set_title(textwrap.fill(f"{data}; n = {count} people" if count else data, 100), fontsize=8)
         panel.set(xlabel="mean absolute error in the mask (HU)", ylim=(max(2, len(own)) - 0.5, -0.5))
         panel.grid(axis="x")
     names = {"one seed": "o", "mean over seeds": "|"}

@@ -20,6 +20,7 @@ from mrict_core.hu import AIR_FLOOR_HU, DISPLAY_WINDOWS_HU, LANDMARKS_HU, SD_LIM
 from mrict_core.reporting import style
 from mrict_core.reporting.images import MR_LABEL, _hu, _inside, _mr, _outline
 
+SOFT = "soft-tissue\nwindow"
 HEIGHTS = (0.15, 0.38, 0.62, 0.85)  # of the body, of the axial slices shown
 
 
@@ -59,7 +60,7 @@ def case_figure(
     inside = order.to_slices(body)
     grey = normalise_mr(order.to_slices(mr.array), *mr_range)
     made = _inside(order.to_slices(hu), inside, AIR_FLOOR_HU)
-    stacks = {"MR": _inside(grey, inside, -1), "synthetic CT": made, "soft tissue": made}
+    stacks = {"MR": _inside(grey, inside, -1), "synthetic CT\ninside the body": made, SOFT: made}
     if sd_hu is not None:
         stacks["uncertainty"] = _inside(order.to_slices(sd_hu), inside, 0)
     views = {name: _views(stack, inside) for name, stack in stacks.items()}
@@ -81,7 +82,7 @@ def case_figure(
                 image, unit = _hu(axis, picture, "wide", spacing), "SD (HU)"
                 image.set(cmap="magma", clim=(0, SD_LIMIT_HU))
             else:
-                image, unit = _hu(axis, picture, "soft" if name == "soft tissue" else "wide", spacing), "HU"
+                image, unit = _hu(axis, picture, "soft" if name == SOFT else "wide", spacing), "HU"
         axes[0].set_ylabel(name)
         figure.colorbar(image, ax=axes, label=unit, aspect=14, pad=0.01, extend="both")
         if line == 0:
@@ -130,7 +131,7 @@ def _second(axis: Axes, sd_hu: np.ndarray | None, body: np.ndarray, mr: Volume, 
 def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, labels: dict[str, str]) -> str:
     """Return a self-contained page: verdict, picture, findings, and how the image was made."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mrict_core.reporting.page"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -164,7 +165,7 @@ def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any], la
 
     `labels`: the case's labels on the page, {"MR": its file's name, ...}.
     """
-    label = " + ".join(f"{model['variant']} ({model['profile']})" for model in facts["models"])
+    label = " + ".join(f"{model['variant']} (profile {model['profile']})" for model in facts["models"])
     sd, body = synthesis.sd_hu, synthesis.body
     title = f"{facts['verdict'].capitalize()}: synthetic CT, not for clinical use"
     figure = case_figure(mr, synthesis.hu, sd, body, mr_range=synthesis.facts["mr_range"], label=label, title=title)

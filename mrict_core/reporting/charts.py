@@ -340,7 +340,8 @@ def joint_histogram_figure(
     figure = style.new_figure(style.PAGE_IN, 4.2, title="MR value and HU of the same voxels", label=label)
     axis = figure.subplots()
     counts, edges_x, edges_y = np.histogram2d(x, y, bins, ((0, top), (low, high)))
-    image = axis.pcolormesh(edges_x, edges_y, np.log10(counts.T + 1), cmap="magma_r", rasterized=True)
+    shown = np.ma.masked_equal(counts.T, 0)  # no voxel: white
+    image = axis.pcolormesh(edges_x, edges_y, np.log10(shown), cmap="viridis_r", rasterized=True)
     axis.set(xlabel="MR (arbitrary units)", ylabel="CT (HU)", xlim=(0, top), ylim=(low, high))
     tissues = {f"bone, > {BONE_ABOVE_HU:g} HU": y > BONE_ABOVE_HU, f"air, < {AIR_BELOW_HU:g} HU": y < AIR_BELOW_HU}
     for name, chosen in tissues.items():
@@ -351,5 +352,5 @@ def joint_histogram_figure(
             axis.annotate(
                 text.replace("-", "−"), tip, (0.45 * top, tip[1]), va="center", fontsize=style.SMALLEST_PT, **look
             )
-    figure.colorbar(image, ax=axis, label="voxels, log10(n + 1)")
+    figure.colorbar(image, ax=axis, label="voxels, log10(n)")
     return figure
