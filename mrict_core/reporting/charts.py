@@ -341,7 +341,7 @@ def joint_histogram_figure(
     axis = figure.subplots()
     counts, edges_x, edges_y = np.histogram2d(x, y, bins, ((0, top), (low, high)))
     shown = np.ma.masked_equal(counts.T, 0)  # no voxel: white
-    image = axis.pcolormesh(edges_x, edges_y, np.log10(shown), cmap="viridis_r", rasterized=True)
+    image = axis.pcolormesh(edges_x, edges_y, np.ma.log10(shown), cmap="viridis_r", rasterized=True)
     axis.set(xlabel="MR (arbitrary units)", ylabel="CT (HU)", xlim=(0, top), ylim=(low, high))
     tissues = {f"bone, > {BONE_ABOVE_HU:g} HU": y > BONE_ABOVE_HU, f"air, < {AIR_BELOW_HU:g} HU": y < AIR_BELOW_HU}
     for name, chosen in tissues.items():
