@@ -21,7 +21,7 @@ from mrict_core.reporting import style
 
 Record = Mapping[str, Any]
 SHOWN = 5  # variants in a figure, best first, besides the best baseline
-BASELINE_LOOK = {"color": style.FAINT, "linestyle": "-", "marker": "x"}
+BASELINE_LOOK = {"color": style.FAINT, "linestyle": "-", "marker": "X"}
 
 
 def leading(records: Sequence[Record], count: int = SHOWN) -> list[Record]:
@@ -50,6 +50,15 @@ def _patients(records: Sequence[Record]) -> str:
 
 def _stacked(record: Record) -> str:
     return shown_name(record).replace(" (", "\n(")
+
+
+def _points(look: Mapping[str, Any]) -> dict[str, Any]:
+    return {"color": look["color"], "marker": look["marker"], "alpha": 0.75, "linewidths": 0, "zorder": 3}
+
+
+def _spread(count: int, half: float) -> np.ndarray:
+    """Return the distances of some points from their middle, so that equal values are seen apart."""
+    return np.linspace(-half, half, count) if count > 1 else np.zeros(count)
 
 
 @style.styled
@@ -129,8 +138,7 @@ def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str,
                 continue
             x = group - 0.4 + (place + 0.5) * width
             values = [p[name] for p in record["patients"] if p.get(name) is not None]
-            beside = x + np.linspace(-width / 4, width / 4, len(values)) if len(values) > 1 else [x]
-            axis.scatter(beside, values, color=look["color"], marker=look["marker"], s=9, zorder=3)
+            axis.scatter(x + _spread(len(values), width / 4), values, **_points(look), s=9)
             axis.plot([x - width / 3, x + width / 3], [s["mean"]] * 2, color=style.INK, linewidth=1.4, zorder=4)
             if s["n"] >= style.FEWEST:
                 axis.plot([x, x], [s["low"], s["high"]], color=style.INK, linewidth=0.9, zorder=4)
@@ -158,7 +166,7 @@ def _dice(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
 def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, Any]], metric: Metric) -> None:
     for place, (record, look) in enumerate(zip(records, looks, strict=True)):
         values = [p[metric.key] for p in record["patients"] if p.get(metric.key) is not None]
-        axis.scatter(values, [place] * len(values), color=look["color"], marker=look["marker"], s=14, zorder=3)
+        axis.scatter(values, place + _spread(len(values), 0.2), **_points(look), s=14)
         if values:
             axis.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=style.INK, linewidth=1.6, zorder=4)
         else:
