@@ -20,19 +20,18 @@ version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_design", "sphinx_copybutton"]
 exclude_patterns = ["docker", "starter"]
-suppress_warnings = ["myst.header"]  # pages that the code prints may begin at the second level
 nitpicky = False  # types are shown, not linked: torch's and numpy's inventories are on the net
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp"
 
-default_role = "code"  # docstrings are plain text with `code`
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 100
+suppress_warnings = ["myst.header", "ref.python"]  # generated pages may begin at the second level; equal class names
 add_module_names = False
 modindex_common_prefix = ["mrict_core."]
 
@@ -62,3 +61,5 @@ def setup(app) -> None:
     app.add_html_math_renderer("mathml", (_mathml, None), (_mathml, None))
     app.connect("builder-inited", pages.write)
     app.connect("source-read", pages.fill)
+    app.connect("autodoc-process-docstring", pages.plain_docstring)
+    app.connect("env-get-outdated", pages.outdated)

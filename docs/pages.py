@@ -1,7 +1,7 @@
 """Pages that the repository writes itself: API, command line, experiments, notebooks with their outputs.
 
-`write` makes whole pages in docs/reference/api and docs/gallery (not in git); `fill` puts generated text in place of a
-`<!-- generated: NAME -->` mark. Both are called by Sphinx, see conf.py.
+`write` makes whole pages in docs/reference/api, docs/gallery and docs/benchmarks (not in git); `fill` puts generated text
+in place of a `<!-- generated: NAME -->` mark. Sphinx calls both, see conf.py.
 """
 
 from __future__ import annotations
@@ -18,17 +18,23 @@ import nbformat
 from mrict_core.paths import ROOT, reports_root
 
 DOCS = ROOT / "docs"
-API, GALLERY = DOCS / "reference" / "api", DOCS / "gallery"
+API, GALLERY, MEASURED = DOCS / "reference" / "api", DOCS / "gallery", DOCS / "benchmarks"
+FIRST = ("own_data", "dicom", "score", "budgets", "variant", "loss", "network", "metric", "method", "view")  # how-tos
+BENCHMARKS = ROOT / "reports" / "benchmarks"  # in git, unlike all other reports
 MARK = re.compile(r"<!-- generated: (\w+) -->")
+CODE = re.compile(r"`([^`\n]+)`")
+MARKUP = re.compile(r"[\\*|`_]")
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]+)(#[^)\s]*)?\)")
-NOT_MADE = "They are not here yet: `./run_all.sh` makes them, then build these pages again."
+NOT_MADE = "The notebooks have not been run here yet: `./run_all.sh` runs them, `docs/build.sh` then shows them on this page."
 
 
 def write(app) -> None:
     """Write the API pages and the notebooks, unless the build is `quick`."""
-    for folder in (API, GALLERY):
+    for folder in (API, GALLERY, MEASURED):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    for path in [*BENCHMARKS.glob("*.md"), *BENCHMARKS.glob("*.png")]:
+        shutil.copy(path, MEASURED)
     if not app.tags.has("quick"):
         for room, title in rooms():
             (API / f"{room}.rst").write_text(api_page(room, title), encoding="utf-8")
@@ -42,10 +48,33 @@ def fill(app, page: str, source: list[str]) -> None:
     source[0] = text if page.startswith("gallery/") else LINK.sub(lambda link: inside(link, DOCS / page), text)
 
 
+def outdated(app, env, added, changed, removed) -> list[str]:
+    """Return the pages with marks: their text comes from the code, so they are read in every build."""
+    known = env.found_docs - set(added)
+    return [page for page in known if MARK.search(Path(env.doc2path(page)).read_text(encoding="utf-8"))]
+
+
 def inside(link: re.Match, page: Path) -> str:
-    """Return a link that leaves docs/ for a folder as its path in words; other links as they are."""
-    target = Path(os.path.normpath(page.parent / link[2]))
-    return f"{link[1][1:-1]} (`{target.relative_to(ROOT)}/`)" if target.is_dir() else link[0]
+    """Return a link that leaves docs/ as one that the site can follow; to a folder or a README, as its path in words."""
+    text, target, anchor = link[1], link[2], link[3] or ""
+    path = Path(os.path.normpath(page.parent / target))
+    if path.is_relative_to(BENCHMARKS) and path.is_file():
+        return f"{text}({Path(os.path.relpath(MEASURED / path.name, page.parent)).as_posix()}{anchor})"
+    if path.exists() and not path.is_relative_to(DOCS) and (path.is_dir() or path.suffix == ".md"):
+        return f"{text[1:-1]} (`{path.relative_to(ROOT)}`)"
+    return link[0]
+
+
+def howtos(app) -> str:
+    """Return the toctree of docs/howto: the pages of `FIRST`, then all others."""
+    names = sorted(path.stem for path in (DOCS / "howto").glob("*.md") if path.stem != "index")
+    rest = [name for name in names if name not in FIRST]
+    return "\n".join(["```{toctree}", ":maxdepth: 1", "", *FIRST, *rest, "```"])
+
+
+def measured(app) -> str:
+    """Return the toctree of the benchmarks' results."""
+    return "\n".join(["```{toctree}", "", *(f"../benchmarks/{path.stem}" for path in sorted(MEASURED.glob("*.md"))), "```"])
 
 
 # API
@@ -72,7 +101,7 @@ def api_page(room: str, title: str) -> str:
 
 def api_section(module: str) -> str:
     """Return the section of a module."""
-    return f"{module}\n{'-' * len(module)}\n\n.. automodule:: {module}\n   :members:\n"
+    return f"{module}\n{'-' * len(module)}\n\n.. automodule:: {module}\n   :members:\n   :ignore-module-all:\n"
 
 
 def api_list(app) -> str:
@@ -82,6 +111,23 @@ def api_list(app) -> str:
     table = "\n".join(f"| [{room}](api/{room}.rst) | {title} |" for room, title in rooms())
     entries = "\n".join(f"api/{room}" for room, _ in rooms())
     return f"| room | |\n| --- | --- |\n{table}\n\n```{{toctree}}\n:hidden:\n\n{entries}\n```"
+
+
+def plain_docstring(app, what, name, thing, options, lines: list[str]) -> None:
+    """Make a docstring, which is plain text with `code`, reStructuredText: nothing else in it is markup."""
+    parts = CODE.split("\n".join(lines))
+    parts[0::2] = [MARKUP.sub(r"\\\g<0>", text) for text in parts[0::2]]
+    parts[1::2] = [rf"\ ``{code}``\ " for code in parts[1::2]]
+    paragraphs = "".join(parts).replace(":\n- ", ":\n\n- ").split("\n\n")
+    lines[:] = "\n\n".join(map(laid_out, paragraphs)).split("\n")
+
+
+def laid_out(paragraph: str) -> str:
+    """Return a paragraph with its lines kept where some are indented, as in a table; lists and text as they are."""
+    lines = paragraph.split("\n")
+    if paragraph.startswith("- ") or not any(line.startswith(" ") for line in lines):
+        return paragraph
+    return "\n".join(f"| {line}" for line in lines)
 
 
 # Command line and experiments
@@ -187,4 +233,4 @@ def gallery(app) -> str:
     return "\n".join(["::::{grid} 1 2 2 3", ":gutter: 3", "", *cards, "::::", "", *toctree])
 
 
-GENERATED = {"api": api_list, "command_line": command_line, "experiments": experiments, "gallery": gallery}
+GENERATED = {"api": api_list, "command_line": command_line, "experiments": experiments, "gallery": gallery, "howtos": howtos, "measured": measured}
