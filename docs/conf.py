@@ -41,6 +41,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_search_summary = False  # it would fetch the pages found, which browsers forbid to a file
 html_math_renderer = "mathml"
 html_theme_options = {
     "navigation_with_keys": True,
@@ -62,4 +63,3 @@ def setup(app) -> None:
     app.connect("builder-inited", pages.write)
     app.connect("source-read", pages.fill)
     app.connect("autodoc-process-docstring", pages.plain_docstring)
-    app.connect("env-get-outdated", pages.outdated)

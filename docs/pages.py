@@ -1,7 +1,7 @@
 """Pages that the repository writes itself: API, command line, experiments, notebooks with their outputs.
 
-`write` makes whole pages in docs/reference/api, docs/gallery and docs/benchmarks (not in git); `fill` puts generated text
-in place of a `<!-- generated: NAME -->` mark. Sphinx calls both, see conf.py.
+`write` makes whole pages in docs/reference/api, docs/gallery and docs/benchmarks (not in git); `fill` puts generated
+text in place of a `<!-- generated: NAME -->` mark. Sphinx calls both, see conf.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import nbformat
@@ -23,9 +25,10 @@ FIRST = ("own_data", "dicom", "score", "budgets", "variant", "loss", "network", 
 BENCHMARKS = ROOT / "reports" / "benchmarks"  # in git, unlike all other reports
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 CODE = re.compile(r"`([^`\n]+)`")
+COLUMNS = re.compile(r"^ |\S {2,}\S")
 MARKUP = re.compile(r"[\\*|`_]")
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]+)(#[^)\s]*)?\)")
-NOT_MADE = "The notebooks have not been run here yet: `./run_all.sh` runs them, `docs/build.sh` then shows them on this page."
+NOT_MADE = "No notebook has been run here yet: `./run_all.sh` runs them, `docs/build.sh` then shows them on this page."
 
 
 def write(app) -> None:
@@ -48,14 +51,8 @@ def fill(app, page: str, source: list[str]) -> None:
     source[0] = text if page.startswith("gallery/") else LINK.sub(lambda link: inside(link, DOCS / page), text)
 
 
-def outdated(app, env, added, changed, removed) -> list[str]:
-    """Return the pages with marks: their text comes from the code, so they are read in every build."""
-    known = env.found_docs - set(added)
-    return [page for page in known if MARK.search(Path(env.doc2path(page)).read_text(encoding="utf-8"))]
-
-
 def inside(link: re.Match, page: Path) -> str:
-    """Return a link that leaves docs/ as one that the site can follow; to a folder or a README, as its path in words."""
+    """Return a link that leaves docs/ so that the site can follow it; to a folder or a README, as its path in words."""
     text, target, anchor = link[1], link[2], link[3] or ""
     path = Path(os.path.normpath(page.parent / target))
     if path.is_relative_to(BENCHMARKS) and path.is_file():
@@ -74,7 +71,9 @@ def howtos(app) -> str:
 
 def measured(app) -> str:
     """Return the toctree of the benchmarks' results."""
-    return "\n".join(["```{toctree}", "", *(f"../benchmarks/{path.stem}" for path in sorted(MEASURED.glob("*.md"))), "```"])
+    return "\n".join(
+        ["```{toctree}", "", *(f"../benchmarks/{path.stem}" for path in sorted(MEASURED.glob("*.md"))), "```"]
+    )
 
 
 # API
@@ -88,15 +87,10 @@ def rooms() -> list[tuple[str, str]]:
 
 def api_page(room: str, title: str) -> str:
     """Return the page of a room: the docstrings of its modules."""
-    folder = ROOT / "mrict_core" / room
-    names = [f"mrict_core.{room}"]
-    names += [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in sorted(folder.rglob("*.py"))
-        if path.stem != "__main__" and path.parent.joinpath("__init__.py") != path or path.parent != folder
-    ]
+    files = sorted((ROOT / "mrict_core" / room).rglob("*.py")) or [ROOT / "mrict_core" / f"{room}.py"]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
     head = f"{room}\n{'=' * len(room)}\n\n{title[:1].upper()}{title[1:]}.\n"
-    return "\n".join([head, *(api_section(name) for name in dict.fromkeys(names))])
+    return "\n".join([head, *(api_section(name) for name in names if not name.endswith(".__main__"))])
 
 
 def api_section(module: str) -> str:
@@ -115,19 +109,19 @@ def api_list(app) -> str:
 
 def plain_docstring(app, what, name, thing, options, lines: list[str]) -> None:
     """Make a docstring, which is plain text with `code`, reStructuredText: nothing else in it is markup."""
-    parts = CODE.split("\n".join(lines))
+    text = "\n".join(lines).replace(":\n- ", ":\n\n- ")
+    lines[:] = "\n\n".join(map(as_rest, text.split("\n\n"))).split("\n")
+
+
+def as_rest(paragraph: str) -> str:
+    """Return a paragraph as reStructuredText; one laid out in columns or with indented lines is kept as it is."""
+    lines = paragraph.split("\n")
+    if not paragraph.startswith("- ") and any(COLUMNS.search(line) for line in lines):
+        return "\n".join(["::", "", *(f"   {line}" for line in lines)])
+    parts = CODE.split(paragraph)
     parts[0::2] = [MARKUP.sub(r"\\\g<0>", text) for text in parts[0::2]]
     parts[1::2] = [rf"\ ``{code}``\ " for code in parts[1::2]]
-    paragraphs = "".join(parts).replace(":\n- ", ":\n\n- ").split("\n\n")
-    lines[:] = "\n\n".join(map(laid_out, paragraphs)).split("\n")
-
-
-def laid_out(paragraph: str) -> str:
-    """Return a paragraph with its lines kept where some are indented, as in a table; lists and text as they are."""
-    lines = paragraph.split("\n")
-    if paragraph.startswith("- ") or not any(line.startswith(" ") for line in lines):
-        return paragraph
-    return "\n".join(f"| {line}" for line in lines)
+    return "".join(parts)
 
 
 # Command line and experiments
@@ -143,8 +137,10 @@ def command_line(app) -> str:
     command = typer.main.get_command(commands)
     name = "python -m mrict_core"
     text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name=name), name=name)
-    text = text.split("\n", 1)[1]  # its title
-    return re.sub(r"^## `python -m mrict_core ([\w-]+)`", r"## \1", text, flags=re.MULTILINE)
+    _, _, text = text.partition("\n## ")
+    rows = [f"| [`{name}`](#{name}) | {one.help.splitlines()[0]} |" for name, one in command.commands.items()]
+    overview = "\n".join(["| command | |", "| --- | --- |", *rows])
+    return f"{overview}\n\n## " + re.sub(r"^(## |)`python -m mrict_core ([\w-]+)`", r"\1\2", text, flags=re.MULTILINE)
 
 
 def experiments(app) -> str:
@@ -152,14 +148,13 @@ def experiments(app) -> str:
     from mrict_core.experiments import all_variants
     from mrict_core.experiments.listing import losses
 
-    lines, family = [], None
-    for one in all_variants():
-        if one.family != family:
-            family = one.family
-            lines += ["", f"## {family}", "", "| name | starts from | generator | loss of G | why |", "|---|---|---|---|---|"]
-        generator = next(iter(one.network.values())).name
-        cells = (f"`{one.name}`", f"`{one.init_from}`" if one.init_from else "–", f"`{generator}`", losses(one), one.why)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines = []
+    for family, members in groupby(all_variants(), attrgetter("family")):
+        lines += ["", f"## {family}", "", "| name | starts from | generator | loss of G | why |"]
+        lines.append("| --- | --- | --- | --- | --- |")
+        for one in members:
+            start, generator = one.init_from or "scratch", next(iter(one.network.values())).name
+            lines.append(f"| `{one.name}` | {start} | `{generator}` | {losses(one)} | {one.why} |")
     return "\n".join(lines)
 
 
@@ -186,9 +181,9 @@ def shown(output: nbformat.NotebookNode, picture: str) -> Iterator[str]:
     """Yield an output in its richest form that a page can show without scripts."""
     data = output.get("data", {})
     if output.output_type == "stream":
-        yield fenced("text", output.text)
+        yield fenced("none", output.text)
     elif output.output_type == "error":
-        yield fenced("text", f"{output.ename}: {output.evalue}")
+        yield fenced("none", f"{output.ename}: {output.evalue}")
     elif "image/png" in data:
         (GALLERY / picture).write_bytes(base64.b64decode(data["image/png"]))
         yield f"![output]({picture})"
@@ -197,7 +192,7 @@ def shown(output: nbformat.NotebookNode, picture: str) -> Iterator[str]:
     elif "text/markdown" in data:
         yield LINK.sub(from_notebook, data["text/markdown"])
     elif "text/plain" in data:
-        yield fenced("text", data["text/plain"])
+        yield fenced("none", data["text/plain"])
 
 
 def fenced(language: str, text: str) -> str:
@@ -228,9 +223,23 @@ def gallery(app) -> str:
         picture = [f":img-top: gallery/{pictures[-1].name}"] if pictures else []
         title = re.search(r"^# (.+)$", (GALLERY / f"{path.stem}.md").read_text(encoding="utf-8"), re.MULTILINE)
         options = [f":link: gallery/{path.stem}", ":link-type: doc", *picture]
-        cards += [f":::{{grid-item-card}} {title[1] if title else path.stem}", *options, "", f"`{path.stem}`", ":::", ""]
+        cards += [
+            f":::{{grid-item-card}} {title[1] if title else path.stem}",
+            *options,
+            "",
+            f"`{path.stem}`",
+            ":::",
+            "",
+        ]
     toctree = ["```{toctree}", ":hidden:", "", *(f"gallery/{path.stem}" for path in notebooks()), "```"]
     return "\n".join(["::::{grid} 1 2 2 3", ":gutter: 3", "", *cards, "::::", "", *toctree])
 
 
-GENERATED = {"api": api_list, "command_line": command_line, "experiments": experiments, "gallery": gallery, "howtos": howtos, "measured": measured}
+GENERATED = {
+    "api": api_list,
+    "command_line": command_line,
+    "experiments": experiments,
+    "gallery": gallery,
+    "howtos": howtos,
+    "measured": measured,
+}
