@@ -82,7 +82,8 @@ def measured(app) -> str:
 def rooms() -> list[tuple[str, str]]:
     """Return (room, what it is) in the order of imports, as docs/architecture.md lists them."""
     tree = (DOCS / "architecture.md").read_text(encoding="utf-8").split("\nmrict_core/\n")[1].split("```")[0]
-    return re.findall(r"^  ([a-z_]+)(?:/|\.py) +(.*)$", tree, re.MULTILINE)
+    found = re.findall(r"^  ([a-z_]+)(?:/|\.py) +(.*)$", tree, re.MULTILINE)
+    return [(room, title) for room, title in found if room != "cli"]  # it has a page of its own
 
 
 def api_page(room: str, title: str) -> str:
