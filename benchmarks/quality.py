@@ -45,7 +45,10 @@ from mrict_core.training.loop import train
 from mrict_core.training.run import TrainSettings, prepare_run
 
 TITLE = "What matters in MK7: one change at a time"
-HOW = "means over people, then over seeds; differences to the first row of the same data, Wilcoxon by person, Holm"
+HOW = (
+    "CPU time of each training; real heads: middle slices in three planes, approximate HU; means over people, then "
+    "over seeds; differences to the first row of the same data, Wilcoxon by person, Holm"
+)
 LONG = True  # hours
 MINUTES = 20.0  # CPU time of a training beside the references
 SHARE = 0.2  # of it, for a training with one change
@@ -456,17 +459,17 @@ def studies(quick: bool, data: Sequence[Path], minutes: float, precision: str) -
     if quick:
         large, small = (dataclasses.replace(profile, epochs_max=1) for profile in (large, small))
         small = dataclasses.replace(small, name=f"{small.name}_quick", phantom_patients_per_centre=3)
-    heads = "middle slices of real heads (approximate HU)" if not data else ", ".join(folder.name for folder in data)
+    heads = "real heads" if not data else ", ".join(folder.name for folder in data)
     places = workspace(large.name, data or samples()), workspace(small.name)
     parts = (
         (heads, large, places[0], REFERENCES, minutes),
-        ("phantoms of heads", small, places[1], PHANTOM_ROWS, minutes * SHARE),
+        ("phantoms", small, places[1], PHANTOM_ROWS, minutes * SHARE),
         (heads, large, places[0], ROWS, minutes * SHARE),
     )
     found = []
     for what, profile, place, rows, each in parts:
         chosen = tuple(row for row in rows if not quick or row.name in QUICK)
-        said = f"{what}, {each:g} minutes of CPU time for each training"
+        said = f"{what}, {each:g} CPU minutes"
         found.append(Study(said, profile, place, chosen, seeds, each, precision))
     return found
 

@@ -212,9 +212,9 @@ def test_the_quick_run_writes_table_and_figure(folders, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "quality_quick.json").read_text())
     assert [(row["data"].split(", ")[-1], row["case"]) for row in found["rows"]] == [
-        *(("0.1 minutes of CPU time for each training", name) for name in (BASE, "unet_l1", "water")),
-        *(("0.02 minutes of CPU time for each training", name) for name in (BASE, "slab of 5")),
-        *(("0.02 minutes of CPU time for each training", name) for name in (BASE, "no EMA")),
+        *(("0.1 CPU minutes", name) for name in (BASE, "unet_l1", "water")),
+        *(("0.02 CPU minutes", name) for name in (BASE, "slab of 5")),
+        *(("0.02 CPU minutes", name) for name in (BASE, "no EMA")),
     ]
     assert all("problem" not in row and row["mae_hu"] > 0 for row in found["rows"])
     text = (tmp_path / "quality_quick.md").read_text()
