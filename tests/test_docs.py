@@ -56,7 +56,7 @@ def test_commands_have_the_options_that_the_pages_give(page):
 def test_options_of_the_suite_are_those_of_run_all():
     usage = (ROOT / "run_all.sh").read_text(encoding="utf-8").split("<<'TEXT'")[1].split("\nTEXT\n")[0]
     for page in PAGES:
-        for line in re.findall(r"\./run_all\.sh( [^\n`#]*)", page.read_text(encoding="utf-8")):
+        for line in re.findall(r"\./run_all\.sh( [^\n`#)]*)", page.read_text(encoding="utf-8")):
             assert all(option in usage for option in re.findall(r"--[a-z-]+", line)), f"{name(page)}: {line}"
 
 
@@ -64,7 +64,7 @@ def test_the_first_page_gives_the_starters_error():
     scores = json.loads((ROOT / "checkpoints" / "starter-brain" / "scores.json").read_text(encoding="utf-8"))
     first = " ".join((ROOT / "docs" / "index.md").read_text(encoding="utf-8").split())
     mae = scores["summary"]["all"]["mae_hu"]["mean"]
-    assert f"On {scores['n']} such people its mean error inside the body is {mae:.1f} HU" in first
+    assert f"On {scores['n']} such people its mean absolute error inside the body is {mae:.1f} HU" in first
 
 
 def templates() -> list[str]:
