@@ -139,7 +139,7 @@ def command_line(app) -> str:
     name = "python -m mrict_core"
     text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name=name), name=name)
     _, _, text = text.partition("\n## ")
-    rows = [f"| [`{name}`](#{name}) | {one.help.splitlines()[0]} |" for name, one in command.commands.items()]
+    rows = [f"| [`{name}`](#{name}) | {one.get_short_help_str(200)} |" for name, one in command.commands.items()]
     overview = "\n".join(["| command | |", "| --- | --- |", *rows])
     return f"{overview}\n\n## " + re.sub(r"^(## |)`python -m mrict_core ([\w-]+)`", r"\1\2", text, flags=re.MULTILINE)
 

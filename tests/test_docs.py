@@ -41,7 +41,7 @@ def test_links_lead_to_files(page):
 def commands(page) -> list[str]:
     """Return the command lines of a page's code blocks."""
     blocks = "\n".join(block for _, block in FENCE.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
-    return re.findall(r"^ *python -m mrict_core (?!\[)(.*)$", blocks, re.MULTILINE)
+    return re.findall(r"^ *(?:python -m mrict_core|mrict) (?!\[)(.*)$", blocks, re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
@@ -82,9 +82,8 @@ def templates() -> list[str]:
 
 def test_quoted_messages_are_in_the_code():
     texts = templates()
-    quoted = [
-        block.strip() for language, block in FENCE.findall((ROOT / "docs/faq.md").read_text()) if language == "text"
-    ]
+    blocks = FENCE.findall((ROOT / "docs" / "faq.md").read_text(encoding="utf-8"))
+    quoted = [block.strip() for language, block in blocks if language == "text"]
     assert len(quoted) >= 20
     for message in quoted:
         parts = [part for part in re.split(r"…+", message) if len(part.strip()) > 1]
