@@ -22,6 +22,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_design", "sphinx_copy
 exclude_patterns = ["docker", "starter"]
 nitpicky = False  # types are shown, not linked: torch's and numpy's inventories are on the net
 
+smartquotes = False  # they would turn --option into –option
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp"

@@ -138,10 +138,11 @@ def command_line(app) -> str:
     command = typer.main.get_command(commands)
     name = "python -m mrict_core"
     text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name=name), name=name)
-    _, _, text = text.partition("\n## ")
-    rows = [f"| [`{name}`](#{name}) | {one.get_short_help_str(200)} |" for name, one in command.commands.items()]
-    overview = "\n".join(["| command | |", "| --- | --- |", *rows])
-    return f"{overview}\n\n## " + re.sub(r"^(## |)`python -m mrict_core ([\w-]+)`", r"\1\2", text, flags=re.MULTILINE)
+    text = "## " + text.partition("\n## ")[2]  # without its own list of commands, which cuts the texts off
+    text = re.sub(rf"^(#+) `{name} (.+)`", r"\1 \2", text, flags=re.MULTILINE)
+    text = re.sub(r"^Example: (.+)$", r"Example: `\1`", text, flags=re.MULTILINE)
+    rows = [f"| [`{key}`](#{key}) | {one.get_short_help_str(200)} |" for key, one in command.commands.items()]
+    return "\n".join(["| command | |", "| --- | --- |", *rows, "", text])
 
 
 def experiments(app) -> str:

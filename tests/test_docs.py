@@ -129,9 +129,17 @@ def test_every_page_is_in_the_site(site):
             assert (site / page.relative_to(ROOT / "docs")).with_suffix(".html").exists(), name(page)
 
 
+def test_options_are_written_as_they_are_typed(site):
+    assert "--minutes" in (site / "reference" / "cli.html").read_text(encoding="utf-8")
+    for page in site.rglob("*.html"):
+        assert not re.search(r"[\s\[]–[a-z]{3}", page.read_text(encoding="utf-8")), page.name
+
+
 def test_nothing_is_loaded_from_the_net(site):
     for page in site.rglob("*.html"):
-        loaded = re.findall(r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=\"(https?:[^\"]*)", page.read_text())
+        loaded = re.findall(
+            r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=\"(https?:[^\"]*)", page.read_text("utf-8")
+        )
         assert loaded == [], page.name
 
 
