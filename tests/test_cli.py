@@ -103,12 +103,12 @@ def test_diff_shows_what_a_variant_changes(name):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "mk6_3_5"], "unknown variant 'mk6_3_5': did you mean 'mk6_3_4'?"),
+        (["train", "mk6_3_5"], "unknown variant 'mk6_3_5': did you mean 'mk6_3_4' or 'mk6_3_3' or 'mk6_3_2'?"),
         (["evaluate", "mk33"], "unknown variant 'mk33': did you mean 'mk3"),
-        (["variants", "--diff", "mk31"], "unknown variant 'mk31': did you mean 'mk3_1'?"),
+        (["variants", "--diff", "mk31"], "unknown variant 'mk31': did you mean 'mk3_1' or 'mk3' or 'mk1'?"),
         (["suite", "--variants", "readmee"], "unknown variant 'readmee'"),
         (["suite", "--variants", ","], "no variant in ','"),
-        (["train", "mk1", "--profile", "dmo"], "unknown profile 'dmo': did you mean 'demo'?"),
+        (["train", "mk1", "--profile", "dmo"], "unknown profile 'dmo': did you mean 'demo'"),
         (["preprocess", "--profile", "tiny"], f"unknown profile 'tiny': allowed: {', '.join(sorted(PROFILES))}"),
         (["phantom", "--profile", "smoke", "--region", "brian"], "unknown region 'brian': did you mean 'brain'?"),
         (
@@ -151,7 +151,8 @@ def test_error_reaches_the_shell_as_one_line():
     result = shell("train", "mk6_3_5")
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: unknown variant 'mk6_3_5': did you mean 'mk6_3_4'? allowed: cyclegan_mk1, ")
+    assert line.startswith("error: unknown variant 'mk6_3_5': did you mean 'mk6_3_4' or ")
+    assert "? allowed: cyclegan_mk1, " in line
     result = shell("variants", "--jsn")
     assert (result.returncode, result.stdout) == (2, "")
     assert "--jsn" in result.stderr
