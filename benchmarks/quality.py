@@ -46,8 +46,8 @@ from mrict_core.training.run import TrainSettings, prepare_run
 
 TITLE = "What matters in MK7: one change at a time"
 HOW = (
-    "CPU time of each training; real heads: middle slices in three planes, approximate HU; means over people, then over "
-    "seeds; differences to the first row of the same data, Wilcoxon by person, Holm"
+    "CPU time of each training; real heads: middle slices in three planes, approximate HU; means over people, then "
+    "over seeds; differences to the first row of the same data, Wilcoxon by person, Holm"
 )
 LONG = True  # hours
 MINUTES = 20.0  # CPU time of a training beside the references
