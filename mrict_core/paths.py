@@ -46,7 +46,7 @@ def work_root() -> Path:
         raise MrictError(f"{shown(folder)}: a file; expected a work folder; give another --workdir, or set {HOME}")
     if INSTALLED and folder.is_relative_to(ROOT):
         raise MrictError(
-            f"{shown(folder)}: holds installed packages; expected a folder to work in; give --workdir, or set {HOME}"
+            f"{printable(folder)}: holds installed packages; expected a work folder; give --workdir, or set {HOME}"
         )
     return folder
 

@@ -31,6 +31,7 @@ def copy_notebooks(
 ) -> None:
     """Copy the notebooks to a folder, to read, run and change them there."""
     import shutil
+    from shlex import quote
 
     from mrict_core.files import atomic_path
 
@@ -45,4 +46,4 @@ def copy_notebooks(
         with atomic_path(target / path.name) as partial:
             shutil.copyfile(path, partial)
     say(f"{len(sources)} notebooks: {shown(target)}")
-    say(f"open them: MRICT_HOME={shown(work_root())} jupyter lab {shown(target)}")
+    say(f"open them: MRICT_HOME={quote(str(work_root()))} jupyter lab {quote(shown(target))}")
