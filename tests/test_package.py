@@ -23,7 +23,7 @@ from benchmarks.gate import phantom
 from mrict_core import __version__, doctor
 from mrict_core.data.images.volumes import save_nifti
 from mrict_core.data.phantom import PhantomSpec
-from mrict_core.paths import ROOT
+from mrict_core.paths import ROOT, pin_roots
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the paths inside a virtual environment are Unix's")
 Command = Callable[..., subprocess.CompletedProcess]
@@ -144,6 +144,16 @@ def test_a_folder_of_packages_is_no_work_folder(bare, mrict):
         f"error: {site_of(bare).resolve()}: holds installed packages; expected a work folder; "
         "give --workdir, or set MRICT_HOME"
     )
+
+
+def test_processes_elsewhere_find_the_checkout(tmp_path, monkeypatch):
+    """Kernels and workers of a suite that runs from a checkout, with a work folder of its own."""
+    monkeypatch.setenv("MRICT_HOME", str(tmp_path / "work" / ".." / "work"))
+    monkeypatch.setenv("PYTHONPATH", "/given")
+    for _ in range(2):
+        pin_roots()
+        assert os.environ["PYTHONPATH"] == os.pathsep.join([str(ROOT), "/given"])
+    assert os.environ["MRICT_HOME"] == str(tmp_path / "work")
 
 
 # ---------------------------------------------------------------------------------------------- the two lists of needs
