@@ -5,8 +5,8 @@
 #   docker run --rm --gpus all --user $(id -u):$(id -g) -v DATA:/data:ro -v OUT:/out mrict-train \
 #     python -m mrict_core preprocess --data /data --profile full
 #
-# DATA holds the patients (docs of --data: ./run_all.sh --help); OUT, an existing folder of yours, gets the dataset cache,
-# checkpoints and reports. The tests check this file's commands, sources, Python and pins; they do not build the image.
+# DATA holds the patients, as ./run_all.sh --help says for --data. OUT is an existing folder of yours for the dataset
+# cache, checkpoints and reports. The tests check commands, sources, Python and pins; they do not build the image.
 
 # No CUDA image: torch's wheels bring CUDA, the container toolkit brings the driver, and the pins are of this Python.
 FROM python:3.11-slim
