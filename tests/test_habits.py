@@ -76,7 +76,7 @@ def test_the_commands_of_the_container_run_in_its_folder(image, tmp_path):
     done = subprocess.run(command, cwd=image, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--data DIR" in done.stdout
-    example = re.search(r"(?<=mrict-train)\s+(?:#\s+)?python -m mrict_core (.+)", TRAIN)[1]
+    example = re.search(r"mrict-train\s+#\s+mrict (.+)", TRAIN)[1]
     named = [word for word in example.split() if word.startswith("--")]
     helped = subprocess.run(
         [sys.executable, "-m", "mrict_core", example.split()[0], "--help"],

@@ -3,7 +3,7 @@
 #   docker build -f docs/docker/train.Dockerfile -t mrict-train .
 #   docker run --rm --gpus all --user $(id -u):$(id -g) -v DATA:/data:ro -v OUT:/out mrict-train ./run_all.sh --data /data
 #   docker run --rm --gpus all --user $(id -u):$(id -g) -v DATA:/data:ro -v OUT:/out mrict-train \
-#     python -m mrict_core preprocess --data /data --profile full
+#     mrict preprocess --data /data --profile full
 #
 # DATA holds the patients, as ./run_all.sh --help says for --data. OUT is an existing folder of yours for the dataset
 # cache, checkpoints and reports. The tests check commands, sources, Python and pins; they do not build the image.
