@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mrict_core import __version__
-from mrict_core.cli import challenge, download, experiments, models, results, synthesize
+from mrict_core.cli import challenge, download, experiments, export, models, results, synthesize
 from mrict_core.errors import MrictError, starved
 from mrict_core.paths import printable
 
@@ -76,6 +76,7 @@ for command in (
     experiments.runs,
     models.models,
     models.publish,
+    export.export,
     models.import_checkpoint,
     synthesize.synthesize,
     challenge.challenge,

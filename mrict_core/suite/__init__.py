@@ -16,7 +16,7 @@ from mrict_core.experiments import Experiment, is_declared, with_ancestors
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.experiments.user import chosen as asked_for
 from mrict_core.files import hash_of, read_csv, read_json, sole_writer, write_json
-from mrict_core.machine import check_open_files, cpu_count
+from mrict_core.machine import check_open_files, cpu_count, require_packages
 from mrict_core.paths import Folders, Workspace, pin_roots, shown, workspace
 from mrict_core.suite.execute import execute, remove_former, run_in_order
 from mrict_core.suite.plan import (
@@ -57,16 +57,19 @@ def run_suite(
     jobs: int = 0,
     force: bool = False,
     group_by: str = "",
+    tensorboard: bool = False,
     say: Say = print,
 ) -> Workspace:
     """Run the suite; return its workspace.
 
     profile "": see `default_profile`. variants, sets, files: the experiments, see `experiments.user.chosen`; variants
     None: those of the files, or `default_variants`. only: these notebooks, with their trainings and the ancestors of
-    those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. A failure raises
-    MrictError with the variant, or the notebook and cell.
+    those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. tensorboard: the
+    trainings keep a log for it. A failure raises MrictError with the variant, or the notebook and cell.
     """
     check_open_files(OPEN_FILES)
+    if tensorboard:
+        require_packages("--tensorboard", "tensorboard", ["tensorboard"])
     pin_roots()  # kernels start in the root of the repository
     profile, why = (profile, "") if profile else default_profile(bool(data_dir))
     named = variants if variants is not None else "" if files else default_variants(profile)
@@ -91,7 +94,7 @@ def run_suite(
     say(f"data: {', '.join(map(shown, folders)) or 'embedded phantom patients'}")
     with sole_writer(space.executed, "runs the suite on these data"), Workers() as workers:
         remove_former(space.executed, say)
-        run = _Run(steps, space, scale, workers, notebooks if force else set(), say)
+        run = _Run(steps, space, scale, workers, notebooks if force else set(), tensorboard, say)
         run_in_order([step for step in wanted if step.notebook == PREPROCESS], run, 1)
         if line := left_out(space):
             say(line)
@@ -147,6 +150,7 @@ class _Run:
     profile: Profile
     workers: Workers
     force: set[str]  # notebooks to run again with all their trainings
+    tensorboard: bool
     say: Say
 
     def __post_init__(self) -> None:
@@ -178,6 +182,7 @@ class _Run:
     def _train(self, step: TrainingStep, retrain: bool) -> None:
         settings = {name: step.parameters[name] for name in ("seed", "device", "max_pairs") if name in step.parameters}
         settings["max_pairs"] = settings.get("max_pairs") or None
+        settings["tensorboard"] = self.tensorboard
         training = Training(step.chain, self.profile, self.space, settings, retrain)
         self.workers.train(training, lambda line: self.say(f"        {line}"))
 
