@@ -21,8 +21,8 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 def write_onnx(original: Original, example: Example, target: Path) -> tuple[float, bool]:
     """Write an ONNX file; return the largest difference from the model in HU, and whether image sides may change.
 
-    Rows and columns are dynamic, in multiples of what the network needs; if the network cannot be traced so, they are
-    those of its canvas. Raises MrictError, with nothing written, if it cannot be exported or differs.
+    Rows and columns are dynamic, in multiples of what the network needs; of a network for one size, they are those of
+    its canvas. Raises MrictError, with nothing written, if it cannot be exported or differs.
     """
     program, dynamic = _program(original)
     program.model.metadata_props.update(original.metadata())
@@ -37,13 +37,25 @@ def _program(original: Original) -> tuple[torch.onnx.ONNXProgram, bool]:
     """Return the network as an ONNX program, and whether its image sides are dynamic."""
     dim, unit = torch.export.Dim, original.multiple
     batch = {0: dim("batch")}
-    for sides in ({2: unit * dim("rows"), 3: unit * dim("cols")}, {}):
+    free = {2: unit * dim("rows"), 3: unit * dim("cols")}
+    for sides in (free, {}) if _takes_other_sides(original) else ({},):
         with contextlib.suppress(torch.onnx.OnnxExporterError), warnings.catch_warnings(action="ignore"):
             return _exported(original, batch | sides), bool(sides)
     name = original.facts.variant
     raise MrictError(
         f"{name}: torch cannot write its network as ONNX; expected operations that ONNX has; use --bundle instead"
     )
+
+
+@torch.inference_mode()
+def _takes_other_sides(original: Original) -> bool:
+    """Return whether the network takes an image larger than its canvas."""
+    size = original.facts.size
+    try:
+        original.network(torch.zeros(1, original.channels, size + original.multiple, size))
+    except RuntimeError:  # torch's for shapes that do not fit
+        return False
+    return True
 
 
 def _exported(original: Original, dynamic: dict[int, object]) -> torch.onnx.ONNXProgram:
