@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -259,4 +259,5 @@ def test_the_page_does_what_it_says(monkeypatch):
     expected = synthesize_volume(model, volume, SynthesisOptions(resample_to_mm=0)).hu
     for made in (by_onnx, by_monai):
         assert np.abs(made - expected)[body].max() < 0.1
-    assert json.loads(Path("starter-bundle/configs/metadata.json").read_text())["name"] in page.path.read_text()
+    listed = re.findall(r"(?:starter-bundle/| {15})(\w+/\w+\.\w+) {2}", page.path.read_text(encoding="utf-8"))
+    assert sorted(listed) == [name for name in files_in(Path("starter-bundle")) if not name.startswith("eval/")]
