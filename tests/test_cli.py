@@ -21,7 +21,7 @@ from mrict_core.paths import ROOT, workspace
 
 NAMES = [v.name for v in all_variants()]
 COMMANDS = (
-    *("variants", "phantom", "download", "preprocess", "train", "evaluate", "models", "import-checkpoint"),
+    *("variants", "phantom", "download", "preprocess", "train", "evaluate", "models", "import-checkpoint", "export"),
     *("synthesize", "challenge", "score", "compare", "leave-one-centre-out", "report", "suite"),
 )
 
