@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import multiprocessing
 import os
 import platform
 import random
 import re
 import threading
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ PACKAGES = (
     *("torch", "torchvision", "numpy", "scipy", "scikit-image"),
     *("nibabel", "SimpleITK", "opencv-python", "pydicom"),
 )
-INSTALLED_AS = {"ignite": "pytorch-ignite"}  # module => package, if different
 PRECISIONS = ("auto", "native", "float32", "bfloat16")
 
 
@@ -86,15 +83,6 @@ def tune_gpu(device: Any) -> None:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-
-
-def require_packages(what: str, extra: str, packages: Sequence[str]) -> None:
-    """Raise MrictError, with the command that installs them, if a package of an optional extra is missing."""
-    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise MrictError(
-            f"{what}: needs {' and '.join(missing)}, not installed; expected the extra [{extra}]; "
-            f"pip install {' '.join(INSTALLED_AS.get(name, name) for name in missing)}"
-        )
 
 
 def set_threads(count: int | None) -> int:

@@ -126,9 +126,7 @@ def test_without_the_package_one_line_says_what_to_install(command, fresh_space,
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == FOLDER else found(name, *a))
     text = error_of(*command, "--data", str(fresh_space.data_dir), "--tensorboard")
-    assert text == (
-        "--tensorboard: needs tensorboard, not installed; expected the extra [tensorboard]; pip install tensorboard"
-    )
+    assert text == 'package tensorboard is not installed; expected it here; pip install "mrict-core[tensorboard]"'
 
 
 def test_the_page_does_what_it_says(fresh_space):

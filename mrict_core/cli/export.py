@@ -8,7 +8,7 @@ import typer
 
 from mrict_core.cli.options import Overwrite
 from mrict_core.cli.progress import say
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, require
 
 
 def export(
@@ -25,7 +25,6 @@ def export(
     """Write a published model as ONNX or as a MONAI bundle, checked for equal HU: docs/howto/export.md."""
     from pathlib import Path
 
-    from mrict_core.machine import require_packages
     from mrict_core.models import catalogue
     from mrict_core.paths import shown
 
@@ -45,9 +44,8 @@ def export(
     from mrict_core.models import export_bundle, export_onnx
     from mrict_core.models.folder import read_model, read_scores
 
-    for path, option, formats in ((file, "--onnx", export_onnx), (folder, "--bundle", export_bundle)):
-        if path:
-            require_packages(option, "export", formats.PACKAGES)
+    for module in (*(export_onnx.PACKAGES if file else ()), *(export_bundle.PACKAGES if folder else ())):
+        require(module, "export")
     loaded = load_synthesizer(source, device="cpu")
     original = steps.Original(loaded.method, loaded.facts, read_model(source), read_scores(source))
     example = steps.example_of(original, Path(mr).expanduser() if mr else None)
