@@ -66,6 +66,7 @@ def monai_bundle(*arguments: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- ONNX
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels", "half", "stored"),
     [("mk7", 5, True, "float16"), ("mk6_3_4", 1, False, "float32"), ("cyclegan_mk2", 1, False, "float32")],
@@ -118,6 +119,7 @@ def test_a_network_of_one_size_is_exported_for_it():
 # -------------------------------------------------------------------------------------------------------- MONAI bundle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mk7", "mk6_3_4"])
 def test_a_bundle_run_by_monai_alone_makes_the_ct_of_the_suite(name):
     """On a volume whose file axes are not those of the slices, off the centre of the canvas."""
