@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 
 from mrict_core.data.images.orders import PLANES, sides
-from mrict_core.data.planes import TURNS, Cut
+from mrict_core.data.planes import Cut
 from mrict_core.errors import MrictError
 from mrict_core.hu import AIR_FLOOR_HU, DISPLAY_WINDOWS_HU, ERROR_LIMIT_HU
 from mrict_core.machine import live_front_end
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from IPython.display import Image
     from ipywidgets import VBox
 
+    from mrict_core.data.cache.store import SliceStore
+
 FILL = {"mr": -1.0, "ct": AIR_FLOOR_HU, "sct": AIR_FLOOR_HU, "mask": 0}  # around an image
 TITLES = {"mr": "MR", "sct": "synthetic CT", "ct": "CT", "error": "signed error"}
 WINDOW_NAMES = {"wide": "all", "brain": "brain", "soft": "soft tissue", "bone": "bone"}
@@ -33,14 +35,12 @@ PANEL_PX = 260
 
 @dataclass(frozen=True)
 class Volumes:
-    """Axial slices of one patient, inferior to superior, rows from anterior to posterior, columns from right to left.
+    """Slices of one patient in the order of the dataset cache, axial unless `planes` begins with another plane."""
 
-    stacks: "mr" in [-1, 1], "ct" and "mask", and "sct" if there is one, each (N, H, W), HU for CTs.
-    spacing_mm: distance of slices, rows and columns.
-    """
-
-    stacks: Mapping[str, np.ndarray]
-    spacing_mm: tuple[float, float, float]
+    stacks: Mapping[str, np.ndarray]  # "mr" in [-1, 1], "ct" and "mask", and perhaps "sct", (N, H, W); CTs in HU
+    spacing_mm: tuple[float, float, float]  # of slices, rows and columns
+    planes: Sequence[str] = tuple(PLANES)  # that can be shown; the first is that of the slices
+    oriented: bool = True  # False: the slices were never reoriented, so no side is named
 
     def __post_init__(self) -> None:
         shapes = {role: np.shape(stack) for role, stack in self.stacks.items()}
@@ -53,7 +53,7 @@ class Volumes:
     def positions(self, plane: str) -> np.ndarray:
         """Return the slices of a plane with mask."""
         masked = np.asarray(self.stacks["mask"]) > 0
-        if plane != "axial":
+        if plane != self.planes[0]:
             masked = self._cut(plane).stack(masked)
         return np.flatnonzero(masked.any(axis=(1, 2)))
 
@@ -63,7 +63,7 @@ class Volumes:
         Rows of coronal and sagittal slices are resampled to the size of the columns' pixels.
         """
         row = {"plane": plane, "z": int(position)}
-        if plane == "axial":
+        if plane == self.planes[0]:
             images = {role: np.asarray(stack[position], np.float32) for role, stack in self.stacks.items()}
             row["spacing_mm"] = tuple(self.spacing_mm[1:])
         else:
@@ -78,10 +78,18 @@ class Volumes:
     @property
     def side(self) -> int:
         """Side of a square canvas that holds the slices of every plane, pixels."""
-        return max(*np.shape(self.stacks["mr"])[1:], *(self._cut(plane).rows for plane in TURNS))
+        return max(*np.shape(self.stacks["mr"])[1:], *(self._cut(plane).rows for plane in self.planes[1:]))
 
     def _cut(self, plane: str) -> Cut:
         return Cut(plane, len(self.stacks["mr"]), self.spacing_mm)
+
+
+def volumes_of(store: SliceStore, patient: str, sct: np.ndarray | None = None) -> Volumes:
+    """Return a patient of the dataset cache to browse; `sct`: its synthetic CT on the cache's canvas, (N, S, S) HU."""
+    slices, oriented = store.slices(patient), store.protocol == "patient"
+    stacks = {role: getattr(slices, role) for role in ("mr", "ct", "mask")} | ({} if sct is None else {"sct": sct})
+    planes = tuple(PLANES) if oriented and len(slices.z) > 1 else (store.plane(patient),)
+    return Volumes(stacks, store.spacing_mm(patient), planes, oriented)
 
 
 def browse(
@@ -92,14 +100,14 @@ def browse(
     With a live front end and ipywidgets: sliders, planes, HU windows. Otherwise a picture of the middle slice of every
     plane, which is saved at `path` in either case. position: where to cut a plane, as a share of its slices (0 to 1).
     """
-    shares = dict.fromkeys(PLANES, 0.5) | dict(position or {})
+    shares = dict.fromkeys(volumes.planes, 0.5) | dict(position or {})
     rows = []
     for plane, share in shares.items():
         found = volumes.positions(plane)
         row = volumes.slices(plane, found[round(share * (len(found) - 1))])
         rows.append(row | {"patient": plane, "body": row["mr"] > -1})
     make = sample_figure if "sct" in volumes.stacks else pairs_figure
-    picture = show(make(rows, title=title, label=label), path)
+    picture = show(make(rows, title=title, label=label, orientation=volumes.oriented), path)
     if not live_front_end():
         return picture
     try:
@@ -119,7 +127,7 @@ def _on_canvas(image: np.ndarray, side: int, fill: float) -> np.ndarray:
 def _viewer(volumes: Volumes, start: Mapping[str, int]) -> VBox:
     import ipywidgets as widgets
 
-    plane = widgets.ToggleButtons(options=list(PLANES), description="plane")
+    plane = widgets.ToggleButtons(options=list(volumes.planes), description="plane")
     slider = widgets.IntSlider(description="slice", layout={"width": "95%"})
     presets = [(f"{text} ({low:g} to {high:g} HU)", name) for name, text, (low, high) in _windows()]
     window = widgets.Dropdown(options=presets, description="window")
@@ -135,7 +143,7 @@ def _viewer(volumes: Volumes, start: Mapping[str, int]) -> VBox:
         row = volumes.slices(plane.value, slider.value)
         for role, png in panels(row, window.value, limit.value).items():
             images[role].value = png
-        caption.value = describe(row)
+        caption.value = describe(row, volumes.oriented)
 
     def turn(_: Any = None) -> None:
         found = volumes.positions(plane.value)
@@ -184,10 +192,13 @@ def _png(image: np.ndarray, spacing_mm: tuple[float, float]) -> bytes:
     return cv2.imencode(".png", larger)[1].tobytes()
 
 
-def describe(row: Mapping[str, Any]) -> str:
+def describe(row: Mapping[str, Any], oriented: bool = True) -> str:
     """Return where a slice is, what is at its sides, and its error inside the mask."""
-    left, right, top, bottom = sides(row["plane"])
-    text = f"{row['plane']} slice {row['z']}; {left} left, {right} right, {top} top, {bottom} bottom"
+    text = f"{row['plane']} slice {row['z']}"
+    if oriented:
+        text += "; " + ", ".join(
+            map(" ".join, zip(sides(row["plane"]), ("left", "right", "top", "bottom"), strict=True))
+        )
     inside = row["mask"] > 0
     if "sct" in row and inside.any():
         text += f"; MAE of this slice, inside the mask: {np.abs(row['sct'] - row['ct'])[inside].mean():.0f} HU"
