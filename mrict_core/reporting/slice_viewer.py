@@ -11,7 +11,8 @@ import cv2
 import matplotlib
 import numpy as np
 
-from mrict_core.data.images.orders import PLANES, sides
+from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane, sides
+from mrict_core.data.intensity import normalise_mr, robust_mr_range
 from mrict_core.data.planes import Cut
 from mrict_core.errors import MrictError
 from mrict_core.hu import AIR_FLOOR_HU, DISPLAY_WINDOWS_HU, ERROR_LIMIT_HU
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ipywidgets import VBox
 
     from mrict_core.data.cache.store import SliceStore
+    from mrict_core.data.images.volumes import Volume
 
 FILL = {"mr": -1.0, "ct": AIR_FLOOR_HU, "sct": AIR_FLOOR_HU, "mask": 0}  # around an image
 TITLES = {"mr": "MR", "sct": "synthetic CT", "ct": "CT", "error": "signed error"}
@@ -90,6 +92,17 @@ def volumes_of(store: SliceStore, patient: str, sct: np.ndarray | None = None) -
     stacks = {role: getattr(slices, role) for role in ("mr", "ct", "mask")} | ({} if sct is None else {"sct": sct})
     planes = tuple(PLANES) if oriented and len(slices.z) > 1 else (store.plane(patient),)
     return Volumes(stacks, store.spacing_mm(patient), planes, oriented)
+
+
+def volumes_from(mr: Volume, mask: Volume, **cts: Volume) -> Volumes:
+    """Return a patient's volumes on one grid to browse; `cts`: ct, and perhaps sct. MR is scaled inside the mask."""
+    plane = own_plane(mr.shape, mr.affine)
+    order, inside = SliceOrder.toward(mr.affine, PLANES[plane]), mask.array > 0
+    arrays = {"mr": normalise_mr(mr.array, *robust_mr_range(mr.array, inside, mr.path)), "mask": inside}
+    arrays |= {role: volume.array for role, volume in cts.items()}
+    planes = (plane,) if 1 in mr.shape else tuple(PLANES)
+    stacks = {role: order.to_slices(array) for role, array in arrays.items()}
+    return Volumes(stacks, order.spacing_mm(mr.affine), planes)
 
 
 def browse(
