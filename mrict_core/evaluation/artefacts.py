@@ -59,7 +59,7 @@ def make_artefacts(store: SliceStore, patient: str) -> dict[str, np.ndarray]:
 
 
 def judge_artefacts(store: SliceStore, patient: str) -> pd.DataFrame:
-    """Return one row per fault: artefact, the metrics in `JUDGES`, and which of them see it ("seen by", "unseen by").
+    """Return one row per fault: artefact, kind, the metrics in `JUDGES`, and which of them see it ("seen by", "unseen by").
 
     As for the controls, a metric sees a fault if its distance from the perfect value is at least 5 % of a black
     image's.
@@ -80,5 +80,13 @@ def judge_artefacts(store: SliceStore, patient: str) -> pd.DataFrame:
             far = metrics.metric(key).distance
             if np.isfinite([value, black[key]]).all():
                 seen[far(value) >= UNSEEN * far(black[key])].append(metrics.heading(key))
-        rows.append({"artefact": name, **found, "seen by": ", ".join(seen[True]), "unseen by": ", ".join(seen[False])})
+        rows.append(
+            {
+                "artefact": name,
+                "kind": "control",
+                **found,
+                "seen by": ", ".join(seen[True]),
+                "unseen by": ", ".join(seen[False]),
+            }
+        )
     return pd.DataFrame(rows)

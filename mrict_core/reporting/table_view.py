@@ -21,9 +21,11 @@ STYLE = """
 .mrict-table { overflow-x: auto; max-width: 100%; font-variant-numeric: tabular-nums; }
 .mrict-table table { border-collapse: collapse; margin: 0; width: auto; display: table; table-layout: auto; }
 .mrict-table caption { caption-side: top; text-align: left; font-weight: 600; padding: .3em 0; }
-.mrict-table th, .mrict-table td { padding: .25em .8em; text-align: left; vertical-align: top; }
+.mrict-table th, .mrict-table td { padding: .25em .8em; vertical-align: top; }
+.mrict-table th.text, .mrict-table td.text { text-align: left; }
+.mrict-table td:first-child { white-space: nowrap; }
 .mrict-table th { border-bottom: 1px solid currentColor; vertical-align: bottom; }
-.mrict-table .number { text-align: right; white-space: nowrap; }
+.mrict-table th.number, .mrict-table td.number { text-align: right; white-space: nowrap; }
 .mrict-table td.best { font-weight: 700; background: rgba(0, 158, 115, .25); }
 .mrict-table summary, .mrict-table p { font-size: .9em; opacity: .85; margin: .3em 0; }
 """
