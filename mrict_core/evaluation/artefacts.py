@@ -59,7 +59,7 @@ def make_artefacts(store: SliceStore, patient: str) -> dict[str, np.ndarray]:
 
 
 def judge_artefacts(store: SliceStore, patient: str) -> pd.DataFrame:
-    """Return one row per fault: artefact, kind, the metrics in `JUDGES`, and which of them see it ("seen by", "unseen by").
+    """Return one row per fault: artefact, kind, the metrics in `JUDGES`, "seen by" and "unseen by".
 
     As for the controls, a metric sees a fault if its distance from the perfect value is at least 5 % of a black
     image's.
