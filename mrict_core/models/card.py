@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mrict_core.data.batches import make_view
 from mrict_core.experiments.schema import as_plain, flattened
 from mrict_core.models.about import About, about_of
 from mrict_core.training.facts import ModelFacts
@@ -70,6 +69,8 @@ def card_text(description: Description, scores: Mapping[str, Any] | None, sample
 
 def limits(description: Description, scores: Mapping[str, Any] | None) -> list[str]:
     """Return the model's limits, most important first."""
+    from mrict_core.data.batches import make_view  # imports torch
+
     facts, data = description["facts"], description["data"]
     low, high = facts.window_hu
     radius = make_view(facts.experiment.data.view).radius
