@@ -19,6 +19,7 @@ from mrict_core import __version__, paths
 from mrict_core.errors import MrictError
 from mrict_core.machine import cpu_count, free_memory, native_bfloat16
 
+DISTRIBUTION = "mrict-core"
 PYTHON = (3, 11)
 DISK_GB = 1.0  # below, not even one training's checkpoints fit
 DEVELOPERS = ("test", "docs")  # extras that no user needs
@@ -60,10 +61,18 @@ def examine() -> dict[str, Any]:
 
 def requirements() -> dict[str, list[Requirement]]:
     """Return the packages that pyproject.toml names, by extra; "": those always needed."""
-    project = tomllib.loads((paths.SOURCE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {"": project["dependencies"], **project["optional-dependencies"]}
-    parsed = {extra: map(Requirement, texts) for extra, texts in named.items()}
-    return {extra: [one for one in own if one.name != project["name"]] for extra, own in parsed.items()}
+    if paths.INSTALLED:
+        facts = metadata.metadata(DISTRIBUTION)
+        every = [Requirement(text) for text in facts.get_all("Requires-Dist")]
+        parsed = {
+            extra: [one for one in every if (one.marker.evaluate({"extra": extra}) if one.marker else not extra)]
+            for extra in ("", *facts.get_all("Provides-Extra"))
+        }
+    else:
+        project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        named = {"": project["dependencies"], **project["optional-dependencies"]}
+        parsed = {extra: [Requirement(text) for text in texts] for extra, texts in named.items()}
+    return {extra: [one for one in own if one.name != DISTRIBUTION] for extra, own in parsed.items()}
 
 
 def _packages(problems: list[str]) -> list[dict[str, str]]:

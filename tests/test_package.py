@@ -90,6 +90,8 @@ def test_doctor_finds_all_that_is_needed(mrict, tmp_path):
         (str(tmp_path / "data"), "work folder"),
     ]
     assert [model["name"] for model in found["models"]] == ["starter-brain"]
+    extras = {row["name"]: row["extra"] for row in found["packages"]}
+    assert (extras["torch"], extras["papermill"], extras["python-gdcm"]) == ("", "notebooks", "dicom")
     assert list(tmp_path.iterdir()) == []
 
 
