@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from test_cli import ok
@@ -18,7 +17,7 @@ from mrict_core.paths import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [command for block in BLOCKS for line in block.splitlines() if (command := line.partition(" #")[0].strip())]
-ARGUMENTS = {
+SHORT = {
     "./run_all.sh": ["--profile", "smoke", "--only", "00"],
     "./run_tests.sh": ["--collect-only", "-q", __file__],
 }
@@ -49,7 +48,7 @@ def test_every_command_runs(command, places, monkeypatch):
     else:
         if not (ROOT / ".venv").is_dir():
             pytest.skip("no .venv in the checkout; ./run_all.sh --setup-only makes it")
-        more = [] if "--setup-only" in words else ARGUMENTS[words[0]]
+        more = [] if "--setup-only" in words else SHORT[words[0]]
         done = subprocess.run([*words, *more], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
