@@ -83,6 +83,7 @@ usage: ./run_all.sh [options]
   --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
   --only LIST           run only these notebooks and their trainings, e.g. 00 or 00,05
   --jobs N              trainings and notebooks in parallel (default: 2 in the demo, 1 in full)
+  --tensorboard         the trainings log to TensorBoard: tensorboard --logdir checkpoints
   --force               repeat what is already done
   --setup-only          make or update .venv, run nothing
   --help                this text
@@ -107,7 +108,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --help|-h) usage; exit 0 ;;
     --setup-only) setup_only=yes; shift ;;
-    --force) arguments+=("$1"); shift ;;
+    --force|--tensorboard) arguments+=("$1"); shift ;;
     --profile|--data|--region|--variants|--set|--experiment|--protocol|--group-by|--only|--jobs|--minutes-per-variant)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
       arguments+=("$1" "$(meant "$1" "$2")"); shift 2 ;;

@@ -8,8 +8,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 .venv/bin/ruff format --check --quiet .
 
 # The tests write into their own folder; they neither read nor change the user's results.
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# MRICT_TEST_OUTPUT names a folder to keep instead.
+scratch=${MRICT_TEST_OUTPUT:-}
+if [ -z "$scratch" ]; then
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+fi
 export MRICT_DATA="$scratch/data" MRICT_CHECKPOINTS="$scratch/checkpoints" MRICT_REPORTS="$scratch/reports"
 
 if [ $# -gt 0 ]; then

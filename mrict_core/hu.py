@@ -77,7 +77,7 @@ BIAS_HU = 150.0  # a plain error that SSIM hardly sees
 # Display
 DISPLAY_WINDOWS_HU = {  # (low, high)
     "wide": (-1000.0, 1500.0),
-    "soft": (-160.0, 240.0),  # also the window with which a viewer opens our DICOM series
+    "soft": (-160.0, 240.0),  # also the window with which a viewer opens our DICOM series; bone is its second preset
     "bone": (-500.0, 1500.0),
     "brain": (0.0, 80.0),
 }

@@ -94,7 +94,7 @@ def test_unknown_option_is_one_line(clone, arguments):
     assert not (clone / ".venv").exists()
 
 
-@pytest.mark.parametrize("flag", sorted(accepted_flags() - {"--force", "--setup-only", "--help"}))
+@pytest.mark.parametrize("flag", sorted(accepted_flags() - {"--force", "--tensorboard", "--setup-only", "--help"}))
 def test_flag_without_its_value_is_one_line(clone, flag):
     result = run(clone, flag)
     assert (result.returncode, result.stdout) == (2, "")

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mrict_core import __version__, paths
-from mrict_core.cli import challenge, doctor, download, experiments, models, notebooks, results, synthesize
+from mrict_core.cli import challenge, doctor, download, experiments, export, models, notebooks, results, synthesize
 from mrict_core.errors import MrictError, starved
 from mrict_core.paths import printable
 
@@ -90,6 +90,7 @@ for command, example in (
     (experiments.runs, "runs"),
     (models.models, "models --card starter-brain"),
     (models.publish, "publish mk7 --half --to checkpoints/my-brain"),
+    (export.export, "export starter-brain --onnx starter.onnx"),
     (models.import_checkpoint, "import-checkpoint G.pth --as mk6_3_4"),
     (synthesize.synthesize, "synthesize my_t1.nii.gz -o ct.nii.gz --qa qa.html"),
     (challenge.challenge, "challenge --input /input --output /output --model mk7"),

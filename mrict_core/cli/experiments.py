@@ -102,6 +102,7 @@ def train(
     ] = 0,
     minutes: option.Minutes = None,
     steps: option.Steps = None,
+    tensorboard: option.TensorBoard = False,
     lineage: Annotated[
         bool, typer.Option("--lineage", help="first train the variants it starts from, each with the same budget")
     ] = False,
@@ -127,7 +128,7 @@ def train(
     from mrict_core.pipeline import open_data, train_variant
     from mrict_core.training.run import TrainSettings
 
-    budget = {"steps": steps, "minutes": minutes}
+    budget = {"steps": steps, "minutes": minutes, "tensorboard": tensorboard}
     for variant in found:
         check(variant)
     open_data(space, seed)

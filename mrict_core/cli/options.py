@@ -66,6 +66,9 @@ Minutes = Annotated[
 Steps = Annotated[
     int | None, typer.Option("--steps", metavar="N", help="train for so many optimiser steps instead of the epochs")
 ]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="log losses, scores and pictures: tensorboard --logdir checkpoints")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from mrict_core.cli.options import Data, Device, Files, Force, GroupBy, Parts, Profile, Protocol, Region, Sets
+from mrict_core.cli.options import (
+    Data,
+    Device,
+    Files,
+    Force,
+    GroupBy,
+    Parts,
+    Profile,
+    Protocol,
+    Region,
+    Sets,
+    TensorBoard,
+)
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError
 
@@ -124,6 +136,7 @@ def suite(
         float | None,
         typer.Option("--minutes-per-variant", metavar="M", help="train every variant for so long, ancestors too"),
     ] = None,
+    tensorboard: TensorBoard = False,
     force: Force = False,
 ) -> None:
     """Train, and run the notebooks in order (./run_all.sh calls it). Exit status 1 if data were left out."""
@@ -146,6 +159,7 @@ def suite(
         jobs=jobs,
         force=force,
         group_by=group_by,
+        tensorboard=tensorboard,
         say=say,
     )
     for what, path in (

@@ -57,16 +57,19 @@ def run_suite(
     jobs: int = 0,
     force: bool = False,
     group_by: str = "",
+    tensorboard: bool = False,
     say: Say = print,
 ) -> Workspace:
     """Run the suite; return its workspace.
 
     profile "": see `default_profile`. variants, sets, files: the experiments, see `experiments.user.chosen`; variants
     None: those of the files, or `default_variants`. only: these notebooks, with their trainings and the ancestors of
-    those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. A failure raises
-    MrictError with the variant, or the notebook and cell.
+    those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. tensorboard: the
+    trainings keep a log for it. A failure raises MrictError with the variant, or the notebook and cell.
     """
     require("papermill", "notebooks")
+    if tensorboard:
+        require("tensorboard", "tensorboard")
     check_open_files(OPEN_FILES)
     pin_roots()
     work_root().mkdir(parents=True, exist_ok=True)  # kernels start there
@@ -93,7 +96,7 @@ def run_suite(
     say(f"data: {', '.join(map(shown, folders)) or 'embedded phantom patients'}")
     with sole_writer(space.executed, "runs the suite on these data"), Workers() as workers:
         remove_former(space.executed, say)
-        run = _Run(steps, space, scale, workers, notebooks if force else set(), say)
+        run = _Run(steps, space, scale, workers, notebooks if force else set(), tensorboard, say)
         run_in_order([step for step in wanted if step.notebook == PREPROCESS], run, 1)
         if line := left_out(space):
             say(line)
@@ -149,6 +152,7 @@ class _Run:
     profile: Profile
     workers: Workers
     force: set[str]  # notebooks to run again with all their trainings
+    tensorboard: bool
     say: Say
 
     def __post_init__(self) -> None:
@@ -180,6 +184,7 @@ class _Run:
     def _train(self, step: TrainingStep, retrain: bool) -> None:
         settings = {name: step.parameters[name] for name in ("seed", "device", "max_pairs") if name in step.parameters}
         settings["max_pairs"] = settings.get("max_pairs") or None
+        settings["tensorboard"] = self.tensorboard
         training = Training(step.chain, self.profile, self.space, settings, retrain)
         self.workers.train(training, lambda line: self.say(f"        {line}"))
 

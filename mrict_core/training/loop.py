@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from mrict_core.experiments import Experiment, as_plain
 from mrict_core.experiments.profiles import Profile
 from mrict_core.files import code_hash, read_json, sole_writer, write_csv, write_json
 from mrict_core.hu import CONSTANT_SD_HU
+from mrict_core.losses import Logs
 from mrict_core.machine import pick_device, seed_everything, set_threads, versions
 from mrict_core.methods import Method, own_code
 from mrict_core.paths import Workspace, shown
@@ -37,6 +39,7 @@ from mrict_core.training.facts import ModelFacts
 from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_parent
 from mrict_core.training.runs import BEST, CODE, LAST, RESUME, RUN, Files, Report, TrainingRun, new_folder, read_run
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score, todays_columns
+from mrict_core.training.tensorboard import EVERY, PICTURE, Log, open_log, steps_done
 
 RUN_FORMAT = 1  # of run.json
 Progress = Callable[[Iterable, int, str], Iterable]  # (batches, number of batches, description) => batches
@@ -111,6 +114,8 @@ def train(
             "--retrain trains again in a new folder"
         )
     if found and found.complete:
+        if settings.tensorboard:
+            report(f"{variant.name}: unchanged, so its TensorBoard log is too; --retrain trains again")
         return _unchanged(found, report)
     pace = pace_of(run)
     current = found and not found.old
@@ -125,7 +130,8 @@ def train(
         training.start(_saved(run, target, report))
         if line := expected(run, pace, training.history):
             report(line)
-        return training.go(min(run.epochs, stop_after or run.epochs), progress)
+        with contextlib.closing(training.log):
+            return training.go(min(run.epochs, stop_after or run.epochs), progress)
 
 
 class Training:
@@ -144,11 +150,17 @@ class Training:
         self.history: list[dict[str, Any]] = []
         self.stopped = ""  # reason for ending before the last epoch
         self.others: dict[str, Any] = {}  # facts of another version
+        self.log = Log()
 
     @property
     def epoch(self) -> int:
         """Epochs done."""
         return len(self.history)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser in these epochs."""
+        return steps_done(self.history, self.run.steps_per_epoch)
 
     @property
     def complete(self) -> bool:
@@ -166,13 +178,15 @@ class Training:
             for line in self.method.loss.fit(self.run.endless_pairs(seed), self.run.store.window, seed):
                 self.report(f"{self.run.variant.name}: {line}")
         self._write_record()
+        if self.run.settings.tensorboard:
+            self.log = open_log(self.target.folder, self.history, self.run.steps_per_epoch)
 
     def go(self, goal: int, progress: Progress | None) -> TrainResult:
         """Train up to epoch `goal`, an early stop or a collapse."""
         while self.epoch < goal and not self.stopped:
             started = time.perf_counter()
             row: dict[str, Any] = {"epoch": self.epoch + 1}
-            row |= {f"lr_{role}": o.param_groups[0]["lr"] for role, o in self.method.optimizers.items()}
+            row |= self._rates()
             steps = steps_of_round(self.run, self.history, self.pace)
             row |= self._train_epoch(self._batches(progress, steps), steps)
             if steps:
@@ -192,10 +206,27 @@ class Training:
             self.history.append(row)
             self.stopped = _early_stop(self.run.variant.early_stop_patience, self.history) or self._out_of_time()
             self._save(row["is_best"])
+            self._log_round(row)
             self.report(self._line(row))
         if self.stopped:
             self.report(f"{self.run.variant.name}: {self.stopped}")
         return _result(self.target.folder, self.history)
+
+    def _rates(self) -> dict[str, float]:
+        """Return the learning rates by role."""
+        return {f"lr_{role}": o.param_groups[0]["lr"] for role, o in self.method.optimizers.items()}
+
+    def _log_step(self, logs: Logs, step: int) -> None:
+        """Log every few steps; reading the losses waits for a GPU."""
+        if self.log.kept and step % EVERY == 0:
+            self.log.scalars("step", logs | self._rates(), step)
+
+    def _log_round(self, row: dict[str, Any]) -> None:
+        """Log a round's numbers and a picture of a validation slice."""
+        if self.log.kept:
+            self.log.scalars("round", row, self.steps)
+            self.log.image(PICTURE, self.validator.picture(self.method), self.steps)
+            self.log.flush()
 
     def _batches(self, progress: Progress | None, steps: int | None) -> Iterable[Batch]:
         batches: Iterator[Batch] = self.run.batches(self.generators, self.method.paired, steps)
@@ -209,14 +240,16 @@ class Training:
         """Train on every batch once; return the means of the logs."""
         self.method.begin_epoch(self.epoch)
         sums: dict[str, torch.Tensor] = {}
-        count = 0
+        count, before = 0, self.steps
         for batch in batches:
             fraction = (self.epoch + count / (steps or self.run.steps_per_epoch)) / self.run.epochs
             for schedule in self.schedules.values():
                 schedule.follow(fraction)
-            for name, value in self.method.train_step(batch).items():
+            logs = self.method.train_step(batch)
+            for name, value in logs.items():
                 sums[name] = sums[name] + value if name in sums else value.clone()
             count += 1
+            self._log_step(logs, before + count)
         return {name: float(value) / count for name, value in sums.items()}
 
     def _resume(self, saved: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from mrict_core.data.cache.fingerprint import fingerprint
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.images.orders import PLANES
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import MrictError, require, unknown_name
 from mrict_core.experiments import Experiment, deciding
 from mrict_core.experiments.profiles import Profile, check_budget
 from mrict_core.files import hash_of
@@ -31,6 +31,7 @@ from mrict_core.paths import Workspace, shown, some
 from mrict_core.training.checkpoint import check_key, load_checkpoint, load_weights
 from mrict_core.training.facts import ModelFacts
 from mrict_core.training.runs import Report, TrainingRun, attempts, differences, find_parent, runs_of, without_seed
+from mrict_core.training.tensorboard import PACKAGE
 from mrict_core.training.validation import Validator
 
 SEED_MAX = 2**62  # torch takes 64 bits
@@ -45,6 +46,7 @@ class TrainSettings:
     device: str = "auto"
     precision: str = "auto"  # the profile's, see `machine.pick_precision`
     compile: bool = False  # torch.compile; takes a minute to start
+    tensorboard: bool = False  # keep a log for TensorBoard
     max_pairs: int | None = None  # training slices; None: the variant's own `data.max_pairs`
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     steps: int | None = None  # of the optimiser, instead of the variant's epochs, which become rounds of validation
@@ -60,6 +62,8 @@ class TrainSettings:
         if self.max_pairs is not None and self.max_pairs < 1:
             raise MrictError(f"cap of {self.max_pairs} training pairs: expected at least 1; raise it or leave it out")
         check_budget(self.steps, self.minutes)
+        if self.tensorboard:
+            require(PACKAGE, "tensorboard")
 
 
 @dataclass
@@ -82,8 +86,8 @@ class Run:
         a field added by a later version does not change the ids of finished trainings.
         """
         settings = dataclasses.asdict(self.settings)
-        for where in ("device", "compile"):  # neither these nor the threads make another experiment
-            settings.pop(where)
+        for without_effect in ("device", "compile", "tensorboard"):  # nor have the threads any
+            settings.pop(without_effect)
         off = dataclasses.asdict(NONE)
         settings["augment"] = {name: value for name, value in settings["augment"].items() if value != off[name]}
         return {

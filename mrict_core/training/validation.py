@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mrict_core.data.batches import PairedSlices, ahead, loader
-from mrict_core.hu import PREDECESSOR, HuRange
+from mrict_core.hu import DISPLAY_WINDOWS_HU, PREDECESSOR, HuRange
 from mrict_core.methods import Method
 from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores, to_unit
 from mrict_core.networks.layers import autocast
@@ -74,6 +74,17 @@ class Validator:
         if self.vgg:
             row["val_vgg"] = float(np.mean(slices["val_vgg"]))
         return row | {"output_sd_hu": float(np.mean([patient.sd_hu for patient in patients]))}
+
+    def picture(self, method: Method) -> np.ndarray:
+        """Return MR, synthetic CT and CT of the first patient's middle slice side by side.  # (S, 3 S) uint8"""
+        batch = self.datasets[0][len(self.datasets[0]) // 2]
+        fake_B = self.predict(method, batch.real_A)[0]
+        if method.masked:
+            fake_B = np.where(batch.mask[0, 0].numpy() > 0, fake_B, np.float32(-1))
+        mr = batch.real_A[0, batch.real_A.shape[1] // 2].numpy()  # of a slab its own slice
+        shown = HuRange(*DISPLAY_WINDOWS_HU["wide"])
+        cts = [shown.to_unit(self.window.to_hu(ct)) for ct in (fake_B, batch.real_B[0, 0].numpy())]
+        return ((np.hstack([mr, *cts]) + 1) * 127.5).round().astype(np.uint8)
 
     @torch.inference_mode()
     def predict(self, method: Method, real_A: Tensor) -> np.ndarray:

@@ -18,6 +18,7 @@ SERIES_NUMBER = 9001  # after the scanner's own
 MAKER = "MRICT"
 NOTE = "not for clinical use"
 LONG_STRING = 64  # characters of VR LO
+WINDOWS = {"soft": "SOFT TISSUE", "bone": "BONE"}  # presets of a viewer, which opens the series with the first
 EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
 EMPTY += ("AccessionNumber", "ReferringPhysicianName")  # type 2: present, value unknown
 
@@ -128,6 +129,8 @@ def _set_pixels(image: Dataset, facts: SeriesFacts, hu: np.ndarray) -> None:
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 0
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = facts.intercept, 1, "HU"
-    low, high = map(int, DISPLAY_WINDOWS_HU["soft"])
-    image.WindowCenter, image.WindowWidth = (low + high) // 2, high - low
+    windows = [(round(low), round(high)) for low, high in (DISPLAY_WINDOWS_HU[name] for name in WINDOWS)]
+    image.WindowCenter = [(low + high) // 2 for low, high in windows]
+    image.WindowWidth = [high - low for low, high in windows]
+    image.WindowCenterWidthExplanation = list(WINDOWS.values())
     image.add_new("PixelData", "OW", (hu - facts.intercept).astype("<u2").tobytes())
