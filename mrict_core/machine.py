@@ -164,3 +164,15 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def live_front_end() -> bool:
+    """Return whether a person's notebook front end runs this cell: JupyterLab, Notebook or VS Code.
+
+    They name the cell in the message that runs it; papermill, nbval and other clients without a screen do not.
+    """
+    import sys
+
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    parent = getattr(shell, "get_parent", dict)()
+    return "cellId" in parent.get("metadata", {})

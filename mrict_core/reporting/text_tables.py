@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mrict_core.evaluation.compare import RunComparison
 
 P_VALUES = ("p", "p_holm")
+SPREADS = ("_sd", "_seeds_sd", "_low", "_high")  # columns that join the one they are named after
 OF_MAE = ("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu")  # columns that hold it
 HEADINGS = {  # of columns that are not metrics
     "ssim_dimensionality": "SSIM in",
@@ -58,7 +59,7 @@ def text_table(frame: pd.DataFrame) -> str:
 
     Columns `x_sd`, `x_seeds_sd`, `x_low`, `x_high` join `x` as "mean ± SD (± SD over seeds) [low, high]".
     """
-    headings, rows, numeric = _cells(frame)
+    headings, rows, numeric = cells(frame)
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
     lines = [headings, ["-" * width for width in widths], *rows]
     align = [f"{'>' if right else '<'}{width}" for width, right in zip(widths, numeric, strict=True)]
@@ -67,7 +68,7 @@ def text_table(frame: pd.DataFrame) -> str:
 
 def markdown_table(frame: pd.DataFrame) -> str:
     """Return `frame` as a markdown table, rounded as in `text_table`."""
-    headings, rows, numeric = _cells(frame)
+    headings, rows, numeric = cells(frame)
     rule = ["---:" if right else "---" for right in numeric]
     escaped = [[_markdown(cell) for cell in row] for row in (headings, *rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))
@@ -199,9 +200,9 @@ def _metrics_of(frame: pd.DataFrame) -> list[str]:
     return names
 
 
-def _cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
+def cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
     """Return headings, rows of text, and which columns are numbers (right-aligned)."""
-    joined = {f"{c}{end}" for c in frame.columns for end in ("_sd", "_seeds_sd", "_low", "_high")}
+    joined = {f"{c}{end}" for c in frame.columns for end in SPREADS}
     columns = [c for c in frame.columns if c not in joined]
     texts = []
     for column in columns:
