@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import Interrupted, MrictError
 from mrict_core.files import atomic_path
 from mrict_core.paths import ROOT, shown
 from mrict_core.suite.plan import NOTEBOOKS, Step, as_papermill_path
@@ -52,7 +52,8 @@ def execute(step: Step, target: Path, **more: Any) -> None:
         except _Stopped:
             raise KeyboardInterrupt from None
         except papermill.PapermillExecutionError as error:
-            if error.ename == "KeyboardInterrupt" or _stopping.is_set():  # an interrupted call may raise another error
+            # While stopping, an interrupted call may raise another error.
+            if error.ename in (KeyboardInterrupt.__name__, Interrupted.__name__) or _stopping.is_set():
                 raise KeyboardInterrupt from None
             reason = error.evalue.strip().splitlines()[0] if error.evalue.strip() else ""
             failure = f"cell [{error.exec_count}] failed with {error.ename}: {reason}"
