@@ -41,7 +41,7 @@ def patch_figure(row: Mapping[str, Any], *, title: str, label: str) -> Figure:
         _slice(laid, row[image], row["spacing_mm"])
         verdict = _verdicts(laid, row, row[said])
         laid.set_title(f"D: mean {np.mean(row[said]):.2f}")
-    figure.colorbar(verdict, ax=axes, label="D: 1 is real", aspect=18, pad=0.01)
+    figure.colorbar(verdict, ax=axes, label="D: 1 is real", aspect=18, pad=0.01, shrink=0.75)
     return figure
 
 
