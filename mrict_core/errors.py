@@ -23,6 +23,13 @@ class UnavailableError(MrictError):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a notebook's stop button, during long work. The message is one line: what is saved, what goes on."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython shows it instead of a traceback
+        return [str(self)]
+
+
 def starved(error: BaseException) -> bool:
     """Return whether the system had no memory or no thread left."""
     text = str(error).lower() if isinstance(error, (RuntimeError, ImportError)) else ""

@@ -350,7 +350,14 @@ def test_leftovers_of_a_killed_training_are_swept(own: Workspace, trained: Path)
     (trained / f"{files.NEW}last.pt.killed.pt").write_bytes(b"half")
     unfinish(trained)
     train(MK1, SMOKE, own, CPU, report=lambda line: None)
-    assert sorted(p.name for p in trained.iterdir()) == [".lock", "best.pt", "history.csv", "last.pt", "run.json"]
+    assert sorted(p.name for p in trained.iterdir()) == [
+        ".lock",
+        "best.pt",
+        "history.csv",
+        "last.pt",
+        "run.json",
+        "samples",
+    ]
 
 
 def test_a_suite_runs_once_at_a_time_and_mends_damaged_stamps(own: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from mrict_core.experiments import all_variants, get
 from mrict_core.paths import ROOT
-from mrict_core.suite.plan import NOTEBOOK_OF, PREPROCESS
+from mrict_core.suite.plan import NOTEBOOK_OF, PREPROCESS, notebook_file
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBERED = [path for path in PATHS if path.stem[:2].isdigit()]
@@ -41,13 +41,16 @@ def parameters(path: Path) -> dict[str, ast.AnnAssign]:
     return {node.target.id: node for node in ast.parse(cell.source).body}
 
 
+def told_by(family: str) -> str:
+    """Return the name of the notebook in the repository that tells a family's story."""
+    return notebook_file(NOTEBOOK_OF[family]).stem
+
+
 def test_the_suite_is_complete():
     assert {path.stem for path in NUMBERED} == {
         "00_preprocess_and_mask",
         "01_cyclegan_baseline",
-        "02_pix2pix_mk1",
-        "03_pix2pix_mk2",
-        "04_pix2pix_mk3",
+        "02_pix2pix",
         "05_pix2pix_mk6",
         "06_mk7_regression",
         "07_evaluation",
@@ -155,15 +158,49 @@ def test_defaults_are_the_demo(path):
     assert (defaults["profile"], defaults["data_dir"], defaults["device"]) == ("demo", "", "cpu")
     for name in defaults.get("variants", "").split(","):
         if name:
-            assert NOTEBOOK_OF[get(name).family] == path.stem
+            assert told_by(get(name).family) == path.stem
 
 
 @pytest.mark.parametrize("family", sorted({v.family for v in all_variants()} & NOTEBOOK_OF.keys()))
 def test_every_family_is_told_by_the_notebook_that_accepts_it(family):
-    (path,) = (path for path in NUMBERED if path.stem == NOTEBOOK_OF[family])
+    (path,) = (path for path in NUMBERED if path.stem == told_by(family))
     checks = [n for cell in code(path) for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
     checks = [node for node in checks if "family" in ast.dump(node.test)]
     assert len(checks) == 1
     literals = {n.value for n in ast.walk(checks[0].test) if isinstance(n, ast.Constant)}
     assert family in literals
-    assert {NOTEBOOK_OF[name] for name in literals} == {path.stem}
+    assert {told_by(name) for name in literals} == {path.stem}
+
+
+def copied_cells(paths: list[Path]) -> list[list[str]]:
+    """Return the places of every code cell of more than three lines that several notebooks hold, byte for byte.
+
+    Imports and parameters are alike by intent.
+    """
+    places: dict[str, list[str]] = {}
+    for path in paths:
+        for cell in code(path):
+            lines = [line for line in cell.source.splitlines() if line.strip()]
+            imports = isinstance(ast.parse(cell.source).body[0], ast.Import | ast.ImportFrom)
+            if len(lines) > 3 and not imports and "parameters" not in tags(cell):
+                places.setdefault(cell.source, []).append(f"{path.stem} {cell.id}")
+    return [found for found in places.values() if len({place.split()[0] for place in found}) > 1]
+
+
+def test_no_cell_is_told_twice():
+    assert copied_cells(PATHS) == []
+
+
+def test_a_copied_cell_is_found(tmp_path):
+    for name, lines in (("a", 4), ("b", 4), ("c", 3)):
+        source = "\n".join(f"print({k})" for k in range(lines))
+        imports, given = (
+            "import os\nimport re\nimport sys\nimport ast",
+            "a: int = 1\nb: int = 2\nc: int = 3\nd: int = 4",
+        )
+        cells = [nbformat.v4.new_code_cell(text) for text in (given, imports, source)]
+        cells[0].metadata["tags"] = ["parameters"]
+        for number, cell in enumerate(cells):
+            cell["id"] = f"cell-{number:02d}"
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    assert copied_cells(sorted(tmp_path.glob("*.ipynb"))) == [["a cell-02", "b cell-02"]]

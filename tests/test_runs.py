@@ -77,7 +77,10 @@ def same_result(one, other) -> None:
     volatile = ("started", "finished", "seconds")
     a, b = ({k: v for k, v in read_json(f / "run.json").items() if k not in volatile} for f in (one, other))
     assert a == b
-    assert sorted(p.name for p in other.iterdir()) == [".lock", "best.pt", "history.csv", "last.pt", "run.json"]
+    names = [".lock", "best.pt", "history.csv", "last.pt", "run.json", "samples"]
+    assert sorted(p.name for p in other.iterdir()) == names
+    for own in (one / "samples").iterdir():
+        assert own.read_bytes() == (other / "samples" / own.name).read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------------------ killed
@@ -107,7 +110,7 @@ def undisturbed(space, tmp_path_factory) -> Path:
         return train(MK1, TWO, space, FEW, **QUIET).run.folder
 
 
-RENAMES = 9  # run.json; then of two epochs history.csv, last.pt, best.pt, run.json
+RENAMES = 11  # run.json; then of two epochs history.csv, a sample, last.pt, best.pt, run.json
 
 
 @pytest.mark.parametrize("number", range(1, RENAMES + 2))

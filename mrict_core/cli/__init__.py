@@ -10,7 +10,7 @@ import typer
 
 from mrict_core import __version__, paths
 from mrict_core.cli import challenge, doctor, download, experiments, export, models, notebooks, results, synthesize
-from mrict_core.errors import MrictError, starved
+from mrict_core.errors import Interrupted, MrictError, starved
 from mrict_core.paths import printable
 
 app = typer.Typer(
@@ -44,8 +44,15 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         if getattr(end, "code", 130) != 130:  # typer silently turns Ctrl-C into exit status 130
             raise
-        print("interrupted; finished results are kept, run the command again to resume", file=sys.stderr)
+        print(_interruption(end), file=sys.stderr)
         sys.exit(130)
+
+
+def _interruption(end: BaseException) -> str:
+    """Return what an interrupted training says of itself; typer keeps it as the context of its exit."""
+    while end and not isinstance(end, Interrupted):
+        end = end.__cause__ or end.__context__
+    return printable(end or "interrupted; finished results are kept, run the command again to resume")
 
 
 def _fail(message: str) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrict_core.cli import options as option
-from mrict_core.cli.progress import Bar, batches, say
+from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError
 from mrict_core.experiments import listing
 
@@ -137,7 +137,7 @@ def train(
             seed=own, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None, **budget
         )
         ancestors = chain(variant)[:-1] if lineage else []
-        result = train_variant(variant, chosen, space, settings, ancestors=ancestors, retrain=retrain, progress=batches)
+        result = train_variant(variant, chosen, space, settings, ancestors=ancestors, retrain=retrain)
         print(f"best checkpoint: {shown(result.best)}")
 
 
@@ -251,6 +251,6 @@ def leave_one_centre_out(
     from mrict_core.training.run import TrainSettings
 
     settings = TrainSettings(seed=seed, device=device, steps=steps, minutes=minutes)
-    frame = pipeline.leave_one_centre_out(variant, chosen, space, settings, progress=batches)
+    frame = pipeline.leave_one_centre_out(variant, chosen, space, settings)
     print(text_table(frame))
     print(f"table: {shown(space.reports / FOLDS_FILE)}")

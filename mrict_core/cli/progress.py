@@ -57,10 +57,3 @@ class Bytes(Bar):
         from tqdm import tqdm
 
         tqdm.write(printable(line))
-
-
-def batches(each: Any, total: int, title: str) -> Any:
-    """Wrap the training loop's batches in a bar."""
-    from tqdm import tqdm
-
-    return tqdm(each, total=total, desc=title, unit="batch", leave=False, dynamic_ncols=True)

@@ -206,7 +206,12 @@ class Adversarial(Method):
             if value < least:
                 raise MrictError(f"{name} is {value}, expected at least {least}")
 
+    ct_judge: ClassVar[str]  # name of the discriminator of CTs
     logs: ClassVar = ("loss_d_gan", "loss_gp", "loss_d", "d_real", "d_fake")
+
+    def seen_by_D(self, real_A: Tensor, image: Tensor) -> Tensor:
+        """Return what the discriminator of CTs sees of an image and its MR."""
+        return image
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)

@@ -32,6 +32,7 @@ class CycleGAN(Adversarial):
 
     NETWORKS: ClassVar = {"G_MRI2CT": "G", "G_CT2MRI": "G", "D_CT": "D", "D_MRI": "D"}
     mr_to_ct: ClassVar = "G_MRI2CT"
+    ct_judge: ClassVar = "D_CT"
     paired: ClassVar = False
     gives: ClassVar = ("fake_B", "logits", "real_label", "rec_A", "idt_B")
 

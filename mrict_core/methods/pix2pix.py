@@ -29,6 +29,7 @@ class Pix2Pix(Adversarial):
 
     NETWORKS: ClassVar = {"G": "G", "D": "D"}
     mr_to_ct: ClassVar = "G"
+    ct_judge: ClassVar = "D"
     gives: ClassVar = ("fake_B", "logits", "real_label")
 
     def channels(self, name: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Precision of forward passes; a check of their input; a start of weights; frozen networks."""
+"""Precision of forward passes; a check of their input; a start of weights; patch sizes; frozen networks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ def normal_weights(network: nn.Module) -> None:
             continue
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def patch_size(network: nn.Module) -> tuple[int, int]:
+    """Return what an output of a chain of convolutions sees, and the distance of two outputs, in pixels of the image.
+
+    Kernels and strides are taken in the order of the layers (Dumoulin and Visin 2016, arXiv 1603.07285).
+    """
+    size, step = 1, 1
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            size += (layer.kernel_size[0] - 1) * step
+            step *= layer.stride[0]
+    return size, step
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:

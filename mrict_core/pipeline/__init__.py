@@ -9,6 +9,7 @@ from mrict_core.pipeline.evaluate import (
     predictions_of,
 )
 from mrict_core.pipeline.folds import leave_one_centre_out, read_folds
+from mrict_core.pipeline.learning import judged_patches, sample_row, sampled_slices
 from mrict_core.pipeline.outcome import Outcome, held_out_rows, predictions_by_plane, train_and_evaluate
 from mrict_core.pipeline.preparation import (
     PATIENTS_MIN,
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate_variant",
     "few_steps",
     "held_out_rows",
+    "judged_patches",
     "leave_one_centre_out",
     "make_phantoms",
     "open_data",
@@ -44,6 +46,8 @@ __all__ = [
     "prepare_data",
     "prepare_run",
     "read_folds",
+    "sample_row",
+    "sampled_slices",
     "split_store",
     "train_and_evaluate",
     "train_variant",

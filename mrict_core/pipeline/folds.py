@@ -13,7 +13,8 @@ from mrict_core.files import read_csv, write_csv
 from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_variant
 from mrict_core.pipeline.preparation import open_data, train_variant, write_split
-from mrict_core.training.loop import Progress, Report
+from mrict_core.training.loop import Report
+from mrict_core.training.progress import Progress, automatic
 from mrict_core.training.run import TrainSettings
 
 FOLDS_FILE = "leave_one_centre_out.csv"
@@ -27,7 +28,7 @@ def leave_one_centre_out(
     settings: TrainSettings = TrainSettings(),
     *,
     report: Report = print,
-    progress: Progress | None = None,
+    progress: Progress = automatic,
 ) -> pd.DataFrame:
     """For every centre, train `variant` (and its ancestors) without that centre and score it there.
 

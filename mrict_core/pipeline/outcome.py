@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from mrict_core.errors import Interrupted
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile
 from mrict_core.inference.synthesizer import load_synthesizer, merged
-from mrict_core.paths import Workspace
+from mrict_core.paths import Workspace, shown
 from mrict_core.pipeline.evaluate import evaluate_variant, predictions_of
 from mrict_core.pipeline.preparation import open_data, train_variant
-from mrict_core.training.loop import Progress, Report, TrainResult
+from mrict_core.training.loop import Report, TrainResult
+from mrict_core.training.progress import Progress, automatic
 from mrict_core.training.run import TrainSettings
 
 
@@ -41,7 +43,7 @@ def train_and_evaluate(
     ancestors: Sequence[Experiment] = (),
     retrain: bool = False,
     report: Report = print,
-    progress: Progress | None = None,
+    progress: Progress = automatic,
 ) -> Outcome:
     """Train a variant (`train_variant`) and score it on the held-out patients (`evaluate_variant`).
 
@@ -57,7 +59,14 @@ def train_and_evaluate(
     training = train_variant(
         variant, profile, space, settings, ancestors=ancestors, retrain=retrain, report=say, progress=progress
     )
-    record, _ = evaluate_variant(variant, profile, space, like=training.run, device=settings.device, report=report)
+    try:
+        record, _ = evaluate_variant(variant, profile, space, like=training.run, device=settings.device, report=report)
+    except KeyboardInterrupt:
+        what = f"its training is saved in {shown(training.run.folder)}"
+        raise Interrupted(
+            f"{variant.name}: interrupted while it was scored; {what}; the same command, or this cell run again, "
+            "scores it from the start"
+        ) from None
     return Outcome(variant, training, record)
 
 

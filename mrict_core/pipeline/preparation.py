@@ -30,7 +30,8 @@ from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import held, write_json
 from mrict_core.paths import Folders, Workspace, shown, workspace
-from mrict_core.training.loop import Progress, Report, TrainResult, train
+from mrict_core.training.loop import Report, TrainResult, train
+from mrict_core.training.progress import Progress, automatic
 from mrict_core.training.run import TrainSettings
 
 PATIENTS_MIN = 3  # one each to train, validate and test; of subjects where a subject has several
@@ -233,7 +234,7 @@ def train_variant(
     ancestors: Sequence[Experiment] = (),
     retrain: bool = False,
     report: Report = print,
-    progress: Progress | None = None,
+    progress: Progress = automatic,
 ) -> TrainResult:
     """Train `ancestors` (oldest first, with the same seed) and then the variant, which starts from their weights.
 

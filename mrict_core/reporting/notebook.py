@@ -1,4 +1,4 @@
-"""Output of the notebooks: figures, saved and displayed; a variant's changes; the source of its training step."""
+"""Output of the notebooks: figures, saved and displayed; a variant's line and changes; the source of its step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from mrict_core.experiments import Experiment, lineage, listing
+from mrict_core.experiments import Experiment, lineage, listing, parent_of
 from mrict_core.experiments.profiles import Profile
 from mrict_core.experiments.schema import Optimizer, Part
 from mrict_core.networks import count_parameters
@@ -68,6 +68,22 @@ def changes(variant: Experiment) -> Markdown:
     if variant.parent:
         lines += [f"| changed from `{variant.parent}` | before | here |", "|---|---|---|"]
         lines += [f"| {path} | {old} | {new} |" for path, old, new in listing.changes(variant)]
+    return Markdown("\n".join(lines))
+
+
+def development(variants: Sequence[Experiment]) -> Markdown:
+    """Return the line of experiments that leads to these variants, each with its parent and its purpose."""
+    line: dict[str, Experiment] = {}
+    for variant in variants:
+        chain = [variant]
+        while parent := parent_of(chain[0]):
+            chain.insert(0, parent)
+        line |= {one.name: one for one in chain}
+    told = {variant.name for variant in variants}
+    lines = ["| stage | derived from | why |", "|---|---|---|"]
+    for one in line.values():
+        name = f"**{one.name}** (told here)" if one.name in told else one.name
+        lines.append(f"| {name} | {one.parent or '–'} | {one.why} |")
     return Markdown("\n".join(lines))
 
 

@@ -11,10 +11,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import Interrupted, MrictError
 from mrict_core.files import atomic_path
-from mrict_core.paths import NOTEBOOKS, shown, work_root
-from mrict_core.suite.plan import Step, as_papermill_path
+from mrict_core.paths import shown, work_root
+from mrict_core.suite.plan import Step, as_papermill_path, notebook_file
 
 KERNEL_ARGUMENTS = ["--log-level=50"]  # no messages about sockets
 
@@ -39,7 +39,7 @@ def execute(step: Step, target: Path, **more: Any) -> None:
     with atomic_path(target) as partial:
         try:
             papermill.execute_notebook(
-                as_papermill_path(NOTEBOOKS / f"{step.notebook}.ipynb"),
+                as_papermill_path(notebook_file(step.notebook)),
                 as_papermill_path(partial),
                 parameters=step.parameters | more,
                 kernel_name="python3",
@@ -52,7 +52,8 @@ def execute(step: Step, target: Path, **more: Any) -> None:
         except _Stopped:
             raise KeyboardInterrupt from None
         except papermill.PapermillExecutionError as error:
-            if error.ename == "KeyboardInterrupt" or _stopping.is_set():  # an interrupted call may raise another error
+            # While stopping, an interrupted call may raise another error.
+            if error.ename in (KeyboardInterrupt.__name__, Interrupted.__name__) or _stopping.is_set():
                 raise KeyboardInterrupt from None
             reason = error.evalue.strip().splitlines()[0] if error.evalue.strip() else ""
             failure = f"cell [{error.exec_count}] failed with {error.ename}: {reason}"
@@ -113,7 +114,7 @@ def remove_former(folder: Path, report: Callable[[str], None]) -> None:
     """
     for stamp in sorted(folder.glob("*.json")):
         copy = stamp.with_suffix(".ipynb")
-        if copy.is_file() and not (NOTEBOOKS / copy.name).is_file():
+        if copy.is_file() and not notebook_file(copy.stem).is_file():
             copy.unlink()
             stamp.unlink()
             report(f"{shown(copy)}: removed, it is of a notebook of an earlier version")

@@ -29,6 +29,8 @@ NOTEBOOK_OF = {  # family of a variant => its notebook
     "mk6": "05_pix2pix_mk6",
     "mk7": "06_mk7_regression",
 }
+STAGES = "02_pix2pix"  # one notebook for three stories, run for each with the variants of its stage
+SOURCE_OF = {"02_pix2pix_mk1": STAGES, "03_pix2pix_mk2": STAGES, "04_pix2pix_mk3": STAGES}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Step:
     """One execution of a notebook."""
 
     name: str  # of the executed copy and of the stamp, too
-    notebook: str
+    notebook: str  # the story, see `notebook_file` for its source
     parameters: dict[str, Any]
     needs: tuple[str, ...]  # names of the steps whose results it reads
     outputs: tuple[Path, ...]  # files of a completed step
@@ -49,7 +51,7 @@ class Step:
     @property
     def source(self) -> Any:
         """What is run, apart from parameters, module and data."""
-        return hash_file(NOTEBOOKS / f"{self.notebook}.ipynb")
+        return hash_file(notebook_file(self.notebook))
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,11 @@ def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
     )
 
 
+def notebook_file(notebook: str) -> Path:
+    """Return the path of the notebook that is run for a story."""
+    return NOTEBOOKS / f"{SOURCE_OF.get(notebook, notebook)}.ipynb"
+
+
 def as_papermill_path(path: Path) -> str:
     """Return `path` for papermill, with braces escaped."""
     return str(path).replace("{", "{{").replace("}", "}}")
@@ -203,7 +210,7 @@ def check_parameters(notebook: str, parameters: Iterable[str]) -> None:
     """Raise MrictError for a parameter that the notebook does not declare; papermill would only warn."""
     import papermill
 
-    known = set(papermill.inspect_notebook(as_papermill_path(NOTEBOOKS / f"{notebook}.ipynb")))
+    known = set(papermill.inspect_notebook(as_papermill_path(notebook_file(notebook))))
     for name in parameters:
         if name not in known:
             raise unknown_name(f"parameter of {notebook}", name, known)

@@ -8,6 +8,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -125,11 +126,13 @@ def _failure(training: Training, say: Say) -> BaseException | None:
     """Train and evaluate; return the error that ended it, or None."""
     try:
         from mrict_core.pipeline import TrainSettings, train_and_evaluate
+        from mrict_core.training.progress import Lines
 
         settings = TrainSettings(**training.settings)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         *ancestors, variant = training.chain
         how = {"ancestors": ancestors, "retrain": training.retrain, "report": say}
+        how["progress"] = partial(Lines, report=say)
         train_and_evaluate(variant, training.profile, training.space, settings, **how)
     except KeyboardInterrupt:
         return KeyboardInterrupt()

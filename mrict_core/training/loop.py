@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from mrict_core.data.batches import Batch
-from mrict_core.errors import MrictError
+from mrict_core.errors import Interrupted, MrictError
 from mrict_core.experiments import Experiment, as_plain
 from mrict_core.experiments.profiles import Profile
-from mrict_core.files import code_hash, read_json, sole_writer, write_csv, write_json
+from mrict_core.files import atomic_path, code_hash, read_json, sole_writer, write_csv, write_json
 from mrict_core.hu import CONSTANT_SD_HU
 from mrict_core.losses import Logs
 from mrict_core.machine import pick_device, seed_everything, set_threads, versions
@@ -36,13 +35,13 @@ from mrict_core.training.checkpoint import (
     save_checkpoint,
 )
 from mrict_core.training.facts import ModelFacts
-from mrict_core.training.run import Run, TrainSettings, prepare_run, start_from_parent
+from mrict_core.training.progress import Progress, automatic
+from mrict_core.training.run import Run, TrainSettings, prepare_run, sampled_epochs, start_from_parent
 from mrict_core.training.runs import BEST, CODE, LAST, RESUME, RUN, Files, Report, TrainingRun, new_folder, read_run
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score, todays_columns
 from mrict_core.training.tensorboard import EVERY, PICTURE, Log, open_log, steps_done
 
 RUN_FORMAT = 1  # of run.json
-Progress = Callable[[Iterable, int, str], Iterable]  # (batches, number of batches, description) => batches
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def train(
     settings: TrainSettings = TrainSettings(),
     *,
     report: Report = print,
-    progress: Progress | None = None,
+    progress: Progress = automatic,
     stop_after: int | None = None,
     retrain: bool = False,
     parent: TrainingRun | None = None,
@@ -100,7 +99,7 @@ def train(
     stop_after: pause after this many epochs, to be resumed later. retrain: train in a new folder even if an equal
     training exists. parent: the training whose weights it starts from; None: see `find_parent`. Writes run.json, and
     after every epoch history.csv, last.pt and best.pt, to its own folder (see `training.runs`). Raises MrictError also
-    if training collapses in its first epoch.
+    if training collapses in its first epoch, and Interrupted on Ctrl-C.
     """
     set_threads(profile.threads)
     run = prepare_run(variant, profile, workspace, settings, parent=parent, report=report)
@@ -130,8 +129,11 @@ def train(
         training.start(_saved(run, target, report))
         if line := expected(run, pace, training.history):
             report(line)
-        with contextlib.closing(training.log):
-            return training.go(min(run.epochs, stop_after or run.epochs), progress)
+        try:
+            with contextlib.closing(training.log):
+                return training.go(min(run.epochs, stop_after or run.epochs), progress)
+        except KeyboardInterrupt:
+            raise _interrupted(run, target) from None
 
 
 class Training:
@@ -181,14 +183,14 @@ class Training:
         if self.run.settings.tensorboard:
             self.log = open_log(self.target.folder, self.history, self.run.steps_per_epoch)
 
-    def go(self, goal: int, progress: Progress | None) -> TrainResult:
+    def go(self, goal: int, progress: Progress) -> TrainResult:
         """Train up to epoch `goal`, an early stop or a collapse."""
         while self.epoch < goal and not self.stopped:
             started = time.perf_counter()
             row: dict[str, Any] = {"epoch": self.epoch + 1}
             row |= self._rates()
             steps = steps_of_round(self.run, self.history, self.pace)
-            row |= self._train_epoch(self._batches(progress, steps), steps)
+            row |= self._train_epoch(progress, steps)
             if steps:
                 row |= {"steps": steps, "train_seconds": time.perf_counter() - started}
             collapse = _not_finite(row)
@@ -228,28 +230,22 @@ class Training:
             self.log.image(PICTURE, self.validator.picture(self.method), self.steps)
             self.log.flush()
 
-    def _batches(self, progress: Progress | None, steps: int | None) -> Iterable[Batch]:
-        batches: Iterator[Batch] = self.run.batches(self.generators, self.method.paired, steps)
-        if not progress:
-            return batches
-        return progress(
-            batches, steps or self.run.steps_per_epoch, f"{self.run.variant.name} {self.epoch + 1}/{self.run.epochs}"
-        )
-
-    def _train_epoch(self, batches: Iterable[Batch], steps: int | None) -> dict[str, float]:
-        """Train on every batch once; return the means of the logs."""
+    def _train_epoch(self, progress: Progress, steps: int | None) -> dict[str, float]:
+        """Train on every batch once, or for so many steps; return the means of the logs."""
         self.method.begin_epoch(self.epoch)
         sums: dict[str, torch.Tensor] = {}
-        count, before = 0, self.steps
-        for batch in batches:
-            fraction = (self.epoch + count / (steps or self.run.steps_per_epoch)) / self.run.epochs
-            for schedule in self.schedules.values():
-                schedule.follow(fraction)
-            logs = self.method.train_step(batch)
-            for name, value in logs.items():
-                sums[name] = sums[name] + value if name in sums else value.clone()
-            count += 1
-            self._log_step(logs, before + count)
+        count, total, before = 0, steps or self.run.steps_per_epoch, self.steps
+        with progress(total, f"{self.run.variant.name} epoch {self.epoch + 1}/{self.run.epochs}") as meter:
+            for batch in self.run.batches(self.generators, self.method.paired, steps):
+                fraction = (self.epoch + count / total) / self.run.epochs
+                for schedule in self.schedules.values():
+                    schedule.follow(fraction)
+                logs = self.method.train_step(batch)
+                for name, value in logs.items():
+                    sums[name] = sums[name] + value if name in sums else value.clone()
+                count += 1
+                meter.step(logs["loss_g"])
+                self._log_step(logs, before + count)
         return {name: float(value) / count for name, value in sums.items()}
 
     def _resume(self, saved: dict[str, Any]) -> None:
@@ -270,7 +266,8 @@ class Training:
         restore_rng(saved["rng"], self.generators)
 
     def _save(self, is_best: bool) -> None:
-        """Write history.csv, last.pt (all that resuming needs), best.pt (networks) if this epoch is the best, run.json.
+        """Write history.csv, after some epochs a sample, last.pt (all that resuming needs), best.pt (networks) if this
+        epoch is the best, run.json.
 
         In this order: if the process is killed in between, the rest is restored from last.pt.
         """
@@ -284,6 +281,9 @@ class Training:
             "rng": rng_state(self.generators),
         }
         write_csv(self.target.history, pd.DataFrame(self.history))
+        if self.epoch in sampled_epochs(self.run.epochs):
+            with atomic_path(self.target.sample(self.epoch)) as path, open(path, "wb") as file:
+                np.save(file, self.validator.sample(method))
         save_checkpoint(self.target.last, payload | resume)
         if is_best:
             save_checkpoint(self.target.best, payload)
@@ -381,6 +381,13 @@ def _refuse_collapsed(found: TrainingRun) -> None:
 def _result(folder: Path, history: list, reused: bool = False) -> TrainResult:
     run = read_run(folder)
     return TrainResult(run.variant, pd.DataFrame(history), run, reused)
+
+
+def _interrupted(run: Run, target: Target) -> Interrupted:
+    saved = checkpoint_facts(target.last)["epoch"] if target.last.is_file() else 0
+    what = f"{saved} of {run.epochs} epochs are saved in {shown(target.folder)}" if saved else "no epoch is done yet"
+    then = "goes on from there" if saved else "starts again"
+    return Interrupted(f"{run.variant.name}: interrupted; {what}; the same command, or this cell run again, {then}")
 
 
 def _adopt(old: TrainingRun, target: Target) -> None:

@@ -36,6 +36,7 @@ from mrict_core.training.validation import Validator
 
 SEED_MAX = 2**62  # torch takes 64 bits
 NAMED = 3  # patients in one message
+SAMPLED = 8  # epochs after which a slice is kept, at most
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,11 @@ class Run:
             vgg_side=None if own else VGG_SIDE,  # only VGG16 needs 224 pixels
             precision=precision,
         )
+
+
+def sampled_epochs(epochs: int) -> list[int]:
+    """Return the epochs of a training after which a slice is kept: most at the start, where images change most."""
+    return sorted({round(epochs ** (k / (SAMPLED - 1))) for k in range(SAMPLED)})
 
 
 def spread(count: int, most: int) -> np.ndarray:

@@ -3,6 +3,7 @@
     <checkpoints>/<workspace>/<variant>/seed<seed>-<id>/best.pt      networks of the best epoch
                                                        /last.pt      all that resuming needs
                                                        /history.csv  a row per epoch
+                                                       /samples/     a validation slice after some epochs
                                                        /run.json     what is trained, progress, provenance
 
 Only `run.json` identifies a folder. The id is a hash of all that decides the result, so another seed, other data or
@@ -31,7 +32,7 @@ from mrict_core.paths import Workspace, checkpoints_root, data_root, shown
 if TYPE_CHECKING:
     import pandas as pd
 
-RUN, BEST, LAST, HISTORY = "run.json", "best.pt", "last.pt", "history.csv"
+RUN, BEST, LAST, HISTORY, SAMPLES = "run.json", "best.pt", "last.pt", "history.csv", "samples"
 SHORT = 8  # digits of the id in a folder's name
 FOLDER = re.compile(rf"seed(-?\d+)-([0-9a-f]{{{SHORT}}})(?:-(\d+))?")  # seed, id, number of the repetition
 RESUME = ("optimizers", "schedulers", "method_state", "rng")  # of a checkpoint, only in last.pt
@@ -93,6 +94,10 @@ class Files:
     @property
     def history(self) -> Path:
         return self.folder / HISTORY
+
+    def sample(self, epoch: int) -> Path:
+        """Path of a synthetic CT slice after an epoch, one of `sampled_epochs`; see `Validator.sample`."""
+        return self.folder / SAMPLES / f"{epoch}.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,7 +486,8 @@ def remove_run(folder: Path) -> TrainingRun:
 
 def size_bytes(run: TrainingRun) -> int:
     """Return the size of a training on disk, with its predictions."""
-    files = (*(run.folder / name for name in (RUN, BEST, LAST, HISTORY)), *run.predictions.glob("*"))
+    files = [run.folder / name for name in (RUN, BEST, LAST, HISTORY)]
+    files += [*(run.folder / SAMPLES).glob("*"), *run.predictions.glob("*")]
     return sum(path.stat().st_size for path in files if path.is_file())
 
 

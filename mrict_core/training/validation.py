@@ -16,6 +16,14 @@ from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores, to_
 from mrict_core.networks.layers import autocast
 from mrict_core.training.feature_cache import KEEP_MIB, RealSide
 
+SAMPLE_LEVEL = 0.6  # of the slices from inferior to superior
+
+
+def sample_item(dataset: PairedSlices) -> int:
+    """Return the slice that shows a training's progress: at `SAMPLE_LEVEL` of the first patient in its first plane."""
+    first = [item for item, row in enumerate(dataset.index) if row[:2] == dataset.index[0][:2]]
+    return first[round(SAMPLE_LEVEL * (len(first) - 1))]
+
 
 class Validator:
     """Scores a method's predictions on the validation patients, one batch in memory at a time.
@@ -76,15 +84,24 @@ class Validator:
         return row | {"output_sd_hu": float(np.mean([patient.sd_hu for patient in patients]))}
 
     def picture(self, method: Method) -> np.ndarray:
-        """Return MR, synthetic CT and CT of the first patient's middle slice side by side.  # (S, 3 S) uint8"""
-        batch = self.datasets[0][len(self.datasets[0]) // 2]
+        """Return MR, synthetic CT and CT of the slice of `sample` side by side.  # (S, 3 S) uint8"""
+        batch = self.datasets[0][sample_item(self.datasets[0])]
+        mr = batch.real_A[0, batch.real_A.shape[1] // 2].numpy()  # of a slab its own slice
+        shown = HuRange(*DISPLAY_WINDOWS_HU["wide"])
+        cts = [shown.to_unit(hu) for hu in (self.sample(method), self.window.to_hu(batch.real_B[0, 0].numpy()))]
+        return ((np.hstack([mr, *cts]) + 1) * 127.5).round().astype(np.uint8)
+
+    def sample(self, method: Method) -> np.ndarray:
+        """Return the synthetic CT of one validation slice, always the same; outside a masked method's mask it is air.
+
+        # => (S, S) int16, HU
+        """
+        batch = self.datasets[0][sample_item(self.datasets[0])]
+        method.generator.eval()
         fake_B = self.predict(method, batch.real_A)[0]
         if method.masked:
             fake_B = np.where(batch.mask[0, 0].numpy() > 0, fake_B, np.float32(-1))
-        mr = batch.real_A[0, batch.real_A.shape[1] // 2].numpy()  # of a slab its own slice
-        shown = HuRange(*DISPLAY_WINDOWS_HU["wide"])
-        cts = [shown.to_unit(self.window.to_hu(ct)) for ct in (fake_B, batch.real_B[0, 0].numpy())]
-        return ((np.hstack([mr, *cts]) + 1) * 127.5).round().astype(np.uint8)
+        return np.rint(self.window.to_hu(fake_B)).astype(np.int16)
 
     @torch.inference_mode()
     def predict(self, method: Method, real_A: Tensor) -> np.ndarray:
