@@ -15,6 +15,7 @@ BASELINES = {
     "baseline_rank_map": "MR values mapped to HU by rank",
 }
 DICE_LOW = 0.6  # below, much of the bone is missing or displaced
+DICE_GOOD = 0.85  # from here, what differs is mostly the outline
 FEW_TRAINED = 20  # patients; with fewer, more of them help most
 FEW_TESTED = 6  # patients; with fewer, no paired test can reach p < 0.05
 
@@ -30,6 +31,55 @@ def conclusion(records: Sequence[Record]) -> str:
     better = [b for b in baselines if b not in beaten]
     sentences = [_error(best, len(variants)), _against(beaten, better), _bone(best, baselines), _next(best, better)]
     return " ".join(filter(None, sentences))
+
+
+def headline(records: Sequence[Record]) -> str:
+    """Return the result in one sentence: best model, error, baselines, and what it misses."""
+    scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
+    variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
+    if not variants:
+        return "No model has a score."
+    best, rival = variants[0], baselines[0] if baselines else None
+    n = best["summary"]["all"]["mae_hu"]["n"]
+    where = "in the one held-out patient" if n == 1 else f"over {n} held-out patients"
+    error = f"{best['name']}{' is best' if len(variants) > 1 else ''}: {_text(best)} HU mean absolute error {where}"
+    if not rival:
+        against = "no baseline was scored"
+    else:
+        name = f"{BASELINES.get(rival['name'], rival['name'])} ({_text(rival)} HU)"
+        against = f"better than the best baseline, {name}" if _mean(best) < _mean(rival) else f"no better than {name}"
+    return f"{error}, {against}; {_missed(best)}."
+
+
+def _missed(best: Record) -> str:
+    dice = _mean(best, "dice_bone_250")
+    if dice is None:
+        return "bone was not judged, for there is none inside the mask"
+    if dice >= DICE_GOOD:
+        return f"bone is where it should be (Dice {_text(best, 'dice_bone_250')})"
+    part = "much" if dice < DICE_LOW else "part"
+    return f"it misses or displaces {part} of the bone (Dice {_text(best, 'dice_bone_250')})"
+
+
+def bone_verdict(records: Sequence[Record]) -> str:
+    """Return in words how well the best model makes bone; "" without a model that has a score."""
+    variants = sorted((r for r in records if r["kind"] == "variant" and _mean(r) is not None), key=_mean)
+    if not variants:
+        return ""
+    best = variants[0]
+    dice, bias, error = (_mean(best, metric) for metric in ("dice_bone_250", "me_bone_hu", "mae_bone_hu"))
+    if dice is None or error is None:
+        return "Not judged: the CTs have no bone above 250 HU inside the mask."
+    word = "Good" if dice >= DICE_GOOD else "Fair" if dice >= DICE_LOW else "Poor"
+    where = {
+        "Good": "bone is where it should be",
+        "Fair": "most bone is there, its outline is not exact",
+        "Poor": "much of the bone is missing or displaced",
+    }[word]
+    text = f"{word}: {where} (Dice {_text(best, 'dice_bone_250')} above 250 HU); error in bone {_text(best, 'mae_bone_hu')} HU"
+    if bias is None or abs(bias) < error / 4:
+        return f"{text}, without a clear bias."
+    return f"{text}, bone is {abs(bias):.0f} HU too {'soft' if bias < 0 else 'dense'} on average."
 
 
 def _mean(record: Record, metric: str = "mae_hu") -> float | None:
