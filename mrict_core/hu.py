@@ -80,7 +80,6 @@ DISPLAY_WINDOWS_HU = {  # (low, high)
     "soft": (-160.0, 240.0),  # also the window with which a viewer opens our DICOM series
     "bone": (-500.0, 1500.0),
     "brain": (0.0, 80.0),
-    "lung": (-1350.0, 150.0),
 }
 ERROR_LIMIT_HU = 500.0  # of the signed error's colours, the same in every figure
 SD_LIMIT_HU = 200.0  # of the colours of an ensemble's spread

@@ -21,6 +21,7 @@ from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import heading
 
 SCRIPTS = ("base", "charts", "tables", "cards", "volumes", "view", "profile", "browser", "start")  # in this order
+LUNG_HU = (-1350.0, 150.0)  # not in hu.py: no image is made with it, and predictions are recomputed when that file changes
 FOREIGN = re.compile(r"/\*!.*?\*/|https?://(?!www\.w3\.org/)[\w.-]+", re.DOTALL)  # w3.org: names of XML, not addresses
 
 
@@ -101,5 +102,5 @@ def _colours() -> dict[str, Any]:
     return {
         "error": [[round(255 * channel) for channel in table(k / 255)[:3]] for k in range(256)],
         "errorLimit": ERROR_LIMIT_HU,
-        "windows": DISPLAY_WINDOWS_HU,
+        "windows": DISPLAY_WINDOWS_HU | {"lung": LUNG_HU},
     }
