@@ -78,7 +78,10 @@ def page_data(count: int = 19, slices: int = 28, side: int = 64, patients: Seque
     names = [f"mk{k}" for k in range(count)]
     variants = [record(name, 100.0 + 12 * k, patients=patients) for k, name in enumerate(names)]
     baselines = [record(f"baseline_{k}", 190.0 + 9 * k, "baseline", patients=patients) for k in range(3)]
-    controls = [record(f"control_{k}", 150.0, "control", patients=patients) for k in ("black", "copy_of_mr", "bias_150", "shift_1")]
+    controls = [
+        record(f"control_{k}", 150.0, "control", patients=patients)
+        for k in ("black", "copy_of_mr", "bias_150", "shift_1")
+    ]
     records = sorted([*variants, *baselines], key=lambda r: r["summary"]["all"]["mae_hu"]["mean"])
     epochs = pd.DataFrame({"epoch": [1, 2, 3], "val_mae_hu": [300.0, 200.0, 210.0], "is_best": [True, True, False]})
     facts = [
@@ -109,8 +112,6 @@ def page_data(count: int = 19, slices: int = 28, side: int = 64, patients: Seque
         blindness=blindness([*records, *controls]),
         features=[{"variant": r["name"], **score} for r in records for score in r["features"]],
         corrections=[("by slice", "by patient")],
-        browser=[
-            (p, partial(browser_patient, p, [r["name"] for r in records], slices, side)) for p in patients
-        ],
+        browser=[(p, partial(browser_patient, p, [r["name"] for r in records], slices, side)) for p in patients],
         provenance={"made": "today", "versions": {"torch": "2"}},
     )

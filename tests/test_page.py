@@ -33,7 +33,9 @@ def test_the_page_of_the_default_suites_size_is_one_file_of_bounded_size(tmp_pat
     path = write_page(page_data(), tmp_path / "sub" / "index.html")
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
     assert path.stat().st_size < 13e6
-    without_slices = re.sub(r"<script type=\"application/octet-stream;base64\".*?</script>", "", path.read_text(), flags=re.S)
+    without_slices = re.sub(
+        r"<script type=\"application/octet-stream;base64\".*?</script>", "", path.read_text(), flags=re.S
+    )
     assert len(without_slices) < 5e6
 
 
@@ -41,7 +43,9 @@ def test_every_other_patient_has_a_file_beside_the_page_and_old_files_go(tmp_pat
     many = page_data(count=2, slices=4, side=24, patients=MANY)
     path = write_page(many, tmp_path / "index.html")
     page = path.read_text()
-    entries = {e["patient"]: e for e in json.loads(re.search(r"id=\"data-patients\">(.*?)</script>", page, flags=re.S)[1])}
+    entries = {
+        e["patient"]: e for e in json.loads(re.search(r"id=\"data-patients\">(.*?)</script>", page, flags=re.S)[1])
+    }
     assert set(entries) == set(MANY)
     inside = {e["role"]: name for name, e in entries.items() if not e["file"]}
     assert inside == {"worst": MANY[-1], "best": MANY[0], "median": MANY[14]}  # the error grows from patient to patient
@@ -73,10 +77,12 @@ def test_the_words_fit_the_number_of_patients(count, said, not_said):
 
 def test_the_result_stands_on_top_in_one_sentence(text):
     headline = re.search(r"<p class=\"headline\">(.*?)</p>", text)[1]
-    assert headline.startswith("mk0 is best: 105.0 HU mean absolute error over 3 held-out patients, better than the best")
+    assert headline.startswith(
+        "mk0 is best: 105.0 HU mean absolute error over 3 held-out patients, better than the best"
+    )
     assert "(Dice 0." in headline
     assert headline.count(". ") == 0
-    assert text.index("headline") < text.index("id=\"leaderboard\"")
+    assert text.index("headline") < text.index('id="leaderboard"')
     assert re.search(r"<b>Bone</b>: (Good|Fair|Poor): ", text)
 
 
@@ -208,7 +214,9 @@ def test_thinning_does_not_touch_the_error_that_is_told():
     """A checkerboard of ± 300 HU averages away in the picture; its MAE must not."""
     patient = browser_patient("1BA004", [], count=24, side=200)
     board = np.where((np.arange(200)[:, None] + np.arange(200)) % 2, 300.0, -300.0)
-    facts = slices.encode(dataclasses.replace(patient, scts={"mk1": patient.ct + board}), ["mk1"], max_bytes=50_000).facts
+    facts = slices.encode(
+        dataclasses.replace(patient, scts={"mk1": patient.ct + board}), ["mk1"], max_bytes=50_000
+    ).facts
     assert any("averaged" in note for note in facts["notes"])
     assert len(facts["mae"]["mk1"]) == facts["size"][0] == len(facts["z"])
     assert facts["mae"]["mk1"] == [pytest.approx(300.0)] * len(facts["z"])

@@ -197,7 +197,8 @@ def test_no_level_and_width_turn_the_picture_white_or_black(page, level, width):
     page.fill("#b-width", width)
     page.locator("#b-width").blur()
     greys = page.evaluate(
-        "() => { const c = document.getElementById('b-ct'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "() => { const c = document.getElementById('b-ct'), { width, height } = c;"
+        " const d = c.getContext('2d').getImageData(0, 0, width, height).data;"
         " let white = 0, dark = 0; for (let i = 0; i < d.length; i += 4) { white += d[i] === 255; dark += d[i] === 0; }"
         " return [white / (d.length / 4), dark / (d.length / 4)]; }"
     )
@@ -213,7 +214,7 @@ def test_panels_are_large_and_zoom(page):
     assert min(sizes) >= 380
     assert len(sizes) == 6
     before = picture(page, "ct")
-    page.get_by_role("button", name="zoom in").click()
+    page.locator('button.zoom[data-by="1.25"]').click()
     assert picture(page, "ct") != before
     assert page.locator("#b-zoom").inner_text() == "125 %"
 
@@ -263,7 +264,7 @@ def test_a_link_reproduces_the_view_and_every_patient_is_reached(browser, thirty
     wait_until(first, "location.hash.includes('b=baseline_1')")
     first.get_by_role("button", name="bone", exact=True).click()
     first.get_by_role("button", name="coronal").click()
-    first.get_by_role("button", name="zoom in").click()
+    first.locator('button.zoom[data-by="1.25"]').click()
     first.get_by_role("button", name="Profile line").click()
     shown = picture(first, "sct-b")
     second = context.new_page()

@@ -83,7 +83,9 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
     ranked = list(board.loc[board["kind"] == "variant", "name"])
     by_name = {record["name"]: record for record in variants}
     runs = {name: all_of_record(space, by_name[name]) for name in ranked}
-    predictors = {r["name"]: predictions_of(space, r, device) for r in variants} | baseline_predictions(store, split.train)
+    predictors = {r["name"]: predictions_of(space, r, device) for r in variants} | baseline_predictions(
+        store, split.train
+    )
     predictors = {name: predictors[name] for name in board["name"] if name in predictors}  # best first
     return PageData(
         title=TITLE,

@@ -76,7 +76,8 @@ def bone_verdict(records: Sequence[Record]) -> str:
         "Fair": "most bone is there, its outline is not exact",
         "Poor": "much of the bone is missing or displaced",
     }[word]
-    text = f"{word}: {where} (Dice {_text(best, 'dice_bone_250')} above 250 HU); error in bone {_text(best, 'mae_bone_hu')} HU"
+    overlap, size = _text(best, "dice_bone_250"), _text(best, "mae_bone_hu")
+    text = f"{word}: {where} (Dice {overlap} above 250 HU); error in bone {size} HU"
     if bias is None or abs(bias) < error / 4:
         return f"{text}, without a clear bias."
     return f"{text}, bone is {abs(bias):.0f} HU too {'soft' if bias < 0 else 'dense'} on average."

@@ -21,7 +21,10 @@ from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import heading
 
 SCRIPTS = ("base", "charts", "tables", "cards", "volumes", "view", "profile", "browser", "start")  # in this order
-LUNG_HU = (-1350.0, 150.0)  # not in hu.py: no image is made with it, and predictions are recomputed when that file changes
+LUNG_HU = (
+    -1350.0,
+    150.0,
+)  # not in hu.py: no image is made with it, and predictions are recomputed when that file changes
 FOREIGN = re.compile(r"/\*!.*?\*/|https?://(?!www\.w3\.org/)[\w.-]+", re.DOTALL)  # w3.org: names of XML, not addresses
 
 
@@ -58,10 +61,10 @@ def render(data: PageData) -> str:
 
 
 def _plotly() -> str:
-    """Return plotly's code, gzipped in base64 (a third of its size), without the hosts it names outside licence notices.
+    """Return plotly's code without the hosts it names (its cloud, maps, help pages), except in licence notices.
 
-    Those are of its cloud, maps and help pages. No chart of ours requests them and the page's policy forbids it; this is
-    a second safeguard.
+    No chart of ours requests them and the page's policy forbids it; this is a second safeguard. The code is gzipped, in
+    base64: a third of its size.
     """
     from plotly.offline import get_plotlyjs
 

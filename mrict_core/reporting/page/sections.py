@@ -45,24 +45,19 @@ def tested(data: PageData) -> int:
     return max((record["n"] for record in data.records), default=0)
 
 
-def number_of(p: float) -> str:
-    """Return a p value, small ones in scientific notation."""
-    return f"{p:.3g}"
-
-
 def _leaderboard(data: PageData) -> dict[str, Any]:
     if not len(data.board):
         raise Missing("nothing has been evaluated; run the notebooks")
     names = metrics.keys("leaderboard")
-    how = (
-        "Mean ± SD over {n} held-out patients, for the MAE with the 95 % patient bootstrap interval of the mean. From the "
-        "bias on, columns are means; their SD is in the clinical panel."
-        if (n := tested(data)) > 1
-        else "Values of the one held-out patient; one patient has no spread and no interval."
-    ).replace("{n}", str(n))
+    how = "Values of the one held-out patient; one patient has no spread and no interval."
+    if (n := tested(data)) > 1:
+        how = (
+            f"Mean ± SD over {n} held-out patients, for the MAE with the 95 % patient bootstrap interval of the mean. "
+            "From the bias on, columns are means; their SD is in the clinical panel."
+        )
     caption = (
-        f"{how} The best value of a column is bold. Click a heading to sort, best first; click a number or an i for its "
-        "definition."
+        f"{how} The best value of a column is bold. Click a heading to sort, best first; click a number or an i for its"
+        " definition."
     )
     table = summary_table(data, names, caption, extra=True)
     return {"tables": [table], "charts_after": ["leaderboard"], "notes": remarks(data.records, names)}
@@ -75,7 +70,10 @@ def _slices(data: PageData) -> dict[str, Any]:
     entries = patients.listed(data)
     inside = [entry for entry in entries if not entry["file"]]
     budget = slices.MAX_BYTES // len(inside)
-    found = {entry["patient"]: slices.encode(readers[entry["patient"]](), patients.priority(data), budget) for entry in inside}
+    found = {
+        entry["patient"]: slices.encode(readers[entry["patient"]](), patients.priority(data), budget)
+        for entry in inside
+    }
     first = found[inside[0]["patient"]]
     if not first.facts["names"]:
         raise Missing("; ".join(first.facts["notes"]) or "no model has a checkpoint to predict slices with")
@@ -93,7 +91,8 @@ def _slices(data: PageData) -> dict[str, Any]:
 def _named(inside: Sequence[Mapping[str, Any]]) -> str:
     """Return the patients inside the page in words."""
     return ", ".join(
-        f"{entry['role']} {entry['patient']}" + (f" ({number(entry['mae'], 'mae_hu')} HU)" if entry["mae"] is not None else "")
+        f"{entry['role']} {entry['patient']}"
+        + (f" ({number(entry['mae'], 'mae_hu')} HU)" if entry["mae"] is not None else "")
         for entry in inside
     )
 
@@ -110,12 +109,12 @@ def _comparisons(data: PageData) -> dict[str, Any]:
     }
     caption = f"{best} against every other model, paired by patient; p adjusted for all {len(frame)} pairs."
     n = tested(data)
-    lead = (
-        f"A difference of means can be chance. With {n} patients p cannot fall below {number_of(2 / 2**n)}, however clear "
-        "the images."
-        if n > 1
-        else "A difference of means can be chance. One patient allows no test."
-    )
+    lead = "A difference of means can be chance. One patient allows no test."
+    if n > 1:
+        lead = (
+            f"A difference of means can be chance. With {n} patients p cannot fall below {2 / 2**n:.3g}, however clear "
+            "the images."
+        )
     return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)], "lead": lead}
 
 

@@ -129,6 +129,9 @@ const browser = () => {
   // ------------------------------------------------ windows: no level and width may leave the picture all white or black
   const showWindow = () => {
     field.level.value = state.level; field.width.value = state.width; field.error.value = state.error;
+    showPreset();
+  };
+  const showPreset = () => {
     $$("button.window").forEach((button) => { const [low, high] = colours.windows[button.dataset.window]; button.setAttribute("aria-pressed", String(state.level === (low + high) / 2 && state.width === high - low)); });
   };
   const readWindow = () => {
@@ -136,6 +139,7 @@ const browser = () => {
     const width = number(field.width, HU_WIDTH, state.width), median = shown ? shown.facts.median_hu : 40;
     const level = clamp(number(field.level, HU_LEVEL, state.level), median - width / 2, median + width / 2); // half of the body is inside or below
     update({ level, width, error: number(field.error, ERROR_HU, state.error) });
+    showPreset();
   };
   const preset = ([low, high]) => { update({ level: (low + high) / 2, width: high - low }); showWindow(); };
 
