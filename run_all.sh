@@ -24,6 +24,11 @@ setup_venv() {
   local site
   site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   [ "$(cat "$site/mrict_core.pth" 2>/dev/null)" = "$PWD" ] || echo "$PWD" > "$site/mrict_core.pth"
+  # The command that `pip install .` makes; it still works after the folder has been moved.
+  if [ ! -e .venv/bin/mrict ]; then
+    printf '#!/bin/sh\nexec "${0%%/*}/python" -m mrict_core "$@"\n' > .venv/bin/mrict
+    chmod +x .venv/bin/mrict
+  fi
 }
 
 install_requirements() {

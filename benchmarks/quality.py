@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from samples import HOW_TO_GET, SAMPLES
 
 from mrict_core.data.cache.preprocess import in_plane_shapes, preprocess
@@ -423,7 +425,8 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     panels = list(dict.fromkeys(row["data"] for row in rows))
     shown_rows = {data: [row for row in rows if row["data"] == data and row["mae_hu"] is not None] for data in panels}
     heights = [max(2, len(own)) for own in shown_rows.values()]
-    drawn = style.new_figure(7.2, 1.4 + 0.19 * sum(heights), title="What matters in MK7", label="ablation")
+    height = 0.7 * len(panels) + 0.8 + 0.19 * sum(heights)
+    drawn = style.new_figure(style.PAGE_IN, height, title="What matters in MK7", label="ablation")
     axes = drawn.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
     for panel, (data, own) in zip(axes, shown_rows.items(), strict=True):
         for place, row in enumerate(own):
@@ -434,8 +437,15 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if own:
             panel.axvline(own[0]["mae_hu"], color=style.PALETTE["vermilion"], linewidth=0.7, zorder=0)
         panel.set_yticks(range(len(own)), [row["case"] for row in own])
-        panel.set(title=data, xlabel="mean absolute error in the mask (HU)", ylim=(max(2, len(own)) - 0.5, -0.5))
+        count = max((len(row.get("people_mae_hu") or ()) for row in own), default=0)
+        panel.set_title(textwrap.fill(f"{data}; n = {count} people" if count else data, 100), fontsize=8)
+        panel.set(xlabel="mean absolute error in the mask (HU)", ylim=(max(2, len(own)) - 0.5, -0.5))
         panel.grid(axis="x")
+    names = {"one seed": "o", "mean over seeds": "|"}
+    look = {"color": style.INK, "linestyle": "none"}
+    handles = [Line2D([], [], marker=marker, markersize=5, label=name, **look) for name, marker in names.items()]
+    handles.append(Line2D([], [], color=style.PALETTE["vermilion"], linewidth=0.7, label="reference"))
+    drawn.legend(handles=handles, loc="outside lower center", ncols=3)
     return drawn
 
 

@@ -93,12 +93,12 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
 @style.styled
 def figure(rows: list[dict[str, Any]]) -> Figure:
     """Draw seconds and memory over patients, side and batch, with the line of proportional cost."""
-    drawn = style.new_figure(7.2, 3.9, title="How cost grows", label="benchmark")
+    drawn = style.new_figure(style.PAGE_IN, 4.2, title=TITLE, label="benchmark")
     panels = drawn.subplots(2, len(AXES), sharex="col")
     for column, (axis, label) in zip(panels.T, AXES.items(), strict=True):
         points = [row for row in rows if row["axis"] == axis]
         x = [row["value"] for row in points]
-        for panel, name, unit in zip(column, ("seconds", "peak_mib"), ("seconds", "peak memory (MiB)"), strict=True):
+        for panel, name, unit in zip(column, ("seconds", "peak_mib"), ("time (s)", "peak memory (MiB)"), strict=True):
             y = [row[name] for row in points]
             power = 2 if axis == "side" else 1  # pixels grow with the square of the side
             line = [y[0] * (value / x[0]) ** power for value in x]
@@ -112,5 +112,5 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
             panel.grid(axis="y")
         column[0].set_title(points[0]["case"].replace(", ", "\n"))
         column[1].set_xlabel(label)
-    panels[0, 0].legend()
+    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 STARVED = (  # words of Python, torch, ITK and the dynamic linker
@@ -34,9 +35,15 @@ def passing(error: BaseException) -> bool:
     return by_system or starved(error) or isinstance(error, UnavailableError)
 
 
+def require(module: str, extra: str) -> None:
+    """Raise MrictError if an optional package is missing; extra: the one in pyproject.toml that installs it."""
+    if importlib.util.find_spec(module) is None:
+        raise MrictError(f'package {module} is not installed; expected it here; pip install "mrict-core[{extra}]"')
+
+
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> MrictError:
-    """Return the error for a name that is not in `allowed`; it suggests the nearest one."""
+    """Return the error for a name that is not in `allowed`; it suggests the nearest ones, at most three."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    near = [f"'{found}'" for found in difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
     return MrictError(f"unknown {kind} '{name}': {hint}allowed: {', '.join(allowed)}")

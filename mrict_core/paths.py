@@ -1,4 +1,8 @@
-"""Where everything is kept. All paths are made here, so that notebooks run from any working directory."""
+"""Where everything is kept. All paths are made here, so that notebooks run from any working directory.
+
+*Source* is only read: notebooks, parameters and starter models, beside the module in a checkout, inside it in an
+installed package. *Work* is all that is written: data, checkpoints and reports, in the work folder.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,13 @@ from pathlib import Path
 
 from mrict_core.errors import MrictError, unknown_name
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent  # the checkout; of an installed package: site-packages
+PACKAGED = ROOT / "mrict_core" / "packaged"  # made by the build of a wheel, see pyproject.toml
+INSTALLED = PACKAGED.is_dir()
+SOURCE = PACKAGED if INSTALLED else ROOT
+NOTEBOOKS, PARAMS, STARTERS = SOURCE / "notebooks", SOURCE / "params", SOURCE / "checkpoints"
+HOME = "MRICT_HOME"
+SUITE_COMMAND = "mrict suite" if INSTALLED else "./run_all.sh"
 PHANTOM = "phantom"
 REGIONS = ("brain", "pelvis", "HN", "TH", "AB")  # of SynthRAD; phantoms exist for the first two
 SPELLINGS = {  # of a region or body part, in lower-case letters => region
@@ -26,8 +36,24 @@ DEFAULT_RUN = "demo-phantom-brain"
 Folders = str | Path | Sequence[str | Path]  # one folder or several
 
 
+def work_root() -> Path:
+    """Folder of data, checkpoints and reports: `MRICT_HOME` (or `--workdir`), else the checkout, else the current one.
+
+    Raises MrictError for a file, and for the folder of installed packages.
+    """
+    folder = Path(os.environ.get(HOME) or (Path.cwd() if INSTALLED else ROOT)).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise MrictError(f"{shown(folder)}: a file; expected a work folder; give another --workdir, or set {HOME}")
+    if INSTALLED and folder.is_relative_to(ROOT):
+        raise MrictError(
+            f"{printable(folder)}: holds installed packages; expected a work folder; give --workdir, or set {HOME}"
+        )
+    return folder
+
+
 def _root(variable: str, folder: str) -> Path:
-    return Path(os.environ.get(variable) or ROOT / folder).expanduser().resolve()
+    given = os.environ.get(variable)
+    return Path(given).expanduser().resolve() if given else work_root() / folder
 
 
 def region_named(text: str) -> str:
@@ -36,24 +62,28 @@ def region_named(text: str) -> str:
 
 
 def pin_roots() -> None:
-    """Make the folders in the environment absolute, for processes with another working directory."""
+    """Put the folders and the module into the environment, for processes with another working directory."""
     for variable in ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS", "MRICT_WEIGHTS"):
         if os.environ.get(variable):
             os.environ[variable] = str(Path(os.environ[variable]).expanduser().resolve())
+    os.environ[HOME] = str(work_root())
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if not INSTALLED and str(ROOT) not in known:  # site-packages would come before Python's own modules
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), *known]))
 
 
 def data_root() -> Path:
-    """Folder of dataset caches and phantoms (`MRICT_DATA`, else `data/`)."""
+    """Folder of dataset caches and phantoms (`MRICT_DATA`, else `data/` in the work folder)."""
     return _root("MRICT_DATA", "data")
 
 
 def checkpoints_root() -> Path:
-    """Folder of trained networks (`MRICT_CHECKPOINTS`, else `checkpoints/`)."""
+    """Folder of trained networks (`MRICT_CHECKPOINTS`, else `checkpoints/` in the work folder)."""
     return _root("MRICT_CHECKPOINTS", "checkpoints")
 
 
 def reports_root() -> Path:
-    """Folder of tables and figures (`MRICT_REPORTS`, else `reports/`)."""
+    """Folder of tables and figures (`MRICT_REPORTS`, else `reports/` in the work folder)."""
     return _root("MRICT_REPORTS", "reports")
 
 
@@ -63,10 +93,10 @@ def printable(text: object) -> str:
 
 
 def shown(path: Path | str) -> str:
-    """Return a printable path, relative to the repository if inside it."""
+    """Return a printable path, relative to the checkout if inside it; of an installed package to the current folder."""
     path = Path(path)
     try:
-        return printable(path.resolve().relative_to(ROOT))
+        return printable(path.resolve().relative_to(Path.cwd() if INSTALLED else ROOT))
     except (ValueError, OSError, RuntimeError):  # outside, or a loop of links
         return printable(path)
 

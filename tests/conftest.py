@@ -50,6 +50,12 @@ def _scratch(tmp_path_factory):
             del os.environ[name]
 
 
+@pytest.fixture(autouse=True)
+def _no_starters(monkeypatch):
+    """Leave the packaged starter models out: most tests are about the models that they make themselves."""
+    monkeypatch.setattr("mrict_core.models.catalogue.STARTERS", Path("no starters"))
+
+
 def write_patient(folder: Path, seed: int, shape: tuple[int, int, int] = (40, 46, 10)) -> None:
     """Write mr, ct and mask of a small ball with a bright shell, a dark core and noise."""
     rng = np.random.default_rng(seed)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import platform
+import shlex
 import subprocess
 import sys
+from collections import namedtuple
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
 from tiny_models import run_of
 from typer.testing import CliRunner, Result
 
@@ -17,13 +24,15 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, all_variants
 from mrict_core.experiments.profiles import PROFILES
 from mrict_core.files import read_json
-from mrict_core.paths import ROOT, workspace
+from mrict_core.networks.weights import FILES
+from mrict_core.paths import ROOT, reports_root, work_root, workspace
 
 NAMES = [v.name for v in all_variants()]
-COMMANDS = (
-    *("variants", "phantom", "download", "preprocess", "train", "evaluate", "models", "import-checkpoint"),
-    *("synthesize", "challenge", "score", "compare", "leave-one-centre-out", "report", "suite"),
-)
+APP = typer.main.get_command(cli.app)
+COMMANDS = {  # words => command
+    **{name: command for name, command in APP.commands.items() if name != "notebooks"},
+    **{f"notebooks {name}": command for name, command in APP.commands["notebooks"].commands.items()},
+}
 
 
 def invoke(*arguments: str) -> Result:
@@ -58,9 +67,33 @@ def test_help_lists_the_commands_and_starts_without_torch():
     probe = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert probe.stdout == "[]\n"
     text = ok("--help")
-    assert [name for name in COMMANDS if name not in text] == []
-    for name in COMMANDS:
-        assert "Usage:" in ok(name, "--help")
+    assert len(COMMANDS) >= 20
+    assert [name for name in APP.commands if name not in text] == []
+
+
+@pytest.mark.parametrize("words", ["", "notebooks", *COMMANDS])
+def test_short_and_long_help_are_the_same(words):
+    text = ok(*words.split(), "-h")
+    assert "Usage:" in text
+    assert text == ok(*words.split(), "--help")
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_help_ends_with_an_example_that_parses(words):
+    command = COMMANDS[words]
+    said, start, *example = shlex.split(command.epilog)
+    assert (said, start) == ("Example:", "mrict")
+    assert example[: len(words.split())] == words.split()
+    command.make_context(words, example[len(words.split()) :])
+    assert " ".join(ok(*words.split(), "--help").split()).endswith(command.epilog)
+
+
+def test_completion_is_offered():
+    assert "--install-completion" in ok("--help")
+    done = subprocess.run(
+        [sys.executable, "-m", "mrict_core", "--show-completion", "bash"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "complete" in done.stdout
 
 
 def test_version():
@@ -103,12 +136,12 @@ def test_diff_shows_what_a_variant_changes(name):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "mk6_3_5"], "unknown variant 'mk6_3_5': did you mean 'mk6_3_4'?"),
+        (["train", "mk6_3_5"], "unknown variant 'mk6_3_5': did you mean 'mk6_3_4' or 'mk6_3_3' or 'mk6_3_2'?"),
         (["evaluate", "mk33"], "unknown variant 'mk33': did you mean 'mk3"),
-        (["variants", "--diff", "mk31"], "unknown variant 'mk31': did you mean 'mk3_1'?"),
+        (["variants", "--diff", "mk31"], "unknown variant 'mk31': did you mean 'mk3_1' or 'mk3' or 'mk1'?"),
         (["suite", "--variants", "readmee"], "unknown variant 'readmee'"),
         (["suite", "--variants", ","], "no variant in ','"),
-        (["train", "mk1", "--profile", "dmo"], "unknown profile 'dmo': did you mean 'demo'?"),
+        (["train", "mk1", "--profile", "dmo"], "unknown profile 'dmo': did you mean 'demo'"),
         (["preprocess", "--profile", "tiny"], f"unknown profile 'tiny': allowed: {', '.join(sorted(PROFILES))}"),
         (["phantom", "--profile", "smoke", "--region", "brian"], "unknown region 'brian': did you mean 'brain'?"),
         (
@@ -136,7 +169,9 @@ def test_wrong_names_say_what_is_allowed(space, cohort, arguments, expected):
         (["suite", "--jobs", "two"], "--jobs"),
         (["suite", "--jobs", "-1"], "--jobs"),
         (["train", "mk1", "--max-pairs", "-5"], "--max-pairs"),
-        (["trian", "mk1"], "trian"),
+        (["trian", "mk1"], "Did you mean 'train', 'variants'?"),
+        (["notebooks", "cpy"], "Did you mean 'copy'?"),
+        (["suite", "--profil", "demo"], "--profile, --protocol"),
     ],
 )
 def test_wrong_options_are_usage_errors(arguments, named):
@@ -151,7 +186,8 @@ def test_error_reaches_the_shell_as_one_line():
     result = shell("train", "mk6_3_5")
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: unknown variant 'mk6_3_5': did you mean 'mk6_3_4'? allowed: cyclegan_mk1, ")
+    assert line.startswith("error: unknown variant 'mk6_3_5': did you mean 'mk6_3_4' or ")
+    assert "? allowed: cyclegan_mk1, " in line
     result = shell("variants", "--jsn")
     assert (result.returncode, result.stdout) == (2, "")
     assert "--jsn" in result.stderr
@@ -177,6 +213,102 @@ def test_child_without_its_parent_offers_the_lineage(fresh_space, cohort):
     result = invoke("train", "mk6_0_1", "--profile", "smoke", "--data", str(cohort))
     assert isinstance(result.exception, MrictError), result.output
     assert "python -m mrict_core train mk6_0_1 --lineage" in str(result.exception)
+
+
+# ------------------------------------------------------------------------------------------------------ work folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--workdir", ""], "--workdir is empty; expected a folder"),
+        (["--workdir", "a file"], "a file: a file; expected a work folder"),
+    ],
+)
+def test_a_work_folder_is_a_folder(tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MRICT_HOME", "")
+    Path("a file").touch()
+    assert expected in error_of(*arguments, "models")
+
+
+def test_the_work_folder_holds_what_has_no_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MRICT_HOME", "")
+    monkeypatch.delenv("MRICT_DATA", raising=False)
+    monkeypatch.setenv("MRICT_REPORTS", "elsewhere")
+    assert work_root() == ROOT
+    ok("--workdir", "new", "phantom", "--profile", "smoke")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["data"]
+    assert reports_root() == tmp_path / "elsewhere"
+
+
+# ------------------------------------------------------------------------------------------------------------- doctor
+
+
+def test_doctor_says_what_is_there():
+    text = ok("doctor")
+    assert text.startswith(f"MRICT {__version__} (checkout), Python {platform.python_version()}, ")
+    assert f"torch {version('torch')}" in text
+    assert text.endswith("\nno problem found\n")
+    found = json.loads(ok("doctor", "--json"))
+    assert set(found["weights"]) == set(FILES)
+    assert found["memory_gb"]["total"] > 0
+
+
+def lacks(monkeypatch, package: str) -> None:
+    def of(name: str) -> str:
+        if name == package:
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("importlib.metadata.version", of)
+
+
+DISK = namedtuple("DISK", "total used free")(0, 0, 3e8)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            lambda patch: lacks(patch, "nibabel"),
+            "nibabel: not installed; expected >=5.3; pip install -U 'nibabel>=5.3'",
+        ),
+        (lambda patch: patch.setattr("importlib.metadata.version", lambda name: "1.0"), "torch: 1.0; expected >="),
+        (lambda patch: patch.setattr("shutil.disk_usage", lambda path: DISK), "0.3 GB free; expected 1 GB"),
+        (lambda patch: patch.setattr("os.access", lambda path, mode: False), "not writable; expected a folder of your"),
+        (lambda patch: patch.setattr("sys.version_info", (3, 10)), "expected 3.11 or newer"),
+        (lambda patch: patch.setitem(sys.modules, "torch", None), "torch cannot be imported ("),
+        (lambda patch: patch.setenv("MRICT_HOME", __file__), "a file; expected a work folder"),
+    ],
+    ids=["missing", "old", "disk", "read-only", "python", "torch", "workdir"],
+)
+def test_doctor_says_what_is_wrong(monkeypatch, change, line):
+    change(monkeypatch)
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    assert any(line in each for each in result.stdout.splitlines() if each.startswith("problem: ")), result.output
+
+
+def test_doctor_does_not_ask_for_extras(monkeypatch):
+    lacks(monkeypatch, "papermill")
+    assert "papermill missing" in ok("doctor")
+
+
+def test_doctor_does_not_tell_the_name_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "jane.doe"))
+    monkeypatch.setenv("MRICT_HOME", str(tmp_path / "jane.doe" / "work"))
+    text = ok("doctor")
+    assert "~/work (MRICT_HOME or --workdir)" in text
+    assert "jane.doe" not in text.replace(os.environ["MRICT_DATA"], "")
+
+
+def test_what_an_extra_brings_is_named_with_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert error_of("suite", "--only", "00") == (
+        'package papermill is not installed; expected it here; pip install "mrict-core[notebooks]"'
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ what it does

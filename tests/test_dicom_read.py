@@ -115,12 +115,15 @@ def test_lossless_jpeg_of_scanners(tmp_path, kind):
     np.testing.assert_array_equal(read_series(tmp_path).array, stored((65, 49, 3)))
 
 
-def test_compression_that_cannot_be_decoded(tmp_path):
+def test_compression_that_cannot_be_decoded(tmp_path, monkeypatch):
     """Lossy JPEG of twelve bits, a real file, given a place in the patient."""
     file = Path(shutil.copy(PYDICOM / "JPGExtended.dcm", tmp_path))
     placed = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
     retag(file, PixelSpacing=[1, 1], SliceThickness=1, **placed)
-    with pytest.raises(MrictError, match=r"pixels compressed as JPEG Extended .* cannot be decoded"):
+    with pytest.raises(MrictError, match=r"as JPEG Extended .* cannot be decoded; .*; export it uncompressed$"):
+        read_series(file, modality="")
+    monkeypatch.setattr("mrict_core.data.dicom.read.DECODERS", ("no_such_decoder",))
+    with pytest.raises(MrictError, match=r'pip install "mrict-core\[dicom\]", or export it uncompressed$'):
         read_series(file, modality="")
 
 

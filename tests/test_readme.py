@@ -13,7 +13,7 @@ from mrict_core.experiments.profiles import PROFILES
 from mrict_core.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TREE = README.split("## What is where")[1].split("```")[1]
+TREE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## What is where")[1].split("```")[1]
 
 
 def test_the_tree_lists_every_module_where_it_is():

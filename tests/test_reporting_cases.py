@@ -169,5 +169,5 @@ def test_the_lineage_names_seeds_and_a_missing_score():
     none = changed(page_data(count=1, slices=2, side=24).records[0] | {"name": "mk2"}, 2, nothing_known)
     figure = figures.lineage_figure(all_variants(), label="demo", records=[evaluation.combine_seeds(seeded()), none])
     texts = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert any("105.0 HU, 3 seeds" in text for text in texts)
+    assert any("105.0 (3 seeds)" in text for text in texts)
     assert any("no MAE" in text for text in texts)

@@ -16,7 +16,7 @@ from mrict_core import cli
 from mrict_core.paths import ROOT
 
 SCRIPTS = ("run_all.sh", "run_tests.sh", ".ci/run")
-TOOLS = ("bash", "cat", "cksum", "dirname", "awk", "df")
+TOOLS = ("bash", "cat", "chmod", "cksum", "dirname", "awk", "df")
 
 
 def script(path: Path, *lines: str) -> None:
@@ -166,6 +166,8 @@ def test_setup_only_runs_nothing_and_links_the_repository(clone):
     result = run(clone, "--setup-only")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert (clone / "site" / "mrict_core.pth").read_text() == f"{clone}\n"
+    done = subprocess.run([clone / ".venv" / "bin" / "mrict", "models", "a b"], capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["-m", "mrict_core", "models", "a b"]
 
 
 @pytest.mark.parametrize("form", ["--data {}", "--data={}", "--group-by {}.csv", "--group-by={}.csv"])

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
-from mrict_core import __version__
-from mrict_core.cli import challenge, download, experiments, models, results, synthesize
+from mrict_core import __version__, paths
+from mrict_core.cli import challenge, doctor, download, experiments, models, notebooks, results, synthesize
 from mrict_core.errors import MrictError, starved
 from mrict_core.paths import printable
 
 app = typer.Typer(
-    name="mrict_core",
+    name="mrict",
     help="Learn to synthesise CT from MRI, and say honestly how well.",
+    epilog="Example: mrict synthesize my_t1.nii.gz -o ct.nii.gz",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -59,30 +61,44 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    workdir: Annotated[
+        str | None,
+        typer.Option(
+            "--workdir",
+            metavar="DIR",
+            help="folder of data, checkpoints, reports; none: MRICT_HOME, else the checkout, else the current folder",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
-    pass
+    if workdir == "":
+        raise MrictError("--workdir is empty; expected a folder; name one, or leave --workdir out")
+    if workdir is not None:
+        os.environ[paths.HOME] = workdir
+        os.environ[paths.HOME] = str(paths.work_root())
 
 
-for command in (
-    experiments.variants,
-    experiments.phantom,
-    download.download,
-    experiments.preprocess,
-    experiments.train,
-    experiments.evaluate,
-    experiments.runs,
-    models.models,
-    models.publish,
-    models.import_checkpoint,
-    synthesize.synthesize,
-    challenge.challenge,
-    results.score,
-    experiments.leave_one_centre_out,
-    results.compare,
-    results.report,
-    results.suite,
+for command, example in (
+    (experiments.variants, "variants --diff mk6_3_4"),
+    (experiments.phantom, "phantom --profile demo --region pelvis"),
+    (download.download, "download synthrad2023-task1 --dest data/"),
+    (experiments.preprocess, "preprocess --data DIR --profile cpu"),
+    (experiments.train, "train mk7 --data DIR --profile cpu --minutes 20"),
+    (experiments.evaluate, "evaluate mk7 --data DIR --profile cpu"),
+    (experiments.runs, "runs"),
+    (models.models, "models --card starter-brain"),
+    (models.publish, "publish mk7 --half --to checkpoints/my-brain"),
+    (models.import_checkpoint, "import-checkpoint G.pth --as mk6_3_4"),
+    (synthesize.synthesize, "synthesize my_t1.nii.gz -o ct.nii.gz --qa qa.html"),
+    (challenge.challenge, "challenge --input /input --output /output --model mk7"),
+    (results.score, "score --ct ct.nii.gz --sct sct.nii.gz --mask mask.nii.gz"),
+    (experiments.leave_one_centre_out, "leave-one-centre-out mk7 --data DIR --profile cpu"),
+    (results.compare, "compare reports reports/runs/NAME --metric mae_hu"),
+    (results.report, "report --data DIR --profile cpu"),
+    (results.suite, "suite --data DIR --variants mk7,unet_l1"),
+    (doctor.doctor, "doctor --json"),
 ):
-    app.command(command.__name__.replace("_", "-"))(command)
+    app.command(command.__name__.replace("_", "-"), epilog=f"Example: mrict {example}")(command)
+app.add_typer(notebooks.app, name="notebooks")

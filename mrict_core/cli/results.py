@@ -126,7 +126,7 @@ def suite(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Train, and run the notebooks in order (called by ./run_all.sh). Exit status 1 if data were left out."""
+    """Train, and run the notebooks in order (./run_all.sh calls it). Exit status 1 if data were left out."""
     from mrict_core.experiments.profiles import MINUTES, check_budget
     from mrict_core.paths import shown
     from mrict_core.suite import left_out, run_suite

@@ -21,7 +21,7 @@ from mrict_core.models.folder import (
     read_model,
     read_scores,
 )
-from mrict_core.paths import ROOT, checkpoints_root, shown, some
+from mrict_core.paths import STARTERS, SUITE_COMMAND, checkpoints_root, shown, some
 from mrict_core.training.runs import unpublished
 
 if TYPE_CHECKING:
@@ -74,15 +74,22 @@ class Entry:
 def entries(root: Path | None = None, *, verify: bool = False) -> list[Entry]:
     """Return every published model: those with a name of their own, then by variant in order of declaration and date.
 
-    root: the folder of checkpoints; None: the suite's. verify: also check the hash of the weights. A damaged folder is
-    an entry with a `problem`.
+    root: the folder of checkpoints; None: the work folder's, and the packaged starter models unless it has its own of
+    that name. verify: also check the hash of the weights. A damaged folder is an entry with a `problem`.
     """
-    root = checkpoints_root() if root is None else Path(root)
     order = {variant.name: number for number, variant in enumerate(all_variants())}
-    named = {p.parent for name in (FACTS, WEIGHTS) for p in root.glob(f"*/{name}") if p.parent.name[0] != "."}
-    folders = {p.parent for name in (FACTS, WEIGHTS) for p in root.glob(f"*/*/{name}") if p.parent.name[0] != "."}
-    found = [_entry(folder, verify, folder.name if folder in named else "") for folder in sorted(named | folders)]
+    found = _below(checkpoints_root() if root is None else Path(root), verify)
+    if root is None:
+        own = {entry.own_name for entry in found}
+        found += [entry for entry in _below(STARTERS, verify, "starter-*") if entry.own_name not in own]
     return sorted(found, key=lambda e: (not e.own_name, order.get(e.variant, len(order)), e.variant, e.published))
+
+
+def _below(root: Path, verify: bool, names: str = "*") -> list[Entry]:
+    """Return the models in a folder of checkpoints; names: of the folders directly below it."""
+    named = {p.parent for name in (FACTS, WEIGHTS) for p in root.glob(f"{names}/{name}") if p.parent.name[0] != "."}
+    folders = {p.parent for name in (FACTS, WEIGHTS) for p in root.glob(f"{names}/*/{name}") if p.parent.name[0] != "."}
+    return [_entry(folder, verify, folder.name if folder in named else "") for folder in sorted(named | folders)]
 
 
 def _entry(folder: Path, verify: bool, own_name: str) -> Entry:
@@ -146,10 +153,9 @@ def for_region(region: str, root: Path | None = None) -> tuple[list[Entry], list
     if not fitting:
         where = shown(checkpoints_root() if root is None else root)
         lost = f" ({damaged[0].problem})" if damaged else ""
-        starter = ROOT / "checkpoints" / f"starter-{region}"
         raise MrictError(
             f"no published model for {region} in {where}{lost}; expected one; train and evaluate one on your data "
-            f"(./run_all.sh --data DIR --region {region}), or give --model {starter if is_model(starter) else 'NAME'}"
+            f"({SUITE_COMMAND} --data DIR --region {region}), or give --model NAME"
         )
     best_first = sorted(fitting, key=lambda e: (e.demo, e.mae_hu is None, e.mae_hu))
     return best_first, damaged
@@ -186,11 +192,11 @@ def find(spec: str | Path, root: Path | None = None) -> Path:
     MrictError if nothing matches, or more than one.
     """
     text = str(spec)
-    root = checkpoints_root() if root is None else Path(root)
     if (path := _as_path(text)) is not None:
         return path
     name, at, prefix = text.partition("@")
     every = entries(root)
+    root = checkpoints_root() if root is None else Path(root)
     for entry in every:
         if entry.own_name == text:
             if entry.problem:

@@ -237,8 +237,8 @@ def _sample_picture(store: SliceStore, split: Split, predictions: Predictions, n
 
     row = sample_rows(store, split.test, predictions)[0]
     oriented = store.protocol != "predecessor"
-    title = f"{name}: a held-out patient"
-    figure = sample_figure([row | {"patient": "held out"}], title=title, label=label, orientation=oriented)
+    title = f"{name}: one slice of a held-out patient"
+    figure = sample_figure([row | {"name": ""}], title=title, label=label, orientation=oriented)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
     return picture.getvalue()

@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane, sides
 from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import normalise_mr
-from mrict_core.hu import DISPLAY_WINDOWS_HU, LANDMARKS_HU, SD_LIMIT_HU
+from mrict_core.hu import AIR_FLOOR_HU, DISPLAY_WINDOWS_HU, LANDMARKS_HU, SD_LIMIT_HU
 from mrict_core.reporting import style
-from mrict_core.reporting.images import _hu, _mr, _outline
+from mrict_core.reporting.images import MR_LABEL, _hu, _inside, _mr, _outline
 
+SOFT = "soft-tissue\nwindow"
 HEIGHTS = (0.15, 0.38, 0.62, 0.85)  # of the body, of the axial slices shown
 
 
@@ -47,7 +48,9 @@ def case_figure(
     label: str,
     title: str = "Synthetic CT, not for clinical use",
 ) -> Figure:
-    """Return MR, synthetic CT and, if given, its uncertainty in three planes, with histograms in the body.
+    """Return MR, synthetic CT in two windows and, if given, its uncertainty in three planes, with histograms.
+
+    All of it is shown inside the body only.
 
     `hu`, `sd_hu`, `body`: (nx, ny, nz) on the grid of `mr`; `mr_range`: the MR values shown black and white.
     """
@@ -56,34 +59,35 @@ def case_figure(
     dz, dr, dc = order.spacing_mm(mr.affine)
     inside = order.to_slices(body)
     grey = normalise_mr(order.to_slices(mr.array), *mr_range)
-    stacks = {"MR": grey, "synthetic CT": order.to_slices(hu)}
+    made = _inside(order.to_slices(hu), inside, AIR_FLOOR_HU)
+    stacks = {"MR": _inside(grey, inside, -1), "synthetic CT\ninside the body": made, SOFT: made}
     if sd_hu is not None:
-        stacks["uncertainty (SD)"] = order.to_slices(sd_hu)
+        stacks["uncertainty"] = _inside(order.to_slices(sd_hu), inside, 0)
     views = {name: _views(stack, inside) for name, stack in stacks.items()}
     outlines = _views(inside, inside)
     spacings = [(dr, dc)] * len(HEIGHTS) + [(dz, dc), (dz, dr)]
-    figure = style.new_figure(10.2, 1.75 * len(stacks) + 2.6, title=title, label=label)
-    top, bottom = figure.add_gridspec(2, 1, height_ratios=[len(stacks), 1.05])
+    across = ["coronal", "sagittal"] if plane == "axial" else ["across", "across"]
+    titles = [f"{plane}\nheight {share:.0%}".replace("%", " %") for share in HEIGHTS] + across
+    marks = [sides(plane)] * len(HEIGHTS) + [sides(name) if plane == "axial" else "" for name in across]
+    figure = style.new_figure(style.PAGE_IN, 1.3 * len(stacks) + 2.5, title=title, label=label)
+    top, bottom = figure.add_gridspec(2, 1, height_ratios=[1.3 * len(stacks), 1.9])
     grid, below = top.subgridspec(len(stacks), len(spacings)), bottom.subgridspec(1, 2)
     for line, (name, pictures) in enumerate(views.items()):
         axes = [figure.add_subplot(grid[line, column]) for column in range(len(spacings))]
-        image = None
         for column, (axis, picture, spacing) in enumerate(zip(axes, pictures, spacings, strict=True)):
             if name == "MR":
-                _mr(axis, picture, sides(plane) if column < len(HEIGHTS) else "", spacing)
+                image, unit = _mr(axis, picture, marks[column], spacing), MR_LABEL
                 _outline(axis, outlines[column], style.BODY_COLOUR)
+            elif name == "uncertainty":
+                image, unit = _hu(axis, picture, "wide", spacing), "SD (HU)"
+                image.set(cmap="magma", clim=(0, SD_LIMIT_HU))
             else:
-                image = _hu(axis, picture, "wide", spacing)
-                if name != "synthetic CT":
-                    image.set(cmap="magma", clim=(0, SD_LIMIT_HU))
+                image, unit = _hu(axis, picture, "soft" if name == SOFT else "wide", spacing), "HU"
         axes[0].set_ylabel(name)
-        if image is not None:
-            figure.colorbar(image, ax=axes, label="HU", aspect=18, pad=0.01, extend="both")
+        figure.colorbar(image, ax=axes, label=unit, aspect=14, pad=0.01, extend="both")
         if line == 0:
-            across = ["coronal", "sagittal"] if plane == "axial" else ["across", "across"]
-            titles = [f"{plane}, height {share:.0%}" for share in HEIGHTS] + across
-            for axis, title in zip(axes, titles, strict=True):
-                axis.set_title(title)
+            for axis, text in zip(axes, titles, strict=True):
+                axis.set_title(text, fontsize=8)
     _histogram(figure.add_subplot(below[0]), hu[body])
     _second(figure.add_subplot(below[1]), sd_hu, body, mr, mr_range)
     return figure
@@ -127,7 +131,7 @@ def _second(axis: Axes, sd_hu: np.ndarray | None, body: np.ndarray, mr: Volume, 
 def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, labels: dict[str, str]) -> str:
     """Return a self-contained page: verdict, picture, findings, and how the image was made."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mrict_core.reporting.page"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -161,7 +165,7 @@ def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any], la
 
     `labels`: the case's labels on the page, {"MR": its file's name, ...}.
     """
-    label = " + ".join(f"{model['variant']} ({model['profile']})" for model in facts["models"])
+    label = " + ".join(f"{model['variant']} (profile {model['profile']})" for model in facts["models"])
     sd, body = synthesis.sd_hu, synthesis.body
     title = f"{facts['verdict'].capitalize()}: synthetic CT, not for clinical use"
     figure = case_figure(mr, synthesis.hu, sd, body, mr_range=synthesis.facts["mr_range"], label=label, title=title)

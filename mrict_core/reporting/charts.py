@@ -33,7 +33,7 @@ Panel = tuple[str, str, tuple[Line, ...]]  # title, y label, lines
 LOSSES: tuple[Panel, ...] = (
     (
         "generator",
-        "loss (terms before weighting)",
+        "loss, terms unweighted",
         (
             ("loss_g", "total", style.INK),
             ("loss_g_gan", "adversarial", BLUE),
@@ -45,7 +45,7 @@ LOSSES: tuple[Panel, ...] = (
     ),
     (
         "discriminator",
-        "loss (terms before weighting)",
+        "loss, terms unweighted",
         (("loss_d", "total", style.INK), ("loss_d_gan", "adversarial", BLUE), ("loss_gp", "gradient penalty", ORANGE)),
     ),
     (
@@ -95,22 +95,25 @@ def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
         raise MrictError(f"variant '{name}' has no training history to draw; train it first")
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = style.new_figure(2.65 * columns, 2.05 * lines + 0.4, title=f"{name}: training", label=label)
+    legends = [math.ceil(len(found) / 2) for _, _, found in panels]  # their rows
+    rows = [max(legends[start : start + columns]) for start in range(0, len(panels), columns)]
+    width = style.COLUMN_IN if columns == 1 else style.PAGE_IN
+    figure = style.new_figure(width, 1.9 * lines + 0.16 * sum(rows) + 0.35, title=f"{name}: training", label=label)
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     best = _best_epoch(history)
-    for axis, (title, unit, found) in zip(axes, panels, strict=False):
+    for place, (axis, (title, unit, found)) in enumerate(zip(axes, panels, strict=False)):
         _curves(axis, history, found)
-        axis.set(title=title, ylabel=unit, xlabel="epoch")
+        axis.set_title(title, pad=_above(rows[place // columns]))
+        axis.set(ylabel=unit, xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if title == "learning rate" or _wide(history[[column for column, _, _ in found]]):
             axis.set_yscale("log")
-        if any(legend for _, legend, _ in found):
-            _legend_above(axis, math.ceil(len(found) / 2))
         axis.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         if best is not None:
             axis.axvline(best, color=style.FAINT, linewidth=0.9, linestyle=":", zorder=0)
             if found[0][0] == "val_mae_hu":
                 _mark_best(axis, history, best)
+        _legend_above(axis)
     for axis in axes[len(panels) :]:
         axis.remove()
     return figure
@@ -120,23 +123,28 @@ def curves_figure(history: pd.DataFrame, name: str, *, label: str) -> Figure:
 def steps_figure(steps: pd.DataFrame, *, title: str, label: str) -> Figure:
     """Return the numbers of single steps, from `training.few_steps`; panels without a column are left out."""
     panels = [panel for panel in SINGLE_STEPS if panel[3][0][0] in steps]
-    figure = style.new_figure(max(4.5, 2.4 * len(panels)), 2.3, title=title, label=label)
+    width = style.COLUMN_IN if len(panels) == 1 else style.PAGE_IN
+    rows = max(sum(legend != "" for _, legend, _ in lines) for *_, lines in panels)  # of legends
+    figure = style.new_figure(width, 2.3 + 0.16 * rows, title=title, label=label)
     for axis, (name, unit, x, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for column, legend, colour in lines:
             known = steps.dropna(subset=[column])
             axis.plot(known[x], known[column], color=colour, label=legend, marker="o", markersize=2.6)
-        axis.set(title=name, ylabel=unit, xlabel=X_LABELS[x])
+        axis.set_title(name, pad=_above(rows))
+        axis.set(ylabel=unit, xlabel=X_LABELS[x])
         axis.xaxis.set_major_locator(MaxNLocator(integer=x == "step", nbins=6))
         axis.grid(axis="y")
-        if len(lines) > 1:
-            _legend_above(axis, 1)
+        _legend_above(axis, columns=1)
     return figure
 
 
 def _panels() -> tuple[Panel, ...]:
     rows = map(metrics.metric, metrics.keys("validation"))
     names = {row: f"val_{row.key.removeprefix('predecessor_')}" for row in rows}  # in the history
-    validation = ((f"validation: {row.title}", row.heading, ((name, "", style.INK),)) for row, name in names.items())
+    validation = (
+        (f"validation: {row.heading.split(' (')[0]}", row.heading, ((name, "", style.INK),))
+        for row, name in names.items()
+    )
     return (*LOSSES, *validation, STEPS)
 
 
@@ -172,19 +180,22 @@ def _curves(axis: Axes, history: pd.DataFrame, lines: Sequence[Line]) -> None:
     axis.grid(axis="y")
 
 
-def _legend_above(axis: Axes, rows: int) -> None:
-    """Put the legend above the curves, leaving space for its rows."""
-    scale = axis.yaxis.get_transform()
-    low, high = scale.transform(axis.get_ylim())
-    axis.set_ylim(top=float(scale.inverted().transform(high + (0.05 + 0.14 * rows) * (high - low))))
-    axis.legend(loc="upper left", ncols=2, handlelength=1.2, columnspacing=0.8, borderaxespad=0.1)
+def _above(rows: int) -> float:
+    """Return the distance of a title from its axes in points, with space for a legend of some rows between them."""
+    return 5 + 10.5 * rows
+
+
+def _legend_above(axis: Axes, columns: int = 2) -> None:
+    """Put the legend between the curves and the title, if a curve has a name."""
+    handles, names = axis.get_legend_handles_labels()
+    if names:
+        axis.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
 
 
 def _mark_best(axis: Axes, history: pd.DataFrame, best: int) -> None:
     value = float(history.loc[history["epoch"] == best, "val_mae_hu"].iloc[0])
     label = f"best: {metrics.metric('mae_hu').text(value)} HU, epoch {best}"
     axis.plot([best], [value], marker="D", color=RED, markersize=5, linestyle="none", label=label)
-    _legend_above(axis, 1)
 
 
 @style.styled
@@ -198,7 +209,9 @@ def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> F
     if board.empty:
         raise MrictError("no metrics to show; evaluate a variant first")
     by_name = {record["name"]: record for record in records}
-    figure = style.new_figure(6.6, 0.24 * len(board) + 1.2, title="Masked MAE of held-out patients", label=label)
+    count = style.counted(max(len(record["patients"]) for record in records), "held-out patient")
+    title = f"Masked MAE of {count}"
+    figure = style.new_figure(style.PAGE_IN, 0.24 * len(board) + 1.3, title=title, label=label)
     axis, mae = figure.subplots(), metrics.metric("mae_hu")
     for place, row in enumerate(board.itertuples()):
         baseline = row.kind == "baseline"
@@ -220,7 +233,9 @@ def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> F
     axis.set_yticks(range(len(board)), [shown_name(by_name[name]) for name in board["name"]])
     axis.set_xlim(left=0)
     axis.grid(axis="x")
-    axis.text(1.015, -0.75, "mean", transform=axis.get_yaxis_transform(), va="center", fontsize=7, color=style.FAINT)
+    axis.text(
+        1.015, -0.75, "mean (HU)", transform=axis.get_yaxis_transform(), va="center", fontsize=7, color=style.FAINT
+    )
     if any(map(_seed_means, records)):
         axis.plot([], [], **SEED_LOOK, label="mean of one seed")
     _centre_legend(axis, {row["centre"] for record in records for row in record["patients"]})
@@ -260,7 +275,7 @@ def histogram_figure(store: SliceStore, *, label: str, bins: int = 64) -> Figure
             values = np.asarray(getattr(slices, role), np.float32)[np.asarray(mask) > 0]
             found, _ = np.histogram(values.clip(edges[role][0], edges[role][-1]), edges[role])
             counts[role, store.centre(patient)] = counts.get((role, store.centre(patient)), 0) + found
-    figure = style.new_figure(6.6, 2.6, title="Intensities by centre", label=label)
+    figure = style.new_figure(style.PAGE_IN, 2.8, title="Intensities by centre", label=label)
     axes = figure.subplots(1, 2)
     for axis, role in zip(axes, ("mr", "ct"), strict=True):
         for centre in sorted({c for r, c in counts if r == role}):
@@ -268,13 +283,13 @@ def histogram_figure(store: SliceStore, *, label: str, bins: int = 64) -> Figure
             density = found / max(1, found.sum()) / np.diff(edges[role])
             colour = style.CENTRE_COLOURS[centre]
             axis.stairs(density, edges[role], color=colour, label=f"centre {centre}", baseline=None)
-        axis.legend()
         axis.grid(axis="y")
     axes[0].set(title="MR inside the body mask", xlabel="normalised MR", ylabel="density")
     axes[1].set(
-        title="CT inside the scoring mask", xlabel="HU (values beyond are in the end bins)", ylabel="density (log)"
+        title="CT inside the scoring mask", xlabel="HU (values beyond are in the end bins)", ylabel="density (1/HU)"
     )
     axes[1].set_yscale("log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 
@@ -285,18 +300,22 @@ def cohort_figure(store: SliceStore, split: Split | None = None, *, label: str) 
     centres = sorted({store.centre(patient) for patient in store.patients})
     groups = {c: [p for p in store.patients if store.centre(p) == c] for c in centres}
     longest, counts = max(len(group) for group in groups.values()), store.counts()
-    title = f"Cohort: {len(store.patients)} patients, {sum(counts.values())} slices"
-    figure = style.new_figure(2.2 * max(2, len(centres)) + 0.4, 0.19 * longest + 1.25, title=title, label=label)
+    title = f"Cohort: {style.counted(len(store.patients), 'patient')}, {style.counted(sum(counts.values()), 'slice')}"
+    figure = style.new_figure(style.PAGE_IN, 0.19 * longest + 1.3, title=title, label=label)
     axes = figure.subplots(1, len(centres), squeeze=False, sharex=True)[0]
     for axis, (centre, patients) in zip(axes, groups.items(), strict=True):
         numbers = [counts[patient] for patient in patients]
         colours = [SET_COLOURS[sets.get(patient, "")] for patient in patients]
         axis.barh(range(len(patients)), numbers, color=colours, height=0.72)
         for place, number in enumerate(numbers):
-            axis.text(number, place, f" {number}", va="center", fontsize=6.5)
+            axis.text(number, place, f" {number}", va="center", fontsize=style.SMALLEST_PT)
         axis.set_yticks(range(len(patients)), patients)
         axis.tick_params(axis="y", length=0)
-        axis.set(title=f"centre {centre}: {len(patients)} patients", xlabel="slices", ylim=(longest - 0.4, -0.6))
+        axis.set(
+            title=f"centre {centre}: {style.counted(len(patients), 'patient')}",
+            xlabel="slices",
+            ylim=(longest - 0.4, -0.6),
+        )
         axis.spines["left"].set_visible(False)
         axis.margins(x=0.18)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
@@ -318,10 +337,11 @@ def joint_histogram_figure(
     x, y = np.asarray(mr, np.float64)[inside], np.asarray(ct, np.float64)[inside]
     low, high = DISPLAY_WINDOWS_HU["wide"]
     top = float(np.quantile(x, 0.999))
-    figure = style.new_figure(4.6, 3.6, title="MR value and HU of the same voxels", label=label)
+    figure = style.new_figure(style.PAGE_IN, 4.2, title="MR value and HU of the same voxels", label=label)
     axis = figure.subplots()
     counts, edges_x, edges_y = np.histogram2d(x, y, bins, ((0, top), (low, high)))
-    image = axis.pcolormesh(edges_x, edges_y, np.log10(counts.T + 1), cmap="magma_r", rasterized=True)
+    shown = np.ma.masked_equal(counts.T, 0)  # no voxel: white
+    image = axis.pcolormesh(edges_x, edges_y, np.ma.log10(shown), cmap="viridis_r", rasterized=True)
     axis.set(xlabel="MR (arbitrary units)", ylabel="CT (HU)", xlim=(0, top), ylim=(low, high))
     tissues = {f"bone, > {BONE_ABOVE_HU:g} HU": y > BONE_ABOVE_HU, f"air, < {AIR_BELOW_HU:g} HU": y < AIR_BELOW_HU}
     for name, chosen in tissues.items():
@@ -329,6 +349,8 @@ def joint_histogram_figure(
             tip = np.clip(np.median(x[chosen]), 0, top), np.clip(np.median(y[chosen]), low, high)
             text = f"{name}: {100 * chosen.mean():.2g} % of the voxels,\nmedian MR {tip[0]:.0f}, CT {tip[1]:.0f} HU"
             look = {"arrowprops": {"arrowstyle": "->", "lw": 0.8}, "bbox": {"fc": "white", "ec": "none", "alpha": 0.7}}
-            axis.annotate(text.replace("-", "−"), tip, (0.45 * top, tip[1]), va="center", fontsize=6.5, **look)
-    figure.colorbar(image, ax=axis, label="voxels, log10(n + 1)")
+            axis.annotate(
+                text.replace("-", "−"), tip, (0.45 * top, tip[1]), va="center", fontsize=style.SMALLEST_PT, **look
+            )
+    figure.colorbar(image, ax=axis, label="voxels, log10(n)")
     return figure

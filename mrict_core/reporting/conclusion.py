@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrict_core import metrics
+from mrict_core.paths import SUITE_COMMAND
 
 Record = Mapping[str, Any]
 CONCLUSION = "conclusion.md"
@@ -141,7 +142,7 @@ def _next(best: Record, better: Sequence[Record]) -> str:
     """Return what to try next: the first that applies, and for a model better than the baselines what helps bone."""
     context = best["context"]
     if context.get("data") == "embedded phantoms":
-        return "These are phantoms: try your own patients next (./run_all.sh --data DIR)."
+        return f"These are phantoms: try your own patients next ({SUITE_COMMAND} --data DIR)."
     advice = []
     if better:
         advice = ["look at figures/00_pairs.png, where MR and CT of a patient must lie on each other", _longer(context)]

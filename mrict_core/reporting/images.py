@@ -8,22 +8,24 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 
 from mrict_core.data.images.orders import sides
 from mrict_core.errors import MrictError
-from mrict_core.hu import ERROR_LIMIT_HU
+from mrict_core.hu import AIR_FLOOR_HU, ERROR_LIMIT_HU
 from mrict_core.reporting import style
 
 # patient, z, spacing_mm (rows, columns) and 2-D arrays of one shape: mr in [-1, 1]; sct, ct in HU; mask, body
 Row = Mapping[str, Any]
-HU_LABEL = "HU"
-ERROR_LABEL = "sCT − CT (HU)"
+ERROR_LABEL, MR_LABEL = "sCT − CT (HU)", "normalised MR"
+WINDOWS = {"wide": "HU", "soft": "HU, soft tissue"}  # display window: label of its colour bar
+PANELS = ("MR", "synthetic CT", "CT, mask outlined", "signed error", "synthetic CT,\nsoft tissue", "CT, soft tissue")
 _SHOWN = ("mr", "ct", "mask")
 _MARGIN_PX = 4
-_COLUMNS = 6  # of the comparison, MR and CT included
+_COLUMNS = 8  # of the comparison, MR and CT included
 _BAR_MM = (100, 50, 20, 10, 5)  # lengths a scale bar may have
 _BAR_SHARE = 0.4  # of the panel's width, at most
 _MARKED = (  # x, y and alignment of the marks at the left, right, top and bottom
@@ -33,109 +35,119 @@ _MARKED = (  # x, y and alignment of the marks at the left, right, top and botto
 
 
 @style.styled
-def sample_figure(
-    rows: Sequence[Row], *, title: str, label: str, window: str = "wide", orientation: bool = True
-) -> Figure:
-    """Return MR | sCT | CT | signed HU error, one line per row.
+def sample_figure(rows: Sequence[Row], *, title: str, label: str, orientation: bool = True) -> Figure:
+    """Return MR, synthetic CT and CT, the signed error, and both CTs in the soft-tissue window.
 
-    `rows`: patient, z, spacing_mm, mr, sct, ct, mask. The error is shown inside the mask, at ±500 HU in every figure.
+    Several rows take one line each; a single one takes two lines of large pictures. Everything is shown inside the mask
+    only; the error at ±500 HU in every figure.
+
+    `rows`: patient, z, spacing_mm, mr, sct, ct, mask; `name` instead of patient and z, if a row has it.
     `orientation=False` omits the marks of the patient's sides, for slices that were never reoriented; a row's `plane`
     decides which they are (none: axial).
     """
     _check(rows, (*_SHOWN, "sct"))
     boxes = _boxes([row["mask"] for row in rows])
-    height, width = _extent(boxes[0])
-    panel = 1.75
-    figure = style.new_figure(4 * panel + 0.4, len(rows) * panel * height / width + 0.95, title=title, label=label)
-    axes = figure.subplots(len(rows), 4, squeeze=False)
-    for line, row, box in zip(axes, rows, boxes, strict=True):
-        mask = row["mask"][box] > 0
-        _mr(line[0], row["mr"][box], _sides(row, orientation), row["spacing_mm"])
-        line[0].set_ylabel(f"{row['patient']}\nslice {row['z']}")
-        sct = _hu(line[1], row["sct"][box], window, row["spacing_mm"])
-        _hu(line[2], row["ct"][box], window, row["spacing_mm"])
-        _outline(line[2], mask, style.MASK_COLOUR)
-        error = _error(line[3], row["sct"][box], row["ct"][box], mask, row["spacing_mm"])
-        line[3].set_xlabel(_mae_text(row["sct"], row["ct"], row["mask"]), labelpad=2)
-    for axis, name in zip(axes[0], ("MR", "synthetic CT", "CT (scoring mask outlined)", "signed error"), strict=True):
-        axis.set_title(name)
-    _colour_bar(figure, sct, axes[:, 1:3], HU_LABEL, aspect=45)
-    _colour_bar(figure, error, axes[:, 3:], ERROR_LABEL, aspect=22)
+    large = len(rows) == 1
+    columns = 3 if large else len(PANELS)
+    lines = len(rows) * len(PANELS) // columns
+    tall = (style.PAGE_IN - 1.1) / columns * _ratio(rows, boxes)
+    height = 2 * (tall + 0.75) + 0.3 if large else lines * (tall + 0.25) + 0.9
+    figure = style.new_figure(style.PAGE_IN, height, title=title, label=label, close=True)
+    panels = figure.subplots(lines, columns, squeeze=False).reshape(len(rows), len(PANELS))
+    for (mr, sct, ct, error, soft_sct, soft_ct), row, box in zip(panels, rows, boxes, strict=True):
+        spacing_mm, mask = row["spacing_mm"], row["mask"][box] > 0
+        grey = _mr(mr, _inside(row["mr"][box], mask, -1), _sides(row, orientation), spacing_mm)
+        mr.set_ylabel(row.get("name", f"{row['patient']}\nslice {row['z']}"))
+        made, true = (_inside(row[role][box], mask, AIR_FLOOR_HU) for role in ("sct", "ct"))
+        wide = _hu(sct, made, "wide", spacing_mm)
+        _hu(ct, true, "wide", spacing_mm)
+        _outline(ct, mask, style.MASK_COLOUR)
+        signed = _error(error, made, true, mask, spacing_mm)
+        soft = _hu(soft_sct, made, "soft", spacing_mm)
+        _hu(soft_ct, true, "soft", spacing_mm)
+        error.set_title(_mae_text(row["sct"], row["ct"], row["mask"]), fontsize=style.SMALLEST_PT)
+    for axis, name in zip(panels[0], PANELS, strict=True):
+        axis.set_title("\n".join(filter(None, (name, axis.get_title()))), fontsize=8)
+    _colour_bar(figure, grey, panels[:, 0], MR_LABEL)
+    _colour_bar(figure, wide, panels[:, 1:3], WINDOWS["wide"])
+    _colour_bar(figure, signed, panels[:, 3], ERROR_LABEL)
+    _colour_bar(figure, soft, panels[:, 4:], WINDOWS["soft"])
     return figure
 
 
 @style.styled
 def comparison_figure(
-    row: Row,
-    scts: Mapping[str, np.ndarray],
-    *,
-    label: str,
-    window: str = "wide",
-    orientation: bool = True,
-    across: str = "variants",
+    row: Row, scts: Mapping[str, np.ndarray], *, label: str, orientation: bool = True, across: str = "variants"
 ) -> Figure:
-    """Return one slice across variants: every synthetic CT above its signed error, next to MR and CT.
+    """Return one slice across variants: every synthetic CT in two windows above its signed error, next to MR and CT.
 
-    `row`: patient, z, spacing_mm, mr, ct, mask; `scts`: {variant: HU (S, S)} in the order to show. across: what is
-    compared, for the title.
+    Everything is shown inside the mask only. `row`: patient, z, spacing_mm, mr, ct, mask; `scts`: {variant: HU (S, S)}
+    in the order to show. across: what is compared, for the title.
     """
     if not scts:
         raise MrictError("the comparison needs at least one variant's synthetic CT")
     _check(
         [{**row, "patient": f"{row['patient']}, {name}", "sct": sct} for name, sct in scts.items()], (*_SHOWN, "sct")
     )
-    mr, ct, mask, spacing_mm = row["mr"], row["ct"], row["mask"], row["spacing_mm"]
-    box = _boxes([mask])[0]
-    inside = mask[box] > 0
+    spacing_mm, box = row["spacing_mm"], _boxes([row["mask"]])[0]
+    mask = row["mask"][box] > 0
     bands = math.ceil((len(scts) + 2) / _COLUMNS)
     columns = math.ceil((len(scts) + 2) / bands)
-    panel = 1.5
-    tall = (panel - 0.06) * _extent(box)[0] / _extent(box)[1]
+    width_in = style.COLUMN_IN if columns <= 3 else style.PAGE_IN
+    tall = (width_in - 0.2) / columns * _ratio([row], [box])
     title = f"{row['patient']}, slice {row['z']}: the same slice across {across}"
-    figure = style.new_figure(columns * panel + 0.1, bands * (2 * tall + 0.45) + 0.22, title=title, label=label)
-    axes = figure.subplots(2 * bands, columns, squeeze=False)
+    figure = style.new_figure(width_in, bands * (3 * tall + 0.45) + 0.4, title=title, label=label)
+    parts = figure.subfigures(bands, 1, squeeze=False)[:, 0]
+    axes = np.concatenate([part.subplots(3, columns, squeeze=False) for part in parts], axis=1)  # (3, all pictures)
     for axis in axes.flat:
         axis.set_axis_off()
-    _mr(axes[0, 0], mr[box], _sides(row, orientation), spacing_mm)
-    axes[0, 0].set_title("MR")
-    hu = _hu(axes[0, 1], ct[box], window, spacing_mm)
-    _outline(axes[0, 1], inside, style.MASK_COLOUR)
-    axes[0, 1].set_title("CT")
-    for place, (name, sct) in enumerate(scts.items(), start=2):
-        band, column = divmod(place, columns)
-        upper, lower = axes[2 * band, column], axes[2 * band + 1, column]
-        _hu(upper, sct[box], window, spacing_mm)
-        upper.set_title(name)
-        error = _error(lower, sct[box], ct[box], inside, spacing_mm)
-        lower.set_xlabel(_mae_text(sct, ct, mask), labelpad=2)
-    _inset_bar(figure, hu, axes[1, 0], HU_LABEL)
-    _inset_bar(figure, error, axes[1, 1], ERROR_LABEL)
+    for part in parts:
+        part.get_layout_engine().set(h_pad=0.02, w_pad=0.02)
+    _mr(axes[0, 0], _inside(row["mr"][box], mask, -1), _sides(row, orientation), spacing_mm)
+    axes[0, 0].set_title("MR", fontsize=style.SMALLEST_PT)
+    true = _inside(row["ct"][box], mask, AIR_FLOOR_HU)
+    wide, soft = (_hu(axes[line, 1], true, window, spacing_mm) for line, window in enumerate(WINDOWS))
+    _outline(axes[0, 1], mask, style.MASK_COLOUR)
+    axes[0, 1].set_title("CT,\nmask outlined", fontsize=style.SMALLEST_PT)
+    for column, (name, sct) in zip(axes[:, 2:].T, scts.items(), strict=False):
+        made = _inside(sct[box], mask, AIR_FLOOR_HU)
+        for axis, window in zip(column, WINDOWS, strict=False):
+            _hu(axis, made, window, spacing_mm)
+        error = _error(column[2], made, true, mask, spacing_mm)
+        column[0].set_title(f"{name}\n{_mae_text(sct, row['ct'], row['mask'])}", fontsize=style.SMALLEST_PT)
+    _inset_bar(figure, wide, axes[1, 0], WINDOWS["wide"], 0.72)
+    _inset_bar(figure, soft, axes[1, 0], WINDOWS["soft"], 0.22)
+    _inset_bar(figure, error, axes[2, 0], ERROR_LABEL, 0.72)
     return figure
 
 
 @style.styled
-def pairs_figure(
-    rows: Sequence[Row], *, title: str, label: str, window: str = "wide", orientation: bool = True
-) -> Figure:
-    """Return training pairs: MR with the body mask outlined above CT with the scoring mask outlined.
+def pairs_figure(rows: Sequence[Row], *, title: str, label: str, orientation: bool = True) -> Figure:
+    """Return training pairs: MR with the body mask outlined above CT with the scoring mask outlined, in two windows.
 
-    `rows`: patient, z, spacing_mm, mr, ct, body, mask; one column per row.
+    These pictures show what is outside the masks too, so that a mask that cuts something off is seen. `rows`: patient,
+    z, spacing_mm, mr, ct, body, mask; one column per row.
     """
     _check(rows, ("mr", "ct", "body", "mask"))
     boxes = _boxes([(row["mask"] > 0) | (row["body"] > 0) for row in rows])
-    panel = 2.1
-    tall = panel * _extent(boxes[0])[0] / _extent(boxes[0])[1]
-    figure = style.new_figure(len(rows) * panel + 0.9, 2 * tall + 0.5, title=title, label=label)
-    axes = figure.subplots(2, len(rows), squeeze=False)
-    for (upper, lower), row, box in zip(axes.T, rows, boxes, strict=True):
+    width_in = style.COLUMN_IN if len(rows) == 1 else style.PAGE_IN
+    tall = min(2.2, (width_in - 0.9) / len(rows)) * _ratio(rows, boxes)
+    figure = style.new_figure(width_in, 3 * tall + 0.6, title=title, label=label)
+    axes = figure.subplots(3, len(rows), squeeze=False)
+    for (upper, middle, lower), row, box in zip(axes.T, rows, boxes, strict=True):
         _mr(upper, row["mr"][box], _sides(row, orientation), row["spacing_mm"])
         _outline(upper, row["body"][box] > 0, style.BODY_COLOUR)
         upper.set_title(f"{row['patient']}, slice {row['z']}")
-        hu = _hu(lower, row["ct"][box], window, row["spacing_mm"])
-        _outline(lower, row["mask"][box] > 0, style.MASK_COLOUR)
-    axes[0, 0].set_ylabel("MR, body mask outlined")
-    axes[1, 0].set_ylabel("CT, scoring mask outlined")
-    figure.colorbar(hu, ax=axes[1, :], label=HU_LABEL, aspect=25, pad=0.01, extend="both")
+        wide, soft = (
+            _hu(axis, row["ct"][box], window, row["spacing_mm"])
+            for axis, window in zip((middle, lower), WINDOWS, strict=True)
+        )
+        for axis in (middle, lower):
+            _outline(axis, row["mask"][box] > 0, style.MASK_COLOUR)
+    for axis, name in zip(axes[:, 0], ("MR, body mask", "CT, scoring mask", "CT, soft tissue"), strict=True):
+        axis.set_ylabel(name)
+    for line, image, name in zip(axes[1:], (wide, soft), WINDOWS.values(), strict=True):
+        figure.colorbar(image, ax=line, label=name, aspect=25, pad=0.01, extend="both")
     return figure
 
 
@@ -143,29 +155,44 @@ def pairs_figure(
 def slab_figure(row: Row, slab: np.ndarray, *, title: str, label: str) -> Figure:
     """Return the channels of one slice, two or more, and below how they differ from it, beside the CT to predict.
 
-    `row`: patient, z, spacing_mm, ct, mask; `slab`: (C, S, S) in [-1, 1], the slice itself in the middle.
+    Everything is shown inside the slice's mask only. `row`: patient, z, spacing_mm, ct, mask; `slab`: (C, S, S) in
+    [-1, 1], the slice itself in the middle.
     """
     _check([{**row, "mr": slab[0]}], _SHOWN)
-    box, middle = _boxes([row["mask"]])[0], len(slab) // 2
-    panel, spacing_mm = 1.35, row["spacing_mm"]
-    tall = panel * _extent(box)[0] / _extent(box)[1]
-    figure = style.new_figure((len(slab) + 1) * panel + 0.2, 2 * tall + 0.5, title=title, label=label)
+    box, middle, spacing_mm = _boxes([row["mask"]])[0], len(slab) // 2, row["spacing_mm"]
+    mask = row["mask"][box] > 0
+    tall = (style.PAGE_IN - 0.5) / (len(slab) + 1) * _ratio([row], [box])
+    figure = style.new_figure(style.PAGE_IN, 2 * tall + 1.3, title=title, label=label, close=True)
     axes = figure.subplots(2, len(slab) + 1, squeeze=False)
     for k, (upper, lower) in enumerate(axes[:, :-1].T):
-        _mr(upper, slab[k][box], "", spacing_mm)
+        grey = _mr(upper, _inside(slab[k][box], mask, -1), "", spacing_mm)
         upper.set_title(f"slice {row['z']}" if k == middle else f"{k - middle:+d}".replace("-", "−"))
         _bare(lower)
         shown = {"cmap": style.ERROR_MAP, "vmin": -1, "vmax": 1, "aspect": spacing_mm[0] / spacing_mm[1]}
         if k != middle:
-            change = lower.imshow(slab[k][box] - slab[middle][box], **shown)
-    hu = _hu(axes[0, -1], row["ct"][box], "wide", spacing_mm)
+            change = lower.imshow(np.where(mask, slab[k][box] - slab[middle][box], np.nan), **shown)
+            _outline(lower, mask, style.FAINT)
+    true = _inside(row["ct"][box], mask, AIR_FLOOR_HU)
+    wide, soft = (_hu(axis, true, window, spacing_mm) for axis, window in zip(axes[:, -1], WINDOWS, strict=True))
     axes[0, -1].set_title("CT")
-    axes[1, -1].set_axis_off()
     axes[0, 0].set_ylabel("MR")
     axes[1, 0].set_ylabel(f"minus slice {row['z']}")
-    _inset_bar(figure, hu, axes[1, -1], HU_LABEL)
-    _inset_bar(figure, change, axes[1, middle], "difference")
+    _colour_bar(figure, grey, axes[0, :-1], MR_LABEL)
+    _colour_bar(figure, wide, axes[0, -1:], WINDOWS["wide"])
+    _colour_bar(figure, change, axes[1, :-1], "difference of the normalised MR")
+    _colour_bar(figure, soft, axes[1, -1:], WINDOWS["soft"])
     return figure
+
+
+def _inside(image: np.ndarray, mask: np.ndarray, outside: float) -> np.ndarray:
+    """Return the image with one value outside the mask."""
+    return np.where(mask, np.asarray(image, np.float32), np.float32(outside))
+
+
+def _ratio(rows: Sequence[Row], boxes: Sequence[tuple[slice, slice]]) -> float:
+    """Return the largest height over width of the crops, in mm."""
+    sizes = [(*_extent(box), *row["spacing_mm"]) for row, box in zip(rows, boxes, strict=True)]
+    return max(height * down / (width * across) for height, width, down, across in sizes)
 
 
 def _bare(axis: Axes) -> None:
@@ -179,14 +206,15 @@ def _sides(row: Row, orientation: bool) -> str:
     return sides(row.get("plane", "axial")) if orientation else ""
 
 
-def _mr(axis: Axes, mr: np.ndarray, marks: str, spacing_mm: tuple[float, float]) -> None:
+def _mr(axis: Axes, mr: np.ndarray, marks: str, spacing_mm: tuple[float, float]) -> AxesImage:
     """Draw an MR slice; marks: see `sides`, "" for none."""
     _bare(axis)
-    axis.imshow(np.asarray(mr, np.float32), vmin=-1, vmax=1, aspect=spacing_mm[0] / spacing_mm[1])
+    image = axis.imshow(np.asarray(mr, np.float32), vmin=-1, vmax=1, aspect=spacing_mm[0] / spacing_mm[1])
     _scale_bar(axis, mr.shape, spacing_mm)
     for mark, (x, y, ha, va) in zip(marks, _MARKED, strict=False):
-        text = axis.text(x, y, mark, transform=axis.transAxes, ha=ha, va=va, color="white", fontsize=6.5)
+        text = axis.text(x, y, mark, transform=axis.transAxes, ha=ha, va=va, color="white", fontsize=style.SMALLEST_PT)
         text.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
+    return image
 
 
 def _scale_bar(axis: Axes, shape: tuple[int, int], spacing_mm: tuple[float, float]) -> None:
@@ -196,7 +224,8 @@ def _scale_bar(axis: Axes, shape: tuple[int, int], spacing_mm: tuple[float, floa
     ends = [left - 0.5, left - 0.5 + length / spacing_mm[1]]
     outline = withStroke(linewidth=2.6, foreground="black")
     axis.plot(ends, [down] * 2, color="white", linewidth=1.4, solid_capstyle="butt", path_effects=[outline])
-    text = axis.text(ends[0], down - 0.025 * shape[0], f"{length} mm", color="white", fontsize=6, va="bottom")
+    text = axis.text(ends[0], down - 0.025 * shape[0], f"{length} mm", color="white", va="bottom")
+    text.set_fontsize(style.SMALLEST_PT)
     text.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
 
 
@@ -232,19 +261,29 @@ def _mae_text(sct: np.ndarray, ct: np.ndarray, mask: np.ndarray) -> str:
     return f"slice MAE {np.abs(error).mean():.0f} HU"
 
 
-def _colour_bar(figure: Figure, image: AxesImage, axes: np.ndarray, label: str, aspect: float) -> None:
+def _colour_bar(figure: Figure, image: AxesImage, axes: np.ndarray, label: str) -> None:
+    """Draw a thin colour bar below axes that stand side by side, or in columns."""
+    aspect = 16 * len({axis.get_subplotspec().colspan.start for axis in axes.flat})
     bar = figure.colorbar(
         image, ax=axes, location="bottom", label=label, aspect=aspect, pad=0.012, fraction=0.05, extend="both"
     )
     bar.outline.set_linewidth(0.5)
+    _window_ticks(bar)
 
 
-def _inset_bar(figure: Figure, image: AxesImage, host: Axes, label: str) -> None:
-    place = host.inset_axes((0.08, 0.52, 0.84, 0.08))
-    bar = figure.colorbar(image, cax=place, orientation="horizontal", label=label, extend="both")
+def _inset_bar(figure: Figure, image: AxesImage, host: Axes, label: str, height: float) -> None:
+    """Draw a colour bar at a height (in axes) of an axes without a picture."""
+    bar = figure.colorbar(
+        image, cax=host.inset_axes((0.08, height, 0.84, 0.08)), orientation="horizontal", extend="both"
+    )
+    bar.set_label(label, fontsize=style.SMALLEST_PT)
     bar.outline.set_linewidth(0.5)
-    bar.ax.tick_params(labelsize=6)
-    bar.ax.locator_params(nbins=3)
+    _window_ticks(bar)
+
+
+def _window_ticks(bar: Colorbar) -> None:
+    low, high = bar.mappable.get_clim()
+    bar.set_ticks([low, 0, high], labels=[f"{low:g}".replace("-", "−"), "0", f"{high:g}"])
 
 
 def _boxes(masks: Sequence[np.ndarray]) -> list[tuple[slice, slice]]:

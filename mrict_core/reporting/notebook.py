@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def show(figure: Figure, path: Path, width: int = 900) -> Image:
     """Save a figure as png (200 dpi) and pdf and return it for display, at most `width` pixels wide."""
     saved = style.save(figure, path, pdf=True)
-    return Image(filename=str(saved), width=min(width, int(figure.get_figwidth() * 110)))
+    return Image(filename=str(saved), width=min(width, int(figure.get_figwidth() * 130)))
 
 
 def curves(name: str, history: pd.DataFrame, folder: Path, label: str) -> Image:
@@ -40,7 +40,9 @@ def held_out(
     name: str, rows: Sequence[Mapping[str, Any]], folder: Path, label: str, *, orientation: bool = True
 ) -> Image:
     """Draw MR, synthetic CT, CT and error, see `sample_figure`; saved as <folder>/<name>_samples.png."""
-    figure = sample_figure(rows, title=f"{name}: held-out patients", label=label, orientation=orientation)
+    patients = {row["patient"] for row in rows}
+    title = "held-out patient" if len(patients) == 1 else "held-out patients"
+    figure = sample_figure(rows, title=f"{name}: {title}", label=label, orientation=orientation)
     return show(figure, folder / f"{name}_samples.png")
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import functools
+import textwrap
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mrict_core.errors import unknown_name
+from mrict_core.experiments import REGISTRY
+from mrict_core.experiments.profiles import PROFILES
 from mrict_core.files import atomic_path
 from mrict_core.hu import DISPLAY_WINDOWS_HU
 
 DPI = 200
+PAGE_IN, COLUMN_IN = 7.2, 3.5  # the widths of figures: of a page, and of one of its two columns
+SMALLEST_PT = 7.0  # of any text
+FEWEST = 5  # patients; fewer are drawn as points, without box or interval
 # Okabe & Ito 2008, distinguishable with common colour blindness
 PALETTE = {
     "blue": "#0072B2",
@@ -27,8 +35,11 @@ PALETTE = {
     "yellow": "#F0E442",
     "black": "#000000",
 }
-CENTRE_COLOURS = {"A": PALETTE["blue"], "B": PALETTE["vermilion"], "C": PALETTE["green"], "?": "#777777"}
-INK, FAINT = "#222222", "#8A8A8A"
+CENTRE_COLOURS = {"A": PALETTE["blue"], "B": PALETTE["vermilion"], "C": PALETTE["green"], "?": PALETTE["purple"]}
+INK, FAINT = "#222222", "#767676"
+MODEL_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky"))
+MODEL_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
+MODEL_MARKERS = ("o", "s", "^", "D", "v")
 ERROR_MAP = "RdBu_r"  # blue: sCT too low, red: too high
 BODY_COLOUR, MASK_COLOUR = PALETTE["orange"], PALETTE["sky"]
 
@@ -41,6 +52,11 @@ _RC = {
     "ytick.labelsize": 7.0,
     "legend.fontsize": 7.0,
     "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "legend.columnspacing": 1.0,
+    "legend.labelspacing": 0.2,
+    "legend.borderpad": 0.1,
+    "legend.borderaxespad": 0.2,
     "figure.titlesize": 10.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -76,18 +92,43 @@ def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
     return run
 
 
-def new_figure(width_in: float, height_in: float, *, title: str, label: str) -> Figure:
-    """Return a figure without pyplot (no window, no global state), with a title and the profile's label."""
-    figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
+def new_figure(width_in: float, height_in: float, *, title: str, label: str, close: bool = False) -> Figure:
+    """Return a figure without pyplot (no window, no global state), with a title and the profile's label.
+
+    A title that does not fit beside the label takes more lines, and the figure becomes higher by them. close: pictures
+    stand close together.
+    """
+    label = f"profile: {label}" if label in {profile.label for profile in PROFILES.values()} else label
+    room_in = width_in - 0.35 - 0.072 * len(label)
+    lines = textwrap.wrap(title, max(10, int(room_in / 0.1)))
+    height_in += 0.17 * (len(lines) - 1)
+    below_title = 1 - (0.08 + 0.17 * len(lines)) / height_in
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, below_title), compress=close)
+    figure = Figure(figsize=(width_in, height_in), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.012, ha="left", weight="bold")
-    stamp = {"boxstyle": "round,pad=0.3", "facecolor": PALETTE["yellow"], "edgecolor": "none"}
-    corner = {"xy": (1, 1), "xycoords": "figure fraction", "xytext": (-6, -6), "textcoords": "offset points"}
+    heading = figure.suptitle("\n".join(lines), x=0.012, y=1 - 0.05 / height_in, ha="left", va="top", weight="bold")
+    heading.set_in_layout(False)
+    stamp = {"boxstyle": "round,pad=0.2", "facecolor": PALETTE["yellow"], "edgecolor": "none"}
+    corner = {"xy": (1, 1), "xycoords": "figure fraction", "xytext": (-5, -4), "textcoords": "offset points"}
     axis = figure.add_axes((0, 0, 1, 1), zorder=10)
     axis.set_axis_off()
     axis.set_in_layout(False)
-    axis.annotate(label, **corner, ha="right", va="top", fontsize=8, weight="bold", bbox=stamp)
+    axis.annotate(label, **corner, ha="right", va="top", fontsize=7, weight="bold", bbox=stamp)
     return figure
+
+
+def model_look(name: str) -> dict[str, Any]:
+    """Return colour, line style and marker of a model: the same in every figure, whichever models it shows."""
+    names = [experiment.name for experiment in REGISTRY.all()]
+    place = names.index(name) if name in names else zlib.crc32(name.encode())
+    again, colour = divmod(place, len(MODEL_COLOURS))
+    repeat = again % len(MODEL_LINES)
+    return {"color": MODEL_COLOURS[colour], "linestyle": MODEL_LINES[repeat], "marker": MODEL_MARKERS[repeat]}
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 patient" or "3 patients"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def window_hu(name: str) -> tuple[float, float]:

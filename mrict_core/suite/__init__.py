@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, require
 from mrict_core.experiments import Experiment, is_declared, with_ancestors
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.experiments.user import chosen as asked_for
 from mrict_core.files import hash_of, read_csv, read_json, sole_writer, write_json
 from mrict_core.machine import check_open_files, cpu_count
-from mrict_core.paths import Folders, Workspace, pin_roots, shown, workspace
+from mrict_core.paths import Folders, Workspace, pin_roots, shown, work_root, workspace
 from mrict_core.suite.execute import execute, remove_former, run_in_order
 from mrict_core.suite.plan import (
     NOTEBOOK_OF,
@@ -66,8 +66,10 @@ def run_suite(
     those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. A failure raises
     MrictError with the variant, or the notebook and cell.
     """
+    require("papermill", "notebooks")
     check_open_files(OPEN_FILES)
-    pin_roots()  # kernels start in the root of the repository
+    pin_roots()
+    work_root().mkdir(parents=True, exist_ok=True)  # kernels start there
     profile, why = (profile, "") if profile else default_profile(bool(data_dir))
     named = variants if variants is not None else "" if files else default_variants(profile)
     chosen, scale = with_ancestors(asked_for(named, sets, files, check=_check)), get_profile(profile)

@@ -13,8 +13,8 @@ from typing import Any
 
 from mrict_core.errors import MrictError
 from mrict_core.files import atomic_path
-from mrict_core.paths import ROOT, shown
-from mrict_core.suite.plan import NOTEBOOKS, Step, as_papermill_path
+from mrict_core.paths import NOTEBOOKS, shown, work_root
+from mrict_core.suite.plan import Step, as_papermill_path
 
 KERNEL_ARGUMENTS = ["--log-level=50"]  # no messages about sockets
 
@@ -43,7 +43,7 @@ def execute(step: Step, target: Path, **more: Any) -> None:
                 as_papermill_path(partial),
                 parameters=step.parameters | more,
                 kernel_name="python3",
-                cwd=str(ROOT),
+                cwd=str(work_root()),
                 progress_bar=False,
                 log_output=False,
                 extra_arguments=KERNEL_ARGUMENTS,

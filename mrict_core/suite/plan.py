@@ -13,10 +13,9 @@ import yaml
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, is_declared
 from mrict_core.files import code_hash, hash_file, hash_of, read_json
-from mrict_core.paths import ROOT, Workspace, common_folder, shown
+from mrict_core.paths import NOTEBOOKS, PARAMS, Workspace, common_folder, shown
 from mrict_core.training.runs import of_record
 
-NOTEBOOKS = ROOT / "notebooks"
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "07_evaluation", "08_clinical_report"
 SYNTHESIS = "09_synthesize"
 NO_STORY = ""  # instead of a notebook, for the papers' references and a user's own family
@@ -133,7 +132,7 @@ def _all_needs(steps: Sequence[Step]) -> list[Step]:
 
 def load_parameters(profile: str) -> dict[str, Any]:
     """Return the papermill parameters of a profile, params/<profile>.yaml."""
-    path = ROOT / "params" / f"{profile}.yaml"
+    path = PARAMS / f"{profile}.yaml"
     if not path.is_file():
         raise MrictError(f"{shown(path)}: not found; the suite needs a parameter file for each profile; add it")
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

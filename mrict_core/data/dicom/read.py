@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ IDENTITY = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"),
 )
+DECODERS = ("gdcm", "openjpeg", "pylibjpeg")  # of compressed pixels, used by pydicom if they are there
 BYTES, BYTES_DECODED = 6, 12  # per voxel: in the volume, and while its file is decoded and rescaled
 SAME_LEVEL = 0.01  # of the image's range: padding this close to 0 or to the minimum is background already
 LYING = re.compile("[HFLRAP]F(S|P|DL|DR)")  # PatientPosition: head first supine, and so on
@@ -196,11 +198,16 @@ def _decode(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
                 raise
             raise MrictError(
                 f"{shown(file)}: pixels compressed as {packed} cannot be decoded; "
-                "expected another compression, or an undamaged file; export it uncompressed"
+                f"expected another compression, or an undamaged file; {_remedy()}"
             ) from None
         if not packed:
             _check_bits(dataset, file)
         return stored, _padding(dataset, stored.dtype)
+
+
+def _remedy() -> str:
+    here = all(map(importlib.util.find_spec, DECODERS))
+    return "export it uncompressed" if here else 'pip install "mrict-core[dicom]", or export it uncompressed'
 
 
 def _check_bits(dataset: pydicom.Dataset, file: Path) -> None:

@@ -13,11 +13,10 @@ from mrict_core import metrics
 from mrict_core.evaluation import shown_name
 from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics.clinical import SPANS
-from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, PALETTE
+from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, MODEL_LINES, model_look
 
 Record = Mapping[str, Any]
-COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky"))
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = dict(zip(MODEL_LINES, ("solid", "dash", "dashdot", "dot", "longdashdot"), strict=True))
 SHOWN = 6  # models in a chart, best first
 
 
@@ -27,10 +26,13 @@ def leading(records: Sequence[Record]) -> list[Record]:
     return [*variants, *[r for r in records if r["kind"] == "baseline"][:1]]
 
 
-def _line(place: int, record: Record) -> dict[str, Any]:
-    if record["kind"] != "variant":
-        return {"color": FAINT, "dash": "solid"}
-    return {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place % len(DASHES)]}
+def _line(record: Record) -> dict[str, Any]:
+    return _line_of(record["name"]) if record["kind"] == "variant" else {"color": FAINT, "dash": "solid"}
+
+
+def _line_of(name: str) -> dict[str, Any]:
+    look = model_look(name)
+    return {"color": look["color"], "dash": DASHES[look["linestyle"]]}
 
 
 def _value(axis: str, metric: str) -> str:
@@ -135,7 +137,7 @@ def calibration(records: Sequence[Record]) -> dict[str, Any] | None:
             customdata=spreads.mean(axis=0)[known].round(0).tolist(),
             mode="lines",
             name=shown_name(record),
-            line=_line(place, record) | {"width": 2},
+            line=_line(record) | {"width": 2},
             visible=True if place < 2 or record["kind"] != "variant" else "legendonly",
             hovertemplate="%{fullData.name}<br>CT %{x:.0f} → sCT %{y:.0f} ± %{customdata:.0f} HU<extra></extra>",
         )
@@ -157,7 +159,7 @@ def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
             y=history["val_mae_hu"].round(1).tolist(),
             mode="lines+markers",
             name=name,
-            line={"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place // len(COLOURS) % len(DASHES)]},
+            line=_line_of(name),
             marker={"size": [10 if i in chosen else 4 for i in history.index], "symbol": "diamond"},
             visible=True if place < SHOWN else "legendonly",
             hovertemplate=f"{name}<br>epoch %{{x}}: " + _value("y", "mae_hu"),
@@ -183,7 +185,7 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
     chosen = leading(records)
     empty = {m for _, m in groups if all(r["summary"]["all"][m]["mean"] is None for r in chosen)}
     names = [f"{name}: no value" if metric in empty else name for name, metric in groups]
-    for place, record in enumerate(chosen):
+    for record in chosen:
         found = [record["summary"]["all"][metric] for _, metric in groups]
         means = [s["mean"] for s in found]
         ends = [[(s[k] if s[k] is not None else s["mean"]) for s in found] for k in ("high", "low")]
@@ -192,7 +194,7 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
             x=names,
             y=means,
             name=shown_name(record),
-            marker={"color": _line(place, record)["color"]},
+            marker={"color": _line(record)["color"]},
             error_y={"type": "data", "array": gap[0], "arrayminus": gap[1], "color": FAINT, "thickness": 1.2},
             hovertemplate="%{fullData.name}<br>%{x}: " + _value("y", groups[0][1]),
         )
@@ -202,7 +204,7 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
 def dice(records: Sequence[Record]) -> dict[str, Any] | None:
     """Bone Dice against the threshold for the leading models; None without bone in any mask."""
     figure = go.Figure()
-    for place, record in enumerate(leading(records)):
+    for record in leading(records):
         means = [record["summary"]["all"][f"dice_bone_{t}"]["mean"] for t in DICE_THRESHOLDS_HU]
         if means == [None] * len(means):
             continue
@@ -211,7 +213,7 @@ def dice(records: Sequence[Record]) -> dict[str, Any] | None:
             y=means,
             mode="lines+markers",
             name=shown_name(record),
-            line=_line(place, record),
+            line=_line(record),
             hovertemplate="%{fullData.name}<br>above %{x} HU: " + _value("y", f"dice_bone_{DICE_THRESHOLDS_HU[0]}"),
         )
     if not figure.data:
@@ -239,7 +241,7 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
             r=np.concatenate([errors, errors, errors[:1]]).round(2).tolist(),
             mode="lines",
             name=shown_name(record),
-            line=_line(place, record),
+            line=_line(record),
             visible=True if place < 3 or record["kind"] != "variant" else "legendonly",
             hovertemplate="%{fullData.name}<br>%{theta:.0f}°: %{r:.1f} mm<extra></extra>",
         )
