@@ -57,7 +57,7 @@ def _missed(best: Record) -> str:
     if dice is None:
         return "bone was not judged, for there is none inside the mask"
     if dice >= DICE_GOOD:
-        return f"bone is where it should be (Dice {_text(best, 'dice_bone_250')})"
+        return f"bone is in place (Dice {_text(best, 'dice_bone_250')}){_density(best)}"
     part = "much" if dice < DICE_LOW else "part"
     return f"it misses or displaces {part} of the bone (Dice {_text(best, 'dice_bone_250')})"
 
@@ -68,8 +68,8 @@ def bone_verdict(records: Sequence[Record]) -> str:
     if not variants:
         return ""
     best = variants[0]
-    dice, bias, error = (_mean(best, metric) for metric in ("dice_bone_250", "me_bone_hu", "mae_bone_hu"))
-    if dice is None or error is None:
+    dice = _mean(best, "dice_bone_250")
+    if dice is None or _mean(best, "mae_bone_hu") is None:
         return "Not judged: the CTs have no bone above 250 HU inside the mask."
     word = "Good" if dice >= DICE_GOOD else "Fair" if dice >= DICE_LOW else "Poor"
     where = {
@@ -79,9 +79,15 @@ def bone_verdict(records: Sequence[Record]) -> str:
     }[word]
     overlap, size = _text(best, "dice_bone_250"), _text(best, "mae_bone_hu")
     text = f"{word}: {where} (Dice {overlap} above 250 HU); error in bone {size} HU"
-    if bias is None or abs(bias) < error / 4:
-        return f"{text}, without a clear bias."
-    return f"{text}, bone is {abs(bias):.0f} HU too {'soft' if bias < 0 else 'dense'} on average."
+    return f"{text}{_density(best) or ', without a clear bias'}."
+
+
+def _density(best: Record) -> str:
+    """Return by how much bone is too soft or too dense; "" if that is little of its error."""
+    bias, error = _mean(best, "me_bone_hu"), _mean(best, "mae_bone_hu")
+    if bias is None or error is None or abs(bias) < error / 4:
+        return ""
+    return f", but on average {abs(bias):.0f} HU too {'soft' if bias < 0 else 'dense'}"
 
 
 def _mean(record: Record, metric: str = "mae_hu") -> float | None:
