@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -11,6 +14,7 @@ from mrict_core.metrics.feature_distances import FeatureScore
 from mrict_core.reporting.page import BrowserPatient, PageData
 
 PATIENTS = ("1BA004", "1BB005", "1BC003")
+MANY = tuple(f"1B{'ABC'[k % 3]}{k:03d}" for k in range(1, 31))
 SPANS = dict.fromkeys(("lower", "higher", "none"), (0.2, 0.9)) | {"zero": (-30, 30), "one": (0.5, 1.5)}
 CONTEXT = {
     "profile": "demo",
@@ -21,10 +25,12 @@ CONTEXT = {
 }
 
 
-def record(name: str, mae: float, kind: str = "variant", **changed: object) -> dict:
+def record(
+    name: str, mae: float, kind: str = "variant", *, patients: Sequence[str] = PATIENTS, **changed: object
+) -> dict:
     rng = np.random.default_rng(abs(hash(name)) % 2**32 if not name.isascii() else sum(map(ord, name)))
     rows = []
-    for number, patient in enumerate(PATIENTS):
+    for number, patient in enumerate(patients):
         row = {name: float(rng.uniform(*SPANS[metrics.metric(name).better])) for name in metrics.recorded()}
         row |= {"patient": patient, "centre": patient[2], "n_slices": 28, "n_voxels": 50_000, "flags": ""}
         row |= {"mae_hu": mae + 5 * number, "ssim_dimensionality": "3D", "n_air": 1, "n_soft": 2, "n_bone": 3}
@@ -33,10 +39,10 @@ def record(name: str, mae: float, kind: str = "variant", **changed: object) -> d
     centres = (np.array(edges[:-1]) + 50).tolist()
     curves = [
         {"patient": p, "count": [1] * len(centres), "mean_hu": centres, "sd_hu": [50.0] * len(centres)}
-        for p in PATIENTS
+        for p in patients
     ]
     angles = [float(a) for a in range(0, 180, 15)]
-    beams = [{"patient": p, "ct_mm": [180.0] * 12, "error_mm": rng.normal(0, 3, 12).tolist()} for p in PATIENTS]
+    beams = [{"patient": p, "ct_mm": [180.0] * 12, "error_mm": rng.normal(0, 3, 12).tolist()} for p in patients]
     details = {
         "calibration": {"edges_hu": edges, "patients": curves},
         "wepl": {"angles_deg": angles, "patients": beams},
@@ -59,20 +65,23 @@ def browser_patient(patient: str, variants: list[str], count: int = 28, side: in
         patient=patient,
         centre=patient[2],
         z=np.arange(count) + 3,
-        spacing_mm=(3.6, 3.6),
+        spacing_mm=(5.0, 3.6, 3.6),
         mr=np.where(radius < 1, rng.uniform(-0.2, 0.9, radius.shape), -1.0),
         ct=ct,
         mask=radius < 1.05,
         scts={name: ct + rng.normal(20, 80, radius.shape) for name in variants},
-        sides="RLAP",
+        sides="RLAPIS",
     )
 
 
-def page_data(count: int = 19, slices: int = 28, side: int = 64) -> PageData:
+def page_data(count: int = 19, slices: int = 28, side: int = 64, patients: Sequence[str] = PATIENTS) -> PageData:
     names = [f"mk{k}" for k in range(count)]
-    variants = [record(name, 100.0 + 12 * k) for k, name in enumerate(names)]
-    baselines = [record(f"baseline_{k}", 190.0 + 9 * k, "baseline") for k in range(3)]
-    controls = [record(f"control_{k}", 150.0, "control") for k in ("black", "copy_of_mr", "bias_150", "shift_1")]
+    variants = [record(name, 100.0 + 12 * k, patients=patients) for k, name in enumerate(names)]
+    baselines = [record(f"baseline_{k}", 190.0 + 9 * k, "baseline", patients=patients) for k in range(3)]
+    controls = [
+        record(f"control_{k}", 150.0, "control", patients=patients)
+        for k in ("black", "copy_of_mr", "bias_150", "shift_1")
+    ]
     records = sorted([*variants, *baselines], key=lambda r: r["summary"]["all"]["mae_hu"]["mean"])
     epochs = pd.DataFrame({"epoch": [1, 2, 3], "val_mae_hu": [300.0, 200.0, 210.0], "is_best": [True, True, False]})
     facts = [
@@ -103,6 +112,6 @@ def page_data(count: int = 19, slices: int = 28, side: int = 64) -> PageData:
         blindness=blindness([*records, *controls]),
         features=[{"variant": r["name"], **score} for r in records for score in r["features"]],
         corrections=[("by slice", "by patient")],
-        browser=[browser_patient(p, names, slices, side) for p in PATIENTS],
+        browser=[(p, partial(browser_patient, p, [r["name"] for r in records], slices, side)) for p in patients],
         provenance={"made": "today", "versions": {"torch": "2"}},
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 import pytest
-from page_data import page_data
+from page_data import MANY, page_data
 
 from mrict_core.reporting.page import write_page
 
@@ -34,6 +35,12 @@ def browser():
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> str:
     return write_page(page_data(count=9, side=40), tmp_path_factory.mktemp("page") / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory) -> str:
+    data = page_data(count=19, slices=12, side=40, patients=MANY)
+    return write_page(data, tmp_path_factory.mktemp("thirty") / "index.html").as_uri()
 
 
 @pytest.fixture
@@ -163,17 +170,20 @@ def test_the_slider_the_keys_and_the_wheel_change_the_slice(page):
     assert all(picture(page, name) != shown for name, shown in before.items())
     page.keyboard.press("Home")
     assert where.inner_text().startswith("1 of 28")
-    page.locator("#b-ct").hover()
+    page.locator("#b-ct").click()
     page.mouse.wheel(0, 100)
-    assert where.inner_text().startswith("2 of 28")
-    assert "HU" in page.locator("#b-read").inner_text()
+    wait_until(page, "document.getElementById('b-where').textContent.startsWith('2 of 28')")
+    assert "CT" in page.locator("#b-read").inner_text()
 
 
 def test_windows_change_the_grey_levels_and_not_the_error(page):
     shown, error = picture(page, "ct"), picture(page, "error-a")
-    page.get_by_role("button", name="brain").click()
+    page.get_by_role("button", name="brain", exact=True).click()
     assert picture(page, "ct") != shown
     assert picture(page, "error-a") == error
+    page.fill("#b-error", "100")
+    assert picture(page, "error-a") != error
+    assert page.locator("#b-red-high").inner_text() == "+100"
     assert (page.input_value("#b-level"), page.input_value("#b-width")) == ("40", "80")
     assert page.locator("button.window[aria-pressed=true]").inner_text() == "brain"
     page.fill("#b-width", "2000")
@@ -181,9 +191,127 @@ def test_windows_change_the_grey_levels_and_not_the_error(page):
     assert page.locator("#b-grey-low").inner_text() == "-960"
 
 
+@pytest.mark.parametrize(("level", "width"), [("-1000", "1"), ("", ""), ("-99999", "20"), ("3000", "20"), ("40", "0")])
+def test_no_level_and_width_turn_the_picture_white_or_black(page, level, width):
+    page.fill("#b-level", level)
+    page.fill("#b-width", width)
+    page.locator("#b-width").blur()
+    greys = page.evaluate(
+        "() => { const c = document.getElementById('b-ct'), { width, height } = c;"
+        " const d = c.getContext('2d').getImageData(0, 0, width, height).data;"
+        " let white = 0, dark = 0; for (let i = 0; i < d.length; i += 4) { white += d[i] === 255; dark += d[i] === 0; }"
+        " return [white / (d.length / 4), dark / (d.length / 4)]; }"
+    )
+    assert greys[0] < 0.6
+    assert greys[1] < 0.95
+    assert float(page.input_value("#b-width")) >= 20
+
+
+def test_panels_are_large_and_zoom(page):
+    page.set_viewport_size({"width": 1400, "height": 900})
+    page.wait_for_timeout(200)
+    sizes = page.eval_on_selector_all(".panel canvas", "all => all.map(c => c.clientWidth)")
+    assert min(sizes) >= 380
+    assert len(sizes) == 6
+    before = picture(page, "ct")
+    page.locator('button.zoom[data-by="1.25"]').click()
+    assert picture(page, "ct") != before
+    assert page.locator("#b-zoom").inner_text() == "125 %"
+
+
+def test_the_cross_is_one_point_in_three_planes(page):
+    page.get_by_role("button", name="all three").click()
+    assert page.locator(".panel").count() == 18
+    assert page.locator(".plane").all_inner_texts() == ["axial", "coronal", "sagittal", "all three"]
+    box = page.locator("#b-ct-1").bounding_box()  # coronal: right to left, superior at the top
+    other = picture(page, "ct-2")
+    page.locator("#b-ct-1").click(position={"x": box["width"] * 0.25, "y": box["height"] * 0.02})
+    assert page.locator("#b-where").inner_text().startswith("28 of 28")  # the uppermost axial slice
+    wait_until(page, f"document.getElementById('b-ct-2').toDataURL() !== {other!r}")
+    at = re.search(r"at=(\d+)%2C(\d+)%2C(\d+)", page.url)
+    assert (int(at[1]), at[2]) == (27, at[2])
+    page.keyboard.press("PageDown")
+    assert page.locator("#b-where").inner_text().startswith("27 of 28")
+
+
+def test_a_profile_shows_hu_along_a_line(page):
+    page.get_by_role("button", name="Profile line").click()
+    assert page.locator("#b-profile polyline").count() == 3
+    assert page.locator("#b-profile .legend").inner_text().startswith("CT")
+    whole = page.locator("#b-profile polyline").first.get_attribute("points")
+    box = page.locator("#b-ct").bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"], steps=4)
+    page.mouse.up()
+    assert page.locator("#b-profile polyline").first.get_attribute("points") != whole
+    page.get_by_role("button", name="Profile line").click()
+    assert page.locator("#b-profile").is_hidden()
+
+
+def test_a_link_reproduces_the_view_and_every_patient_is_reached(browser, thirty):
+    """From a disk, without a server: the patients beside the page come by script tags."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    first = context.new_page()
+    first.goto(thirty)
+    first.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    assert "#" not in first.url
+    assert first.locator("#b-patient option").count() == 30
+    assert first.locator("button.role").all_inner_texts() == ["worst", "median", "best"]
+    first.select_option("#b-patient", MANY[5])
+    wait_until(first, f"location.hash.includes('patient={MANY[5]}')")
+    first.select_option("#b-b", "baseline_1")
+    wait_until(first, "location.hash.includes('b=baseline_1')")
+    first.get_by_role("button", name="bone", exact=True).click()
+    first.get_by_role("button", name="coronal").click()
+    first.locator('button.zoom[data-by="1.25"]').click()
+    first.get_by_role("button", name="Profile line").click()
+    shown = picture(first, "sct-b")
+    second = context.new_page()
+    second.set_viewport_size({"width": 1400, "height": 900})
+    second.goto(first.url)
+    second.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    assert second.input_value("#b-patient") == MANY[5]
+    assert picture(second, "sct-b") == shown
+    assert second.locator("#b-profile polyline").count() == 3
+    second.select_option("#b-patient", MANY[20])
+    wait_until(second, f"location.hash.includes('patient={MANY[20]}')")
+    assert second.locator("#b-says").inner_text() == ""
+    context.close()
+
+
+def test_the_page_sent_alone_says_what_it_lacks(browser, thirty, tmp_path):
+    from urllib.parse import urlparse
+
+    alone = shutil.copy(urlparse(thirty).path, tmp_path / "index.html")
+    opened = browser.new_page()
+    opened.goto(alone.as_uri())
+    opened.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    opened.select_option("#b-patient", MANY[5])
+    wait_until(opened, "document.getElementById('b-says').textContent.includes('beside this page')")
+    opened.get_by_role("button", name="median", exact=True).click()
+    wait_until(opened, "document.getElementById('b-says').textContent === ''")
+    opened.close()
+
+
+def test_print_has_at_most_eight_pages_and_cuts_no_table(browser, thirty):
+    opened = browser.new_page(viewport={"width": 1400, "height": 900})
+    opened.goto(thirty)
+    opened.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    paper = opened.pdf(prefer_css_page_size=True)
+    assert 3 <= len(re.findall(rb"/Type\s*/Page[^s]", paper)) <= 8
+    opened.set_viewport_size({"width": 1047, "height": 718})  # A4 landscape within its margins, in CSS pixels
+    opened.emulate_media(media="print")
+    wide = "all => all.filter(t => t.offsetParent && t.getBoundingClientRect().right > innerWidth + 1).length"
+    assert opened.eval_on_selector_all("table", wide) == 0
+    sizes = "all => all.filter(c => c.offsetParent).map(c => parseFloat(getComputedStyle(c).fontSize))"
+    assert min(opened.eval_on_selector_all("td, th", sizes)) >= 9.3  # 7 pt
+    opened.close()
+
+
 def test_pictures_show_the_values_they_claim(page):
     """Bone of 900 HU on the wide window [-1000, 1500] is grey 194; the centre of the head, 40 HU, is 106."""
-    page.get_by_role("button", name="wide").click()
+    page.get_by_role("button", name="full", exact=True).click()
     grey = page.evaluate(
         "() => { const c = document.getElementById('b-ct'), d = c.getContext('2d')"
         ".getImageData(c.width >> 1, c.height >> 1, 1, 1).data; return [...d]; }"
@@ -194,7 +322,7 @@ def test_pictures_show_the_values_they_claim(page):
 
 def test_patients_and_models_can_be_chosen(page):
     first = picture(page, "ct")
-    page.select_option("#b-patient", "1")
+    page.select_option("#b-patient", "1BB005")
     wait_until(page, f"document.getElementById('b-ct').toDataURL() !== {first!r}")
     before = picture(page, "sct-a")
     page.select_option("#b-a", "mk7")
@@ -238,14 +366,16 @@ def test_the_theme_goes_round_and_charts_follow(page):
     assert paper() == light
 
 
-def test_links_open_a_models_part_and_print_shows_every_section(page):
+def test_links_open_a_models_part_and_print_says_what_it_leaves_out(page):
     page.locator("#leaderboard td.name a", has_text="mk5").first.click()
     wait_until(page, "document.querySelector('#model-mk5').open")
     assert page.locator("#model-mk5 table").count() >= 3
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()
     assert page.locator("main > section[id]").count() == 14
-    assert all(section.is_visible() for section in page.locator("main > section[id]").all())
+    hidden = [s.get_attribute("id") for s in page.locator("main > section[id]").all() if not s.is_visible()]
+    assert hidden == ["predecessor", "features", "models", "lineage", "corrections", "definitions", "provenance"]
+    assert page.locator(".printed").is_visible()  # names what is left out
     assert len(page.pdf(format="A4", landscape=True)) > 100_000
 
 
@@ -262,7 +392,9 @@ def test_every_control_can_be_reached_by_keyboard(page):
     }
 
 
-def test_it_reads_on_a_narrow_screen(browser, address):
+@pytest.mark.parametrize("which", ["address", "thirty"])
+def test_it_reads_on_a_narrow_screen(browser, request, which):
+    address = request.getfixturevalue(which)
     context = browser.new_context(viewport={"width": 400, "height": 900})
     opened = context.new_page()
     opened.goto(address)

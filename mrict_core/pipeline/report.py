@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from mrict_core import metrics
-from mrict_core.data.batches import in_turns
 from mrict_core.data.cache.store import SliceStore
-from mrict_core.data.images.orders import sides
+from mrict_core.data.images.orders import OPPOSITE, PLANES, sides
 from mrict_core.data.splits import Split
 from mrict_core.data.subjects import people_of
 from mrict_core.errors import MrictError
 from mrict_core.evaluation import (
+    baseline_predictions,
     centre_table,
     leaderboard,
     leave_out_table,
@@ -25,8 +26,8 @@ from mrict_core.evaluation import (
     slices_remark,
 )
 from mrict_core.evaluation.controls import blindness
+from mrict_core.evaluation.predictions import Predictions
 from mrict_core.evaluation.records import CARDS_FILE, cards_table
-from mrict_core.evaluation.samples import PATIENTS
 from mrict_core.experiments import Experiment, all_variants, users
 from mrict_core.experiments.listing import changes
 from mrict_core.experiments.profiles import Profile
@@ -82,7 +83,10 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
     ranked = list(board.loc[board["kind"] == "variant", "name"])
     by_name = {record["name"]: record for record in variants}
     runs = {name: all_of_record(space, by_name[name]) for name in ranked}
-    browser, note = _browser(space, store, split, [by_name[name] for name in ranked], device)
+    predictors = {r["name"]: predictions_of(space, r, device) for r in variants} | baseline_predictions(
+        store, split.train
+    )
+    predictors = {name: predictors[name] for name in board["name"] if name in predictors}  # best first
     return PageData(
         title=TITLE,
         label=profile.label,
@@ -101,19 +105,22 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
         blindness=blindness([*records, *controls]),
         features=[{"variant": r["name"], **score} for r in (*records, *controls) for score in r.get("features", [])],
         corrections=list(CORRECTIONS),
-        browser=browser,
-        browser_note="; ".join(filter(None, (note, slices_remark(variants)))),
+        browser=[(patient, partial(_browser_patient, store, patient, predictors)) for patient in split.test],
+        browser_note=slices_remark(variants),
         provenance=_provenance(profile, space, variants),
     )
 
 
 def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, count: int) -> str:
-    what = "digital phantom patients" if space.embedded else f"patients of {space.data_name}"
+    people = len(set(people_of(split.test)))
+    what = f"patient{'s' * (people > 1)}"
+    what = f"digital phantom {what}" if space.embedded else f"{what} of {space.data_name}"
     centres = ", ".join(sorted({store.centre(patient) for patient in store.patients}))
     return (
-        f"{count} variants and the trivial baselines, scored on {len(set(people_of(split.test)))} held-out {what} "
+        f"{count} variant{'s' * (count > 1)} and the trivial baselines, scored on {people} held-out {what} "
         f"({', '.join(split.test) if len(split.test) <= 12 else f'{len(split.test)} ids in the tables'}). Trained on "
-        f"{len(split.train)} patients, checkpoints chosen on {len(split.val)}; centres {centres}; profile "
+        f"{len(split.train)} patient{'s' * (len(split.train) > 1)}, checkpoints chosen on {len(split.val)}; "
+        f"{'centres' if ',' in centres else 'centre'} {centres}; profile "
         f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless its definition says otherwise, a "
         "number is computed in 3-D, in HU, inside the data set’s mask, per patient, and averaged over patients."
     )
@@ -137,35 +144,27 @@ def _variant_facts(profile: Profile, variants: Sequence[Experiment]) -> list[dic
     ]
 
 
-def _browser(
-    space: Workspace, store: SliceStore, split: Split, records: Sequence[dict], device: str
-) -> tuple[list[BrowserPatient], str]:
-    """Return the test patients of the slice browser, the first of each centre in turn, with every sCT."""
-    patients = in_turns(split.test, store)[:PATIENTS]
-    scts: dict[str, dict[str, np.ndarray]] = {}  # {variant: {patient: volume}}
-    notes = [f"{len(patients)} of {len(split.test)} test patients are shown"] if len(patients) < len(split.test) else []
-    for record in records:
-        predictions, name = predictions_of(space, record, device), record["name"]
+def _browser_patient(store: SliceStore, patient: str, predictors: Mapping[str, Predictions]) -> BrowserPatient:
+    """Return a test patient with every synthetic CT that can be had."""
+    slices, plane = store.slices(patient), store.plane(patient)
+    scts, notes = {}, []
+    for name, predictions in predictors.items():
         try:
-            scts[name] = {patient: predictions.slices(patient) for patient in patients}
+            scts[name] = predictions.slices(patient)
         except MrictError as error:
             notes.append(f"{name}: {error}")
-    shown = [_browser_patient(store, one, {name: own[one] for name, own in scts.items()}) for one in patients]
-    return shown, "; ".join(notes)
-
-
-def _browser_patient(store: SliceStore, patient: str, scts: dict[str, np.ndarray]) -> BrowserPatient:
-    slices, spacing = store.slices(patient), store.meta(patient)["spacing_mm"]
+    toward = PLANES[plane][0]  # of the slices
     return BrowserPatient(
         patient=patient,
         centre=store.centre(patient),
         z=np.asarray(slices.z),
-        spacing_mm=(spacing[1], spacing[2]),
+        spacing_mm=tuple(map(float, store.meta(patient)["spacing_mm"])),
         mr=np.asarray(slices.mr, np.float32),
         ct=np.asarray(slices.ct, np.float32),
         mask=np.asarray(slices.mask) > 0,
         scts=scts,
-        sides=sides(store.plane(patient)) if store.protocol != "predecessor" else "",
+        sides=sides(plane) + OPPOSITE[toward] + toward if store.protocol != "predecessor" else "",
+        notes=tuple(notes),
     )
 
 

@@ -16,6 +16,7 @@ BASELINES = {
     "baseline_rank_map": "MR values mapped to HU by rank",
 }
 DICE_LOW = 0.6  # below, much of the bone is missing or displaced
+DICE_GOOD = 0.85  # from here, what differs is mostly the outline
 FEW_TRAINED = 20  # patients; with fewer, more of them help most
 FEW_TESTED = 6  # patients; with fewer, no paired test can reach p < 0.05
 
@@ -31,6 +32,62 @@ def conclusion(records: Sequence[Record]) -> str:
     better = [b for b in baselines if b not in beaten]
     sentences = [_error(best, len(variants)), _against(beaten, better), _bone(best, baselines), _next(best, better)]
     return " ".join(filter(None, sentences))
+
+
+def headline(records: Sequence[Record]) -> str:
+    """Return the result in one sentence: best model, error, baselines, and what it misses."""
+    scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
+    variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
+    if not variants:
+        return "No model has a score."
+    best, rival = variants[0], baselines[0] if baselines else None
+    n = best["summary"]["all"]["mae_hu"]["n"]
+    where = "in the one held-out patient" if n == 1 else f"over {n} held-out patients"
+    error = f"{best['name']}{' is best' if len(variants) > 1 else ''}: {_text(best)} HU mean absolute error {where}"
+    if not rival:
+        against = "no baseline was scored"
+    else:
+        name = f"{BASELINES.get(rival['name'], rival['name'])} ({_text(rival)} HU)"
+        against = f"better than the best baseline, {name}" if _mean(best) < _mean(rival) else f"no better than {name}"
+    return f"{error}, {against}; {_missed(best)}."
+
+
+def _missed(best: Record) -> str:
+    dice = _mean(best, "dice_bone_250")
+    if dice is None:
+        return "bone was not judged, for there is none inside the mask"
+    if dice >= DICE_GOOD:
+        return f"bone is in place (Dice {_text(best, 'dice_bone_250')}){_density(best)}"
+    part = "much" if dice < DICE_LOW else "part"
+    return f"it misses or displaces {part} of the bone (Dice {_text(best, 'dice_bone_250')})"
+
+
+def bone_verdict(records: Sequence[Record]) -> str:
+    """Return in words how well the best model makes bone; "" without a model that has a score."""
+    variants = sorted((r for r in records if r["kind"] == "variant" and _mean(r) is not None), key=_mean)
+    if not variants:
+        return ""
+    best = variants[0]
+    dice = _mean(best, "dice_bone_250")
+    if dice is None or _mean(best, "mae_bone_hu") is None:
+        return "Not judged: the CTs have no bone above 250 HU inside the mask."
+    word = "Good" if dice >= DICE_GOOD else "Fair" if dice >= DICE_LOW else "Poor"
+    where = {
+        "Good": "bone is where it should be",
+        "Fair": "most bone is there, its outline is not exact",
+        "Poor": "much of the bone is missing or displaced",
+    }[word]
+    overlap, size = _text(best, "dice_bone_250"), _text(best, "mae_bone_hu")
+    text = f"{word}: {where} (Dice {overlap} above 250 HU); error in bone {size} HU"
+    return f"{text}{_density(best) or ', without a clear bias'}."
+
+
+def _density(best: Record) -> str:
+    """Return by how much bone is too soft or too dense; "" if that is little of its error."""
+    bias, error = _mean(best, "me_bone_hu"), _mean(best, "mae_bone_hu")
+    if bias is None or error is None or abs(bias) < error / 4:
+        return ""
+    return f", but on average {abs(bias):.0f} HU too {'soft' if bias < 0 else 'dense'}"
 
 
 def _mean(record: Record, metric: str = "mae_hu") -> float | None:

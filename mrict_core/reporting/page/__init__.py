@@ -1,10 +1,15 @@
-"""The report as one self-contained html page: no network, light and dark, screen and print."""
+"""The report as an html page that needs no network: light and dark, screen and print.
+
+The page alone is complete but for the slices of patients other than the worst, the median and the best; these are read
+from files beside it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mrict_core.files import write_text
+from mrict_core.reporting.page import patients
 from mrict_core.reporting.page.data import BrowserPatient, PageData
 from mrict_core.reporting.page.render import render
 
@@ -12,5 +17,6 @@ __all__ = ["BrowserPatient", "PageData", "render", "write_page"]
 
 
 def write_page(data: PageData, path: Path) -> Path:
-    """Write the page atomically; return its path."""
+    """Write the page and the patients' files beside it, each atomically; return the page's path."""
+    patients.write_files(data, path.parent)
     return write_text(path, render(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,13 @@ class BrowserPatient:
     patient: str
     centre: str
     z: np.ndarray  # (n,) int: position of each slice in the volume
-    spacing_mm: tuple[float, float]  # of rows and columns
+    spacing_mm: tuple[float, float, float]  # of slices, rows and columns
     mr: np.ndarray  # (n, h, w) in [-1, 1]
     ct: np.ndarray  # (n, h, w) HU
     mask: np.ndarray  # (n, h, w) bool
-    scts: dict[str, np.ndarray]  # variant => (n, h, w) HU
-    sides: str = ""  # what is at the left, right, top and bottom, see `orders.sides`; "" if unknown
+    scts: dict[str, np.ndarray]  # variant or baseline => (n, h, w) HU, best first
+    sides: str = ""  # what is left, right, top, bottom, before the first and behind the last slice; "" if unknown
+    notes: tuple[str, ...] = ()  # models without a prediction, and why
 
 
 def _none() -> pd.DataFrame:
@@ -49,6 +51,6 @@ class PageData:
     blindness: pd.DataFrame = field(default_factory=_none)  # evaluation.controls.blindness
     features: list[dict[str, Any]] = field(default_factory=list)  # variant, and metrics.features.FeatureScore.as_dict()
     corrections: list[tuple[str, str]] = field(default_factory=list)  # (the predecessor, here)
-    browser: list[BrowserPatient] = field(default_factory=list)
+    browser: list[tuple[str, Callable[[], BrowserPatient]]] = field(default_factory=list)  # every test patient, unread
     browser_note: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)

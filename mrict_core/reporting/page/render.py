@@ -1,7 +1,9 @@
-"""From data to html: jinja2 templates, one self-contained file."""
+"""From data to html: jinja2 templates, one file with its script, style and plotly inside."""
 
 from __future__ import annotations
 
+import base64
+import gzip
 import re
 from typing import Any
 
@@ -13,10 +15,16 @@ from mrict_core.evaluation import seeds_sd
 from mrict_core.evaluation.records import plain
 from mrict_core.hu import DISPLAY_WINDOWS_HU, ERROR_LIMIT_HU
 from mrict_core.reporting import style
+from mrict_core.reporting.conclusion import bone_verdict, conclusion, headline
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import heading
 
+SCRIPTS = ("base", "charts", "tables", "cards", "volumes", "view", "profile", "browser", "start")  # in this order
+LUNG_HU = (
+    -1350.0,
+    150.0,
+)  # not in hu.py: no image is made with it, and predictions are recomputed when that file changes
 FOREIGN = re.compile(r"/\*!.*?\*/|https?://(?!www\.w3\.org/)[\w.-]+", re.DOTALL)  # w3.org: names of XML, not addresses
 
 
@@ -36,9 +44,12 @@ def render(data: PageData) -> str:
         data=data,
         sections=found,
         absent=[section for section in found if section.missing],
+        headline=headline(data.records),
+        bone=bone_verdict(data.records),
+        conclusion=conclusion(data.records),
         charts=_charts(data, found),
         css=source(environment, "page.css")[0],
-        js=source(environment, "page.js")[0],
+        js="\n".join(source(environment, f"{name}.js")[0] for name in SCRIPTS),
         plotly=_plotly(),
         cards=_cards(data),
         card_labels=metrics.CARD_LABELS,
@@ -52,12 +63,13 @@ def render(data: PageData) -> str:
 def _plotly() -> str:
     """Return plotly's code without the hosts it names (its cloud, maps, help pages), except in licence notices.
 
-    No chart of ours requests them and the page's policy forbids it; this is a second safeguard.
+    No chart of ours requests them and the page's policy forbids it; this is a second safeguard. The code is gzipped, in
+    base64: a third of its size.
     """
     from plotly.offline import get_plotlyjs
 
     code = FOREIGN.sub(lambda found: found[0] if found[0].startswith("/*") else "about:blank", get_plotlyjs())
-    return code.replace("</script", "<\\/script")
+    return base64.b64encode(gzip.compress(code.encode(), mtime=0)).decode("ascii")
 
 
 def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str, Any]]:
@@ -93,5 +105,5 @@ def _colours() -> dict[str, Any]:
     return {
         "error": [[round(255 * channel) for channel in table(k / 255)[:3]] for k in range(256)],
         "errorLimit": ERROR_LIMIT_HU,
-        "windows": DISPLAY_WINDOWS_HU,
+        "windows": DISPLAY_WINDOWS_HU | {"lung": LUNG_HU},
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from mrict_core.evaluation import seeds_of, shown_name
 from mrict_core.hu import BIAS_HU
 from mrict_core.metrics import NOTHING
 from mrict_core.metrics.predecessor import NUMBERS
-from mrict_core.reporting.page import plots, slices
+from mrict_core.reporting.page import patients, plots, slices
 from mrict_core.reporting.page.cells import Cell, Table, by_centre, interval, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import absent_remarks, heading, remarks
@@ -40,28 +40,61 @@ class Section:
     missing: str = ""
 
 
+def tested(data: PageData) -> int:
+    """Return the number of held-out people."""
+    return max((record["n"] for record in data.records), default=0)
+
+
 def _leaderboard(data: PageData) -> dict[str, Any]:
     if not len(data.board):
         raise Missing("nothing has been evaluated; run the notebooks")
     names = metrics.keys("leaderboard")
+    how = "Values of the one held-out patient; one patient has no spread and no interval."
+    if (n := tested(data)) > 1:
+        how = (
+            f"Mean ± SD over {n} held-out patients, for the MAE with the 95 % patient bootstrap interval of the mean. "
+            "From the bias on, columns are means; their SD is in the clinical panel."
+        )
     caption = (
-        "Mean ± SD over held-out patients, for the MAE with the 95 % patient bootstrap interval of the mean. From the "
-        "bias on, columns are means; their SD is in the clinical panel. The best value of a column is bold. Click a "
-        "heading to sort, best first; click a number or an i for its definition."
+        f"{how} The best value of a column is bold. Click a heading to sort, best first; click a number or an i for its"
+        " definition."
     )
     table = summary_table(data, names, caption, extra=True)
     return {"tables": [table], "charts_after": ["leaderboard"], "notes": remarks(data.records, names)}
 
 
 def _slices(data: PageData) -> dict[str, Any]:
-    if not data.browser:
+    readers = dict(data.browser)
+    if not readers:
         raise Missing(data.browser_note or "no test patient could be read")
-    ranked = [r["name"] for r in data.records if r["kind"] == "variant"]
-    encoded = slices.encode(data.browser, ranked)
-    if not encoded.patients[0]["variants"]:
-        raise Missing(data.browser_note or "no variant has a checkpoint to predict slices with")
-    notes = [*encoded.notes, *([data.browser_note] if data.browser_note else [])]
-    return {"browser": encoded, "notes": notes, "step": slices.STEP_HU}
+    entries = patients.listed(data)
+    inside = [entry for entry in entries if not entry["file"]]
+    budget = slices.MAX_BYTES // len(inside)
+    found = {
+        entry["patient"]: slices.encode(readers[entry["patient"]](), patients.priority(data), budget)
+        for entry in inside
+    }
+    first = found[inside[0]["patient"]]
+    if not first.facts["names"]:
+        raise Missing("; ".join(first.facts["notes"]) or "no model has a checkpoint to predict slices with")
+    blocks = {f"{name}/{kind}": block for name, own in found.items() for kind, block in own.blocks.items()}
+    return {
+        "patients": [e | {"facts": found[e["patient"]].facts if not e["file"] else None} for e in entries],
+        "blocks": blocks,
+        "named": _named(inside),
+        "beside": len(entries) - len(inside),
+        "note": data.browser_note,
+        "step": slices.STEP_HU,
+    }
+
+
+def _named(inside: Sequence[Mapping[str, Any]]) -> str:
+    """Return the patients inside the page in words."""
+    return ", ".join(
+        f"{entry['role']} {entry['patient']}"
+        + (f" ({number(entry['mae'], 'mae_hu')} HU)" if entry["mae"] is not None else "")
+        for entry in inside
+    )
 
 
 def _comparisons(data: PageData) -> dict[str, Any]:
@@ -75,7 +108,14 @@ def _comparisons(data: PageData) -> dict[str, Any]:
         **{"high_hu": "to", "p": "p", "p_holm": "p (Holm)", "verdict": "verdict"},
     }
     caption = f"{best} against every other model, paired by patient; p adjusted for all {len(frame)} pairs."
-    return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)]}
+    n = tested(data)
+    lead = "A difference of means can be chance. One patient allows no test."
+    if n > 1:
+        lead = (
+            f"A difference of means can be chance. With {n} patients p cannot fall below {2 / 2**n:.3g}, however clear "
+            "the images."
+        )
+    return {"tables": [table_of(against.head(TESTED_SHOWN), caption, columns)], "lead": lead}
 
 
 def _centres(data: PageData) -> dict[str, Any]:
@@ -99,7 +139,8 @@ def _centres(data: PageData) -> dict[str, Any]:
 def _clinical(data: PageData) -> dict[str, Any]:
     if not data.records:
         raise Missing("nothing has been evaluated")
-    caption = "Mean ± SD over held-out patients. Bias (ME) is the mean of sCT − CT."
+    over = f"Mean ± SD over {n} held-out patients" if (n := tested(data)) > 1 else "Values of the one held-out patient"
+    caption = f"{over}. Bias (ME) is the mean of sCT − CT."
     return {
         "charts": ["calibration", "tissues", "dice", "path_length"],
         "tables": [summary_table(data, ("mae_hu", *metrics.keys("clinical")), caption)],
@@ -238,14 +279,13 @@ EXPECTED: tuple[tuple[str, str, str, Callable[[PageData], dict[str, Any]]], ...]
     (
         "slices",
         "Slices",
-        "Slices of the held-out patients, not a selection of the best. Choose two models to compare.",
+        "Every held-out patient, not a selection of the best. Choose two models or baselines to compare.",
         _slices,
     ),
     (
         "comparisons",
         "More than chance?",
-        "A difference of means can be chance. With n patients p cannot fall below 2/2ⁿ: with three, never below 0.25, "
-        "however clear the images.",
+        "A difference of means can be chance.",
         _comparisons,
     ),
     ("centres", "Centres", "A model can do well on average and badly at one hospital.", _centres),

@@ -1,7 +1,7 @@
-"""The slice browser's data: whole slices of a few patients, small enough to embed in the page.
+"""The slice browser's data: the volumes of one test patient, small enough for a page.
 
-HU are rounded to 2 HU and cropped to the body; each (patient, variant) is one gzipped block in base64, unpacked by the
-browser on demand. Data beyond the budget are thinned, and the page says how.
+HU are rounded to 2 HU and cropped to the body; each volume is one gzipped block in base64, unpacked by the browser on
+demand. Data beyond the budget are thinned, and the page says how.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.reporting.page.data import BrowserPatient
 
 STEP_HU = 2
-MAX_BYTES = 8_000_000  # of all blocks, in base64
+MAX_BYTES = 8_000_000  # of a patient's blocks, in base64
 SIDE_MAX = 160  # pixels
 SLICES_MIN = 12
 MARGIN = 3
+ACROSS = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "R": "sagittal", "L": "sagittal"}
+UNNAMED = ("slices", "across rows", "across columns")  # planes of slices whose orientation is unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Blocks by id, their description for the script, and notes on what was left out."""
+    """A patient's blocks by name ("mr", "mask", "ct", "0", "1", … of the models), and their description."""
 
     blocks: dict[str, str]
-    patients: list[dict[str, Any]]
-    notes: list[str]
+    facts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,36 +68,31 @@ class _View:
         return blocks.mean(axis=(2, 4)) if factor > 1 else volume
 
 
-def encode(patients: Sequence[BrowserPatient], variants: Sequence[str], max_bytes: int = MAX_BYTES) -> Encoded:
-    """Return the blocks of every patient and of the variants, best first, within `max_bytes`."""
-    notes: list[str] = []
-    names = [name for name in variants if all(name in p.scts for p in patients)]
-    views, names = _within(patients, [_view(patient) for patient in patients], names, max_bytes, notes)
-    blocks: dict[str, str] = {}
-    facts = []
-    for number, (patient, view) in enumerate(zip(patients, views, strict=True)):
-        mr, ct = view.of(patient.mr), view.hu(patient.ct)
-        blocks[f"p{number}-mr"] = _packed(np.rint((np.clip(mr, -1, 1) + 1) * 127.5).astype(np.uint8).tobytes())
-        blocks[f"p{number}-mask"] = _packed((view.of(patient.mask) >= 0.5).astype(np.uint8).tobytes())
-        blocks[f"p{number}-ct"] = _packed_hu(ct)
-        for place, name in enumerate(names):
-            blocks[f"p{number}-v{place}"] = _packed_hu(view.hu(patient.scts[name]))
-        count, rows, columns = ct.shape
-        facts.append(
-            {
-                "patient": patient.patient,
-                "centre": patient.centre,
-                "count": count,
-                "rows": rows,
-                "columns": columns,
-                "z": [int(z) for z in patient.z[view.slices]],
-                "spacing": [float(s) * view.factor for s in patient.spacing_mm],
-                "sides": patient.sides,
-                "variants": names,
-                "mae": {name: _mae_hu(patient, view.slices, name) for name in names},
-            }
-        )
-    return Encoded(blocks, facts, notes)
+def encode(patient: BrowserPatient, ranked: Sequence[str], max_bytes: int = MAX_BYTES) -> Encoded:
+    """Return a patient's blocks within `max_bytes`; of the models, the last of `ranked` are left out first."""
+    notes = list(patient.notes)
+    view, kept = _within(patient, _view(patient), [name for name in ranked if name in patient.scts], max_bytes, notes)
+    names = [name for name in patient.scts if name in kept]
+    mr, ct, body = view.of(patient.mr), view.hu(patient.ct), view.of(patient.mask) >= 0.5
+    blocks = {
+        "mr": _packed(np.rint((np.clip(mr, -1, 1) + 1) * 127.5).astype(np.uint8).tobytes()),
+        "mask": _packed(body.astype(np.uint8).tobytes()),
+        "ct": _packed_hu(ct),
+        **{str(place): _packed_hu(view.hu(patient.scts[name])) for place, name in enumerate(names)},
+    }
+    slice_mm, row_mm, column_mm = patient.spacing_mm
+    facts = {
+        "size": ct.shape,
+        "z": [int(z) for z in patient.z[view.slices]],
+        "spacing": [slice_mm * view.stride, row_mm * view.factor, column_mm * view.factor],
+        "sides": patient.sides,
+        "planes": [ACROSS[patient.sides[place]] for place in (5, 2, 0)] if patient.sides else UNNAMED,
+        "median_hu": round(float(np.median(ct[body]))) if body.any() else 0,
+        "names": names,
+        "mae": {name: _mae_hu(patient, view.slices, name) for name in names},
+        "notes": notes,
+    }
+    return Encoded(blocks, facts)
 
 
 def _mae_hu(patient: BrowserPatient, kept: slice, name: str) -> list[float | None]:
@@ -109,32 +105,32 @@ def _mae_hu(patient: BrowserPatient, kept: slice, name: str) -> list[float | Non
 
 
 def _within(
-    patients: Sequence[BrowserPatient], views: list[_View], names: list[str], max_bytes: int, notes: list[str]
-) -> tuple[list[_View], list[str]]:
-    """Thin slices first (to no fewer than 12), then average pixels, then leave the last variants out, until it fits."""
-    if not patients or not names:
-        return views, names
-    trial = views[0].hu(patients[0].scts[names[0]])
+    patient: BrowserPatient, view: _View, names: list[str], max_bytes: int, notes: list[str]
+) -> tuple[_View, list[str]]:
+    """Thin slices first (to no fewer than 12), then average pixels, then leave the last models out, until it fits."""
+    if not names:
+        return view, names
+    trial = view.hu(patient.scts[names[0]])
     per_voxel = len(_packed_hu(trial)) / trial.size
 
     def estimate(kept: int) -> float:
-        return sum(view.voxels for view in views) * per_voxel * (kept + 1.6)  # CT, MR and mask cost about 1.6 variants
+        return view.voxels * per_voxel * (kept + 1.6)  # CT, MR and mask cost about 1.6 models
 
     stride = max(1, math.ceil(estimate(len(names)) / max_bytes))
-    stride = min(stride, max(1, min(len(p.z) for p in patients) // SLICES_MIN))
+    stride = min(stride, max(1, len(patient.z) // SLICES_MIN))
     if stride > 1:
-        views = [dataclasses.replace(view, stride=stride) for view in views]
+        view = dataclasses.replace(view, stride=stride)
         notes.append(f"one slice in {stride} is shown")
-    factor = math.ceil(max(max(view.keep.shape[1:]) for view in views) / SIDE_MAX)
+    factor = math.ceil(max(view.keep.shape[1:]) / SIDE_MAX)
     if factor > 1 and estimate(len(names)) > max_bytes:
-        views = [dataclasses.replace(view, factor=factor) for view in views]
+        view = dataclasses.replace(view, factor=factor)
         notes.append(f"pixels are averaged {factor} × {factor}, which hides fine noise")
     kept = len(names)
     while kept > 1 and estimate(kept) > max_bytes:
         kept -= 1
     if kept < len(names):
-        notes.append(f"only the best {kept} of {len(names)} variants are shown")
-    return views, names[:kept]
+        notes.append(f"only {kept} of {len(names)} models are shown")
+    return view, names[:kept]
 
 
 def _view(patient: BrowserPatient) -> _View:
