@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run everything that needs a GPU in at most nine minutes: the GPU tests, then the benchmark of the training step.
-# Results: reports/benchmarks/gpu.json and gpu.md, or the folder given as the first argument.
+# Run everything that needs a GPU in at most nine minutes: its tests, the training step, what whole trainings take.
+# Results: reports/benchmarks/gpu.* and costs.*, or the folder given as the first argument.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,5 +13,6 @@ fi
 
 failed=0
 timeout 150 "$python" -m pytest -q -m gpu tests || failed=1
-timeout 380 "$python" -m benchmarks --only gpu ${1:+--output "$1"} || failed=1
+timeout 260 "$python" -m benchmarks --only gpu ${1:+--output "$1"} || failed=1
+timeout 120 "$python" -m benchmarks --only costs ${1:+--output "$1"} || failed=1
 exit "$failed"

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import gpu, measure, preprocessing, scaling
+from benchmarks import costs, gpu, measure, preprocessing, scaling
 from benchmarks.__main__ import BENCHMARKS
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import Method
@@ -118,3 +119,28 @@ def test_both_forms_of_the_validation_without_its_networks_agree(which):
     assert row["equal"] is True
     assert row["times_faster"] == pytest.approx(row["all_plain_s"][0] / row["all_lean_s"][0])
     assert row["largest_relative_difference"] < 1e-6
+
+
+def test_what_a_training_takes_is_predicted_from_one_step(monkeypatch):
+    monkeypatch.setattr(costs, "VARIANTS", ("mk7_1", "mk6_3_4"))
+    rows = costs.run(quick=True)
+    assert [row["case"] for row in rows] == ["mk7_1", "mk6_3_4"]
+    assert all(row["kind"] == "predicted" for row in rows) is not torch.cuda.is_available()
+    for row in rows:
+        assert min(row["parameters_million"], row["gib"], row["hours"], row["tflop_per_step"]) > 0
+    assert "correlation" in costs.notes(rows)[0]
+
+
+def test_memory_kept_for_the_backward_pass_by_hand():
+    """A sine keeps its input, 4 KB; two of them in turn never more than one, two in one graph both; weights not."""
+    weight = torch.nn.Parameter(torch.rand(1024))
+    method = SimpleNamespace(networks={"G": SimpleNamespace(parameters=lambda: [weight])})
+    x = torch.rand(1024, requires_grad=True)
+    with costs.Kept(method) as kept:
+        for _ in range(2):
+            (x * 2).sin().sum().backward()
+        assert (kept.now, kept.most) == (0, 4096)
+        ((x * 2).sin() + (x * 3).sin()).sum().backward()
+        assert (kept.now, kept.most) == (0, 8192)
+        (weight.sin()).sum().backward()
+        assert (kept.now, kept.most) == (0, 8192)
