@@ -14,7 +14,7 @@ import pytest
 from page_data import MANY, PATIENTS, browser_patient, page_data, record
 
 from mrict_core import evaluation, metrics
-from mrict_core.reporting.page import render, slices, write_page
+from mrict_core.reporting.page import patient_files, render, slices, write_page
 from mrict_core.reporting.page.sections import EXPECTED, build
 from mrict_core.reporting.summary import panel_table, summary_table, write_summary
 
@@ -58,6 +58,26 @@ def test_every_other_patient_has_a_file_beside_the_page_and_old_files_go(tmp_pat
     assert set(blocks) == {"mr", "mask", "ct", *map(str, range(len(facts["names"])))}
     write_page(dataclasses.replace(many, browser=many.browser[:4]), path)
     assert len(list((tmp_path / "page").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ((None, 110.0, 105.0, 120.0), [("1BC003", "worst"), ("1BA004", "median"), ("1BB005", "best"), ("1BA001", "")]),
+        ((100.0, None, 90.0, None), [("1BA001", "worst"), ("1BB005", "best"), ("1BA004", ""), ("1BC003", "")]),
+        ((None, None, 90.0, None), [("1BB005", "only"), ("1BA001", ""), ("1BA004", ""), ("1BC003", "")]),
+        ((None, None, None, None), [("1BA001", ""), ("1BA004", ""), ("1BB005", ""), ("1BC003", "")]),
+    ],
+)
+def test_a_patient_without_a_score_comes_last_and_has_no_role(errors, expected):
+    names = ("1BA001", *PATIENTS)
+    data = page_data(count=1, slices=2, side=24, patients=names)
+    rows = [row | {"mae_hu": error} for row, error in zip(data.records[0]["patients"], errors, strict=True)]
+    data = dataclasses.replace(data, records=[data.records[0] | {"patients": rows}])
+    entries = patient_files.listed(data)
+    assert [(e["patient"], e["role"]) for e in entries] == expected
+    inside = [e["patient"] for e in entries if not e["file"]]
+    assert inside == ([name for name, role in expected if role] or ["1BA001"])
 
 
 @pytest.mark.parametrize(

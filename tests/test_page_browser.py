@@ -284,13 +284,37 @@ def test_the_page_sent_alone_says_what_it_lacks(browser, thirty, tmp_path):
     from urllib.parse import urlparse
 
     alone = shutil.copy(urlparse(thirty).path, tmp_path / "index.html")
-    opened = browser.new_page()
+    opened, heard = browser.new_page(), []
+    opened.on("pageerror", lambda error: heard.append(str(error)))
     opened.goto(alone.as_uri())
     opened.wait_for_selector("html[data-ready=yes]", timeout=60_000)
     opened.select_option("#b-patient", MANY[5])
     wait_until(opened, "document.getElementById('b-says').textContent.includes('beside this page')")
+    link = f"{alone.as_uri()}#slices?patient={MANY[5]}&at=1,2,3&plane=coronal&line=0,1,2,3,1,2,9"
+    for address in (None, link):  # chosen in the page; opened with a link
+        if address:
+            opened.goto("about:blank")
+            opened.goto(address)
+            opened.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+        assert MANY[5] in opened.locator("#b-says").inner_text()
+        assert opened.locator("#b-panels canvas").count() == 0
+        assert opened.locator("#b-read").inner_text() == opened.locator("#b-where").inner_text() == ""
+        assert opened.locator(".plane").all_inner_texts() == ["axial", "coronal", "sagittal", "all three"]
+        opened.locator("#b-slice").focus()
+        opened.keyboard.press("ArrowRight")
+        opened.locator("#b-slice").dispatch_event("input")
+        opened.get_by_role("button", name="sagittal").click()
+        opened.get_by_role("button", name="Profile line").click()
+        opened.locator('button.zoom[data-by="1.25"]').click()
+        opened.get_by_role("button", name="bone", exact=True).click()
+        opened.locator("#b-panels").dispatch_event("keydown", {"key": "PageUp"})
+        assert opened.locator("#b-profile").is_hidden()
+    assert heard == []
     opened.get_by_role("button", name="median", exact=True).click()
     wait_until(opened, "document.getElementById('b-says').textContent === ''")
+    assert opened.locator("#b-panels canvas").count() > 0
+    assert opened.locator("#b-panels").is_visible()
+    assert heard == []
     opened.close()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mrict_core.files import write_text
-from mrict_core.reporting.page import patients
+from mrict_core.reporting.page import patient_files
 from mrict_core.reporting.page.data import BrowserPatient, PageData
 from mrict_core.reporting.page.render import render
 
@@ -18,5 +18,5 @@ __all__ = ["BrowserPatient", "PageData", "render", "write_page"]
 
 def write_page(data: PageData, path: Path) -> Path:
     """Write the page and the patients' files beside it, each atomically; return the page's path."""
-    patients.write_files(data, path.parent)
+    patient_files.write_files(data, path.parent)
     return write_text(path, render(data))

@@ -11,7 +11,7 @@ from mrict_core.evaluation import seeds_of, shown_name
 from mrict_core.hu import BIAS_HU
 from mrict_core.metrics import NOTHING
 from mrict_core.metrics.predecessor import NUMBERS
-from mrict_core.reporting.page import patients, plots, slices
+from mrict_core.reporting.page import patient_files, plots, slices
 from mrict_core.reporting.page.cells import Cell, Table, by_centre, interval, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import absent_remarks, heading, remarks
@@ -67,11 +67,11 @@ def _slices(data: PageData) -> dict[str, Any]:
     readers = dict(data.browser)
     if not readers:
         raise Missing(data.browser_note or "no test patient could be read")
-    entries = patients.listed(data)
+    entries = patient_files.listed(data)
     inside = [entry for entry in entries if not entry["file"]]
     budget = slices.MAX_BYTES // len(inside)
     found = {
-        entry["patient"]: slices.encode(readers[entry["patient"]](), patients.priority(data), budget)
+        entry["patient"]: slices.encode(readers[entry["patient"]](), patient_files.priority(data), budget)
         for entry in inside
     }
     first = found[inside[0]["patient"]]
@@ -91,7 +91,7 @@ def _slices(data: PageData) -> dict[str, Any]:
 def _named(inside: Sequence[Mapping[str, Any]]) -> str:
     """Return the patients inside the page in words."""
     return ", ".join(
-        f"{entry['role']} {entry['patient']}"
+        f"{entry['role']} {entry['patient']}".strip()
         + (f" ({number(entry['mae'], 'mae_hu')} HU)" if entry["mae"] is not None else "")
         for entry in inside
     )

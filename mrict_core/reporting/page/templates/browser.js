@@ -7,7 +7,7 @@ const browser = () => {
   const panels = $("#b-panels"), slider = $("#b-slice"), profile = $("#b-profile"), says = $("#b-says");
   const field = { patient: $("#b-patient"), a: $("#b-a"), b: $("#b-b"), level: $("#b-level"), width: $("#b-width"), error: $("#b-error") };
   const state = { patient: patients.find((p) => !p.file).patient, a: "", b: "", plane: 0, at: null, centre: null, level: 250, width: 2500, error: colours.errorLimit, zoom: 1, line: null };
-  let shown = null, cells = [], drawing = false, touched = false;
+  let shown = null, cells = [], held = null, drawing = false, touched = false;
 
   // ------------------------------------------------ the state in the address
   const write = () => {
@@ -40,8 +40,15 @@ const browser = () => {
     if (state.b !== "" && !names.includes(state.b)) state.b = names.find((name) => name !== state.a) || "";
     field.a.value = state.a; field.b.value = state.b;
   };
+  const namePlanes = (facts) => $$("button.plane").forEach((button, k) => { if (k < 3) button.textContent = facts.planes[k]; });
+  const clear = () => {
+    shown = null; cells = []; held = null;
+    panels.replaceChildren(); profile.replaceChildren(); profile.hidden = true;
+    for (const id of ["#b-read", "#b-where"]) $(id).textContent = "";
+  };
   const load = async () => {
     const wanted = state.patient, entry = patients.find((p) => p.patient === wanted);
+    if (shown && (shown.patient !== wanted || !state.at)) { shown = null; panels.style.visibility = "hidden"; } // no image under another patient's name
     field.patient.value = wanted;
     $$("button.role").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.patient === wanted)));
     if (entry.file) says.textContent = `Reading ${entry.file} \u2026`;
@@ -51,18 +58,20 @@ const browser = () => {
       const sides = [["a", state.a], ["b", state.b]].filter(([, name]) => name);
       const [mr, mask, ct, ...scts] = await Promise.all(["mr", "mask", "ct", ...sides.map(([, name]) => String(facts.names.indexOf(name)))].map((kind) => voxels(wanted, kind)));
       if (wanted !== state.patient) return;
-      shown = { facts, mr, mask, ct, scts: sides.map(([side, name], k) => ({ side, name, hu: scts[k] })) };
+      shown = { patient: wanted, facts, mr, mask, ct, scts: sides.map(([side, name], k) => ({ side, name, hu: scts[k] })) };
       state.at = inside(state.at || facts.size.map((n) => Math.floor(n / 2)), facts.size);
       state.centre = [...state.at];
       if (state.line) state.line.ends = state.line.ends.map((p) => inside(p, facts.size));
       if (state.planeName) { state.plane = state.planeName === "all" ? 3 : Math.max(0, facts.planes.indexOf(state.planeName)); delete state.planeName; }
-      $$("button.plane").forEach((button, k) => { if (k < 3) button.textContent = facts.planes[k]; });
+      namePlanes(facts);
       says.textContent = facts.notes.length ? `${wanted}: ${facts.notes.join("; ")}.` : "";
       build();
       paint();
       write();
     } catch (error) {
-      if (wanted === state.patient) says.textContent = error.message;
+      if (wanted !== state.patient) return;
+      clear();
+      says.textContent = error.message;
     }
   };
 
@@ -75,6 +84,7 @@ const browser = () => {
   const build = () => {
     const planes = state.plane === 3 ? [0, 1, 2] : [state.plane];
     cells = [];
+    panels.style.visibility = "";
     panels.replaceChildren(...kindsShown().flatMap((kind) => planes.map((number) => {
       const plane = planeOf(shown.facts, number), all = planes.length > 1, canvas = make("canvas", { id: all ? `b-${kind.id}-${number}` : `b-${kind.id}` });
       canvas.style.aspectRatio = plane.mmWide / plane.mmHigh;
@@ -151,7 +161,6 @@ const browser = () => {
     const x = Math.floor(part.left + ((event.clientX - box.left) / box.width) * part.width), y = Math.floor(part.top + ((event.clientY - box.top) / box.height) * part.height);
     return { plane: cell.plane, voxel: cell.plane.voxel(x, y, state.at) };
   };
-  let held = null;
   const move = (event) => {
     const found = under(event);
     if (!held || !found || found.plane.number !== held.plane.number) return;
@@ -160,7 +169,7 @@ const browser = () => {
   panels.addEventListener("pointerdown", (event) => { if (event.button) return; held = under(event); if (held) { event.target.releasePointerCapture?.(event.pointerId); panels.focus({ preventScroll: true }); if (!drawing) move(event); event.preventDefault(); } });
   panels.addEventListener("pointermove", move);
   addEventListener("pointerup", () => { held = null; });
-  const zoomTo = (zoom) => update({ zoom: clamp(zoom, 1, ZOOM_MAX), centre: [...state.at] });
+  const zoomTo = (zoom) => { if (shown) update({ zoom: clamp(zoom, 1, ZOOM_MAX), centre: [...state.at] }); };
   const go = (axis, by) => { const at = [...state.at]; at[axis] = clamp(at[axis] + by, 0, shown.facts.size[axis] - 1); update({ at, centre: state.zoom > 1 && document.activeElement === panels ? at : state.centre }); };
   panels.addEventListener("wheel", (event) => {
     if (!shown || (document.activeElement !== panels && !event.ctrlKey)) return; // the page scrolls until an image is clicked
@@ -182,17 +191,18 @@ const browser = () => {
   strip("#b-grey", (i) => [i, i, i]);
   strip("#b-red", (i) => colours.error[i]);
   const choosePatient = (patient) => { touched = true; Object.assign(state, { patient, at: null, line: null }); return load(); };
-  const choosePlane = (plane) => { touched = true; state.plane = plane; build(); update({}); };
+  const choosePlane = (plane) => { if (!shown) return; touched = true; state.plane = plane; build(); update({}); };
   field.patient.addEventListener("change", () => choosePatient(field.patient.value));
   ["a", "b"].forEach((side) => field[side].addEventListener("change", () => { touched = true; state[side] = field[side].value; load(); }));
   $$("button.role").forEach((button) => button.addEventListener("click", () => choosePatient(button.dataset.patient)));
   $$("button.plane").forEach((button, k) => button.addEventListener("click", () => choosePlane(k)));
   $$("button.window").forEach((button) => button.addEventListener("click", () => preset(colours.windows[button.dataset.window])));
   for (const name of ["level", "width", "error"]) { field[name].addEventListener("input", () => { if (field[name].value !== "") readWindow(); }); field[name].addEventListener("change", () => { readWindow(); showWindow(); }); }
-  slider.addEventListener("input", () => { const at = [...state.at]; at[slicePlane()] = Number(slider.value); update({ at }); });
+  slider.addEventListener("input", () => { if (!shown) return; const at = [...state.at]; at[slicePlane()] = Number(slider.value); update({ at }); });
   $$("button.zoom").forEach((button) => button.addEventListener("click", () => zoomTo(button.dataset.by === "0" ? 1 : state.zoom * Number(button.dataset.by))));
   $("#b-cross").addEventListener("change", paint);
   $("#b-line").addEventListener("click", () => {
+    if (!shown) return;
     drawing = !drawing;
     $("#b-line").setAttribute("aria-pressed", String(drawing));
     panels.classList.toggle("drawing", drawing);
@@ -210,7 +220,8 @@ const browser = () => {
     showWindow();
   };
   const first = async () => {
-    const linked = read(), names = patients.find((p) => !p.file).facts.names;
+    const linked = read(), { facts } = patients.find((p) => !p.file), { names } = facts;
+    namePlanes(facts); // also if the linked patient's file is missing
     if (!linked) Object.assign(state, { a: names[0], b: names[1] || "" });
     await start();
     if (linked) $("#slices").scrollIntoView({ behavior: "instant" });

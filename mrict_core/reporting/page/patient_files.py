@@ -16,20 +16,24 @@ FOLDER = "page"  # beside index.html
 
 
 def listed(data: PageData) -> list[dict[str, Any]]:
-    """Return every test patient, the largest error of the best model first: name, centre, MAE, role and file.
+    """Return every test patient, the largest error of the best model first: name, MAE, role and file.
 
-    The role is "worst", "median" or "best"; these patients are inside the page and have no file.
+    The role is "worst", "median" or "best"; these patients are inside the page and have no file. Patients without a
+    score come last and have no role; if no patient has a score, the first is inside the page.
     """
     best = next((r for r in data.records if r["kind"] == "variant"), None)
     errors = {row["patient"]: row["mae_hu"] for row in best["patients"]} if best else {}
-    names = sorted((name for name, _ in data.browser), key=lambda name: -(errors.get(name) or 0))
-    roles = _roles(names)
+    names = [name for name, _ in data.browser]
+    scored = sorted((name for name in names if errors.get(name) is not None), key=errors.get, reverse=True)
+    roles = _roles(scored)
+    names = [*scored, *(name for name in names if name not in scored)]
+    inside = roles or names[:1]
     return [
         {
             "patient": name,
             "mae": errors.get(name),
             "role": roles.get(name, ""),
-            "file": "" if name in roles else f"{FOLDER}/{quote(name)}.js",
+            "file": "" if name in inside else f"{FOLDER}/{quote(name)}.js",
         }
         for name in names
     ]
