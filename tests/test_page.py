@@ -14,8 +14,9 @@ import pytest
 from page_data import MANY, PATIENTS, browser_patient, page_data, record
 
 from mrict_core import evaluation, metrics
-from mrict_core.reporting.page import patient_files, render, slices, write_page
+from mrict_core.reporting.page import patient_files, plots, render, slices, write_page
 from mrict_core.reporting.page.sections import EXPECTED, build
+from mrict_core.reporting.style import FEWEST
 from mrict_core.reporting.summary import panel_table, summary_table, write_summary
 
 
@@ -154,6 +155,40 @@ def test_what_is_missing_is_said_with_its_reason(data):
     nothing = dataclasses.replace(bare, records=[], board=evaluation.leaderboard([]), centres=pd.DataFrame())
     assert {s.id for s in build(nothing) if not s.missing} == {"corrections", "definitions"}
     render(nothing)
+
+
+@pytest.mark.parametrize(
+    ("label", "intro", "said", "not_said"),
+    [
+        ("demo", "3 held-out digital phantom patients", ["few epochs; digital phantom", "nothing about"], ["cpu</b>"]),
+        ("demo", "3 held-out patients of OWN", ["small networks, few epochs.", "nothing about"], ["digital phantom"]),
+        ("smoke test", "3 held-out patients of OWN", ["smoke test</b>: small networks"], ["digital phantom"]),
+        ("cpu", "3 held-out patients of OWN", ["cpu</b>: smaller networks and a short"], ["nothing about", "few ep"]),
+        ("cpu", "3 held-out digital phantom patients", ["cpu</b>: digital phantom patients. "], ["few epochs"]),
+        ("full", "3 held-out patients of OWN", [], ['banner">']),
+        ("full", "3 held-out digital phantom patients", ["full</b>: digital phantom patients. "], ["few epochs"]),
+    ],
+)
+def test_the_page_says_what_its_numbers_are_worth_and_whether_it_shows_patients(label, intro, said, not_said):
+    small = page_data(count=1, slices=2, side=24)
+    words = re.sub(r"<script.*?</script>", "", render(dataclasses.replace(small, label=label, intro=intro)), flags=re.S)
+    assert [part for part in said if part not in words] == []
+    assert [part for part in not_said if part in words] == []
+    assert ("This page shows patients" in words) == ("phantom" not in intro)
+
+
+@pytest.mark.parametrize("count", [FEWEST - 1, FEWEST])
+def test_few_patients_are_drawn_without_box_and_interval(count):
+    patients = [f"1BA{k:03d}" for k in range(count)]
+    records = [record("mk1", 100.0, patients=patients), record("baseline_0", 200.0, "baseline", patients=patients)]
+    enough = count >= FEWEST
+    mean = plots.leaderboard(records)["data"][-1]
+    assert mean["name"] == ("mean, 95 % interval" if enough else "mean")
+    bars = [mean["error_x"], *(bar["error_y"] for bar in plots.tissues(records)["data"])]
+    assert all((end is not None) == enough for bar in bars for key in ("array", "arrayminus") for end in bar[key])
+    (box,) = plots.centres(records)["data"]
+    assert len(box["y"]) == 2 * count
+    assert (box["line"].get("color") == box.get("fillcolor") == plots.UNSEEN) != enough
 
 
 def test_absent_feature_metrics_say_why(text, data):

@@ -13,10 +13,11 @@ from mrict_core import metrics
 from mrict_core.evaluation import shown_name
 from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics.clinical import SPANS
-from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, MODEL_LINES, model_look
+from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, FEWEST, MODEL_LINES, model_look
 
 Record = Mapping[str, Any]
 DASHES = dict(zip(MODEL_LINES, ("solid", "dash", "dashdot", "dot", "longdashdot"), strict=True))
+UNSEEN = "rgba(0,0,0,0)"  # box and line; plotly's legend then shows the points
 SHOWN = 6  # models in a chart, best first
 
 
@@ -42,6 +43,19 @@ def _value(axis: str, metric: str) -> str:
     return f"%{{{axis}:{row.spec}}}{unit}<extra></extra>"
 
 
+def _intervals(statistics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the 95 % intervals as error bars; none where there are fewer than FEWEST patients."""
+    drawn = [s["n"] >= FEWEST and s["low"] is not None for s in statistics]
+    pairs = list(zip(statistics, drawn, strict=True))
+    return {
+        "type": "data",
+        "array": [s["high"] - s["mean"] if shown else None for s, shown in pairs],
+        "arrayminus": [s["mean"] - s["low"] if shown else None for s, shown in pairs],
+        "color": FAINT,
+        "thickness": 1.3,
+    }
+
+
 def _finished(figure: go.Figure, height: int, x: str, y: str, **layout: Any) -> dict[str, Any]:
     figure.update_layout(
         height=height,
@@ -57,7 +71,7 @@ def _finished(figure: go.Figure, height: int, x: str, y: str, **layout: Any) -> 
 
 
 def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
-    """Every patient's masked MAE by model, by centre, and the mean with its interval."""
+    """Every patient's masked MAE by model, by centre, and the mean; its interval from FEWEST patients."""
     figure = go.Figure()
     scored = [r for r in records if r["summary"]["all"]["mae_hu"]["mean"] is not None]
     for centre in sorted({p["centre"] for r in scored for p in r["patients"]}):
@@ -77,15 +91,9 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
         x=means,
         y=[shown_name(r) for r in scored],
         mode="markers",
-        name="mean, 95 % interval",
+        name="mean, 95 % interval" if any(s["n"] >= FEWEST for s in all_) else "mean",
         marker={"symbol": "line-ns-open", "size": 14, "color": FAINT, "line": {"width": 2}},
-        error_x={
-            "type": "data",
-            "array": [(s["high"] if s["high"] is not None else s["mean"]) - s["mean"] for s in all_],
-            "arrayminus": [s["mean"] - (s["low"] if s["low"] is not None else s["mean"]) for s in all_],
-            "color": FAINT,
-            "thickness": 1.4,
-        },
+        error_x=_intervals(all_),
         hovertemplate="%{y}<br>mean " + _value("x", "mae_hu"),
     )
     height = 24 * len(scored) + 130
@@ -97,10 +105,11 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def centres(records: Sequence[Record]) -> dict[str, Any]:
-    """Box plots of the masked MAE by centre for the leading models; each patient is a point."""
+    """The masked MAE by centre for the leading models: each patient is a point; boxes from FEWEST patients."""
     figure, chosen = go.Figure(), leading(records)
     for centre in sorted({p["centre"] for r in chosen for p in r["patients"]}):
         points = [(shown_name(r), p) for r in chosen for p in r["patients"] if p["centre"] == centre]
+        boxed = len({p["patient"] for _, p in points}) >= FEWEST
         figure.add_box(
             x=[name for name, _ in points],
             y=[p["mae_hu"] for _, p in points],
@@ -109,7 +118,9 @@ def centres(records: Sequence[Record]) -> dict[str, Any]:
             jitter=0.4,
             pointpos=0,
             marker={"color": CENTRE_COLOURS.get(centre, FAINT), "size": 5},
-            line={"width": 1.2},
+            line={"width": 1.2} if boxed else {"color": UNSEEN},
+            fillcolor=None if boxed else UNSEEN,
+            hoveron="boxes+points" if boxed else "points",
             text=[p["patient"] for _, p in points],
             hovertemplate="%{x}<br>%{text}: " + _value("y", "mae_hu"),
         )
@@ -172,7 +183,7 @@ def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
 
 
 def tissues(records: Sequence[Record]) -> dict[str, Any]:
-    """MAE by tissue of the reference CT for the leading models, with the interval of the mean."""
+    """MAE by tissue of the reference CT for the leading models, with the interval of the mean from FEWEST patients."""
     return _bars(
         records,
         [(f"{tissue}, {span.replace('-', '−')}", f"mae_{tissue}_hu") for tissue, span in SPANS.items()],
@@ -187,15 +198,12 @@ def _bars(records: Sequence[Record], groups: Sequence[tuple[str, str]], y: str) 
     names = [f"{name}: no value" if metric in empty else name for name, metric in groups]
     for record in chosen:
         found = [record["summary"]["all"][metric] for _, metric in groups]
-        means = [s["mean"] for s in found]
-        ends = [[(s[k] if s[k] is not None else s["mean"]) for s in found] for k in ("high", "low")]
-        gap = [[None if m is None else abs(e - m) for e, m in zip(end, means, strict=True)] for end in ends]
         figure.add_bar(
             x=names,
-            y=means,
+            y=[s["mean"] for s in found],
             name=shown_name(record),
             marker={"color": _line(record)["color"]},
-            error_y={"type": "data", "array": gap[0], "arrayminus": gap[1], "color": FAINT, "thickness": 1.2},
+            error_y=_intervals(found),
             hovertemplate="%{fullData.name}<br>%{x}: " + _value("y", groups[0][1]),
         )
     return _finished(figure, 460, "", y, barmode="group")
@@ -255,7 +263,10 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
 
 CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
     "leaderboard": ("Masked MAE of every held-out patient by model; means are in the table above.", leaderboard),
-    "centres": ("Masked MAE by centre as box plots; numbers are in the table below.", centres),
+    "centres": (
+        "Masked MAE of every held-out patient by centre; numbers are in the table below.",
+        centres,
+    ),
     "calibration": ("Mean synthetic CT at each CT value; the closer to the diagonal, the better.", calibration),
     "tissues": ("MAE in air, soft tissue and bone; numbers are in the clinical table.", tissues),
     "dice": ("Bone Dice at several thresholds; numbers are in the clinical table.", dice),
