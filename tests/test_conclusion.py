@@ -7,20 +7,26 @@ from typing import Any
 import pytest
 from page_data import record as whole_record
 
-from mrict_core.reporting.conclusion import conclusion
+from mrict_core.reporting.conclusion import bone_verdict, conclusion, headline
 
 WATER, MEAN, RANKS = ("baseline_water_body", 166.0), ("baseline_mean_ct", 180.5), ("baseline_rank_map", 240.0)
 OWN = {"train_patients": 115, "checkpoint_epoch": 8, "epochs": 10}
 
 
 def record(
-    name: str, mae: float | None, n: int = 30, dice: float | None = 0.8, bone: float | None = 210.0, **context: Any
+    name: str,
+    mae: float | None,
+    n: int = 30,
+    dice: float | None = 0.8,
+    bone: float | None = 210.0,
+    bias: float | None = None,
+    **context: Any,
 ) -> dict:
     def summary(mean: float | None) -> dict:
         return {"mean": mean, "sd": 12.34 if n > 1 else None, "n": n}
 
     kind = "baseline" if name.startswith("baseline_") else "variant"
-    values = {"mae_hu": mae, "dice_bone_250": dice, "mae_bone_hu": bone}
+    values = {"mae_hu": mae, "dice_bone_250": dice, "mae_bone_hu": bone, "me_bone_hu": bias}
     summaries = {"all": {metric: summary(value) for metric, value in values.items()}}
     return {"name": name, "kind": kind, "summary": summaries, "context": OWN | context}
 
@@ -102,6 +108,48 @@ def test_a_result_in_words(records, parts):
     assert "\n" not in text
     assert "None" not in text
     assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([record("mk7", 80.0), record("unet_l1", 95.0), *baselines()],
+         "mk7 is best: 80.0 HU mean absolute error over 30 held-out patients, better than the best baseline, water "
+         "(166.0 HU)."),
+        ([record("mk7", 170.0, 1), *baselines(1)],
+         "mk7: 170.0 HU mean absolute error in the one held-out patient, no better than water (166.0 HU)."),
+        ([record("mk7", 80.0)], "mk7: 80.0 HU mean absolute error over 30 held-out patients. No baseline was scored."),
+        ([record("mk7", None)], "No model has a score."),
+    ],
+)  # fmt: skip
+def test_the_headline(records, expected):
+    assert headline(records) == expected
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([record("mk7", 80.0, dice=0.42, bias=-120.0), *baselines(dice=0.75)],
+         "Poor: much of the bone is missing or displaced (Dice 0.420 above 250 HU, no better than water and the mean "
+         "training CT and MR values mapped to HU by rank). The error in bone is 210.0 HU; on average bone is 120 HU "
+         "too soft."),
+        ([record("mk7", 80.0, dice=0.9, bias=20.0), *baselines()],
+         "Good: bone is where it should be (Dice 0.900 above 250 HU, better than any baseline). The error in bone is "
+         "210.0 HU, without a clear bias."),
+        ([record("mk7", 80.0, dice=0.7, bias=90.0)],
+         "Fair: most bone is there, its outline is not exact (Dice 0.700 above 250 HU). The error in bone is 210.0 HU; "
+         "on average bone is 90 HU too dense."),
+        ([record("mk7", 80.0, dice=None, bone=None)],
+         "Not judged: the CTs have no bone above 250 HU inside the mask."),
+        ([record("mk7", None)], ""),
+    ],
+)  # fmt: skip
+def test_bone_is_told_once(records, expected):
+    assert bone_verdict(records) == expected
+    assert "Dice" in conclusion(records) or "no bone" in conclusion(records) or not expected
+    beside = conclusion(records, bone=False)
+    assert "Dice" not in beside
+    assert "no bone" not in beside
 
 
 def test_records_as_they_are_written_can_be_told():

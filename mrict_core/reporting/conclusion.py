@@ -21,8 +21,11 @@ FEW_TRAINED = 20  # patients; with fewer, more of them help most
 FEW_TESTED = 6  # patients; with fewer, no paired test can reach p < 0.05
 
 
-def conclusion(records: Sequence[Record]) -> str:
-    """Return a paragraph on the records of one leaderboard, those of variants and baselines."""
+def conclusion(records: Sequence[Record], *, bone: bool = True) -> str:
+    """Return a paragraph on the records of one leaderboard, those of variants and baselines.
+
+    Without `bone` nothing is said about how well bone is made: for use beside `bone_verdict`.
+    """
     scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
     variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
     if not variants:
@@ -30,12 +33,14 @@ def conclusion(records: Sequence[Record]) -> str:
     best = variants[0]
     beaten = [b for b in baselines if _mean(best) < _mean(b)]
     better = [b for b in baselines if b not in beaten]
-    sentences = [_error(best, len(variants)), _against(beaten, better), _bone(best, baselines), _next(best, better)]
+    sentences = [_error(best, len(variants)), _against(beaten, better), _next(best, better)]
+    if bone:
+        sentences.insert(2, _bone(best, baselines))
     return " ".join(filter(None, sentences))
 
 
 def headline(records: Sequence[Record]) -> str:
-    """Return the result in one sentence: best model, error, baselines, and what it misses."""
+    """Return the result in brief: the best model, its error and the best baseline."""
     scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
     variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
     if not variants:
@@ -45,26 +50,16 @@ def headline(records: Sequence[Record]) -> str:
     where = "in the one held-out patient" if n == 1 else f"over {n} held-out patients"
     error = f"{best['name']}{' is best' if len(variants) > 1 else ''}: {_text(best)} HU mean absolute error {where}"
     if not rival:
-        against = "no baseline was scored"
-    else:
-        name = f"{BASELINES.get(rival['name'], rival['name'])} ({_text(rival)} HU)"
-        against = f"better than the best baseline, {name}" if _mean(best) < _mean(rival) else f"no better than {name}"
-    return f"{error}, {against}; {_missed(best)}."
-
-
-def _missed(best: Record) -> str:
-    dice = _mean(best, "dice_bone_250")
-    if dice is None:
-        return "bone was not judged, for there is none inside the mask"
-    if dice >= DICE_GOOD:
-        return f"bone is in place (Dice {_text(best, 'dice_bone_250')}){_density(best)}"
-    part = "much" if dice < DICE_LOW else "part"
-    return f"it misses or displaces {part} of the bone (Dice {_text(best, 'dice_bone_250')})"
+        return f"{error}. No baseline was scored."
+    name = f"{BASELINES.get(rival['name'], rival['name'])} ({_text(rival)} HU)"
+    against = f"better than the best baseline, {name}" if _mean(best) < _mean(rival) else f"no better than {name}"
+    return f"{error}, {against}."
 
 
 def bone_verdict(records: Sequence[Record]) -> str:
     """Return in words how well the best model makes bone; "" without a model that has a score."""
-    variants = sorted((r for r in records if r["kind"] == "variant" and _mean(r) is not None), key=_mean)
+    scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
+    variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
     if not variants:
         return ""
     best = variants[0]
@@ -78,16 +73,16 @@ def bone_verdict(records: Sequence[Record]) -> str:
         "Poor": "much of the bone is missing or displaced",
     }[word]
     overlap, size = _text(best, "dice_bone_250"), _text(best, "mae_bone_hu")
-    text = f"{word}: {where} (Dice {overlap} above 250 HU); error in bone {size} HU"
-    return f"{text}{_density(best) or ', without a clear bias'}."
+    text = f"{word}: {where} (Dice {overlap} above 250 HU{_bone_rank(best, baselines)})."
+    return f"{text} The error in bone is {size} HU{_density(best)}."
 
 
 def _density(best: Record) -> str:
-    """Return by how much bone is too soft or too dense; "" if that is little of its error."""
+    """Return by how much bone is too soft or too dense, or that this is little of its error."""
     bias, error = _mean(best, "me_bone_hu"), _mean(best, "mae_bone_hu")
-    if bias is None or error is None or abs(bias) < error / 4:
-        return ""
-    return f", but on average {abs(bias):.0f} HU too {'soft' if bias < 0 else 'dense'}"
+    if bias is None or abs(bias) < error / 4:
+        return ", without a clear bias" if bias is not None else ""
+    return f"; on average bone is {abs(bias):.0f} HU too {'soft' if bias < 0 else 'dense'}"
 
 
 def _mean(record: Record, metric: str = "mae_hu") -> float | None:
@@ -131,12 +126,17 @@ def _bone(best: Record, baselines: Sequence[Record]) -> str:
     text = f"In bone the error is {_text(best, 'mae_bone_hu')} HU and the overlap (Dice) {_text(best, 'dice_bone_250')}"
     if _lacks_bone(best):
         return f"{text}: much of the bone is missing or displaced."
+    return f"{text}{_bone_rank(best, baselines)}."
+
+
+def _bone_rank(best: Record, baselines: Sequence[Record]) -> str:
+    """Return how the Dice of bone compares with the baselines'; "" without any."""
     rivals = [b for b in baselines if _mean(b, "dice_bone_250") is not None]
     ahead = [b for b in rivals if _mean(b, "dice_bone_250") >= _mean(best, "dice_bone_250")]
     if ahead:
         names = " and ".join(BASELINES.get(b["name"], b["name"]) for b in ahead)
-        return f"{text}, no better than {names}."
-    return f"{text}{', better than any baseline' if rivals else ''}."
+        return f", no better than {names}"
+    return ", better than any baseline" if rivals else ""
 
 
 def _lacks_bone(record: Record) -> bool:

@@ -46,7 +46,7 @@ def render(data: PageData) -> str:
         absent=[section for section in found if section.missing],
         headline=headline(data.records),
         bone=bone_verdict(data.records),
-        conclusion=conclusion(data.records),
+        conclusion=conclusion(data.records, bone=False),
         charts=_charts(data, found),
         css=source(environment, "page.css")[0],
         js="\n".join(source(environment, f"{name}.js")[0] for name in SCRIPTS),
