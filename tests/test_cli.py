@@ -304,6 +304,22 @@ def test_doctor_does_not_tell_the_name_of_the_user(tmp_path, monkeypatch):
     assert "jane.doe" not in text.replace(os.environ["MRICT_DATA"], "")
 
 
+@pytest.mark.parametrize("variables", [[], ["MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS"]])
+def test_doctor_reports_a_work_folder_that_is_a_file(tmp_path, monkeypatch, variables):
+    monkeypatch.setenv("HOME", str(tmp_path / "jane.doe"))
+    for variable in variables:
+        monkeypatch.delenv(variable)
+    file = tmp_path / "jane.doe" / "work"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.setenv("MRICT_HOME", str(file))
+    done = invoke("doctor")
+    assert (done.exit_code, done.stderr) == (1, "")
+    assert "problem: ~/work: a file; expected a work folder; " in done.stdout
+    assert "published models" not in done.stdout
+    assert "jane.doe" not in done.stdout
+
+
 def test_what_an_extra_brings_is_named_with_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert error_of("suite", "--only", "00") == (
