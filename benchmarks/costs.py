@@ -151,6 +151,5 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     per_image = [row["tflop_per_step"] / row["batch"] for row in rows]
     rank = spearmanr(per_image, [row["cpu_s_per_image"] for row in rows]).statistic
     return [
-        f"On this CPU, operations and time per image order these variants alike to a rank correlation of {rank:.2f}. "
-        "The time is not proportional to them: small networks wait for memory."
+        f"On this CPU, operations and time per image order these variants alike to a rank correlation of {rank:.2f}."
     ]

@@ -425,4 +425,4 @@ def test_the_command_refuses_a_tiny_network(tmp_path, monkeypatch):
     assert isinstance(result.exception, MrictError)
     assert "width 4, but the G of mk6_3_4 is unet_b of 1 channel(s) and width 64" in str(result.exception)
     result = CliRunner().invoke(cli.app, ["import-checkpoint", str(path), "--as", "mk6_3_5"])
-    assert "did you mean 'mk6_3_4'?" in str(result.exception)
+    assert "did you mean 'mk6_3_4'" in str(result.exception)

@@ -212,7 +212,7 @@ def test_a_figure_draws_what_stands_in_its_panel(nrmse, monkeypatch):
     records = page_data(3, 2, 24).records
     dotted = dataclasses.replace(nrmse, panels=(*nrmse.panels, "dots"))
     monkeypatch.setitem(metrics.TABLE, nrmse.key, dotted)
-    titles = [axis.get_title() for axis in figures.clinical_figure(records, label="demo").axes]
+    titles = [axis.get_title().replace("\n", " ") for axis in figures.clinical_figure(records, label="demo").axes]
     assert titles[-3:] == [metrics.metric(key).title for key in metrics.keys("dots")]
     assert titles[-1] == nrmse.title
 

@@ -529,7 +529,7 @@ def test_an_alias_is_its_variant(published):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mk11", "unknown variant 'mk11': did you mean 'mk1'?"),
+        ("mk11", "unknown model 'mk11': did you mean 'mk1'?"),
         ("mk1@zz", r"mk1@zz: no such model in .*; published of mk1: mk1@"),
         ("mk1@", "mk1@: no such model"),
         ("mk2", r"mk2: no model in .*train mk2 --lineage.*import-checkpoint FILE --as mk2"),
@@ -537,8 +537,8 @@ def test_an_alias_is_its_variant(published):
         ("gone.pt", r"gone\.pt: not a model; give a checkpoint"),
         ("{root}/mk1", "not a model; give a checkpoint"),
         ("{root}/plain.pth", "python -m mrict_core import-checkpoint FILE --as VARIANT"),
-        ("x" * 5000, "unknown variant"),
-        ("a\0b", "unknown variant"),
+        ("x" * 5000, "unknown model"),
+        ("a\0b", "unknown model"),
     ],
 )
 def test_names_that_mean_nothing(spec, message, published):
@@ -585,4 +585,4 @@ def test_the_commands(fresh_space, cohort):
     assert (listed["name"], listed["kind"], listed["demo"], listed["problem"]) == (entry.name, "trained", True, "")
     assert invoke("models", "--card", entry.name).stdout == (entry.path / CARD).read_text(encoding="utf-8")
     assert invoke("models", "--check").exit_code == 0
-    assert "unknown variant" in str(invoke("models", "--card", "mk11").exception)
+    assert "unknown model" in str(invoke("models", "--card", "mk11").exception)

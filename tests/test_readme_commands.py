@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import subprocess
 
 import pytest
 from test_cli import ok
-from tiny_models import write_head
 
+from benchmarks.gate import phantom
+from mrict_core.data.images.volumes import save_nifti
+from mrict_core.data.phantom import PhantomSpec
 from mrict_core.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-COMMANDS = [command for block in BLOCKS for line in block.splitlines() if (command := line.partition(" #")[0].strip())]
+COMMANDS = [
+    command
+    for block in BLOCKS
+    for line in block.splitlines()
+    if line[0] != "#" and (command := line.partition(" #")[0].strip())
+]
 SHORT = {
     "./run_all.sh": ["--profile", "smoke", "--only", "00"],
     "./run_tests.sh": ["--collect-only", "-q", __file__],
@@ -28,11 +34,11 @@ DEMO = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
 def places(cohort, tmp_path_factory) -> dict[str, str]:
     """Files for the names in the README: an MR, a folder of MRs, of CTs, and of pairs."""
     root = tmp_path_factory.mktemp("readme")
-    for name in ("my_t1.nii.gz", "FOLDER/one_mr.nii.gz"):
-        (root / name).parent.mkdir(exist_ok=True)
-        write_head(root / name)
-    (root / "CT").mkdir()
-    shutil.copy(root / "my_t1.nii.gz", root / "CT" / "one_ct.nii.gz")
+    files = {"my_t1": "mr", "FOLDER/one_mr": "mr", "CT/one/ct": "ct", "CT/one/mask": "mask"}
+    for name, role in files.items():
+        image = phantom("1BA001", 7, PhantomSpec("brain", 6.0, 6.0), role)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        save_nifti(root / f"{name}.nii.gz", image.array, image.affine)
     return {"my_t1.nii.gz": "my_t1.nii.gz", "/path/to/pairs": str(cohort), "": str(root)}
 
 

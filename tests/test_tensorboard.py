@@ -117,11 +117,11 @@ def test_a_training_that_began_without_a_log_gets_its_first_rounds(fresh_space):
     assert curve(log, "step/loss_g")[0][0] == curve(log, "round/epoch")[1][0] + 1
 
 
-def test_a_finished_training_says_that_its_log_stays(fresh_space):
+def test_a_finished_training_says_that_it_has_no_log(fresh_space):
     lines: list[str] = []
     train(get("mk1"), FOUR, fresh_space, PLAIN, **QUIET)
     train(get("mk1"), FOUR, fresh_space, LOGGED, report=lines.append)
-    assert lines[0] == "mk1: unchanged, so its TensorBoard log is too; --retrain trains again"
+    assert lines[0] == "mk1: trained before, without a TensorBoard log; --retrain trains again, with one"
     assert not (run_of(fresh_space, "mk1").folder / FOLDER).exists()
 
 

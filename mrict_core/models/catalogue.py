@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import all_variants, get
 from mrict_core.models.about import About, about_of
 from mrict_core.models.folder import (
@@ -202,7 +202,7 @@ def find(spec: str | Path, root: Path | None = None) -> Path:
             if entry.problem:
                 raise MrictError(entry.problem)
             return entry.path
-    variant = name if any(entry.variant == name for entry in every) else get(name).name
+    variant = name if any(entry.variant == name for entry in every) else _declared(name, every)
     published = [entry for entry in every if entry.variant == variant]
     if at:
         return _by_hash(variant, prefix, published, root)
@@ -214,6 +214,15 @@ def find(spec: str | Path, root: Path | None = None) -> Path:
         )
     usable = [entry for entry in published if entry.makes_ct]
     return max(usable, key=lambda e: (not e.demo, e.published)).path if usable else _trained(variant, root)
+
+
+def _declared(name: str, every: Sequence[Entry]) -> str:
+    """Return an experiment's name, also of an alias; raise MrictError with the nearest models and experiments."""
+    try:
+        return get(name).name
+    except MrictError:
+        models = {entry.own_name or entry.variant for entry in every}
+        raise unknown_name("model", name, models | {variant.name for variant in all_variants()}) from None
 
 
 def _as_path(text: str) -> Path | None:

@@ -209,7 +209,7 @@ def leaderboard_figure(records: Sequence[Mapping[str, Any]], *, label: str) -> F
     if board.empty:
         raise MrictError("no metrics to show; evaluate a variant first")
     by_name = {record["name"]: record for record in records}
-    count = style.counted(max(len(record["patients"]) for record in records), "held-out patient")
+    count = style.counted(max(record["n"] for record in records), "held-out patient")
     title = f"Masked MAE of {count}"
     figure = style.new_figure(style.PAGE_IN, 0.24 * len(board) + 1.3, title=title, label=label)
     axis, mae = figure.subplots(), metrics.metric("mae_hu")

@@ -45,7 +45,7 @@ def _looks(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _patients(records: Sequence[Record]) -> str:
     """Return the number of held-out patients in words."""
-    return style.counted(max(len(record["patients"]) for record in records), "held-out patient")
+    return style.counted(max(record["n"] for record in records), "held-out patient")
 
 
 def _stacked(record: Record) -> str:

@@ -123,7 +123,8 @@ def model_look(name: str) -> dict[str, Any]:
     place = names.index(name) if name in names else zlib.crc32(name.encode())
     again, colour = divmod(place, len(MODEL_COLOURS))
     repeat = again % len(MODEL_LINES)
-    return {"color": MODEL_COLOURS[colour], "linestyle": MODEL_LINES[repeat], "marker": MODEL_MARKERS[repeat]}
+    turn = (again + again // len(MODEL_LINES)) % len(MODEL_MARKERS)
+    return {"color": MODEL_COLOURS[colour], "linestyle": MODEL_LINES[repeat], "marker": MODEL_MARKERS[turn]}
 
 
 def counted(number: int, noun: str) -> str:

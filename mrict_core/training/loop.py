@@ -39,7 +39,7 @@ from mrict_core.training.progress import Progress, automatic
 from mrict_core.training.run import Run, TrainSettings, prepare_run, sampled_epochs, start_from_parent
 from mrict_core.training.runs import BEST, CODE, LAST, RESUME, RUN, Files, Report, TrainingRun, new_folder, read_run
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score, todays_columns
-from mrict_core.training.tensorboard import EVERY, PICTURE, Log, open_log, steps_done
+from mrict_core.training.tensorboard import EVERY, PICTURE, Log, has_log, open_log, steps_done
 
 RUN_FORMAT = 1  # of run.json
 
@@ -113,8 +113,8 @@ def train(
             "--retrain trains again in a new folder"
         )
     if found and found.complete:
-        if settings.tensorboard:
-            report(f"{variant.name}: unchanged, so its TensorBoard log is too; --retrain trains again")
+        if settings.tensorboard and not has_log(found.folder):
+            report(f"{variant.name}: trained before, without a TensorBoard log; --retrain trains again, with one")
         return _unchanged(found, report)
     pace = pace_of(run)
     current = found and not found.old

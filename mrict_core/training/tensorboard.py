@@ -69,14 +69,18 @@ def steps_done(history: Sequence[Mapping[str, Any]], steps_per_epoch: int) -> in
     return sum(int(row.get("steps") or steps_per_epoch) for row in history)
 
 
+def has_log(folder: Path) -> bool:
+    """Return whether a training has a log."""
+    return (folder / FOLDER).is_dir()
+
+
 def open_log(folder: Path, history: Sequence[Mapping[str, Any]], steps_per_epoch: int) -> Log:
     """Return the log of a training, continued after the rounds of its history.
 
     If the training began without a log, the numbers of those rounds are filled in.
     """
-    place = folder / FOLDER
-    began = place.is_dir()
-    log = TensorBoard(place, steps_done(history, steps_per_epoch) if began else 0)
+    began = has_log(folder)
+    log = TensorBoard(folder / FOLDER, steps_done(history, steps_per_epoch) if began else 0)
     for k, row in enumerate(() if began else history, start=1):
         log.scalars("round", row, steps_done(history[:k], steps_per_epoch))
     return log
