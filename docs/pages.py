@@ -21,7 +21,8 @@ from mrict_core.paths import ROOT, reports_root
 
 DOCS = ROOT / "docs"
 API, GALLERY, MEASURED = DOCS / "reference" / "api", DOCS / "gallery", DOCS / "benchmarks"
-FIRST = ("own_data", "dicom", "score", "budgets", "variant", "loss", "network", "metric", "method", "view")  # how-tos
+# how-tos
+FIRST = ("install", "own_data", "dicom", "score", "budgets", "variant", "loss", "network", "metric", "method", "view")
 BENCHMARKS = ROOT / "reports" / "benchmarks"  # in git, unlike all other reports
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 CODE = re.compile(r"`([^`\n]+)`")

@@ -54,9 +54,10 @@ def examine() -> dict[str, Any]:
     try:
         import torch  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: a library of its own is missing
-        problems.append(f"torch cannot be imported ({error}); expected 2.11 or newer; install it again")
+        problems.append(f"torch cannot be imported ({_masked(error)}); expected 2.11 or newer; install it again")
         return found
-    return found | _device(found["cpu"]) | {"weights": _weights(), "models": _models()}
+    found |= _device(found["cpu"]) | {"weights": _weights()}
+    return found | {"models": _models()} if found["folders"] else found  # models lie in them
 
 
 def requirements() -> dict[str, list[Requirement]]:
@@ -118,7 +119,7 @@ def _folders(problems: list[str]) -> list[dict[str, Any]]:
     try:
         work = paths.work_root()
     except MrictError as error:
-        problems.append(str(error))
+        problems.append(_masked(error))
         return []
     default = "current folder" if paths.INSTALLED else "checkout"
     rows = [_folder("work", work, f"{paths.HOME} or --workdir" if os.environ.get(paths.HOME) else default, problems)]
@@ -141,6 +142,11 @@ def _home(path: Path) -> str:
     """Return a path for others' eyes: without the name of the user's own folder."""
     home = Path.home()
     return str(Path("~") / path.relative_to(home)) if path.is_relative_to(home) else str(path)
+
+
+def _masked(message: object) -> str:
+    """Return a message for others' eyes, as `_home` for paths."""
+    return str(message).replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
 
 
 def _browser() -> str:
@@ -214,6 +220,7 @@ def as_text(found: dict[str, Any]) -> str:
     if "weights" in found:
         lines += ["", "pretrained weights (needed by some trainings and metrics; downloaded when first used)"]
         lines += _wrapped([f"{name}: {state}" for name, state in found["weights"].items()])
+    if "models" in found:
         lines += ["", "published models"]
         lines += [f"  {_model(model)}" for model in found["models"]] or ["  none"]
     problems = [f"problem: {text}" for text in found["problems"]]

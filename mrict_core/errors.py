@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 from collections.abc import Iterable
 
 STARVED = (  # words of Python, torch, ITK and the dynamic linker
@@ -40,12 +39,6 @@ def passing(error: BaseException) -> bool:
     """Return whether an error is a fault of the machine, not of the content read."""
     by_system = isinstance(error, OSError) and error.errno is not None  # decompressors raise OSError for bad bytes
     return by_system or starved(error) or isinstance(error, UnavailableError)
-
-
-def require(module: str, extra: str) -> None:
-    """Raise MrictError if an optional package is missing; extra: the one in pyproject.toml that installs it."""
-    if importlib.util.find_spec(module) is None:
-        raise MrictError(f'package {module} is not installed; expected it here; pip install "mrict-core[{extra}]"')
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> MrictError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import platform
@@ -14,12 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from mrict_core.errors import MrictError, UnavailableError, unknown_name
+from mrict_core.paths import INSTALLED
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "scipy", "scikit-image"),
     *("nibabel", "SimpleITK", "opencv-python", "pydicom"),
 )
 PRECISIONS = ("auto", "native", "float32", "bfloat16")
+
+
+def require(module: str, extra: str) -> None:
+    """Raise MrictError if an optional package is missing; extra: the one in pyproject.toml that installs it."""
+    if importlib.util.find_spec(module) is None:
+        raise MrictError(f"package {module} is not installed; expected it here; {to_install(extra)}")
+
+
+def to_install(extra: str) -> str:
+    """Return the command that installs the packages of an extra; MRICT itself is in no package index."""
+    return f'pip install ".[{extra}]" in the checkout of MRICT' if INSTALLED else "pip install -r requirements.txt"
 
 
 def seed_everything(seed: int) -> None:

@@ -304,11 +304,38 @@ def test_doctor_does_not_tell_the_name_of_the_user(tmp_path, monkeypatch):
     assert "jane.doe" not in text.replace(os.environ["MRICT_DATA"], "")
 
 
+@pytest.mark.parametrize("variables", [[], ["MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS"]])
+def test_doctor_reports_a_work_folder_that_is_a_file(tmp_path, monkeypatch, variables):
+    monkeypatch.setenv("HOME", str(tmp_path / "jane.doe"))
+    for variable in variables:
+        monkeypatch.delenv(variable)
+    file = tmp_path / "jane.doe" / "work"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.setenv("MRICT_HOME", str(file))
+    done = invoke("doctor")
+    assert (done.exit_code, done.stderr) == (1, "")
+    assert "problem: ~/work: a file; expected a work folder; " in done.stdout
+    assert "published models" not in done.stdout
+    assert "jane.doe" not in done.stdout
+
+
+def test_the_folder_of_copied_notebooks_is_printed_as_given(tmp_path, monkeypatch):
+    monkeypatch.setattr("mrict_core.paths.ROOT", tmp_path)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    text = ok("notebooks", "copy", "mine")
+    assert " notebooks: mine\n" in text
+    assert "jupyter lab mine\n" in text
+    assert error_of("notebooks", "copy", "mine").startswith("mine: holds 00_")
+
+
 def test_what_an_extra_brings_is_named_with_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert error_of("suite", "--only", "00") == (
-        'package papermill is not installed; expected it here; pip install "mrict-core[notebooks]"'
-    )
+    missing = "package papermill is not installed; expected it here; "
+    assert error_of("suite", "--only", "00") == f"{missing}pip install -r requirements.txt"
+    monkeypatch.setattr("mrict_core.machine.INSTALLED", True)
+    assert error_of("suite", "--only", "00") == f'{missing}pip install ".[notebooks]" in the checkout of MRICT'
 
 
 # ------------------------------------------------------------------------------------------------------ what it does

@@ -123,7 +123,7 @@ def test_compression_that_cannot_be_decoded(tmp_path, monkeypatch):
     with pytest.raises(MrictError, match=r"as JPEG Extended .* cannot be decoded; .*; export it uncompressed$"):
         read_series(file, modality="")
     monkeypatch.setattr("mrict_core.data.dicom.read.DECODERS", ("no_such_decoder",))
-    with pytest.raises(MrictError, match=r'pip install "mrict-core\[dicom\]", or export it uncompressed$'):
+    with pytest.raises(MrictError, match=r"pip install -r requirements\.txt, or export it uncompressed$"):
         read_series(file, modality="")
 
 

@@ -229,7 +229,7 @@ def test_a_missing_package_is_named(option, package, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == package else found(name, *a))
     text = error_of("export", "mk6_3_4", option, "made")
-    assert text == f'package {package} is not installed; expected it here; pip install "mrict-core[export]"'
+    assert text == f"package {package} is not installed; expected it here; pip install -r requirements.txt"
     assert not Path("made").exists()
 
 

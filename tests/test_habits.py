@@ -40,11 +40,14 @@ def image(tmp_path_factory) -> Path:
     ignored = (DOCKER / "train.Dockerfile.dockerignore").read_text(encoding="utf-8").split()
     assert ignored[:2] == [".git", ".venv"]
     top = {name for name in ignored if "/" not in name} | {".ruff_cache", ".pytest_cache", ".hypothesis"}
-    shutil.copytree(
-        ROOT,
-        folder,
-        ignore=lambda at, names: [n for n in names if n == "__pycache__" or (Path(at) == ROOT and n in top)],
-    )
+    back = {name[1:] for name in ignored if name.startswith("!")}  # after the line that leaves its folder out
+
+    def left_out(at: str, names: list[str]) -> list[str]:
+        below = Path(at).relative_to(ROOT)
+        inside = {name for name in names if f"{below}/*" in ignored and f"{below}/{name}" not in back}
+        return [n for n in names if n == "__pycache__" or n in inside or (below == Path() and n in top)]
+
+    shutil.copytree(ROOT, folder, ignore=left_out)
     return folder
 
 
@@ -64,6 +67,11 @@ def test_the_container_installs_before_it_copies_and_its_sources_exist(image):
         assert (image / name).is_file()
     assert instructions("RUN")[0] == "./run_all.sh --setup-only"  # needs nothing but these
     assert "requirements.txt" in (ROOT / "run_all.sh").read_text(encoding="utf-8")
+
+
+def test_the_container_holds_the_starter_and_no_other_model(image):
+    assert [path.name for path in (image / "checkpoints").iterdir()] == ["starter-brain"]
+    assert (image / "checkpoints" / "starter-brain" / "model.safetensors").is_file()
 
 
 def test_the_commands_of_the_container_run_in_its_folder(image, tmp_path):

@@ -58,13 +58,18 @@ def content(folder: Path) -> dict[Path, tuple[int, int]]:
     return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in found if p.is_file() or not p.name.startswith("_")}
 
 
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what other tests of this process have put there."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MRICT_", "PYTHON"))}
+    return kept | {"PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "120"}
+
+
 @pytest.fixture
 def mrict(bare, tmp_path) -> Command:
     """Runs the command `mrict` in an empty folder; fails if anything is written among the installed packages."""
 
     def run(*words: str | Path, expected: int = 0, cwd: Path = tmp_path, **env: str) -> subprocess.CompletedProcess:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MRICT_", "PYTHON"))}
-        clean |= {"PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "120", **env}
+        clean = clean_environment() | env
         before = content(site_of(bare))
         done = subprocess.run([bare / "bin" / "mrict", *words], cwd=cwd, env=clean, capture_output=True, text=True)
         assert done.returncode == expected, done.stdout + done.stderr
@@ -77,7 +82,8 @@ def mrict(bare, tmp_path) -> Command:
 def test_it_is_the_wheel_that_runs(bare, mrict):
     assert mrict("--version").stdout == f"{__version__}\n"
     code = "import mrict_core; print(mrict_core.__file__)"
-    done = subprocess.run([bare / "bin" / "python", "-c", code], cwd=bare, capture_output=True, text=True, check=True)
+    command, env = [bare / "bin" / "python", "-c", code], clean_environment()
+    done = subprocess.run(command, cwd=bare, env=env, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_relative_to(site_of(bare))
     assert "No module named" not in done.stderr
 

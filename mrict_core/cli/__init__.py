@@ -73,7 +73,8 @@ def _options(
         typer.Option(
             "--workdir",
             metavar="DIR",
-            help="folder of data, checkpoints, reports; none: MRICT_HOME, else the checkout, else the current folder",
+            help="folder of data, checkpoints, reports; none: MRICT_HOME, else the checkout, else the current folder. "
+            "MRICT_DATA, MRICT_CHECKPOINTS and MRICT_REPORTS, where set, come first",
         ),
     ] = None,
     version: Annotated[

@@ -8,7 +8,8 @@ import typer
 
 from mrict_core.cli.options import Overwrite
 from mrict_core.cli.progress import say
-from mrict_core.errors import MrictError, require
+from mrict_core.errors import MrictError
+from mrict_core.machine import require
 
 
 def export(

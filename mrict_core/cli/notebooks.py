@@ -9,7 +9,7 @@ import typer
 
 from mrict_core.cli.progress import say
 from mrict_core.errors import MrictError
-from mrict_core.paths import NOTEBOOKS, shown, work_root
+from mrict_core.paths import NOTEBOOKS, printable, work_root
 
 app = typer.Typer(help="List or copy the notebooks that explain MRICT; `suite` runs them.", no_args_is_help=True)
 
@@ -39,11 +39,11 @@ def copy_notebooks(
     there = [path.name for path in sources if (target / path.name).exists()]
     if there and not overwrite:
         raise MrictError(
-            f"{shown(target)}: holds {there[0]} already ({len(there)} of {len(sources)} names); expected a folder "
+            f"{printable(target)}: holds {there[0]} already ({len(there)} of {len(sources)} names); expected a folder "
             "without them; name another, or add --overwrite"
         )
     for path in sources:
         with atomic_path(target / path.name) as partial:
             shutil.copyfile(path, partial)
-    say(f"{len(sources)} notebooks: {shown(target)}")
-    say(f"open them: MRICT_HOME={quote(str(work_root()))} jupyter lab {quote(shown(target))}")
+    say(f"{len(sources)} notebooks: {printable(target)}")
+    say(f"open them: MRICT_HOME={quote(str(work_root()))} jupyter lab {quote(printable(target))}")

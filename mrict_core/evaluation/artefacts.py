@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import ndimage
 
 from mrict_core import metrics
-from mrict_core.evaluation.controls import UNSEEN
+from mrict_core.evaluation.controls import shifted, unseen
 from mrict_core.hu import BLACK_HU
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ ARTEFACTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # CT in HU, (N, S,
     "checkerboard": _checkerboard,  # uneven overlap of transposed convolutions
     "HU drift": _drifted,  # a level of its own for every slice
     "blur": _blurred,  # the mean of several possible images
-    "shift": lambda ct: np.concatenate([ct[..., :1], ct[..., :-1]], axis=-1),  # by one pixel along the rows
+    "shift": shifted,  # by one pixel along the rows
     "left-right flip": lambda ct: ct[..., ::-1],
 }
 
@@ -75,18 +75,18 @@ def judge_artefacts(store: SliceStore, patient: str) -> pd.DataFrame:
     rows = []
     for name, image in make_artefacts(store, patient).items():
         found = scores(image)
-        seen: dict[bool, list[str]] = {True: [], False: []}
+        names: dict[bool, list[str]] = {True: [], False: []}  # by whether the fault is unseen
         for key, value in found.items():
             far = metrics.metric(key).distance
             if np.isfinite([value, black[key]]).all():
-                seen[far(value) >= UNSEEN * far(black[key])].append(metrics.heading(key))
+                names[unseen(value, black[key], far)].append(metrics.heading(key))
         rows.append(
             {
                 "artefact": name,
                 "kind": "control",
                 **found,
-                "seen by": ", ".join(seen[True]),
-                "unseen by": ", ".join(seen[False]),
+                "seen by": ", ".join(names[False]),
+                "unseen by": ", ".join(names[True]),
             }
         )
     return pd.DataFrame(rows)

@@ -19,8 +19,8 @@ UNSEEN = 0.05  # of a black image's error
 Make = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (MR as the window's HU, CT in HU), (N, H, W) => HU
 
 
-def _shifted(_: np.ndarray, ct: np.ndarray) -> np.ndarray:
-    """Shift by one pixel along the rows; the first column is repeated."""
+def shifted(ct: np.ndarray) -> np.ndarray:
+    """Return slices, (..., H, W), shifted by one pixel along the rows; the first column is repeated."""
     return np.concatenate([ct[..., :1], ct[..., :-1]], axis=-1)
 
 
@@ -28,8 +28,13 @@ CONTROLS: dict[str, Make] = {
     "control_black": lambda mr, ct: np.full_like(ct, BLACK_HU),
     "control_copy_of_mr": lambda mr, ct: mr,
     "control_bias_150": lambda mr, ct: ct + np.float32(BIAS_HU),
-    "control_shift_1": _shifted,
+    "control_shift_1": lambda mr, ct: shifted(ct),
 }
+
+
+def unseen(value: float, black: float, far: Callable[[float], float]) -> bool:
+    """Return whether a score's distance from the perfect value is below 5 % of a black image's."""
+    return far(value) < UNSEEN * far(black)
 
 
 def control_predictions(store: SliceStore) -> dict[str, Predictions]:
@@ -83,7 +88,7 @@ def _unseen(values: Mapping[str, float | None], far: Callable[[float], float]) -
     return [
         f"{_short(name)} ({100 * far(value) / far(black):.0f} % of a black image's error)"
         for name, value in found.items()
-        if value is not None and black is not None and far(value) < UNSEEN * far(black)
+        if value is not None and black is not None and unseen(value, black, far)
     ]
 
 

@@ -13,7 +13,7 @@ from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.reporting import style
-from mrict_core.reporting.images import _boxes, _hu, _mr
+from mrict_core.reporting.images import crop_boxes, draw_hu, draw_mr
 
 
 @style.styled
@@ -33,18 +33,18 @@ def before_after_figure(
     """
     if not images or not set(images) <= set(history["step"]):
         raise MrictError(f"steps {list(images)}: expected some of the history's steps; draw those that were kept")
-    box, spacing = _boxes([row["mask"]])[0], row["spacing_mm"]
+    box, spacing = crop_boxes([row["mask"]])[0], row["spacing_mm"]
     panel = 1.55
     tall = panel * (box[0].stop - box[0].start) / (box[1].stop - box[1].start)
     figure = style.new_figure((len(images) + 2) * panel, tall + 2.8, title=title, label=label)
     top, bottom = figure.add_gridspec(2, 1, height_ratios=[tall + 0.25, 2.1])
     axes = [figure.add_subplot(place) for place in top.subgridspec(1, len(images) + 2)]
-    _mr(axes[0], row["mr"][box], "RLAP", spacing)
+    draw_mr(axes[0], row["mr"][box], "RLAP", spacing)
     axes[0].set_title("MR")
     for axis, (step, image) in zip(axes[1:], images.items(), strict=False):
-        _hu(axis, np.where(row["mask"][box] > 0, image[box], AIR_FLOOR_HU), "wide", spacing)
+        draw_hu(axis, np.where(row["mask"][box] > 0, image[box], AIR_FLOOR_HU), "wide", spacing)
         axis.set_title(f"{step} steps" if step else "untrained")
-    _hu(axes[-1], row["ct"][box], "wide", spacing)
+    draw_hu(axes[-1], row["ct"][box], "wide", spacing)
     axes[-1].set_title("CT")
     axis = figure.add_subplot(bottom)
     mae, shown = metrics.metric("mae_hu"), history[history["step"].isin(list(images))]

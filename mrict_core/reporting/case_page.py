@@ -18,7 +18,7 @@ from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import normalise_mr
 from mrict_core.hu import AIR_FLOOR_HU, DISPLAY_WINDOWS_HU, LANDMARKS_HU, SD_LIMIT_HU
 from mrict_core.reporting import style
-from mrict_core.reporting.images import MR_LABEL, _hu, _inside, _mr, _outline
+from mrict_core.reporting.images import MR_LABEL, draw_hu, draw_mr, draw_outline, only_inside
 
 SOFT = "soft-tissue\nwindow"
 HEIGHTS = (0.15, 0.38, 0.62, 0.85)  # of the body, of the axial slices shown
@@ -59,10 +59,10 @@ def case_figure(
     dz, dr, dc = order.spacing_mm(mr.affine)
     inside = order.to_slices(body)
     grey = normalise_mr(order.to_slices(mr.array), *mr_range)
-    made = _inside(order.to_slices(hu), inside, AIR_FLOOR_HU)
-    stacks = {"MR": _inside(grey, inside, -1), "synthetic CT\ninside the body": made, SOFT: made}
+    made = only_inside(order.to_slices(hu), inside, AIR_FLOOR_HU)
+    stacks = {"MR": only_inside(grey, inside, -1), "synthetic CT\ninside the body": made, SOFT: made}
     if sd_hu is not None:
-        stacks["uncertainty"] = _inside(order.to_slices(sd_hu), inside, 0)
+        stacks["uncertainty"] = only_inside(order.to_slices(sd_hu), inside, 0)
     views = {name: _views(stack, inside) for name, stack in stacks.items()}
     outlines = _views(inside, inside)
     spacings = [(dr, dc)] * len(HEIGHTS) + [(dz, dc), (dz, dr)]
@@ -76,13 +76,13 @@ def case_figure(
         axes = [figure.add_subplot(grid[line, column]) for column in range(len(spacings))]
         for column, (axis, picture, spacing) in enumerate(zip(axes, pictures, spacings, strict=True)):
             if name == "MR":
-                image, unit = _mr(axis, picture, marks[column], spacing), MR_LABEL
-                _outline(axis, outlines[column], style.BODY_COLOUR)
+                image, unit = draw_mr(axis, picture, marks[column], spacing), MR_LABEL
+                draw_outline(axis, outlines[column], style.BODY_COLOUR)
             elif name == "uncertainty":
-                image, unit = _hu(axis, picture, "wide", spacing), "SD (HU)"
+                image, unit = draw_hu(axis, picture, "wide", spacing), "SD (HU)"
                 image.set(cmap="magma", clim=(0, SD_LIMIT_HU))
             else:
-                image, unit = _hu(axis, picture, "soft" if name == SOFT else "wide", spacing), "HU"
+                image, unit = draw_hu(axis, picture, "soft" if name == SOFT else "wide", spacing), "HU"
         axes[0].set_ylabel(name)
         figure.colorbar(image, ax=axes, label=unit, aspect=14, pad=0.01, extend="both")
         if line == 0:

@@ -46,7 +46,7 @@ def sample_figure(rows: Sequence[Row], *, title: str, label: str, orientation: b
     decides which they are (none: axial).
     """
     _check(rows, (*_SHOWN, "sct"))
-    boxes = _boxes([row["mask"] for row in rows])
+    boxes = crop_boxes([row["mask"] for row in rows])
     large = len(rows) == 1
     columns = 3 if large else len(PANELS)
     lines = len(rows) * len(PANELS) // columns
@@ -56,15 +56,15 @@ def sample_figure(rows: Sequence[Row], *, title: str, label: str, orientation: b
     panels = figure.subplots(lines, columns, squeeze=False).reshape(len(rows), len(PANELS))
     for (mr, sct, ct, error, soft_sct, soft_ct), row, box in zip(panels, rows, boxes, strict=True):
         spacing_mm, mask = row["spacing_mm"], row["mask"][box] > 0
-        grey = _mr(mr, _inside(row["mr"][box], mask, -1), _sides(row, orientation), spacing_mm)
+        grey = draw_mr(mr, only_inside(row["mr"][box], mask, -1), _sides(row, orientation), spacing_mm)
         mr.set_ylabel(row.get("name", f"{row['patient']}\nslice {row['z']}"))
-        made, true = (_inside(row[role][box], mask, AIR_FLOOR_HU) for role in ("sct", "ct"))
-        wide = _hu(sct, made, "wide", spacing_mm)
-        _hu(ct, true, "wide", spacing_mm)
-        _outline(ct, mask, style.MASK_COLOUR)
+        made, true = (only_inside(row[role][box], mask, AIR_FLOOR_HU) for role in ("sct", "ct"))
+        wide = draw_hu(sct, made, "wide", spacing_mm)
+        draw_hu(ct, true, "wide", spacing_mm)
+        draw_outline(ct, mask, style.MASK_COLOUR)
         signed = _error(error, made, true, mask, spacing_mm)
-        soft = _hu(soft_sct, made, "soft", spacing_mm)
-        _hu(soft_ct, true, "soft", spacing_mm)
+        soft = draw_hu(soft_sct, made, "soft", spacing_mm)
+        draw_hu(soft_ct, true, "soft", spacing_mm)
         error.set_title(_mae_text(row["sct"], row["ct"], row["mask"]), fontsize=style.SMALLEST_PT)
     for axis, name in zip(panels[0], PANELS, strict=True):
         axis.set_title("\n".join(filter(None, (name, axis.get_title()))), fontsize=8)
@@ -89,7 +89,7 @@ def comparison_figure(
     _check(
         [{**row, "patient": f"{row['patient']}, {name}", "sct": sct} for name, sct in scts.items()], (*_SHOWN, "sct")
     )
-    spacing_mm, box = row["spacing_mm"], _boxes([row["mask"]])[0]
+    spacing_mm, box = row["spacing_mm"], crop_boxes([row["mask"]])[0]
     mask = row["mask"][box] > 0
     bands = math.ceil((len(scts) + 2) / _COLUMNS)
     columns = math.ceil((len(scts) + 2) / bands)
@@ -103,16 +103,16 @@ def comparison_figure(
         axis.set_axis_off()
     for part in parts:
         part.get_layout_engine().set(h_pad=0.02, w_pad=0.02)
-    _mr(axes[0, 0], _inside(row["mr"][box], mask, -1), _sides(row, orientation), spacing_mm)
+    draw_mr(axes[0, 0], only_inside(row["mr"][box], mask, -1), _sides(row, orientation), spacing_mm)
     axes[0, 0].set_title("MR", fontsize=style.SMALLEST_PT)
-    true = _inside(row["ct"][box], mask, AIR_FLOOR_HU)
-    wide, soft = (_hu(axes[line, 1], true, window, spacing_mm) for line, window in enumerate(WINDOWS))
-    _outline(axes[0, 1], mask, style.MASK_COLOUR)
+    true = only_inside(row["ct"][box], mask, AIR_FLOOR_HU)
+    wide, soft = (draw_hu(axes[line, 1], true, window, spacing_mm) for line, window in enumerate(WINDOWS))
+    draw_outline(axes[0, 1], mask, style.MASK_COLOUR)
     axes[0, 1].set_title("CT,\nmask outlined", fontsize=style.SMALLEST_PT)
     for column, (name, sct) in zip(axes[:, 2:].T, scts.items(), strict=False):
-        made = _inside(sct[box], mask, AIR_FLOOR_HU)
+        made = only_inside(sct[box], mask, AIR_FLOOR_HU)
         for axis, window in zip(column, WINDOWS, strict=False):
-            _hu(axis, made, window, spacing_mm)
+            draw_hu(axis, made, window, spacing_mm)
         error = _error(column[2], made, true, mask, spacing_mm)
         column[0].set_title(f"{name}\n{_mae_text(sct, row['ct'], row['mask'])}", fontsize=style.SMALLEST_PT)
     _inset_bar(figure, wide, axes[1, 0], WINDOWS["wide"], 0.72)
@@ -129,21 +129,21 @@ def pairs_figure(rows: Sequence[Row], *, title: str, label: str, orientation: bo
     z, spacing_mm, mr, ct, body, mask; one column per row.
     """
     _check(rows, ("mr", "ct", "body", "mask"))
-    boxes = _boxes([(row["mask"] > 0) | (row["body"] > 0) for row in rows])
+    boxes = crop_boxes([(row["mask"] > 0) | (row["body"] > 0) for row in rows])
     width_in = style.COLUMN_IN if len(rows) == 1 else style.PAGE_IN
     tall = min(2.2, (width_in - 0.9) / len(rows)) * _ratio(rows, boxes)
     figure = style.new_figure(width_in, 3 * tall + 0.6, title=title, label=label)
     axes = figure.subplots(3, len(rows), squeeze=False)
     for (upper, middle, lower), row, box in zip(axes.T, rows, boxes, strict=True):
-        _mr(upper, row["mr"][box], _sides(row, orientation), row["spacing_mm"])
-        _outline(upper, row["body"][box] > 0, style.BODY_COLOUR)
+        draw_mr(upper, row["mr"][box], _sides(row, orientation), row["spacing_mm"])
+        draw_outline(upper, row["body"][box] > 0, style.BODY_COLOUR)
         upper.set_title(f"{row['patient']}, slice {row['z']}")
         wide, soft = (
-            _hu(axis, row["ct"][box], window, row["spacing_mm"])
+            draw_hu(axis, row["ct"][box], window, row["spacing_mm"])
             for axis, window in zip((middle, lower), WINDOWS, strict=True)
         )
         for axis in (middle, lower):
-            _outline(axis, row["mask"][box] > 0, style.MASK_COLOUR)
+            draw_outline(axis, row["mask"][box] > 0, style.MASK_COLOUR)
     for axis, name in zip(axes[:, 0], ("MR, body mask", "CT, scoring mask", "CT, soft tissue"), strict=True):
         axis.set_ylabel(name)
     for line, image, name in zip(axes[1:], (wide, soft), WINDOWS.values(), strict=True):
@@ -159,21 +159,21 @@ def slab_figure(row: Row, slab: np.ndarray, *, title: str, label: str) -> Figure
     [-1, 1], the slice itself in the middle.
     """
     _check([{**row, "mr": slab[0]}], _SHOWN)
-    box, middle, spacing_mm = _boxes([row["mask"]])[0], len(slab) // 2, row["spacing_mm"]
+    box, middle, spacing_mm = crop_boxes([row["mask"]])[0], len(slab) // 2, row["spacing_mm"]
     mask = row["mask"][box] > 0
     tall = (style.PAGE_IN - 0.5) / (len(slab) + 1) * _ratio([row], [box])
     figure = style.new_figure(style.PAGE_IN, 2 * tall + 1.3, title=title, label=label, close=True)
     axes = figure.subplots(2, len(slab) + 1, squeeze=False)
     for k, (upper, lower) in enumerate(axes[:, :-1].T):
-        grey = _mr(upper, _inside(slab[k][box], mask, -1), "", spacing_mm)
+        grey = draw_mr(upper, only_inside(slab[k][box], mask, -1), "", spacing_mm)
         upper.set_title(f"slice {row['z']}" if k == middle else f"{k - middle:+d}".replace("-", "−"))
         _bare(lower)
         shown = {"cmap": style.ERROR_MAP, "vmin": -1, "vmax": 1, "aspect": spacing_mm[0] / spacing_mm[1]}
         if k != middle:
             change = lower.imshow(np.where(mask, slab[k][box] - slab[middle][box], np.nan), **shown)
-            _outline(lower, mask, style.FAINT)
-    true = _inside(row["ct"][box], mask, AIR_FLOOR_HU)
-    wide, soft = (_hu(axis, true, window, spacing_mm) for axis, window in zip(axes[:, -1], WINDOWS, strict=True))
+            draw_outline(lower, mask, style.FAINT)
+    true = only_inside(row["ct"][box], mask, AIR_FLOOR_HU)
+    wide, soft = (draw_hu(axis, true, window, spacing_mm) for axis, window in zip(axes[:, -1], WINDOWS, strict=True))
     axes[0, -1].set_title("CT")
     axes[0, 0].set_ylabel("MR")
     axes[1, 0].set_ylabel(f"minus slice {row['z']}")
@@ -184,7 +184,7 @@ def slab_figure(row: Row, slab: np.ndarray, *, title: str, label: str) -> Figure
     return figure
 
 
-def _inside(image: np.ndarray, mask: np.ndarray, outside: float) -> np.ndarray:
+def only_inside(image: np.ndarray, mask: np.ndarray, outside: float) -> np.ndarray:
     """Return the image with one value outside the mask."""
     return np.where(mask, np.asarray(image, np.float32), np.float32(outside))
 
@@ -206,7 +206,7 @@ def _sides(row: Row, orientation: bool) -> str:
     return sides(row.get("plane", "axial")) if orientation else ""
 
 
-def _mr(axis: Axes, mr: np.ndarray, marks: str, spacing_mm: tuple[float, float]) -> AxesImage:
+def draw_mr(axis: Axes, mr: np.ndarray, marks: str, spacing_mm: tuple[float, float]) -> AxesImage:
     """Draw an MR slice; marks: see `sides`, "" for none."""
     _bare(axis)
     image = axis.imshow(np.asarray(mr, np.float32), vmin=-1, vmax=1, aspect=spacing_mm[0] / spacing_mm[1])
@@ -229,7 +229,8 @@ def _scale_bar(axis: Axes, shape: tuple[int, int], spacing_mm: tuple[float, floa
     text.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
 
 
-def _hu(axis: Axes, hu: np.ndarray, window: str, spacing_mm: tuple[float, float]) -> AxesImage:
+def draw_hu(axis: Axes, hu: np.ndarray, window: str, spacing_mm: tuple[float, float]) -> AxesImage:
+    """Draw a CT slice, (rows, columns) in HU; window: a name in `DISPLAY_WINDOWS_HU`."""
     _bare(axis)
     low, high = style.window_hu(window)
     return axis.imshow(np.asarray(hu, np.float32), vmin=low, vmax=high, aspect=spacing_mm[0] / spacing_mm[1])
@@ -240,11 +241,11 @@ def _error(axis: Axes, sct: np.ndarray, ct: np.ndarray, mask: np.ndarray, spacin
     error = np.where(mask, np.asarray(sct, np.float32) - np.asarray(ct, np.float32), np.nan)
     limit, aspect = ERROR_LIMIT_HU, spacing_mm[0] / spacing_mm[1]
     image = axis.imshow(error, cmap=style.ERROR_MAP, vmin=-limit, vmax=limit, aspect=aspect)
-    _outline(axis, mask, style.FAINT)
+    draw_outline(axis, mask, style.FAINT)
     return image
 
 
-def _outline(axis: Axes, mask: np.ndarray, colour: str) -> None:
+def draw_outline(axis: Axes, mask: np.ndarray, colour: str) -> None:
     """Draw the outline of a mask, closed at the image's edge."""
     if mask.any():
         rows, columns = (np.arange(-1, length + 1) for length in mask.shape)
@@ -286,7 +287,7 @@ def _window_ticks(bar: Colorbar) -> None:
     bar.set_ticks([low, 0, high], labels=[f"{low:g}".replace("-", "−"), "0", f"{high:g}"])
 
 
-def _boxes(masks: Sequence[np.ndarray]) -> list[tuple[slice, slice]]:
+def crop_boxes(masks: Sequence[np.ndarray]) -> list[tuple[slice, slice]]:
     """Return a crop centred on each mask, all of one size that fits every mask with a margin, inside the canvas."""
     spans = []
     for mask in masks:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrict_core.errors import MrictError, require
+from mrict_core.errors import MrictError
 from mrict_core.experiments import Experiment, is_declared, with_ancestors
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.experiments.user import chosen as asked_for
 from mrict_core.files import hash_of, read_csv, read_json, sole_writer, write_json
-from mrict_core.machine import check_open_files, cpu_count
+from mrict_core.machine import check_open_files, cpu_count, require
 from mrict_core.paths import Folders, Workspace, pin_roots, shown, work_root, workspace
 from mrict_core.suite.execute import execute, remove_former, run_in_order
 from mrict_core.suite.plan import (

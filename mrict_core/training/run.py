@@ -19,11 +19,11 @@ from mrict_core.data.cache.fingerprint import fingerprint
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.images.orders import PLANES
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
-from mrict_core.errors import MrictError, require, unknown_name
+from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, deciding
 from mrict_core.experiments.profiles import Profile, check_budget
 from mrict_core.files import hash_of
-from mrict_core.machine import PRECISIONS, pick_device, pick_precision, tune_gpu
+from mrict_core.machine import PRECISIONS, pick_device, pick_precision, require, tune_gpu
 from mrict_core.methods import Method, build_method, check, check_networks
 from mrict_core.metrics.predecessor import VGG_SIDE
 from mrict_core.networks import build_features

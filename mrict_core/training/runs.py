@@ -28,6 +28,7 @@ from mrict_core.experiments.flat import is_flat
 from mrict_core.files import code_hash, hash_of, held, read_json
 from mrict_core.parts import edited
 from mrict_core.paths import Workspace, checkpoints_root, data_root, shown
+from mrict_core.training.tensorboard import FOLDER as LOG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -485,9 +486,9 @@ def remove_run(folder: Path) -> TrainingRun:
 
 
 def size_bytes(run: TrainingRun) -> int:
-    """Return the size of a training on disk, with its predictions."""
+    """Return the size of a training on disk, with its log and its predictions."""
     files = [run.folder / name for name in (RUN, BEST, LAST, HISTORY)]
-    files += [*(run.folder / SAMPLES).glob("*"), *run.predictions.glob("*")]
+    files += [path for folder in (run.folder / SAMPLES, run.folder / LOG, run.predictions) for path in folder.glob("*")]
     return sum(path.stat().st_size for path in files if path.is_file())
 
 

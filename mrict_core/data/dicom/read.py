@@ -20,7 +20,7 @@ from mrict_core.data.images.padding import background_beside
 from mrict_core.data.images.streams import damaged
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
-from mrict_core.machine import check_memory
+from mrict_core.machine import check_memory, to_install
 from mrict_core.paths import shown
 
 IDENTITY = (
@@ -207,7 +207,7 @@ def _decode(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
 
 def _remedy() -> str:
     here = all(map(importlib.util.find_spec, DECODERS))
-    return "export it uncompressed" if here else 'pip install "mrict-core[dicom]", or export it uncompressed'
+    return "export it uncompressed" if here else f"{to_install('dicom')}, or export it uncompressed"
 
 
 def _check_bits(dataset: pydicom.Dataset, file: Path) -> None:
