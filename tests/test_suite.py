@@ -625,7 +625,7 @@ def test_the_run_after_it_completes(finished):
         assert (space.figures / f"{name}_samples.png").stat().st_size > 10_000
         assert (space.figures / f"{name}_curves.png").is_file()
     assert (space.reports / "leaderboard.md").is_file()
-    assert {p.name[:3] for p in space.figures.glob("0*.png")} == {"00_", "07_", "08_"}
+    assert {p.name[:3] for p in space.figures.glob("0*.png")} == {"00_", "05_", "07_", "08_", "09_"}
     assert '<section id="leaderboard"' in (space.reports / "index.html").read_text(encoding="utf-8")
     assert {p.stem for p in space.figures.glob("*.pdf")} == {p.stem for p in space.figures.glob("*.png")}
     tables = ("summary", "comparisons", "centres", "leave_out", "predecessor", "controls")

@@ -125,11 +125,11 @@ def train(
             return _unchanged(now, report)
         if found and found.old:
             _adopt(found, target)
-        training = Training(run, target, report, pace)
-        training.start(_saved(run, target, report))
-        if line := expected(run, pace, training.history):
-            report(line)
         try:
+            training = Training(run, target, report, pace)
+            training.start(_saved(run, target, report))
+            if line := expected(run, pace, training.history):
+                report(line)
             with contextlib.closing(training.log):
                 return training.go(min(run.epochs, stop_after or run.epochs), progress)
         except KeyboardInterrupt:
