@@ -103,7 +103,7 @@ def test_the_result_stands_on_top_in_one_sentence(text):
     )
     assert headline.count(". ") == 0
     result = re.search(r"id=\"result\">(.*?)</div>", text, flags=re.S)[1]
-    assert result.count("Dice") == 1  # bone is told once
+    assert result.count("Dice") == 1  # bone is described once
     assert text.index("headline") < text.index('id="leaderboard"')
     assert re.search(r"<b>Bone</b>: (Good|Fair|Poor): ", text)
 

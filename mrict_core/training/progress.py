@@ -16,7 +16,7 @@ QUIET_S = 20.0  # between two lines, at least
 
 
 class Epoch(Protocol):
-    """One epoch, a context manager that is told of every step."""
+    """One epoch as a context manager; `step` reports each batch."""
 
     def step(self, loss: Tensor) -> None: ...  # (): the generator's, read only where it is shown
 
