@@ -41,7 +41,7 @@ from mrict_core.metrics.feature_distances import FeatureCollector
 from mrict_core.models.folder import facts_and_weights
 from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
-from mrict_core.paths import Workspace, shown
+from mrict_core.paths import SUITE_COMMAND, Workspace, shown
 from mrict_core.pipeline.preparation import CountProgress, open_data
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
@@ -322,7 +322,10 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
         else:
             records.append(record)
     if not records:
-        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-06 first")
+        raise MrictError(
+            f"{shown(space.metrics)}: no results of these data; expected an evaluated variant; run {SUITE_COMMAND}, or "
+            "python -m mrict_core train NAME and evaluate NAME, with the same --data and --profile"
+        )
     return records, missing
 
 

@@ -11,6 +11,7 @@ from mrict_core.evaluation import seeds_of, shown_name
 from mrict_core.hu import BIAS_HU
 from mrict_core.metrics import NOTHING
 from mrict_core.metrics.predecessor import NUMBERS
+from mrict_core.paths import SUITE_COMMAND
 from mrict_core.reporting.page import patient_files, plots, slices
 from mrict_core.reporting.page.cells import Cell, Table, by_centre, interval, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
@@ -47,7 +48,7 @@ def tested(data: PageData) -> int:
 
 def _leaderboard(data: PageData) -> dict[str, Any]:
     if not len(data.board):
-        raise Missing("nothing has been evaluated; run the notebooks")
+        raise Missing(f"nothing has been evaluated; run {SUITE_COMMAND}")
     names = metrics.keys("leaderboard")
     how = "Values of the one held-out patient; one patient has no spread and no interval."
     if (n := tested(data)) > 1:
@@ -151,7 +152,7 @@ def _clinical(data: PageData) -> dict[str, Any]:
 def _controls(data: PageData) -> dict[str, Any]:
     frame = data.blindness
     if not len(data.controls) or not len(frame):
-        raise Missing("the control images have not been scored; run notebook 08")
+        raise Missing("the control images have not been scored")
     rows = []
     for record in frame.to_dict(orient="records"):
         metric = record.pop("metric")
