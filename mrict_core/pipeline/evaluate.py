@@ -223,22 +223,23 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
         stem=f"{variant.name}--seed{facts.seed}",
     )
     if run.complete and not space.fold:
-        picture = _sample_picture(store, split, predictions, variant.name, bench.profile.label)
+        picture = _sample_picture(bench, predictions, variant.name)
         baseline = _best_baseline(space, record)
         folder, new = publish(space, (store, split), facts, networks, record, baseline, picture)
         report(f"model {variant.name}@{folder.name}{'' if new else ' (already published)'}: {shown(folder)}")
     return record, predictions
 
 
-def _sample_picture(store: SliceStore, split: Split, predictions: Predictions, name: str, label: str) -> bytes:
+def _sample_picture(bench: _Bench, predictions: Predictions, name: str) -> bytes:
     """Return a png of one slice of a held-out patient: MR, synthetic CT, CT, error. It does not name the patient."""
     from mrict_core.reporting import style
     from mrict_core.reporting.images import sample_figure
 
-    row = sample_rows(store, split.test, predictions)[0]
-    oriented = store.protocol != "predecessor"
-    title = f"{name}: one slice of a held-out patient"
-    figure = sample_figure([row | {"name": ""}], title=title, label=label, orientation=oriented)
+    row = sample_rows(bench.store, bench.split.test, predictions)[0] | {"name": ""}
+    oriented = bench.store.protocol != "predecessor"
+    who = "phantom" if bench.space.embedded else "person"
+    title = f"{name} makes the synthetic CT of a held-out {who}; data: {bench.space.data_name}."
+    figure = sample_figure([row], title=title, label=bench.profile.label, orientation=oriented)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
     return picture.getvalue()

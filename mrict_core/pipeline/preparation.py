@@ -209,8 +209,8 @@ def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
         prepare_data(space.profile, "", space.region, space.protocol, seed=seed)
     if not (space.store / INDEX).is_file():
         raise MrictError(
-            f"{shown(space.store)}: no slices yet; run {SUITE_COMMAND}, or python -m mrict_core preprocess, with the same "
-            "--data and --profile"
+            f"{shown(space.store)}: no slices yet; run {SUITE_COMMAND}, or python -m mrict_core preprocess, with the "
+            "same --data and --profile"
         )
     store = SliceStore(space.store)
     if not space.split_file.is_file():

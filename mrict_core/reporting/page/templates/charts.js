@@ -21,13 +21,24 @@ const loadPlotly = async () => {
   const code = new TextDecoder().decode(await unpack(document.getElementById("plotly").textContent));
   document.head.append(make("script", { textContent: code }));
 };
-// In print a chart is scaled as a picture: plotly does not lay out again for paper.
+// A chart is as wide as its column on paper, whatever the printer's margins are.
 const scalable = (node) => {
-  const { width, height } = node.getBoundingClientRect();
-  if (!width) return;
-  node.style.setProperty("--ratio", width / height);
-  for (const svg of $$(".main-svg", node)) svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`);
+  for (const svg of $$(".main-svg", node)) {
+    const [width, height] = ["width", "height"].map((name) => svg.getAttribute(name));
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    node.style.setProperty("--ratio", width / height);
+  }
 };
+// On paper charts are smaller, and names of lines that are not shown are left out.
+const PAPER = { width: 500, share: 0.52, look: { "font.size": 10, "xaxis.title.font.size": 10, "yaxis.title.font.size": 10 } };
+const SCREEN = { "xaxis.title.font.size": null, "yaxis.title.font.size": null };
+const layOut = (printing) => Promise.all(drawn.map((node) => {
+  const { layout } = charts[node.dataset.chart].figure, height = Math.round(layout.height * (printing ? PAPER.share : 1));
+  const size = { width: printing ? PAPER.width : null, height, "legend.y": (layout.legend.y * (layout.height - 64)) / (height - 64) };
+  const hidden = node.data.flatMap((trace, place) => (trace.visible === "legendonly" ? [place] : []));
+  const look = { ...lookOf(node.dataset.chart), ...size, ...(printing ? PAPER.look : SCREEN) };
+  return Plotly.update(node, hidden.length ? { showlegend: !printing } : {}, look, hidden);
+}));
 const draw = async (node) => {
   const name = node.dataset.chart, { data, layout } = charts[name].figure;
   await Plotly.newPlot(node, data, { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" },
@@ -35,7 +46,7 @@ const draw = async (node) => {
   await Plotly.relayout(node, lookOf(name));
   drawn.push(node);
   scalable(node);
-  node.on("plotly_afterplot", () => { if (!matchMedia("print").matches) scalable(node); });
+  node.on("plotly_afterplot", () => scalable(node));
 };
 const retheme = () => Promise.all(drawn.map((node) => Plotly.relayout(node, lookOf(node.dataset.chart))));
 const THEMES = ["system", "light", "dark"];
@@ -56,4 +67,4 @@ let remembered = "system";
 try { remembered = localStorage.getItem("mrict-theme") || "system"; } catch { /* see above */ }
 setTheme(THEMES.includes(remembered) ? remembered : "system");
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", retheme);
-matchMedia("print").addEventListener("change", retheme);
+matchMedia("print").addEventListener("change", (event) => layOut(event.matches));
