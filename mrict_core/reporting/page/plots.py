@@ -125,7 +125,7 @@ def centres(records: Sequence[Record]) -> dict[str, Any]:
             text=[p["patient"] for _, p in points],
             hovertemplate="%{x}<br>%{text}: " + _value("y", "mae_hu"),
         )
-    found = _finished(figure, 380, "", "MAE inside the mask (HU)", boxmode="group")
+    found = _finished(figure, 380, "", "MAE inside the mask (HU)", boxmode="group", xaxis={"automargin": True})
     found["layout"]["yaxis"] |= {"rangemode": "tozero"}
     return found
 
