@@ -337,6 +337,8 @@ def test_paper_shows_charts_as_they_are_and_no_hint_for_the_screen(page):
     names = "all => all.map(t => t.textContent)"
     wide = page.evaluate("document.querySelector('#plot-training .main-svg').getAttribute('width')")
     every = page.eval_on_selector_all("#plot-training .legendtext", names)
+    place = "document.querySelector('#plot-training .legend').getAttribute('transform')"
+    legend = page.evaluate(place)
     hint = page.locator("figcaption .screen", has_text="Click a pale name to show it.")
     assert hint.count() == 3
     assert hint.first.is_visible()
@@ -351,6 +353,7 @@ def test_paper_shows_charts_as_they_are_and_no_hint_for_the_screen(page):
     page.emulate_media(media="screen")
     wait_until(page, "document.querySelectorAll('#plot-training .legendtext').length === 9")
     wait_until(page, f"document.querySelector('#plot-training .main-svg').getAttribute('width') === '{wide}'")
+    wait_until(page, f"{place} === '{legend}'")
 
 
 def test_pictures_show_the_values_they_claim(page):

@@ -100,7 +100,8 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
     height = 24 * len(scored) + 130
     order = [shown_name(r) for r in scored]
     found = _finished(figure, height, "MAE inside the mask (HU)", "", yaxis={"categoryorder": "array"})
-    found["layout"]["yaxis"] |= {"categoryarray": order, "autorange": "reversed", "automargin": True, "dtick": 1}
+    rows = {"range": [len(order) - 0.5, -0.5], "dtick": 1}  # the best on top, every one named
+    found["layout"]["yaxis"] |= {"categoryarray": order, "automargin": True} | rows
     found["layout"]["xaxis"] |= {"rangemode": "tozero"}
     return found
 

@@ -30,15 +30,17 @@ const scalable = (node) => {
   }
 };
 // On paper charts are smaller, and names of lines that are not shown are left out.
-const PAPER = { width: 500, share: 0.53, legend: 0.8, look: { "font.size": 9.5, "xaxis.title.font.size": 9.5, "yaxis.title.font.size": 9.5 } };
+const PAPER = { width: 500, share: 0.51, legend: 0.8, look: { "font.size": 9.5, "xaxis.title.font.size": 9.5, "yaxis.title.font.size": 9.5 } };
 const SCREEN = { "xaxis.title.font.size": null, "yaxis.title.font.size": null };
-const layOut = (printing) => Promise.all(drawn.map((node) => {
+const layOut = (printing) => Promise.all(drawn.map(async (node) => {
   const { layout } = charts[node.dataset.chart].figure, height = Math.round(layout.height * (printing ? PAPER.share : 1));
   const below = layout.legend.y * (layout.height - 64) * (printing ? PAPER.legend : 1); // of the legend, in pixels
-  const size = { width: printing ? PAPER.width : null, height, "legend.y": below / (height - 64) };
+  const size = { width: printing ? PAPER.width : null, height, legend: { ...layout.legend, y: below / (height - 64) } };
   const hidden = node.data.flatMap((trace, place) => (trace.visible === "legendonly" ? [place] : []));
   const look = { ...lookOf(node.dataset.chart), ...size, ...(printing ? PAPER.look : SCREEN) };
-  return Plotly.update(node, hidden.length ? { showlegend: !printing } : {}, look, hidden);
+  if (printing) node.style.setProperty("--ratio", PAPER.width / height); // at once: the browser counts its pages now
+  await Plotly.update(node, hidden.length ? { showlegend: !printing } : {}, look, hidden);
+  if (!printing) await Plotly.redraw(node); // else the legend stays where it was on paper
 }));
 const draw = async (node) => {
   const name = node.dataset.chart, { data, layout } = charts[name].figure;
