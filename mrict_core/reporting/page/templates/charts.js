@@ -38,7 +38,7 @@ const layOut = (printing) => Promise.all(drawn.map(async (node) => {
   const size = { width: printing ? PAPER.width : null, height, legend: { ...layout.legend, y: below / (height - 64) } };
   const hidden = node.data.flatMap((trace, place) => (trace.visible === "legendonly" ? [place] : []));
   const look = { ...lookOf(node.dataset.chart), ...size, ...(printing ? PAPER.look : SCREEN) };
-  if (printing) node.style.setProperty("--ratio", PAPER.width / height); // at once: the browser counts its pages now
+  if (printing) node.style.setProperty("--ratio", PAPER.width / height);
   await Plotly.update(node, hidden.length ? { showlegend: !printing } : {}, look, hidden);
   if (!printing) await Plotly.redraw(node); // else the legend stays where it was on paper
 }));
@@ -70,4 +70,5 @@ let remembered = "system";
 try { remembered = localStorage.getItem("mrict-theme") || "system"; } catch { /* see above */ }
 setTheme(THEMES.includes(remembered) ? remembered : "system");
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", retheme);
-matchMedia("print").addEventListener("change", (event) => layOut(event.matches));
+addEventListener("beforeprint", () => layOut(true)); // before the browser counts its pages
+matchMedia("print").addEventListener("change", (event) => layOut(event.matches)); // in the colours of paper
