@@ -94,6 +94,18 @@ Exit status: 0 all done; 1 a training or notebook failed, or patients were left 
 TEXT
 }
 
+unknown() { # OPTION
+  local python near=
+  if python=$(find_python); then
+    near=$(usage | "$python" -c 'if True:
+      import difflib, re, sys
+      near = difflib.get_close_matches(sys.argv[1], set(re.findall("--[a-z-]+", sys.stdin.read())))
+      print("did you mean " + " or ".join(near) + "? " if near else "", end="")' "$1")
+  fi
+  echo "run_all.sh: unknown option '$1': ${near}see ./run_all.sh --help" >&2
+  exit 2
+}
+
 # A relative folder or csv is relative to the folder where the command was typed.
 meant() { # OPTION VALUE
   case "$1 $2" in
@@ -114,7 +126,7 @@ while [ $# -gt 0 ]; do
       arguments+=("$1" "$(meant "$1" "$2")"); shift 2 ;;
     --profile=*|--data=*|--region=*|--variants=*|--set=*|--experiment=*|--protocol=*|--group-by=*|--only=*|--jobs=*|--minutes-per-variant=*)
       arguments+=("${1%%=*}=$(meant "${1%%=*}" "${1#*=}")"); shift ;;
-    *) echo "run_all.sh: unknown option '$1'; see ./run_all.sh --help" >&2; exit 2 ;;
+    *) unknown "${1%%=*}" ;;
   esac
 done
 

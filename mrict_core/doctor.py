@@ -23,7 +23,7 @@ DISTRIBUTION = "mrict-core"
 PYTHON = (3, 11)
 DISK_GB = 1.0  # below, not even one training's checkpoints fit
 DEVELOPERS = ("test", "docs")  # extras that no user needs
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "firefox")
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")  # names of one browser
 FOLDERS = {
     "data": ("MRICT_DATA", paths.data_root),
     "checkpoints": ("MRICT_CHECKPOINTS", paths.checkpoints_root),
@@ -150,7 +150,7 @@ def _masked(message: object) -> str:
 
 
 def _browser() -> str:
-    for name in BROWSERS:
+    for name in (*CHROMIUM, "firefox"):
         if shutil.which(name):
             return name
     with contextlib.suppress(webbrowser.Error):

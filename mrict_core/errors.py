@@ -9,6 +9,10 @@ STARVED = (  # words of Python, torch, ITK and the dynamic linker
     *("start new thread", "allocate memory", "out of memory", "not enough memory"),
     *("defaultcpuallocator", "failed to map segment"),
 )
+LISTED = {  # kinds with too many names for one line => what prints them
+    "variant": "python -m mrict_core variants",
+    "model": "python -m mrict_core models, python -m mrict_core variants",
+}
 
 
 class MrictError(Exception):
@@ -42,8 +46,9 @@ def passing(error: BaseException) -> bool:
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> MrictError:
-    """Return the error for a name that is not in `allowed`; it suggests the nearest ones, at most three."""
+    """Return the error for a name that is not in `allowed`: at most three near ones, then all or what prints them."""
     allowed = sorted(allowed)
     near = [f"'{found}'" for found in difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return MrictError(f"unknown {kind} '{name}': {hint}allowed: {', '.join(allowed)}")
+    every = f"all names: {LISTED[kind]}" if kind in LISTED else f"allowed: {', '.join(allowed)}"
+    return MrictError(f"unknown {kind} '{name}': {hint}{every}")

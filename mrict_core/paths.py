@@ -39,11 +39,13 @@ Folders = str | Path | Sequence[str | Path]  # one folder or several
 def work_root() -> Path:
     """Folder of data, checkpoints and reports: `MRICT_HOME` (or `--workdir`), else the checkout, else the current one.
 
-    Raises MrictError for a file, and for the folder of installed packages.
+    Raises MrictError for a file, a folder below a file, and the folder of installed packages.
     """
     folder = Path(os.environ.get(HOME) or (Path.cwd() if INSTALLED else ROOT)).expanduser().resolve()
-    if folder.exists() and not folder.is_dir():
-        raise MrictError(f"{shown(folder)}: a file; expected a work folder; give another --workdir, or set {HOME}")
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        where = "a file" if there == folder else f"cannot be made, {shown(there)} is a file"
+        raise MrictError(f"{shown(folder)}: {where}; expected a work folder; give another --workdir, or set {HOME}")
     if INSTALLED and folder.is_relative_to(ROOT):
         raise MrictError(
             f"{printable(folder)}: holds installed packages; expected a work folder; give --workdir, or set {HOME}"

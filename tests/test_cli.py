@@ -150,6 +150,7 @@ def test_diff_shows_what_a_variant_changes(name):
         ),
         (["preprocess", "--profile", "smoke", "--data", "{cohort}", "--protocol", "patent"], "did you mean 'patient'?"),
         (["preprocess", "--profile", "smoke", "--data", "no/such"], "no/such: no such folder"),
+        (["train", "zzzz"], "unknown variant 'zzzz': all names: python -m mrict_core variants"),
         (["train", "mk1", "--profile", "smoke", "--data", "{cohort}", "--device", "gpu"], "device 'gpu' is not known"),
     ],
 )
@@ -187,7 +188,7 @@ def test_error_reaches_the_shell_as_one_line():
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: unknown variant 'mk6_3_5': did you mean 'mk6_3_4' or ")
-    assert "? allowed: cyclegan_mk1, " in line
+    assert line.endswith("? all names: python -m mrict_core variants")
     result = shell("variants", "--jsn")
     assert (result.returncode, result.stdout) == (2, "")
     assert "--jsn" in result.stderr
@@ -201,6 +202,11 @@ def test_data_must_be_prepared_first(cohort, tmp_path, monkeypatch, command):
     assert isinstance(result.exception, MrictError), result.output
     assert "no slices yet" in str(result.exception)
     assert "python -m mrict_core preprocess" in str(result.exception)
+
+
+def test_a_report_without_results_names_the_command_that_makes_them(fresh_space, cohort):
+    message = error_of("report", "--profile", "smoke", "--data", str(cohort))
+    assert "no results of these data; expected an evaluated variant; run ./run_all.sh, or python -m" in message
 
 
 def test_variant_must_be_trained_before_it_is_evaluated(fresh_space, cohort):
@@ -223,13 +229,15 @@ def test_child_without_its_parent_offers_the_lineage(fresh_space, cohort):
     [
         (["--workdir", ""], "--workdir is empty; expected a folder"),
         (["--workdir", "a file"], "a file: a file; expected a work folder"),
+        (["--workdir", "a file/new/work"], "a file/new/work: cannot be made, "),
     ],
 )
-def test_a_work_folder_is_a_folder(tmp_path, monkeypatch, arguments, expected):
+@pytest.mark.parametrize("command", ["models", "variants", "runs"])
+def test_a_work_folder_is_a_folder(tmp_path, monkeypatch, arguments, expected, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MRICT_HOME", "")
     Path("a file").touch()
-    assert expected in error_of(*arguments, "models")
+    assert expected in error_of(*arguments, command)
 
 
 def test_the_work_folder_holds_what_has_no_folder_of_its_own(tmp_path, monkeypatch):

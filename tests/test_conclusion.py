@@ -44,20 +44,20 @@ SEEDS = "Next: train other seeds before trusting a small difference between mode
     [
         pytest.param(
             [record("mk7", 80.0), record("unet_l1", 95.0), *baselines()],
-            ["The best of 2 models is mk7: its mean error inside the body is 80.0 ± 12.3 HU (mean ± SD of 30 patients "
-             "kept aside).", BEATEN, "In bone the error is 210.0 HU and the overlap (Dice) 0.800, better than any "
+            ["The best of 2 models is mk7: its mean error inside the body is 80.0 ± 12.3 HU (mean ± SD of 30 held-out "
+             "people).", BEATEN, "In bone the error is 210.0 HU and the overlap (Dice) 0.800, better than any "
              "baseline.", SEEDS],
             id="thirty patients",
         ),
         pytest.param(
             [record("mk7", 80.0, 3, train_patients=9), *baselines(3)],
-            ["The model is mk7: ", "80.0 ± 12.3 HU (mean ± SD of 3 patients kept aside; too few for a statistical test "
+            ["The model is mk7: ", "80.0 ± 12.3 HU (mean ± SD of 3 held-out people; too few for a statistical test "
              "between models).", BEATEN, "Next: add patients: it learned from 9."],
             id="three patients",
         ),
         pytest.param(
             [record("mk7", 80.0, 1, train_patients=2), *baselines(1)],
-            ["its mean error inside the body is 80.0 HU, in the one patient kept aside.", BEATEN],
+            ["its mean error inside the body is 80.0 HU, in the one held-out person.", BEATEN],
             id="one patient",
         ),
         pytest.param(
@@ -114,11 +114,15 @@ def test_a_result_in_words(records, parts):
     ("records", "expected"),
     [
         ([record("mk7", 80.0), record("unet_l1", 95.0), *baselines()],
-         "mk7 is best: 80.0 HU mean absolute error over 30 held-out patients, better than the best baseline, water "
+         "mk7 is best: 80.0 HU mean absolute error over 30 held-out people, better than the best baseline, water "
          "(166.0 HU)."),
         ([record("mk7", 170.0, 1), *baselines(1)],
-         "mk7: 170.0 HU mean absolute error in the one held-out patient, no better than water (166.0 HU)."),
-        ([record("mk7", 80.0)], "mk7: 80.0 HU mean absolute error over 30 held-out patients. No baseline was scored."),
+         "mk7: 170.0 HU mean absolute error in the one held-out person, no better than water (166.0 HU)."),
+        ([record("mk7", 80.0, 3, data="embedded phantoms")],
+         "mk7: 80.0 HU mean absolute error over 3 held-out phantoms. No baseline was scored."),
+        ([record("mk7", 80.0, 1, data="embedded phantoms")],
+         "mk7: 80.0 HU mean absolute error in the one held-out phantom. No baseline was scored."),
+        ([record("mk7", 80.0)], "mk7: 80.0 HU mean absolute error over 30 held-out people. No baseline was scored."),
         ([record("mk7", None)], "No model has a score."),
     ],
 )  # fmt: skip

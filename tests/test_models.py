@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from tiny_models import run_of
 from typer.testing import CliRunner
 
@@ -44,7 +46,8 @@ from mrict_core.models.folder import (
     write_model,
 )
 from mrict_core.paths import Workspace, checkpoints_root
-from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data, train_variant
+from mrict_core.pipeline import evaluate, evaluate_baselines, evaluate_variant, open_data, train_variant
+from mrict_core.reporting import images
 from mrict_core.training.checkpoint import load_checkpoint
 from mrict_core.training.facts import ModelFacts
 from mrict_core.training.loop import train
@@ -114,6 +117,24 @@ def test_a_published_model_is_the_best_checkpoint(published, fresh_space):
     hu = [load_synthesizer(path, "mk1", "cpu")(store, split.test[0]) for path in (best, published)]
     assert (hu[0] == hu[1]).all()
     assert hu[0].std() > 0
+
+
+@pytest.mark.parametrize(
+    ("embedded", "data", "said"),
+    [
+        (True, "embedded phantoms", "mk7 makes the synthetic CT of a held-out phantom; data: embedded phantoms."),
+        (False, "clinic_a", "mk7 makes the synthetic CT of a held-out person; data: clinic_a."),
+    ],
+)
+def test_the_sample_picture_says_which_model_whose_slice_and_which_data(monkeypatch, embedded, data, said):
+    titles = []
+    monkeypatch.setattr(evaluate, "sample_rows", lambda *_: [{}])
+    monkeypatch.setattr(images, "sample_figure", lambda rows, *, title, **_: titles.append(title) or Figure())
+    store, split = SimpleNamespace(protocol="patient"), SimpleNamespace(test=("1BA001",))
+    space, profile = SimpleNamespace(embedded=embedded, data_name=data), SimpleNamespace(label="cpu")
+    bench = SimpleNamespace(store=store, split=split, space=space, profile=profile)
+    assert evaluate._sample_picture(bench, None, "mk7").startswith(b"\x89PNG")
+    assert titles == [said]
 
 
 def test_the_card_holds_what_a_user_must_know(published, fresh_space):

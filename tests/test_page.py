@@ -16,8 +16,8 @@ from page_data import MANY, PATIENTS, browser_patient, page_data, record
 from mrict_core import evaluation, metrics
 from mrict_core.reporting.page import patient_files, plots, render, slices, write_page
 from mrict_core.reporting.page.sections import EXPECTED, build
-from mrict_core.reporting.style import FEWEST
 from mrict_core.reporting.summary import panel_table, summary_table, write_summary
+from mrict_core.reporting.text_tables import FEWEST
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,9 @@ def test_a_patient_without_a_score_comes_last_and_has_no_role(errors, expected):
 @pytest.mark.parametrize(
     ("count", "said", "not_said"),
     [
-        (1, ("in the one held-out patient", "One patient allows no test", "Values of the one held-out"), ("over 1 ",)),
-        (3, ("over 3 held-out patients", "p cannot fall below 0.25,", "worst 1BC003 (110.0 HU)"), ("one held-out",)),
-        (30, ("over 30 held-out patients", "p cannot fall below 1.86e-09", "the other 27 are read"), ("one held-out",)),
+        (1, ("in the one held-out person", "One patient allows no test", "Values of the one held-out"), ("over 1 ",)),
+        (3, ("over 3 held-out people", "p cannot fall below 0.25,", "worst 1BC003 (110.0 HU)"), ("one held-out",)),
+        (30, ("over 30 held-out people", "p cannot fall below 1.86e-09", "the other 27 are read"), ("one held-out",)),
     ],
 )
 def test_the_words_fit_the_number_of_patients(count, said, not_said):
@@ -98,9 +98,7 @@ def test_the_words_fit_the_number_of_patients(count, said, not_said):
 
 def test_the_result_stands_on_top_in_one_sentence(text):
     headline = re.search(r"<p class=\"headline\">(.*?)</p>", text)[1]
-    assert headline.startswith(
-        "mk0 is best: 105.0 HU mean absolute error over 3 held-out patients, better than the best"
-    )
+    assert headline.startswith("mk0 is best: 105.0 HU mean absolute error over 3 held-out people, better than the best")
     assert headline.count(". ") == 0
     result = re.search(r"id=\"result\">(.*?)</div>", text, flags=re.S)[1]
     assert result.count("Dice") == 1  # bone is described once
@@ -151,8 +149,14 @@ def test_what_is_missing_is_said_with_its_reason(data):
     page = render(bare)
     assert "Missing from this report" in page
     for id_, reason in missing.items():
-        assert page.count(reason) == 1  # once, at the top
+        assert page.count(reason) == 1  # once
         assert f'<section id="{id_}"' not in page
+    folded = page.index('<details class="holes" id="missing">')
+    assert folded > page.rindex("<section ")
+    assert "Missing from this report (9)" in page[folded:]
+    assert "not evaluated" in page[folded:]
+    together = render(dataclasses.replace(bare, missing={"mk98": "not evaluated", "mk99": "not evaluated"}))
+    assert "<b>mk98, mk99</b>: not evaluated" in together
     nothing = dataclasses.replace(bare, records=[], board=evaluation.leaderboard([]), centres=pd.DataFrame())
     assert {s.id for s in build(nothing) if not s.missing} == {"corrections", "definitions"}
     render(nothing)
@@ -179,6 +183,43 @@ def test_the_page_says_what_its_numbers_are_worth_and_whether_it_shows_patients(
 
 
 @pytest.mark.parametrize("count", [FEWEST - 1, FEWEST])
+def test_few_patients_have_no_interval_in_a_table(count):
+    patients = [f"1BA{k:03d}" for k in range(count)]
+    data = page_data(count=2, slices=2, side=24, patients=patients)
+    features = [score | {"patients": count} for score in data.features]
+    folds = pd.DataFrame([{"name": "mk0", "left_out": "A", "n": count, "mean_hu": 100.0, "low_hu": 97.0}])
+    folds = folds.assign(high_hu=104.0, best_baseline_hu=200.0, beats_baselines=True)
+    words = re.sub(
+        r"<script.*?</script>", "", render(dataclasses.replace(data, features=features, folds=folds)), flags=re.S
+    )
+    parts = (
+        "95 % interval</button>",
+        "95 % from</button>",
+        "95 % patient bootstrap",
+        "[95 % interval]",
+        "<dt>95 % int",
+    )
+    assert [part in words for part in parts] == [count >= FEWEST] * len(parts)
+    assert bool(re.search(r"\[\d+\.\d, \d+\.\d\]", words)) == (count >= FEWEST)
+    if count < FEWEST:
+        assert "95 %" not in re.sub(r'<section id="definitions".*', "", words, flags=re.S)
+
+
+def test_the_best_is_bold_but_never_a_bias(data):
+    tables = [table for section in build(data) for table in section.content.get("tables", [])]
+    bold = {cell.metric for table in tables for row in table.rows for cell in row if cell.kind == "best"}
+    assert {"mae_hu", "ssim", "continuity"} <= bold
+    assert not {key for key in bold if metrics.metric(key).better in ("zero", "none")}
+
+
+def test_a_box_needs_five_people_not_five_images():
+    patients = [f"1BA{k // 3:03d}~{k % 3}" for k in range(9)]
+    (box,) = plots.centres([record("mk1", 100.0, patients=patients)])["data"]
+    assert len(box["y"]) == 9
+    assert box["fillcolor"] == plots.UNSEEN
+
+
+@pytest.mark.parametrize("count", [FEWEST - 1, FEWEST])
 def test_few_patients_are_drawn_without_box_and_interval(count):
     patients = [f"1BA{k:03d}" for k in range(count)]
     records = [record("mk1", 100.0, patients=patients), record("baseline_0", 200.0, "baseline", patients=patients)]
@@ -196,7 +237,7 @@ def test_absent_feature_metrics_say_why(text, data):
     assert "Absent: FID: no weights here" in text
     only = dataclasses.replace(data, features=[f for f in data.features if f["value"] is None])
     (section,) = (s for s in build(only) if s.id == "features")
-    assert section.missing == "Absent: FID: no weights here"
+    assert section.missing == "no value of FID; summary.csv says why"
 
 
 def test_names_and_notes_are_escaped(data):

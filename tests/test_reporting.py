@@ -307,7 +307,8 @@ def test_tables_round_every_metric_in_its_own_way():
     lines = text_tables.text_table(board).splitlines()
     assert "MAE (HU)" in lines[0]
     assert "mae_hu_sd" not in lines[0]
-    assert "75.0 ± 12.9 [65.0, 85.0]" in lines[2]
+    assert "75.0 ± 12.9  " in lines[2]  # of four patients: no interval
+    assert "75.0 ± 12.9 [65.0, 85.0]" in text_tables.text_table(board.assign(n=5)).splitlines()[2]
     assert "0.51 ± 0.00" in lines[2]
     assert "0.5124 ± 0.0000" in lines[2]
     assert [line.split()[1] for line in lines[2:]] == ["mk6_3_4", "baseline_water_body", "mk1", "mk2"]

@@ -134,6 +134,14 @@ def test_boxes_and_intervals_need_five_patients(count, boxes):
         assert any(text.replace("\n", " ").endswith(said) for text in texts(figure))
 
 
+def test_a_box_needs_five_people_not_five_images():
+    record = one_centre(make_records()[0], 9)
+    rows = [row | {"patient": f"1BA{k // 3:03d}~{k % 3}"} for k, row in enumerate(record["patients"])]
+    centres = figures.centres_figure([record | {"patients": rows}], label="demo")
+    assert len(next(axis for axis in centres.axes if axis.get_ylabel()).lines) == 1  # the mean
+    assert "centre A (n = 3)" in texts(centres)
+
+
 def one_centre(record: dict, count: int) -> dict:
     """The record with `count` patients of one centre."""
     first = record["patients"][0]

@@ -84,13 +84,25 @@ def test_flags_are_those_of_the_suite_command():
     assert accepted_flags() - {"--setup-only", "--help"} == options - {"--help"}
 
 
-@pytest.mark.parametrize("arguments", [["--profil", "demo"], ["demo"], ["--jobs=2", "-x"]])
-def test_unknown_option_is_one_line(clone, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["--profil", "demo"], "'--profil': did you mean --profile"),
+        (["--varaints=mk7"], "'--varaints': did you mean --variants"),
+        (["demo"], "'demo': see "),
+        (["--jobs=2", "-x"], "'-x': see "),
+    ],
+)
+@pytest.mark.parametrize("python", [True, False])
+def test_unknown_option_is_one_line(clone, arguments, near, python):
+    if python:
+        (clone.parent / "bin" / "python3").symlink_to(sys.executable)
     result = run(clone, *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert "unknown option" in line
     assert "--help" in line
+    assert (near in line) == (python or "did" not in near)
     assert not (clone / ".venv").exists()
 
 

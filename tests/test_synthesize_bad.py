@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli import error_of, ok
+from test_cli import error_of, invoke, ok
 from tiny_models import files_in, head_array, write_head
 
 from mrict_core.data.images.volumes import load_volume
@@ -134,6 +134,12 @@ def test_targets_and_options_are_checked_first(arguments, message, tmp_path, che
     assert message in error_of("synthesize", *arguments, "--model", model)
     assert files_in(tmp_path) == before
     assert Path("there.nii").read_text() == "there"
+
+
+def test_an_input_that_is_not_there_is_said_before_a_model_is_chosen(tmp_path):
+    result = invoke("synthesize", str(tmp_path / "mr.nii.gz"), "-o", str(tmp_path / "ct.nii"))
+    assert "mr.nii.gz: no such file or folder; expected an MR" in str(result.exception)
+    assert result.output == ""
 
 
 def test_no_model_is_an_error_and_overwrite_replaces(tmp_path, checkpoints):

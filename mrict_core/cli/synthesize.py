@@ -100,7 +100,9 @@ def _one(
     from mrict_core.pipeline.synthesis import check_targets, notes_of, synthesize_case, unfinished
 
     replace = how["overwrite"] or bool(unfinished(sidecar_path(target)))
-    check_targets(source, target, spread, replace, qa=page)  # before a model is loaded
+    check_targets(source, target, spread, replace, qa=page)  # before a model is chosen and loaded
+    if not source.exists():
+        raise MrictError(f"{shown(source)}: no such file or folder; expected an MR; check the name")
     models = load()
     with Bar("synthesize", "pass") as bar:
         several = len(models) > 1 or how["options"].tta or spread

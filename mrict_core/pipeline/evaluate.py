@@ -41,7 +41,7 @@ from mrict_core.metrics.feature_distances import FeatureCollector
 from mrict_core.models.folder import facts_and_weights
 from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
-from mrict_core.paths import Workspace, shown
+from mrict_core.paths import SUITE_COMMAND, Workspace, shown
 from mrict_core.pipeline.preparation import CountProgress, open_data
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
@@ -223,22 +223,23 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
         stem=f"{variant.name}--seed{facts.seed}",
     )
     if run.complete and not space.fold:
-        picture = _sample_picture(store, split, predictions, variant.name, bench.profile.label)
+        picture = _sample_picture(bench, predictions, variant.name)
         baseline = _best_baseline(space, record)
         folder, new = publish(space, (store, split), facts, networks, record, baseline, picture)
         report(f"model {variant.name}@{folder.name}{'' if new else ' (already published)'}: {shown(folder)}")
     return record, predictions
 
 
-def _sample_picture(store: SliceStore, split: Split, predictions: Predictions, name: str, label: str) -> bytes:
+def _sample_picture(bench: _Bench, predictions: Predictions, name: str) -> bytes:
     """Return a png of one slice of a held-out patient: MR, synthetic CT, CT, error. It does not name the patient."""
     from mrict_core.reporting import style
     from mrict_core.reporting.images import sample_figure
 
-    row = sample_rows(store, split.test, predictions)[0]
-    oriented = store.protocol != "predecessor"
-    title = f"{name}: one slice of a held-out patient"
-    figure = sample_figure([row | {"name": ""}], title=title, label=label, orientation=oriented)
+    row = sample_rows(bench.store, bench.split.test, predictions)[0] | {"name": ""}
+    oriented = bench.store.protocol != "predecessor"
+    who = "phantom" if bench.space.embedded else "person"
+    title = f"{name} makes the synthetic CT of a held-out {who}; data: {bench.space.data_name}."
+    figure = sample_figure([row], title=title, label=bench.profile.label, orientation=oriented)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
     return picture.getvalue()
@@ -322,7 +323,10 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
         else:
             records.append(record)
     if not records:
-        raise MrictError(f"{shown(space.metrics)}: no variant was evaluated on these data; run notebooks 01-06 first")
+        raise MrictError(
+            f"{shown(space.metrics)}: no results of these data; expected an evaluated variant; run {SUITE_COMMAND}, or "
+            "python -m mrict_core train NAME and evaluate NAME, with the same --data and --profile"
+        )
     return records, missing
 
 

@@ -29,7 +29,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import held, write_json
-from mrict_core.paths import Folders, Workspace, shown, workspace
+from mrict_core.paths import SUITE_COMMAND, Folders, Workspace, shown, workspace
 from mrict_core.training.loop import Report, TrainResult, train
 from mrict_core.training.progress import Progress, automatic
 from mrict_core.training.run import TrainSettings
@@ -209,8 +209,8 @@ def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
         prepare_data(space.profile, "", space.region, space.protocol, seed=seed)
     if not (space.store / INDEX).is_file():
         raise MrictError(
-            f"{shown(space.store)}: no slices yet; run notebook 00_preprocess_and_mask or "
-            "python -m mrict_core preprocess"
+            f"{shown(space.store)}: no slices yet; run {SUITE_COMMAND}, or python -m mrict_core preprocess, with the "
+            "same --data and --profile"
         )
     store = SliceStore(space.store)
     if not space.split_file.is_file():

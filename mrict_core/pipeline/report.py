@@ -41,8 +41,9 @@ from mrict_core.pipeline.folds import read_folds
 from mrict_core.pipeline.preparation import open_data
 from mrict_core.reporting.conclusion import CONCLUSION, conclusion
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
+from mrict_core.reporting.style import counted
 from mrict_core.reporting.summary import write_summary
-from mrict_core.reporting.text_tables import remarks, with_provenance, write_leaderboard
+from mrict_core.reporting.text_tables import FEWEST, remarks, with_provenance, write_leaderboard
 from mrict_core.training.runs import TrainingRun, all_of_record
 
 TITLE = "MRICT: synthetic CT from MRI"
@@ -112,14 +113,13 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
 
 
 def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, count: int) -> str:
-    people = len(set(people_of(split.test)))
-    what = f"patient{'s' * (people > 1)}"
-    what = f"digital phantom {what}" if space.embedded else f"{what} of {space.data_name}"
+    what, whose = ("digital phantom patient", "") if space.embedded else ("patient", f" of {space.data_name}")
+    tested = counted(len(set(people_of(split.test))), f"held-out {what}")
     centres = ", ".join(sorted({store.centre(patient) for patient in store.patients}))
     return (
-        f"{count} variant{'s' * (count > 1)} and the trivial baselines, scored on {people} held-out {what} "
+        f"{counted(count, 'variant')} and the trivial baselines, scored on {tested}{whose} "
         f"({', '.join(split.test) if len(split.test) <= 12 else f'{len(split.test)} ids in the tables'}). Trained on "
-        f"{len(split.train)} patient{'s' * (len(split.train) > 1)}, checkpoints chosen on {len(split.val)}; "
+        f"{counted(len(split.train), 'patient')}, checkpoints chosen on {len(split.val)}; "
         f"{'centres' if ',' in centres else 'centre'} {centres}; profile "
         f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless its definition says otherwise, a "
         "number is computed in 3-D, in HU, inside the data set’s mask, per patient, and averaged over patients."
@@ -199,7 +199,10 @@ def _sections(data: PageData, words: str) -> dict[str, tuple[str, pd.DataFrame]]
             "(comparisons.csv has them all).",
             against_best,
         ),
-        "By centre": ("Mean masked MAE by centre with its 95 % patient bootstrap interval.", data.centres),
+        "By centre": (
+            f"Mean masked MAE by centre, from {FEWEST} patients on with its 95 % patient bootstrap interval.",
+            data.centres,
+        ),
         "Scoring without one centre": (
             "How much a mean depends on one centre: the same models, scored on the patients of the others.",
             data.leave_out,

@@ -18,6 +18,7 @@ from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics import Metric
 from mrict_core.metrics.clinical import SPANS, TISSUES
 from mrict_core.reporting import style
+from mrict_core.reporting.text_tables import FEWEST, count_people
 
 Record = Mapping[str, Any]
 SHOWN = 5  # variants in a figure, best first, besides the best baseline
@@ -140,7 +141,7 @@ def _tissues(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str,
             values = [p[name] for p in record["patients"] if p.get(name) is not None]
             axis.scatter(x + _spread(len(values), width / 4), values, **_points(look), s=9)
             axis.plot([x - width / 3, x + width / 3], [s["mean"]] * 2, color=style.INK, linewidth=1.4, zorder=4)
-            if s["n"] >= style.FEWEST:
+            if s["n"] >= FEWEST:
                 axis.plot([x, x], [s["low"], s["high"]], color=style.INK, linewidth=0.9, zorder=4)
                 intervals = True
     for group, tissue in enumerate(TISSUES):
@@ -190,7 +191,7 @@ def _dots(axis: Axes, records: Sequence[Record], looks: Sequence[Mapping[str, An
 def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
     """Return the masked MAE by centre of the leading variants: a point for each patient.
 
-    The bar is the mean; from five patients of a centre on there is a box instead.
+    The bar is the mean; from five people of a centre on there is a box instead.
     """
     chosen = leading(records)
     centres = sorted({p["centre"] for record in chosen for p in record["patients"]})
@@ -199,13 +200,14 @@ def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
     width = 0.8 / len(centres)
     for place, record in enumerate(chosen):
         for number, centre in enumerate(centres):
-            values = [p["mae_hu"] for p in record["patients"] if p["centre"] == centre and p["mae_hu"] is not None]
-            if not values:
+            own = [p for p in record["patients"] if p["centre"] == centre and p["mae_hu"] is not None]
+            if not own:
                 continue
+            values = [p["mae_hu"] for p in own]
             x = place - 0.4 + (number + 0.5) * width
             colour = style.CENTRE_COLOURS[centre]
             look = {"color": colour, "linewidth": 0.9}
-            if len(values) >= style.FEWEST:
+            if count_people(own) >= FEWEST:
                 axis.boxplot(
                     [values],
                     positions=[x],
@@ -218,7 +220,7 @@ def centres_figure(records: Sequence[Record], *, label: str) -> Figure:
                 axis.plot([x - width / 3, x + width / 3], [np.mean(values)] * 2, color=style.INK, linewidth=1.4)
             axis.scatter([x] * len(values), values, color=colour, s=12, alpha=0.8, linewidths=0, zorder=3)
     for centre in centres:
-        count = max(sum(p["centre"] == centre for p in record["patients"]) for record in chosen)
+        count = max(count_people([p for p in record["patients"] if p["centre"] == centre]) for record in chosen)
         axis.scatter([], [], color=style.CENTRE_COLOURS[centre], s=12, label=f"centre {centre} (n = {count})")
     axis.set_xticks(range(len(chosen)), [_stacked(record) for record in chosen])
     axis.set(ylabel="MAE inside the scoring mask (HU)", ylim=(0, None))

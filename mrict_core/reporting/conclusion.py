@@ -9,6 +9,7 @@ from mrict_core import metrics
 from mrict_core.paths import SUITE_COMMAND
 
 Record = Mapping[str, Any]
+PHANTOMS = "embedded phantoms"  # `data` of a record's context
 CONCLUSION = "conclusion.md"
 BASELINES = {
     "baseline_water_body": "water",
@@ -46,8 +47,7 @@ def headline(records: Sequence[Record]) -> str:
     if not variants:
         return "No model has a score."
     best, rival = variants[0], baselines[0] if baselines else None
-    n = best["summary"]["all"]["mae_hu"]["n"]
-    where = "in the one held-out patient" if n == 1 else f"over {n} held-out patients"
+    where = f"{'in' if best['summary']['all']['mae_hu']['n'] == 1 else 'over'} {held_out(best)}"
     error = f"{best['name']}{' is best' if len(variants) > 1 else ''}: {_text(best)} HU mean absolute error {where}"
     if not rival:
         return f"{error}. No baseline was scored."
@@ -77,6 +77,13 @@ def bone_verdict(records: Sequence[Record]) -> str:
     return f"{text} The error in bone is {size} HU{_density(best)}."
 
 
+def held_out(record: Record) -> str:
+    """Return whose images a record's error is from: "the one held-out person", "3 held-out phantoms"."""
+    one, several = ("phantom", "phantoms") if record["context"].get("data") == PHANTOMS else ("person", "people")
+    n = record["summary"]["all"]["mae_hu"]["n"]
+    return f"the one held-out {one}" if n == 1 else f"{n} held-out {several}"
+
+
 def _density(best: Record) -> str:
     """Return by how much bone is too soft or too dense, or that this is little of its error."""
     bias, error = _mean(best, "me_bone_hu"), _mean(best, "mae_bone_hu")
@@ -97,13 +104,10 @@ def _error(best: Record, count: int) -> str:
     found = best["summary"]["all"]["mae_hu"]
     title = f"The best of {count} models is {best['name']}" if count > 1 else f"The model is {best['name']}"
     if found["n"] == 1:
-        return f"{title}: its mean error inside the body is {_text(best)} HU, in the one patient kept aside."
+        return f"{title}: its mean error inside the body is {_text(best)} HU, in {held_out(best)}."
     sd = metrics.metric("mae_hu").text(found["sd"])
     few = "; too few for a statistical test between models" if found["n"] < FEW_TESTED else ""
-    return (
-        f"{title}: its mean error inside the body is {_text(best)} ± {sd} HU (mean ± SD of {found['n']} patients kept "
-        f"aside{few})."
-    )
+    return f"{title}: its mean error inside the body is {_text(best)} ± {sd} HU (mean ± SD of {held_out(best)}{few})."
 
 
 def _against(beaten: Sequence[Record], better: Sequence[Record]) -> str:
@@ -147,7 +151,7 @@ def _lacks_bone(record: Record) -> bool:
 def _next(best: Record, better: Sequence[Record]) -> str:
     """Return what to try next: the first that applies, and for a model better than the baselines what helps bone."""
     context = best["context"]
-    if context.get("data") == "embedded phantoms":
+    if context.get("data") == PHANTOMS:
         return f"These are phantoms: try your own patients next ({SUITE_COMMAND} --data DIR)."
     advice = []
     if better:

@@ -230,7 +230,7 @@ def _scale_bar(axis: Axes, shape: tuple[int, int], spacing_mm: tuple[float, floa
 
 
 def draw_hu(axis: Axes, hu: np.ndarray, window: str, spacing_mm: tuple[float, float]) -> AxesImage:
-    """Draw a CT slice, (rows, columns) in HU; window: a name in `DISPLAY_WINDOWS_HU`."""
+    """Draw a CT slice, (rows, columns) in HU; window: a name in `style.WINDOWS_HU`."""
     _bare(axis)
     low, high = style.window_hu(window)
     return axis.imshow(np.asarray(hu, np.float32), vmin=low, vmax=high, aspect=spacing_mm[0] / spacing_mm[1])

@@ -15,7 +15,7 @@ from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane, sides
 from mrict_core.data.intensity import normalise_mr, robust_mr_range
 from mrict_core.data.planes import Cut
 from mrict_core.errors import MrictError
-from mrict_core.hu import AIR_FLOOR_HU, DISPLAY_WINDOWS_HU, ERROR_LIMIT_HU
+from mrict_core.hu import AIR_FLOOR_HU, ERROR_LIMIT_HU
 from mrict_core.machine import live_front_end
 from mrict_core.reporting import style
 from mrict_core.reporting.images import pairs_figure, sample_figure
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FILL = {"mr": -1.0, "ct": AIR_FLOOR_HU, "sct": AIR_FLOOR_HU, "mask": 0}  # around an image
 TITLES = {"mr": "MR", "sct": "synthetic CT", "ct": "CT", "error": "signed error"}
-WINDOW_NAMES = {"wide": "all", "brain": "brain", "soft": "soft tissue", "bone": "bone"}
 ERROR_LIMITS_HU = (100, 200, int(ERROR_LIMIT_HU), 1000)
 PANEL_PX = 260
 
@@ -142,7 +141,10 @@ def _viewer(volumes: Volumes, start: Mapping[str, int]) -> VBox:
 
     plane = widgets.ToggleButtons(options=list(volumes.planes), description="plane")
     slider = widgets.IntSlider(description="slice", layout={"width": "95%"})
-    presets = [(f"{text} ({low:g} to {high:g} HU)", name) for name, text, (low, high) in _windows()]
+    presets = [
+        (f"{style.WINDOW_NAMES.get(name, name)} ({low:g} to {high:g} HU)", name)
+        for name, (low, high) in style.WINDOWS_HU.items()
+    ]
     window = widgets.Dropdown(options=presets, description="window")
     limit = widgets.Dropdown(
         options=[(f"±{hu} HU", hu) for hu in ERROR_LIMITS_HU], value=int(ERROR_LIMIT_HU), description="error"
@@ -172,10 +174,6 @@ def _viewer(volumes: Volumes, start: Mapping[str, int]) -> VBox:
     shown = [widgets.VBox([widgets.HTML(f"<b>{TITLES[role]}</b>"), image]) for role, image in images.items()]
     settings = widgets.HBox([plane, window, *([limit] if "error" in roles else [])], layout={"flex_flow": "row wrap"})
     return widgets.VBox([settings, slider, widgets.HBox(shown, layout={"flex_flow": "row wrap"}), caption])
-
-
-def _windows() -> list[tuple[str, str, tuple[float, float]]]:
-    return [(name, text, DISPLAY_WINDOWS_HU[name]) for name, text in WINDOW_NAMES.items()]
 
 
 def panels(row: Mapping[str, Any], window: str, limit_hu: float) -> dict[str, bytes]:

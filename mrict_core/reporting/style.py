@@ -23,7 +23,6 @@ from mrict_core.hu import DISPLAY_WINDOWS_HU
 DPI = 200
 PAGE_IN, COLUMN_IN = 7.2, 3.5  # the widths of figures: of a page, and of one of its two columns
 SMALLEST_PT = 7.0  # of any text
-FEWEST = 5  # patients; fewer are drawn as points, without box or interval
 # Okabe & Ito 2008, distinguishable with common colour blindness
 PALETTE = {
     "blue": "#0072B2",
@@ -41,6 +40,9 @@ MODEL_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "
 MODEL_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
 MODEL_MARKERS = ("o", "s", "^", "D", "v")
 ERROR_MAP = "RdBu_r"  # blue: sCT too low, red: too high
+# Lung is not in hu.py: predictions are recomputed when that file changes.
+WINDOWS_HU = DISPLAY_WINDOWS_HU | {"lung": (-1350.0, 150.0)}
+WINDOW_NAMES = {"wide": "full", "soft": "soft tissue"}  # for a reader, where it is not the key
 BODY_COLOUR, MASK_COLOUR = PALETTE["orange"], PALETTE["sky"]
 
 _RC = {
@@ -134,9 +136,9 @@ def counted(number: int, noun: str) -> str:
 
 def window_hu(name: str) -> tuple[float, float]:
     """Return (low, high) of a display window by name."""
-    if name not in DISPLAY_WINDOWS_HU:
-        raise unknown_name("display window", name, DISPLAY_WINDOWS_HU)
-    return DISPLAY_WINDOWS_HU[name]
+    if name not in WINDOWS_HU:
+        raise unknown_name("display window", name, WINDOWS_HU)
+    return WINDOWS_HU[name]
 
 
 def save(figure: Figure, path: Path, *, pdf: bool = False) -> Path:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from IPython.display import display
 
-from mrict_core import metrics
 from mrict_core.errors import unknown_name
-from mrict_core.reporting.text_tables import SPREADS, cells, text_table
+from mrict_core.reporting.text_tables import SPREADS, best_places, cells, text_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -54,7 +53,7 @@ def show_table(frame: DataFrame, columns: Sequence[str] | None = None, caption: 
     """Display a table: `columns` of it as html (by default all), the others folded; as text all of them.
 
     Digits, headings and spreads (`x_sd`, `x_low`, …, which follow their `x`) are those of `text_table`. In a metric's
-    column the best value by the metric's direction is marked; rows of kind "control" are never marked. Raises
+    column the best value is marked, see `best_places`; rows of kind "control" are never marked. Raises
     MrictError, with the nearest name, for a column that the frame lacks.
     """
     every = _own_columns(frame)
@@ -65,18 +64,9 @@ def show_table(frame: DataFrame, columns: Sequence[str] | None = None, caption: 
 
 
 def best_rows(frame: DataFrame, column: str) -> set[int]:
-    """Return the places of the rows with the best value of a metric, as printed; none for other columns."""
-    metric = metrics.TABLE.get(column)
-    if metric is None or metric.better == "none" or len(frame) < 2:
-        return set()
-    ranked = frame[column].notna()
-    if "kind" in frame:
-        ranked &= frame["kind"] != "control"
-    orders = {k: metric.order(value) for k, value in enumerate(frame[column]) if ranked.iloc[k]}
-    if len(orders) < 2:
-        return set()
-    best = metric.text(frame[column].iloc[min(orders, key=orders.get)])
-    return {k for k in orders if metric.text(frame[column].iloc[k]) == best}
+    """Return the places of the rows with the best value of a metric, see `best_places`; controls have none."""
+    ranked = frame[column].mask(frame["kind"] == "control") if "kind" in frame else frame[column]
+    return best_places(list(ranked), column)
 
 
 def _own_columns(frame: DataFrame) -> list[str]:

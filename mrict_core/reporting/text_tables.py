@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mrict_core import metrics
+from mrict_core.data.subjects import people_of
 from mrict_core.evaluation.records import PROVENANCE, seeds_remark
 from mrict_core.files import write_csv, write_text
 from mrict_core.metrics import NOTHING
@@ -18,6 +19,7 @@ from mrict_core.paths import printable, some
 if TYPE_CHECKING:
     from mrict_core.evaluation.compare import RunComparison
 
+FEWEST = 5  # people; of fewer no interval is shown, and figures draw points without a box
 P_VALUES = ("p", "p_holm")
 SPREADS = ("_sd", "_seeds_sd", "_low", "_high")  # columns that join the one they are named after
 OF_MAE = ("mean_hu", "low_hu", "high_hu", "mean_difference_hu", "best_baseline_hu")  # columns that hold it
@@ -52,6 +54,31 @@ def metric_of(column: str) -> metrics.Metric | None:
 def heading(column: str) -> str:
     """Return a column's heading, by default its name in the csv."""
     return HEADINGS.get(column) or metrics.heading(column)
+
+
+def best_places(values: Sequence[float | None], key: str) -> set[int]:
+    """Return the places of a metric's best values, as printed; none of a single value, or for other columns.
+
+    A bias has no best value: errors of both signs cancel, so a poor model's can be near 0.
+    """
+    metric = metrics.TABLE.get(key)
+    known = {place: value for place, value in enumerate(values) if not (value is None or pd.isna(value))}
+    if metric is None or metric.better in ("none", "zero") or len(known) < 2:
+        return set()
+    best = metric.text(min(known.values(), key=metric.order))
+    return {place for place, value in known.items() if metric.text(value) == best}
+
+
+def count_people(patients: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many people the patients of a record are: a person may have several images."""
+    return len(set(people_of(row["patient"] for row in patients)))
+
+
+def enough(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the intervals (`x_low`, `x_high`, `low_x`, `high_x`) of an `n` below `FEWEST`."""
+    few = frame["n"] < FEWEST if "n" in frame else pd.Series(False, index=frame.index)
+    bounds = [c for c in frame if str(c).startswith(("low_", "high_")) or str(c).endswith(("_low", "_high"))]
+    return frame.assign(**{bound: frame[bound].mask(few) for bound in bounds})
 
 
 def text_table(frame: pd.DataFrame) -> str:
@@ -116,8 +143,9 @@ def write_leaderboard(
     shown = frame.drop(columns="label") if (frame["label"] == label).all() else frame
     parts = [
         f"# Leaderboard ({label})",
-        "Held-out patients; mean ± SD over patients, for the MAE with the 95 % patient bootstrap interval of the mean; "
-        "ranked by masked MAE. Rows of kind *baseline* are trivial predictors that a model must beat.",
+        "Held-out patients; mean ± SD over patients, for the MAE with the 95 % patient bootstrap interval of the mean "
+        f"from {FEWEST} patients on; ranked by masked MAE. Rows of kind *baseline* are trivial predictors that a model "
+        "must beat.",
         *said,
         markdown_table(shown),
         "## How the numbers are defined",
@@ -201,7 +229,8 @@ def _metrics_of(frame: pd.DataFrame) -> list[str]:
 
 
 def cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
-    """Return headings, rows of text, and which columns are numbers (right-aligned)."""
+    """Return headings, rows of text, and which columns are numbers (right-aligned); no interval of few people."""
+    frame = enough(frame)
     joined = {f"{c}{end}" for c in frame.columns for end in SPREADS}
     columns = [c for c in frame.columns if c not in joined]
     texts = []

@@ -12,9 +12,10 @@ from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, seeds_sd
 from mrict_core.metrics import NOTHING
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.text_tables import heading, metric_of
+from mrict_core.reporting.text_tables import FEWEST, best_places, enough, heading, metric_of
 
 MINUS = "−"
+BOUNDS = ("low_hu", "high_hu")
 P_SHOWN = 0.001  # smaller values are shown as below this
 
 
@@ -58,8 +59,8 @@ def spread(statistics: Mapping[str, Any], metric: str) -> str:
 
 
 def interval(statistics: Mapping[str, Any], metric: str) -> str:
-    """Return "[low, high]", a dash where there is none."""
-    if statistics["low"] is None:
+    """Return "[low, high]", a dash where there is none, or fewer than FEWEST people."""
+    if statistics["low"] is None or statistics.get("patients", statistics["n"]) < FEWEST:  # n of features: slices
         return NOTHING
     return f"[{number(statistics['low'], metric)}, {number(statistics['high'], metric)}]"
 
@@ -82,8 +83,12 @@ def _over_seeds(record: Mapping[str, Any], metric: str) -> str:
 
 
 def table_of(frame: pd.DataFrame, caption: str, columns: Mapping[str, str]) -> Table:
-    """Return a frame as a table; columns: {column: heading}; numbers have the digits of their column's metric."""
-    rows = []
+    """Return a frame as a table; columns: {column: heading}; numbers have the digits of their column's metric.
+
+    Intervals of fewer than FEWEST people are left out, and their columns if no other is left.
+    """
+    frame, rows = enough(frame), []
+    columns = {c: heading for c, heading in columns.items() if c not in BOUNDS or frame[c].notna().any()}
     for record in frame[list(columns)].to_dict(orient="records"):
         cells = []
         for column, value in record.items():
@@ -120,9 +125,10 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
     if extra:
         headings += ["beats baselines", *(["note"] if noted else [])]
         cards += ["", *([""] if noted else [])]
-    best = {metric: _best(data.records, metric) for metric in names}
+    means = {metric: [record["summary"]["all"][metric]["mean"] for record in data.records] for metric in names}
+    best = {metric: best_places(own, metric) for metric, own in means.items()}
     rows, kinds = [], []
-    for record in data.records:
+    for place, record in enumerate(data.records):
         own, statistics = board.loc[record["name"]], record["summary"]["all"]
         rank = None if pd.isna(own["rank"]) else float(own["rank"])
         row = [
@@ -134,9 +140,8 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
             found = statistics[metric]
             over_seeds = _over_seeds(record, metric)
             text, small = _brief(found, metric, over_seeds) if extra else (spread(found, metric), over_seeds)
-            place = order(found["mean"], metric)
-            kind = "best" if place is not None and place == best[metric] else ""
-            row.append(Cell(text, place, metric, record["name"], kind, small))
+            kind = "best" if place in best[metric] else ""
+            row.append(Cell(text, order(found["mean"], metric), metric, record["name"], kind, small))
         if extra:
             beats = own["beats_baselines"]
             word = NOTHING if pd.isna(beats) else "yes" if beats else "no"
@@ -147,20 +152,15 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
     return Table(caption, headings, cards, rows, kinds)
 
 
-def _best(records: Sequence[Mapping[str, Any]], metric: str) -> float | None:
-    """Return the sort value of the best mean; None without a mean, or if neither direction is better."""
-    means = (record["summary"]["all"][metric]["mean"] for record in records)
-    orders = [order(mean, metric) for mean in means if mean is not None]
-    return min(orders, default=None) if metrics.metric(metric).better != "none" else None
-
-
 def own_note(row: pd.Series) -> str:
     """Return a model's note without what the column "beats baselines" already says."""
     return "; ".join(part for part in str(row["note"]).split("; ") if part and "trivial baselines" not in part)
 
 
 def by_centre(frame: pd.DataFrame, column: str, word: str, caption: str) -> Table:
-    """Return one row per model, in the frame's order of names, and one column per centre."""
+    """Return one row per model, in the frame's order of names, and one column per centre, with intervals if any."""
+    frame = enough(frame)
+    bounded = "low_hu" in frame and frame["low_hu"].notna().any()
     centres = sorted(frame[column].unique())
     counts = frame.groupby(column)["n"].max()
     rows = []
@@ -177,12 +177,14 @@ def by_centre(frame: pd.DataFrame, column: str, word: str, caption: str) -> Tabl
             cells.append(Cell(text, found[0]["mean_hu"]))
         rows.append(cells)
     headings = ["name", *(f"{word} {centre} (n = {counts[centre]})" for centre in centres)]
-    return Table(caption, headings, [""] * len(headings), rows, [""] * len(rows))
+    return Table(
+        f"{caption}{' [95 % interval]' if bounded else ''}.", headings, [""] * len(headings), rows, [""] * len(rows)
+    )
 
 
 def model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a model's details: all numbers, over patients and patient by patient, and their origin."""
-    statistics, several = record["summary"]["all"], len(seeds_of(record)) > 1
+    statistics, several, bounded = record["summary"]["all"], len(seeds_of(record)) > 1, record["n"] >= FEWEST
     rows = []
     for metric in metrics.recorded():
         s, unit = statistics[metric], metrics.metric(metric).unit
@@ -191,9 +193,11 @@ def model(record: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[st
         if several:
             cells.append(Cell(number(seeds_sd(record, metric), metric), seeds_sd(record, metric)))
         cells.append(Cell(number(s["median"], metric), s["median"]))
-        cells += [Cell(interval(s, metric), s["low"]), Cell(str(s["n"]), s["n"]), Cell(unit, unit)]
+        cells += [Cell(interval(s, metric), s["low"])] if bounded else []
+        cells += [Cell(str(s["n"]), s["n"]), Cell(unit, unit)]
         rows.append(cells)
-    names = ["metric", "mean", "SD", *(["SD over seeds"] if several else []), "median", "95 % interval", "n", "unit"]
+    names = ["metric", "mean", "SD", *(["SD over seeds"] if several else []), "median"]
+    names += [*(["95 % interval"] if bounded else []), "n", "unit"]
     summary = Table("", names, [""] * len(names), rows, [""] * len(rows))
     shown = metrics.keys("leaderboard")
     patients = [

@@ -13,7 +13,8 @@ from mrict_core import metrics
 from mrict_core.evaluation import shown_name
 from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics.clinical import SPANS
-from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, FEWEST, MODEL_LINES, model_look
+from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, MODEL_LINES, model_look
+from mrict_core.reporting.text_tables import FEWEST, count_people
 
 Record = Mapping[str, Any]
 DASHES = dict(zip(MODEL_LINES, ("solid", "dash", "dashdot", "dot", "longdashdot"), strict=True))
@@ -99,17 +100,18 @@ def leaderboard(records: Sequence[Record]) -> dict[str, Any]:
     height = 24 * len(scored) + 130
     order = [shown_name(r) for r in scored]
     found = _finished(figure, height, "MAE inside the mask (HU)", "", yaxis={"categoryorder": "array"})
-    found["layout"]["yaxis"] |= {"categoryarray": order, "autorange": "reversed", "automargin": True}
+    rows = {"range": [len(order) - 0.5, -0.5], "dtick": 1}  # the best on top, every one named
+    found["layout"]["yaxis"] |= {"categoryarray": order, "automargin": True} | rows
     found["layout"]["xaxis"] |= {"rangemode": "tozero"}
     return found
 
 
 def centres(records: Sequence[Record]) -> dict[str, Any]:
-    """The masked MAE by centre for the leading models: each patient is a point; boxes from FEWEST patients."""
+    """The masked MAE by centre for the leading models: each patient is a point; boxes from FEWEST people."""
     figure, chosen = go.Figure(), leading(records)
     for centre in sorted({p["centre"] for r in chosen for p in r["patients"]}):
         points = [(shown_name(r), p) for r in chosen for p in r["patients"] if p["centre"] == centre]
-        boxed = len({p["patient"] for _, p in points}) >= FEWEST
+        boxed = count_people([p for _, p in points]) >= FEWEST
         figure.add_box(
             x=[name for name, _ in points],
             y=[p["mae_hu"] for _, p in points],
@@ -124,7 +126,7 @@ def centres(records: Sequence[Record]) -> dict[str, Any]:
             text=[p["patient"] for _, p in points],
             hovertemplate="%{x}<br>%{text}: " + _value("y", "mae_hu"),
         )
-    found = _finished(figure, 380, "", "MAE inside the mask (HU)", boxmode="group")
+    found = _finished(figure, 380, "", "MAE inside the mask (HU)", boxmode="group", xaxis={"automargin": True})
     found["layout"]["yaxis"] |= {"rangemode": "tozero"}
     return found
 

@@ -13,18 +13,14 @@ from matplotlib import colormaps
 from mrict_core import __version__, metrics
 from mrict_core.evaluation import seeds_sd
 from mrict_core.evaluation.records import plain
-from mrict_core.hu import DISPLAY_WINDOWS_HU, ERROR_LIMIT_HU
+from mrict_core.hu import ERROR_LIMIT_HU
 from mrict_core.reporting import style
 from mrict_core.reporting.conclusion import bone_verdict, conclusion, headline
 from mrict_core.reporting.page import plots, sections
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.text_tables import heading
+from mrict_core.reporting.text_tables import FEWEST, heading
 
 SCRIPTS = ("base", "charts", "tables", "cards", "volumes", "view", "profile", "browser", "start")  # in this order
-LUNG_HU = (
-    -1350.0,
-    150.0,
-)  # not in hu.py: no image is made with it, and predictions are recomputed when that file changes
 FOREIGN = re.compile(r"/\*!.*?\*/|https?://(?!www\.w3\.org/)[\w.-]+", re.DOTALL)  # w3.org: names of XML, not addresses
 
 
@@ -43,7 +39,8 @@ def render(data: PageData) -> str:
     return environment.get_template("page.html.j2").render(
         data=data,
         sections=found,
-        absent=[section for section in found if section.missing],
+        missing=sections.missing(data, found),
+        bounded=sections.tested(data) >= FEWEST,
         headline=headline(data.records),
         bone=bone_verdict(data.records),
         conclusion=conclusion(data.records, bone=False),
@@ -56,6 +53,7 @@ def render(data: PageData) -> str:
         metrics=metrics.TABLE,
         better=metrics.BETTER,
         colours=_colours(),
+        window_names=style.WINDOW_NAMES,
         version=__version__,
     )
 
@@ -79,8 +77,9 @@ def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str
     for name in wanted:
         alternative, make = plots.CHARTS[name]
         figure = make(data.histories if name == "training" else data.records)
-        if figure is not None:
-            charts[name] = {"figure": plain(figure), "alternative": alternative}  # no numpy arrays, null for NaN
+        if figure is not None:  # plain: no numpy arrays, null for NaN
+            hidden = any(trace.get("visible") == "legendonly" for trace in figure["data"])
+            charts[name] = {"figure": plain(figure), "alternative": alternative, "hidden": hidden}
     return charts
 
 
@@ -105,5 +104,5 @@ def _colours() -> dict[str, Any]:
     return {
         "error": [[round(255 * channel) for channel in table(k / 255)[:3]] for k in range(256)],
         "errorLimit": ERROR_LIMIT_HU,
-        "windows": DISPLAY_WINDOWS_HU | {"lung": LUNG_HU},
+        "windows": style.WINDOWS_HU,
     }

@@ -11,10 +11,11 @@ from mrict_core.evaluation import seeds_of, shown_name
 from mrict_core.hu import BIAS_HU
 from mrict_core.metrics import NOTHING
 from mrict_core.metrics.predecessor import NUMBERS
+from mrict_core.paths import SUITE_COMMAND
 from mrict_core.reporting.page import patient_files, plots, slices
 from mrict_core.reporting.page.cells import Cell, Table, by_centre, interval, model, number, summary_table, table_of
 from mrict_core.reporting.page.data import PageData
-from mrict_core.reporting.text_tables import absent_remarks, heading, remarks
+from mrict_core.reporting.text_tables import FEWEST, absent_remarks, heading, remarks
 
 CONTROL_HEADINGS = {
     "control_black": "black",
@@ -47,20 +48,20 @@ def tested(data: PageData) -> int:
 
 def _leaderboard(data: PageData) -> dict[str, Any]:
     if not len(data.board):
-        raise Missing("nothing has been evaluated; run the notebooks")
+        raise Missing(f"nothing has been evaluated; run {SUITE_COMMAND}")
     names = metrics.keys("leaderboard")
     how = "Values of the one held-out patient; one patient has no spread and no interval."
     if (n := tested(data)) > 1:
+        bounds = ", for the MAE with the 95 % patient bootstrap interval of the mean" if n >= FEWEST else ""
         how = (
-            f"Mean ± SD over {n} held-out patients, for the MAE with the 95 % patient bootstrap interval of the mean. "
-            "From the bias on, columns are means; their SD is in the clinical panel."
+            f"Mean ± SD over {n} held-out patients{bounds}. From the bias on, columns are means; their SD is in the "
+            "clinical panel."
         )
-    caption = (
-        f"{how} The best value of a column is bold. Click a heading to sort, best first; click a number or an i for its"
-        " definition."
-    )
+    caption = f"{how} The best value of a column is bold; a bias has none, as errors of both signs cancel."
     table = summary_table(data, names, caption, extra=True)
-    return {"tables": [table], "charts_after": ["leaderboard"], "notes": remarks(data.records, names)}
+    hint = "Click a heading to sort, best first; click a number or an i for its definition."
+    notes = remarks(data.records, names)
+    return {"tables": [table], "charts_after": ["leaderboard"], "notes": notes, "hint": hint}
 
 
 def _slices(data: PageData) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def _slices(data: PageData) -> dict[str, Any]:
         "beside": len(entries) - len(inside),
         "note": data.browser_note,
         "step": slices.STEP_HU,
+        "hint": "Choose two models or baselines to compare.",
     }
 
 
@@ -121,9 +123,9 @@ def _comparisons(data: PageData) -> dict[str, Any]:
 def _centres(data: PageData) -> dict[str, Any]:
     if not len(data.centres):
         raise Missing("no patient's centre is known")
-    tables = [by_centre(data.centres, "centre", "centre", "Masked MAE (HU) by centre [95 % interval].")]
+    tables = [by_centre(data.centres, "centre", "centre", "Masked MAE (HU) by centre")]
     if len(data.leave_out):
-        caption = "Masked MAE (HU) without the patients of one centre: how much the mean depends on that centre."
+        caption = "Masked MAE (HU) without the patients of one centre: how much the mean depends on that centre"
         tables.append(by_centre(data.leave_out, "left_out", "without", caption))
     if len(data.folds):
         folds = {"name": "name", "left_out": "trained without", "n": "patients", "mean_hu": "MAE there (HU)"}
@@ -151,7 +153,7 @@ def _clinical(data: PageData) -> dict[str, Any]:
 def _controls(data: PageData) -> dict[str, Any]:
     frame = data.blindness
     if not len(data.controls) or not len(frame):
-        raise Missing("the control images have not been scored; run notebook 08")
+        raise Missing("the control images have not been scored")
     rows = []
     for record in frame.to_dict(orient="records"):
         metric = record.pop("metric")
@@ -208,13 +210,14 @@ def _features(data: PageData) -> dict[str, Any]:
             ]
         )
         kinds.append(kind_of.get(score["variant"], ""))
-    notes = sorted(f"Absent: {', '.join(sorted(names))}: {reason}" for reason, names in absent.items())
     if not rows:
-        raise Missing("; ".join(notes))
+        raise Missing(f"no value of {', '.join(sorted(set().union(*absent.values())))}; summary.csv says why")
+    notes = sorted(f"Absent: {', '.join(sorted(names))}: {reason}" for reason, names in absent.items())
     headings = ["model", "metric", "value", "95 % interval", "slices", "weights", "warning"]
-    table = Table(
-        "Slices of the held-out patients. Models are not ranked by these metrics.", headings, [""] * 7, rows, kinds
-    )
+    if all(row[3].text == NOTHING for row in rows):
+        headings, rows = [h for h in headings if h != "95 % interval"], [[*row[:3], *row[4:]] for row in rows]
+    caption = "Slices of the held-out patients. Models are not ranked by these metrics."
+    table = Table(caption, headings, [""] * len(headings), rows, kinds)
     return {"tables": [table], "notes": notes}
 
 
@@ -279,7 +282,7 @@ EXPECTED: tuple[tuple[str, str, str, Callable[[PageData], dict[str, Any]]], ...]
     (
         "slices",
         "Slices",
-        "Every held-out patient, not a selection of the best. Choose two models or baselines to compare.",
+        "Every held-out patient, not a selection of the best.",
         _slices,
     ),
     (
@@ -337,3 +340,14 @@ def build(data: PageData) -> list[Section]:
         except Missing as reason:
             found.append(Section(id_, title, lead, {}, str(reason)))
     return found
+
+
+def missing(data: PageData, found: Sequence[Section]) -> list[tuple[str, str]]:
+    """Return (what, why) of the parts and variants that are missing, those of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in [
+        *((section.title, section.missing) for section in found if section.missing),
+        *data.missing.items(),
+    ]:
+        reasons.setdefault(reason, []).append(name)
+    return [(", ".join(names), reason) for reason, names in reasons.items()]

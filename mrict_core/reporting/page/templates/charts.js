@@ -21,13 +21,27 @@ const loadPlotly = async () => {
   const code = new TextDecoder().decode(await unpack(document.getElementById("plotly").textContent));
   document.head.append(make("script", { textContent: code }));
 };
-// In print a chart is scaled as a picture: plotly does not lay out again for paper.
+// A chart is as wide as its column on paper, whatever the printer's margins are.
 const scalable = (node) => {
-  const { width, height } = node.getBoundingClientRect();
-  if (!width) return;
-  node.style.setProperty("--ratio", width / height);
-  for (const svg of $$(".main-svg", node)) svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`);
+  for (const svg of $$(".main-svg", node)) {
+    const [width, height] = ["width", "height"].map((name) => svg.getAttribute(name));
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    node.style.setProperty("--ratio", width / height);
+  }
 };
+// On paper charts are smaller, and names of lines that are not shown are left out.
+const PAPER = { width: 500, share: 0.51, legend: 0.8, look: { "font.size": 9.5, "xaxis.title.font.size": 9.5, "yaxis.title.font.size": 9.5 } };
+const SCREEN = { "xaxis.title.font.size": null, "yaxis.title.font.size": null };
+const layOut = (printing) => Promise.all(drawn.map(async (node) => {
+  const { layout } = charts[node.dataset.chart].figure, height = Math.round(layout.height * (printing ? PAPER.share : 1));
+  const below = layout.legend.y * (layout.height - 64) * (printing ? PAPER.legend : 1); // of the legend, in pixels
+  const size = { width: printing ? PAPER.width : null, height, legend: { ...layout.legend, y: below / (height - 64) } };
+  const hidden = node.data.flatMap((trace, place) => (trace.visible === "legendonly" ? [place] : []));
+  const look = { ...lookOf(node.dataset.chart), ...size, ...(printing ? PAPER.look : SCREEN) };
+  if (printing) node.style.setProperty("--ratio", PAPER.width / height);
+  await Plotly.update(node, hidden.length ? { showlegend: !printing } : {}, look, hidden);
+  if (!printing) await Plotly.redraw(node); // else the legend stays where it was on paper
+}));
 const draw = async (node) => {
   const name = node.dataset.chart, { data, layout } = charts[name].figure;
   await Plotly.newPlot(node, data, { ...layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" },
@@ -35,7 +49,7 @@ const draw = async (node) => {
   await Plotly.relayout(node, lookOf(name));
   drawn.push(node);
   scalable(node);
-  node.on("plotly_afterplot", () => { if (!matchMedia("print").matches) scalable(node); });
+  node.on("plotly_afterplot", () => scalable(node));
 };
 const retheme = () => Promise.all(drawn.map((node) => Plotly.relayout(node, lookOf(node.dataset.chart))));
 const THEMES = ["system", "light", "dark"];
@@ -56,4 +70,5 @@ let remembered = "system";
 try { remembered = localStorage.getItem("mrict-theme") || "system"; } catch { /* see above */ }
 setTheme(THEMES.includes(remembered) ? remembered : "system");
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", retheme);
-matchMedia("print").addEventListener("change", retheme);
+addEventListener("beforeprint", () => layOut(true)); // before the browser counts its pages
+matchMedia("print").addEventListener("change", (event) => layOut(event.matches)); // in the colours of paper
