@@ -213,8 +213,8 @@ def test_the_quick_run_writes_table_and_figure(folders, tmp_path):
     found = json.loads((tmp_path / "quality_quick.json").read_text())
     assert [(row["data"].split(", ")[-1], row["case"]) for row in found["rows"]] == [
         *(("0.1 CPU minutes", name) for name in (BASE, "unet_l1", "water")),
-        *(("0.015 CPU minutes", name) for name in (BASE, "slab of 5")),
-        *(("0.015 CPU minutes", name) for name in (BASE, "no EMA")),
+        *(("0.01 CPU minutes", name) for name in (BASE, "slab of 5")),
+        *(("0.01 CPU minutes", name) for name in (BASE, "no EMA")),
     ]
     assert all("problem" not in row and row["mae_hu"] > 0 for row in found["rows"])
     text = (tmp_path / "quality_quick.md").read_text()

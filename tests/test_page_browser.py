@@ -82,7 +82,7 @@ def test_it_opens_and_draws_every_chart(page):
     assert page.title() == "MRICT: a test (demo)"
     assert page.locator(".plot").count() == 7
     assert page.locator(".plot .main-svg").count() >= 7
-    assert page.locator("nav a").count() == 14
+    assert page.locator("nav a").count() == 15
     assert page.locator(".banner").inner_text().startswith("demo: small networks")
 
 

@@ -123,7 +123,7 @@ def test_the_leaderboard_has_both_spreads_only_where_there_are_seeds(several, tm
     assert not [c for c in evaluation.leaderboard(several[1:]) if "seeds" in c]
     csv, markdown = write_leaderboard(tmp_path, board, "demo", None, remarks(several, metrics.keys("leaderboard")))
     text = markdown.read_text()
-    assert "± 5.0 (± 6.0 over seeds) [" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "± 5.0 (± 6.0 over seeds) |" in text.replace("\N{NO-BREAK SPACE}", " ")  # no interval of three patients
     assert "mk1: seeds 1, 2, 3" in text
     assert {"seeds", "mae_hu_seeds_sd", "ssim_seeds_sd"} <= set(pd.read_csv(csv).columns)
     assert remarks(several[1:], ()) == []

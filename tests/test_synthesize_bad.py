@@ -82,7 +82,7 @@ BAD = {
     "constant": (lambda p: nifti(p, np.full((9, 9, 3), 4.0, np.float32)), "constant"),
     "a mask": (lambda p: nifti(p, (head_array((20, 20, 5)) > 100).astype(np.float32)), "like a mask"),
     "a CT": (lambda p: nifti(p, ct_array((20, 20, 5))), "look like a CT in HU"),
-    "absent": (lambda p: None, "No such file"),
+    "absent": (lambda p: None, "no such file or folder"),
 }
 
 
