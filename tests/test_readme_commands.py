@@ -79,6 +79,11 @@ def of_head(case: str) -> list[float]:
     return [round(row["mae_hu"], 1) for row in rows if row["case"] == case]
 
 
+def of_equal_budgets() -> dict[str, float]:
+    rows = json.loads((ROOT / "reports" / "benchmarks" / "quality.json").read_text())["rows"]
+    return {row["case"]: round(row["mae_hu"], 1) for row in rows if row["data"] == "real heads, 20 CPU minutes"}
+
+
 def of_demo(name: str) -> float:
     (row,) = [line for line in DEMO.splitlines() if f"| {name} |" in line]
     return float(row.split("|")[3].split()[0])
@@ -94,6 +99,12 @@ def test_the_starters_numbers_are_those_of_its_card():
 def test_the_heads_numbers_are_those_of_the_benchmark():
     assert printed("**starter**, a whole head") == of_head("mean of the planes")
     assert f"water: {of_head('water')[0]}" in README
+
+
+@pytest.mark.parametrize("name", ["mk7_0", "pix2pix_paper", "unet_l1"])
+def test_the_numbers_of_equal_budgets_are_those_of_the_benchmark(name):
+    said = re.search(rf"`{name}`(?: has)? (\d+\.\d)\b", README)
+    assert float(said[1]) == of_equal_budgets()[name]
 
 
 @pytest.mark.parametrize(("row", "name"), [("MK7 in the demo", "mk7_1"), ("`mk6_3_4`", "mk6_3_4")])
