@@ -25,6 +25,7 @@ NOTEBOOKS, PARAMS, STARTERS = SOURCE / "notebooks", SOURCE / "params", SOURCE / 
 HOME = "MRICT_HOME"
 SUITE_COMMAND = "mrict suite" if INSTALLED else "./run_all.sh"
 PHANTOM = "phantom"
+PHANTOMS = "embedded phantoms"  # the input in words, where it is not a user's folder
 REGIONS = ("brain", "pelvis", "HN", "TH", "AB")  # of SynthRAD; phantoms exist for the first two
 SPELLINGS = {  # of a region or body part, in lower-case letters => region
     **{region.lower(): region for region in REGIONS},
@@ -146,7 +147,7 @@ class Workspace:
     @property
     def data_name(self) -> str:
         """The input in words."""
-        return "embedded phantoms" if self.embedded else ", ".join(folder.name for folder in self.data_dirs)
+        return PHANTOMS if self.embedded else ", ".join(folder.name for folder in self.data_dirs)
 
     @property
     def store(self) -> Path:

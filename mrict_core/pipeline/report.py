@@ -114,12 +114,13 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
 
 def _intro(profile: Profile, space: Workspace, store: SliceStore, split: Split, count: int) -> str:
     what, whose = ("digital phantom patient", "") if space.embedded else ("patient", f" of {space.data_name}")
-    tested = counted(len(set(people_of(split.test))), f"held-out {what}")
+    trained, chosen_on, tested = (len(set(people_of(part))) for part in (split.train, split.val, split.test))
     centres = ", ".join(sorted({store.centre(patient) for patient in store.patients}))
     return (
-        f"{counted(count, 'variant')} and the trivial baselines, scored on {tested}{whose} "
+        f"{counted(count, 'variant')} and the trivial baselines, scored on "
+        f"{counted(tested, f'held-out {what}')}{whose} "
         f"({', '.join(split.test) if len(split.test) <= 12 else f'{len(split.test)} ids in the tables'}). Trained on "
-        f"{counted(len(split.train), 'patient')}, checkpoints chosen on {len(split.val)}; "
+        f"{counted(trained, 'patient')}, checkpoints chosen on {chosen_on}; "
         f"{'centres' if ',' in centres else 'centre'} {centres}; profile "
         f"{profile.name}, protocol {store.protocol}, split {split.kind}. Unless its definition says otherwise, a "
         "number is computed in 3-D, in HU, inside the data set’s mask, per patient, and averaged over patients."

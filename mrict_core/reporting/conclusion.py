@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrict_core import metrics
-from mrict_core.paths import SUITE_COMMAND
+from mrict_core.paths import PHANTOMS, SUITE_COMMAND
 
 Record = Mapping[str, Any]
-PHANTOMS = "embedded phantoms"  # `data` of a record's context
 CONCLUSION = "conclusion.md"
 BASELINES = {
     "baseline_water_body": "water",
@@ -22,13 +21,19 @@ FEW_TRAINED = 20  # patients; with fewer, more of them help most
 FEW_TESTED = 6  # patients; with fewer, no paired test can reach p < 0.05
 
 
+def _ranked(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Return the variants and the baselines that have a masked MAE, best first."""
+    scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
+    variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
+    return variants, baselines
+
+
 def conclusion(records: Sequence[Record], *, bone: bool = True) -> str:
     """Return a paragraph on the records of one leaderboard, those of variants and baselines.
 
     Without `bone` nothing is said about how well bone is made: for use beside `bone_verdict`.
     """
-    scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
-    variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
+    variants, baselines = _ranked(records)
     if not variants:
         return "No model has a score."
     best = variants[0]
@@ -42,8 +47,7 @@ def conclusion(records: Sequence[Record], *, bone: bool = True) -> str:
 
 def headline(records: Sequence[Record]) -> str:
     """Return the result in brief: the best model, its error and the best baseline."""
-    scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
-    variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
+    variants, baselines = _ranked(records)
     if not variants:
         return "No model has a score."
     best, rival = variants[0], baselines[0] if baselines else None
@@ -58,8 +62,7 @@ def headline(records: Sequence[Record]) -> str:
 
 def bone_verdict(records: Sequence[Record]) -> str:
     """Return in words how well the best model makes bone; "" without a model that has a score."""
-    scored = sorted((r for r in records if _mean(r) is not None), key=_mean)
-    variants, baselines = ([r for r in scored if r["kind"] == kind] for kind in ("variant", "baseline"))
+    variants, baselines = _ranked(records)
     if not variants:
         return ""
     best = variants[0]
