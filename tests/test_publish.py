@@ -240,14 +240,16 @@ def test_the_lowest_error_is_taken_before_unscored_models_and_demos(root):
     assert "the only model for brain, 20.0 HU on 4 held-out patients; a demo, as no" in why_first(
         *for_region("brain"), "brain"
     )
-    unscored, good, poor = published(root, None, seed=2), published(root, 80.0, seed=3), published(root, 95.0, seed=4)
+    unscored = published(root, None, seed=2)
+    assert "the only model for brain, demos apart, not scored; others:" in why_first(*for_region("brain"), "brain")
+    good, poor = published(root, 80.0, seed=3), published(root, 95.0, seed=4)
     pelvis, unknown = published(root, 1.0, region="pelvis", seed=5), published(root, 2.0, region="", seed=6)
     found, damaged = for_region("brain")
     assert [entry.path for entry in found] == [good, poor, unscored, demo]
     assert [entry.path for entry in for_region("pelvis")[0]] == [pelvis]
     assert damaged == []
     line = why_first(found, damaged, "brain")
-    assert f"model: mk6_3_4@{good.name[:8]}: masked MAE 80.0 HU on 4 held-out patients, the lowest of 4 models" in line
+    assert f"model: mk6_3_4@{good.name[:8]}: masked MAE 80.0 HU on 4 held-out patients, the lowest of 3 models" in line
     assert (
         f"others: mk6_3_4@{poor.name[:8]} 95.0 HU, mk6_3_4@{unscored.name[:8]} not scored, mk6_3_4@{demo.name[:8]} demo"
         in line

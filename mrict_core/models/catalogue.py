@@ -165,12 +165,14 @@ def why_first(found: list[Entry], damaged: list[Entry], region: str) -> str:
     """Return one line on the model that `for_region` puts first, and why."""
     first, *others = found
     name = f"{first.name} ({first.variant}@{first.hash[:SHORT]})" if first.own_name else first.name
-    if not others:
-        why = f"the only model for {region}, {first.result}"
+    alike = [entry for entry in found if entry.demo == first.demo]  # an error on phantoms is no rival to one on people
+    where = f"for {region}{', demos apart' if len(alike) < len(found) else ''}"
+    if len(alike) == 1:
+        why = f"the only model {where}, {first.result}"
     elif first.mae_hu is None:
-        why = f"the first of {len(found)} models for {region}, none of them scored"
+        why = f"the first of {len(alike)} models {where}, none of them scored"
     else:
-        why = f"masked MAE {first.result}, the lowest of {len(found)} models for {region}"
+        why = f"masked MAE {first.result}, the lowest of {len(alike)} models {where}"
     text = f"model: {name}: {why}{'; a demo, as no other is published' if first.demo else ''}"
     if others:
         text += f"; others: {some([f'{e.name} {_short(e)}' for e in others], OTHERS)}"
