@@ -434,7 +434,7 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             panel.axvline(own[0]["mae_hu"], color=style.PALETTE["vermilion"], linewidth=0.7, zorder=0)
         panel.set_yticks(range(len(own)), [row["case"] for row in own])
         count = max((len(row.get("people_mae_hu") or ()) for row in own), default=0)
-        panel.set_title(textwrap.fill(f"{data}; n = {count} people" if count else data, 100), fontsize=8)
+        panel.set_title(textwrap.fill(f"{data}; n = {count}" if count else data, 100), fontsize=8)
         panel.set(xlabel="mean absolute error in the mask (HU)", ylim=(max(2, len(own)) - 0.5, -0.5))
         panel.grid(axis="x")
     names = {"one seed": "o", "mean over seeds": "|"}
