@@ -411,8 +411,8 @@ def test_folders_with_nothing_or_too_much(tmp_path):
         (["--sct", "nowhere.nii.gz"], "nowhere.nii.gz: no such file"),
     ],
 )
-def test_wrong_words_are_one_line(case, words, message):
-    done = run(*arguments(case), *words)
+def test_wrong_words_are_one_line(case, words, message, tmp_path):
+    done = run(*arguments(case), *words, "--csv", str(tmp_path / "scores.csv"))  # not the checkout's, which may exist
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
