@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from mrict_core.errors import unknown_name
 
 # The scale
 AIR_HU, WATER_HU = -1000.0, 0.0  # by definition
+HALF_WATER_HU = -500.0  # half of a voxel is tissue: the outline of a body in air
 FAT_HU, SOFT_TISSUE_HU = -100.0, 40.0  # typical at 120 kVp
 AIR_FLOOR_HU, CEILING_HU = -1024, 3071  # what 12 bits hold with an intercept of -1024; around a body all is floor
 CONSTANT_SD_HU = 1.0  # an image that varies less is constant: noise alone is larger
@@ -20,6 +19,8 @@ AIR_BELOW_HU = -200  # between fat and what is partly air; above: soft tissue an
 BONE_ABOVE_HU = 250  # above contrast-free soft tissue, spongy bone included
 DICE_THRESHOLDS_HU = (150, BONE_ABOVE_HU, 350, 500)  # Dice of bone must not depend on one choice
 SPONGY_BONE_HU, DENSE_BONE_HU = 300, 700  # of the shares of bone that an input check compares
+BODY_ABOVE_HU = -300  # a body's outline: below the skin blurred with air, above foam, cushions and lung
+METAL_ABOVE_HU = 2500  # above enamel and cortical bone; 12 bits end at 3071, where metal is cut off
 FAT_BELOW_HU = -30  # midway between fat and soft tissue
 TISSUES = ("air", "fat", "soft tissue", "spongy bone", "dense bone")
 TISSUE_EDGES_HU = (AIR_BELOW_HU, FAT_BELOW_HU, BONE_ABOVE_HU, DENSE_BONE_HU)  # between them, from below
@@ -27,7 +28,11 @@ TISSUE_EDGES_HU = (AIR_BELOW_HU, FAT_BELOW_HU, BONE_ABOVE_HU, DENSE_BONE_HU)  # 
 
 def _as_float(values: Any) -> Any:
     """Return a float32 array, or a float32 tensor for a tensor, which alone has `float()`."""
-    return values.float() if hasattr(values, "float") else np.asarray(values, np.float32)
+    if hasattr(values, "float"):
+        return values.float()
+    import numpy as np  # here, so that naming a HU value needs no numpy
+
+    return np.asarray(values, np.float32)
 
 
 @dataclass(frozen=True)

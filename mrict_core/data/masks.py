@@ -45,6 +45,11 @@ def check_mask(mask: np.ndarray, path: Path | str) -> np.ndarray:
     return np.asarray(mask) > 0
 
 
+def check_metal(metal: np.ndarray, path: Path | str) -> np.ndarray:
+    """Return a mask of metal as bool; an empty one is allowed, otherwise as `check_mask`."""
+    return check_mask(metal, path) if np.any(metal) else np.zeros(np.shape(metal), bool)
+
+
 def check_mask_fits(mask: np.ndarray, body: np.ndarray, path: Path | str) -> None:
     """Raise `MrictError` if the data set's mask and the body found on the images hardly overlap."""
     both, marked = np.count_nonzero((mask > 0) & (body > 0)), np.count_nonzero(mask)
@@ -60,7 +65,7 @@ def _framed(stack: np.ndarray, rows: int, cols: int) -> np.ndarray:
     return np.pad(np.ascontiguousarray(stack), [(0, 0), (rows, rows), (cols, cols)]).view(np.uint8)
 
 
-def _disked(stack: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+def disked(stack: np.ndarray, operation: int, reach_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return a stack (N, rows, cols) opened or closed slice by slice with a disk; the outside counts as empty."""
     rows, cols = (max(1, round(reach_mm / s)) for s in spacing_mm[:2])
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * cols + 1, 2 * rows + 1))
@@ -83,7 +88,7 @@ def filled(stack: np.ndarray) -> np.ndarray:
     return wide[:, 1:-1, 1:-1] != FLOODED
 
 
-def _largest(stack: np.ndarray) -> np.ndarray:
+def largest(stack: np.ndarray) -> np.ndarray:
     """Return the largest component (face neighbours), the first of equals."""
     labels, count = ndimage.label(stack)
     return stack if count < 2 else labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
@@ -108,11 +113,11 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(values, overwrite_input=True))
 
 
-def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+def body_mask(mr: np.ndarray, spacing_mm: Sequence[float], level: float | None = None) -> np.ndarray:
     """Return the body (bool) on an MR (nx, ny, nz) whose axis 2 counts axial slices; nz may be 1.
 
-    Smoothing, a threshold between air and tissue, gaps across the skull bridged, thin strands cut, the largest
-    component, concavities such as nostrils and ear canals closed, holes filled.
+    Smoothing, a threshold between air and tissue (`level`, where the scale is known), gaps across the skull bridged,
+    thin strands cut, the largest component, concavities such as nostrils and ear canals closed, holes filled.
     The CT is not used, so a network that sees this mask sees nothing of its target. An image without contrast gives an
     empty mask.
     """
@@ -121,9 +126,10 @@ def body_mask(mr: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         return np.zeros(mr.shape, bool)
     sigma = [SMOOTHING_MM / s if n > 1 else 0.0 for s, n in zip(spacing_mm, mr.shape, strict=True)]
     smooth = np.moveaxis(ndimage.gaussian_filter(mr, sigma), 2, 0)
-    mask = _disked(smooth > _tissue_threshold(smooth), cv2.MORPH_CLOSE, JOINING_MM, spacing_mm)
-    mask = _largest(_disked(filled(mask), cv2.MORPH_OPEN, OPENING_MM, spacing_mm))
-    return np.moveaxis(filled(_disked(mask, cv2.MORPH_CLOSE, CLOSING_MM, spacing_mm)), 0, 2)
+    above = _tissue_threshold(smooth) if level is None else level
+    mask = disked(smooth > above, cv2.MORPH_CLOSE, JOINING_MM, spacing_mm)
+    mask = largest(disked(filled(mask), cv2.MORPH_OPEN, OPENING_MM, spacing_mm))
+    return np.moveaxis(filled(disked(mask, cv2.MORPH_CLOSE, CLOSING_MM, spacing_mm)), 0, 2)
 
 
 def _otsu_level(volume: np.ndarray) -> float:
