@@ -70,7 +70,11 @@ usage: ./run_all.sh [options]
   --data DIR            your patients: DIR/Task1/<region>/<patient>/{mr,ct,mask}.nii.gz, or any folder of such
                         patients; repeatable: equal ids in several folders are one person, and a volume one voxel
                         thick is a slice of that plane; without it the suite generates phantom patients
-  --region brain|pelvis (default brain)
+  --region NAME         brain (default), pelvis, head-neck, thorax, abdomen, or a name of your own; there are phantoms
+                        of the first two
+  --input mr|cbct       cbct: cone-beam CT in place of MR, DIR/Task2/<region>/<patient>/{cbct,ct,mask}.nii.gz
+  --ct rigid|deformed   deformed: ct_def in place of ct as the target (SynthRAD2025)
+  --exclude-metal       losses and scores leave out the voxels of a patient's metal.nii.gz, where there is one
   --variants LIST       readme, all, or comma-separated names; their ancestors are included. Default: in the demo
                         readme and MK7; in cpu and full MK7 and the references pix2pix_paper and unet_l1
   --minutes-per-variant M
@@ -80,6 +84,8 @@ usage: ./run_all.sh [options]
   --group-by RULE       which images belong to one subject and stay in one set: a regular expression with the subject
                         in brackets, '(.+)_[ab]', or a csv of patient, subject (default: the last rule given, at
                         first BIDS sessions)
+  --pairs FILE          a csv of patient, use (yes or no), reason: which pairs are used (default: pairs.csv in the data
+                        folder, which `pair` writes)
   --protocol NAME       patient (default), or predecessor: union mask, per-slice MR intensity, split by slice
   --only LIST           run only these notebooks and their trainings, e.g. 00 or 00,05
   --jobs N              trainings and notebooks in parallel (default: 2 in the demo, 1 in full)
@@ -109,7 +115,7 @@ unknown() { # OPTION
 # A relative folder or csv is relative to the folder where the command was typed.
 meant() { # OPTION VALUE
   case "$1 $2" in
-    "--data "[!/~]*|"--experiment "[!/~]*|"--group-by "[!/~]*.csv) echo "$typed_in/$2" ;;
+    "--data "[!/~]*|"--experiment "[!/~]*|"--pairs "[!/~]*|"--group-by "[!/~]*.csv) echo "$typed_in/$2" ;;
     *) printf '%s\n' "$2" ;;
   esac
 }
@@ -120,11 +126,11 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --help|-h) usage; exit 0 ;;
     --setup-only) setup_only=yes; shift ;;
-    --force|--tensorboard) arguments+=("$1"); shift ;;
-    --profile|--data|--region|--variants|--set|--experiment|--protocol|--group-by|--only|--jobs|--minutes-per-variant)
+    --force|--tensorboard|--exclude-metal) arguments+=("$1"); shift ;;
+    --profile|--data|--region|--input|--ct|--variants|--set|--experiment|--protocol|--group-by|--pairs|--only|--jobs|--minutes-per-variant)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
       arguments+=("$1" "$(meant "$1" "$2")"); shift 2 ;;
-    --profile=*|--data=*|--region=*|--variants=*|--set=*|--experiment=*|--protocol=*|--group-by=*|--only=*|--jobs=*|--minutes-per-variant=*)
+    --profile=*|--data=*|--region=*|--input=*|--ct=*|--variants=*|--set=*|--experiment=*|--protocol=*|--group-by=*|--pairs=*|--only=*|--jobs=*|--minutes-per-variant=*)
       arguments+=("${1%%=*}=$(meant "${1%%=*}" "${1#*=}")"); shift ;;
     *) unknown "${1%%=*}" ;;
   esac

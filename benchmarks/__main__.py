@@ -21,7 +21,8 @@ from mrict_core.reporting.text_tables import markdown_table, text_table
 
 BENCHMARKS = (
     *("scores", "preprocessing", "training", "precision", "validation", "pipeline", "inference", "startup"),
-    *("scaling", "gate", "checks", "faults", "gpu", "quality", "starter", "costs"),
+    *("scaling", "gate", "checks", "faults", "gpu", "quality", "starter", "costs", "pairing", "pairing_cost"),
+    "mr_preparation",
 )
 
 
@@ -46,7 +47,7 @@ def main(
         for name in [only] if only else BENCHMARKS:
             module = importlib.import_module(f"benchmarks.{name}")
             if not only and not quick and getattr(module, "LONG", False):
-                print(f"{module.TITLE}: skipped, it takes hours; give --only {name}")
+                print(f"{module.TITLE}: skipped, it takes long; give --only {name}")
                 continue
             reason = "" if data else getattr(module, "missing", lambda: "")()
             if reason:

@@ -7,6 +7,7 @@ installed package. *Work* is all that is written: data, checkpoints and reports,
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import os
 import re
@@ -16,6 +17,7 @@ from itertools import combinations
 from pathlib import Path
 
 from mrict_core.errors import MrictError, unknown_name
+from mrict_core.modalities import CT_FILES, MR, Modality, check_input, modality_named
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout; of an installed package: site-packages
 PACKAGED = ROOT / "mrict_core" / "packaged"  # made by the build of a wheel, see pyproject.toml
@@ -32,6 +34,9 @@ SPELLINGS = {  # of a region or body part, in lower-case letters => region
     **{"head": "brain", "skull": "brain", "headandneck": "HN", "headneck": "HN", "neck": "HN"},
     **{"thorax": "TH", "chest": "TH", "abdomen": "AB"},
 }
+LONG_NAMES = {"HN": "head-neck", "TH": "thorax", "AB": "abdomen"}  # SynthRAD2025's folders => as people say
+REGION_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")  # of another region: part of folders' names
+SPELLED_ALIKE = 0.8  # a name so near to a known region is a slip of the pen
 PROTOCOLS = ("patient", "predecessor")
 DEFAULT_RUN = "demo-phantom-brain"
 Folders = str | Path | Sequence[str | Path]  # one folder or several
@@ -62,6 +67,30 @@ def _root(variable: str, folder: str) -> Path:
 def region_named(text: str) -> str:
     """Return the region that `text` spells, "" if none."""
     return SPELLINGS.get("".join(c for c in text.lower() if c.isalpha()), "")
+
+
+def spelled(name: str) -> str:
+    """Return the known region that a whole name spells ("Head-Neck": HN), "" if none; digits count."""
+    return SPELLINGS.get(re.sub(r"[\s_-]", "", name.lower()), "")
+
+
+def as_region(text: str) -> str:
+    """Return the region of a user's name: a known one in any spelling (head-neck is HN), or one of the user's own.
+
+    Raises MrictError for what cannot name a folder, and for a name nearly that of a known region.
+    """
+    name = text.strip().lower()
+    if known := spelled(name):
+        return known
+    slip = name.isalpha() and difflib.get_close_matches(name, SPELLINGS, cutoff=SPELLED_ALIKE)
+    if slip or not REGION_NAME.fullmatch(name):
+        raise unknown_name("region", text[:60], {*REGIONS, *LONG_NAMES.values()})
+    return name
+
+
+def is_folder_of(region: str, name: str) -> bool:
+    """Return whether a folder's name spells a region: Task1/head-neck is that of HN."""
+    return region in (name, spelled(name) or name.lower())
 
 
 def pin_roots() -> None:
@@ -133,11 +162,19 @@ class Workspace:
     protocol: str
     data_dirs: tuple[Path, ...]  # input: folders of patients in SynthRAD layout
     embedded: bool  # the input is the phantoms that the suite makes
+    modality: str = MR.name  # of the input, see `modalities`
+    ct: str = "rigid"  # which CT is the target
+    exclude_metal: bool = False  # losses and scores leave out the patients' metal masks
     fold: str = ""  # another split of the same slices, such as leave_out_A, with its own results
 
     def of_fold(self, kind: str) -> Workspace:
         """Return the workspace of another split of the same slices."""
         return dataclasses.replace(self, fold=kind)
+
+    @property
+    def input(self) -> Modality:
+        """What the input images are."""
+        return modality_named(self.modality)
 
     @property
     def data_dir(self) -> Path:
@@ -184,14 +221,14 @@ class Workspace:
         return self.reports / "executed"
 
 
-def _folder(data_dir: str | Path) -> Path:
+def _folder(data_dir: str | Path, role: str) -> Path:
     try:
         source, problem = Path(data_dir).expanduser().resolve(), "no such folder"
         if source.is_dir():
             return source
     except (OSError, RuntimeError, ValueError) as error:  # loops of links, names too long, unknown users, null bytes
         problem = f"not a usable folder ({getattr(error, 'strerror', None) or error})"
-    raise MrictError(f"{str(data_dir)[:200]}: {problem}; give a folder of patients with mr, ct and mask files")
+    raise MrictError(f"{str(data_dir)[:200]}: {problem}; give a folder of patients with {role}, ct and mask files")
 
 
 def _apart(folders: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -203,17 +240,31 @@ def _apart(folders: tuple[Path, ...]) -> tuple[Path, ...]:
     return folders
 
 
-def workspace(profile: str, data_dir: Folders = "", region: str = "brain", protocol: str = "patient") -> Workspace:
+def workspace(
+    profile: str,
+    data_dir: Folders = "",
+    region: str = "brain",
+    protocol: str = "patient",
+    modality: str = MR.name,
+    ct: str = "rigid",
+    exclude_metal: bool = False,
+) -> Workspace:
     """Return the workspace for a run.
 
     An empty `data_dir` means the embedded phantoms. A user's folders add a name and a short hash of their absolute
-    paths, so that folders of the same name stay apart.
+    paths, so that folders of the same name stay apart. `region` may be a user's own name, see `as_region`; phantoms
+    have only known ones.
     """
-    for kind, given, allowed in (("region", region, REGIONS), ("protocol", protocol, PROTOCOLS)):
-        if given not in allowed:
-            raise unknown_name(kind, given, allowed)
+    region = as_region(region)
+    if not data_dir and region not in REGIONS:
+        raise unknown_name("region", region, REGIONS)
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    check_input(modality, ct, protocol)
+    if not data_dir and ct != "rigid":
+        raise MrictError(f"--ct {ct}: the phantoms have one CT; expected --data with {CT_FILES[ct]} files; give --data")
     if data_dir:
-        sources = _apart(tuple(map(_folder, as_folders(data_dir))))
+        sources = _apart(tuple(_folder(folder, modality) for folder in as_folders(data_dir)))
         if len(sources) > 1 and protocol == "predecessor":
             raise MrictError("--data: several folders; expected one with protocol predecessor, which knows no persons")
         slug = re.sub(r"[^A-Za-z0-9_]+", "_", some([source.name for source in sources], 1)) or "data"
@@ -224,4 +275,6 @@ def workspace(profile: str, data_dir: Folders = "", region: str = "brain", proto
         name = f"{profile}-{PHANTOM}-{region}"
     if protocol != "patient":
         name += f"-{protocol}"
-    return Workspace(name, profile, region, protocol, data_dirs=sources, embedded=not data_dir)
+    name += f"-{modality}" * (modality != MR.name) + f"-{ct}" * (ct != "rigid")
+    name += "-no_metal" * exclude_metal
+    return Workspace(name, profile, region, protocol, sources, not data_dir, modality, ct, exclude_metal)

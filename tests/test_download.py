@@ -625,7 +625,7 @@ def test_places_that_are_none(client, tmp_path):
 def test_unknown_data_set():
     code, text = run("synthrad2023-task")
     assert code == 1
-    assert "did you mean 'synthrad2023-task1'?" in text
+    assert "did you mean 'synthrad2023-task2' or 'synthrad2023-task1'?" in text
 
 
 # --------------------------------------------------------------------------------------------------------- any faults

@@ -18,6 +18,7 @@ from mrict_core.suite.plan import NOTEBOOK_OF, PREPROCESS, notebook_file
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBERED = [path for path in PATHS if path.stem[:2].isdigit()]
 PARAMS = sorted((ROOT / "params").glob("*.yaml"))
+TITLES = {"practice_brain_example": "Practice", "your_data": "Your data"}  # of notebooks outside the suite's order
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 every = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -57,7 +58,7 @@ def test_the_suite_is_complete():
         "08_clinical_report",
         "09_synthesize",
     }
-    assert [path.stem for path in PATHS if path not in NUMBERED] == ["practice_brain_example"]
+    assert [path.stem for path in PATHS if path not in NUMBERED] == list(TITLES)
 
 
 @every
@@ -124,7 +125,7 @@ def test_parameters_are_one_cell_of_annotated_literals(path):
 def test_first_cell_says_what_it_is(path):
     first = read(path).cells[0]
     assert first.cell_type == "markdown"
-    title = "Practice" if path not in NUMBERED else path.stem[:2]
+    title = TITLES.get(path.stem, path.stem[:2])
     assert first.source.startswith(f"# {title} · ")
     wanted = ["Inputs", "Outputs", "Time"] + (["**Question.**"] if path in NUMBERED else [])
     assert [word for word in wanted if word not in first.source] == []

@@ -26,6 +26,7 @@ from mrict_core.legacy.protocol import (
     predecessor_validation,
 )
 from mrict_core.legacy.published import BLACK, PRINTED
+from mrict_core.modalities import MR
 from mrict_core.paths import ROOT
 
 WINDOW = WINDOWS["patient"]
@@ -35,6 +36,7 @@ ABSENT = MrictError("weights 'x': not here; put the file into a folder")
 class Store:
     """Two patients, 20 and 17 slices of 24 x 24: 37 slices make batches of 32 and 5."""
 
+    modality = MR
     window = WINDOW
     patients = ("1BA001", "1BB001")
 

@@ -35,6 +35,7 @@ def places(cohort, tmp_path_factory) -> dict[str, str]:
     """Files for the names in the README: an MR, a folder of MRs, of CTs, and of pairs."""
     root = tmp_path_factory.mktemp("readme")
     files = {"my_t1": "mr", "FOLDER/one_mr": "mr", "CT/one/ct": "ct", "CT/one/mask": "mask"}
+    files |= {"SCANS/p1/mr": "mr", "SCANS/p1/ct": "ct"}
     for name, role in files.items():
         image = phantom("1BA001", 7, PhantomSpec("brain", 6.0, 6.0), role)
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from mrict_core import evaluation, metrics
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
 from mrict_core.experiments import REGISTRY
+from mrict_core.modalities import MR
 from mrict_core.reporting import figures, style, text_tables
 from mrict_core.reporting.case_page import case_figure
 from mrict_core.reporting.lineage_figure import layout
@@ -50,6 +51,7 @@ def make_row(seed: int = 0, size: int = 48) -> dict:
 class Store:
     """What the figures ask of a slice store."""
 
+    modality = MR
     patients = ("1BA001", "1BA002", "1BB001", "1BC001")
 
     def centre(self, patient: str) -> str:

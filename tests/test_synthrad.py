@@ -345,12 +345,12 @@ def test_a_disk_that_goes_away_while_it_is_searched_skips_nobody(
         write_patient(tmp_path / "in" / patient)
     real, calls = discovery._role_files, []
 
-    def unmounting(folder: Path) -> dict[str, list[Path]]:
+    def unmounting(folder: Path, *wanted: object) -> dict[str, list[Path]]:
         calls.append(folder)
         if len(calls) == moment:
             (tmp_path / "in").rename(tmp_path / "away")
             (tmp_path / "in").mkdir()
-        return real(folder)
+        return real(folder, *wanted)
 
     monkeypatch.setattr(discovery, "_role_files", unmounting)
     with pytest.raises(UnavailableError, match=r"cannot be read|was listed and is gone"):

@@ -9,7 +9,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from mrict_core import __version__, paths
-from mrict_core.cli import challenge, doctor, download, experiments, export, models, notebooks, results, synthesize
+from mrict_core.cli import (
+    challenge,
+    doctor,
+    download,
+    experiments,
+    export,
+    models,
+    notebooks,
+    pair,
+    results,
+    synthesize,
+)
 from mrict_core.errors import Interrupted, MrictError, starved
 from mrict_core.paths import printable
 
@@ -92,6 +103,7 @@ for command, example in (
     (experiments.variants, "variants --diff mk6_3_4"),
     (experiments.phantom, "phantom --profile demo --region pelvis"),
     (download.download, "download synthrad2023-task1 --dest data/"),
+    (pair.pair, "pair scans/ -o pairs/ --region pelvis"),
     (experiments.preprocess, "preprocess --data DIR --profile cpu"),
     (experiments.train, "train mk7 --data DIR --profile cpu --minutes 20"),
     (experiments.evaluate, "evaluate mk7 --data DIR --profile cpu"),

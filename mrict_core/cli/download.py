@@ -10,7 +10,7 @@ from mrict_core.cli.progress import Bytes, say
 
 
 def download(
-    name: Annotated[str, typer.Argument(help="a data set: synthrad2023-task1")],
+    name: Annotated[str, typer.Argument(help="a data set: synthrad2023-task1, synthrad2023-task2")],
     dest: Annotated[
         str, typer.Option("--dest", help="target folder; none: MRICT_DATA, else data/", show_default=False)
     ] = "",
@@ -44,4 +44,5 @@ def download(
         print(f"{region}: {len(discovery.patients)} patients, {len(discovery.skipped)} skipped")
         for skip in discovery.skipped:
             say(f"skipped {skip.patient}: {skip.reason}")
-    print(f"data: {shown(result.folder)}; use it with --data {shown(result.folder.parent)}")
+    input_option = " --input cbct" if wanted.modality.name == "cbct" else ""
+    print(f"data: {shown(result.folder)}; use it with --data {shown(result.folder.parent)}{input_option}")

@@ -30,13 +30,18 @@ def variants(
     print(listing.diff_text(diff) if diff else listing.as_json(every) if json else listing.table(every))
 
 
-def phantom(profile: option.Profile = "demo", region: option.Region = "brain", seed: option.Seed = 42) -> None:
+def phantom(
+    profile: option.Profile = "demo",
+    region: option.Region = "brain",
+    modality: option.Modality = "mr",
+    seed: option.Seed = 42,
+) -> None:
     """Write the embedded phantom patients as NIfTI in SynthRAD layout."""
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
     from mrict_core.pipeline import make_phantoms
 
-    space = workspace(profile, "", region)
+    space = workspace(profile, "", region, modality=modality)
     with Bar("phantom") as bar:
         make_phantoms(space, get_profile(profile), seed, bar)
     print(f"phantom patients: {shown(space.data_dir)}")
@@ -46,12 +51,16 @@ def preprocess(
     profile: option.Profile = "demo",
     data: option.Data = None,
     region: option.Region = "brain",
+    modality: option.Modality = "mr",
+    ct: option.Ct = "rigid",
+    exclude_metal: option.ExcludeMetal = False,
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,
     split: Annotated[
         str, typer.Option("--split", help="stratified, leave_out_A, leave_out_B, …, or a file of your own, .json")
     ] = "stratified",
     group_by: option.GroupBy = "",
+    pairs: option.Pairs = "",
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first unusable patient")] = False,
 ) -> None:
     """Turn volumes into the dataset cache, and split it by subject. Exit status 1 if a patient was left out."""
@@ -60,7 +69,19 @@ def preprocess(
 
     with Bar("preprocess") as bar:
         prepared = prepare_data(
-            profile, data, region, protocol, seed=seed, split_kind=split, group_by=group_by, strict=strict, progress=bar
+            profile,
+            data,
+            region,
+            protocol,
+            seed=seed,
+            split_kind=split,
+            group_by=group_by,
+            pairs=pairs,
+            strict=strict,
+            progress=bar,
+            modality=modality,
+            ct=ct,
+            exclude_metal=exclude_metal,
         )
     store = prepared.store
     total = sum(store.counts().values())
@@ -90,6 +111,9 @@ def train(
     profile: option.Profile = "demo",
     data: option.Data = None,
     region: option.Region = "brain",
+    modality: option.Modality = "mr",
+    ct: option.Ct = "rigid",
+    exclude_metal: option.ExcludeMetal = False,
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,
     device: option.Device = "auto",
@@ -123,7 +147,7 @@ def train(
         raise MrictError(f"--seed {seed} and --seeds {seeds}: expected one of them; leave out the other")
     check_budget(steps, minutes)
     found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
-    space, wanted = workspace(profile, data, region, protocol), _seeds(seeds) or [seed]
+    space, wanted = workspace(profile, data, region, protocol, modality, ct, exclude_metal), _seeds(seeds) or [seed]
     from mrict_core.methods import check
     from mrict_core.pipeline import open_data, train_variant
     from mrict_core.training.run import TrainSettings
@@ -168,6 +192,9 @@ def evaluate(
     profile: option.Profile = "demo",
     data: option.Data = None,
     region: option.Region = "brain",
+    modality: option.Modality = "mr",
+    ct: option.Ct = "rigid",
+    exclude_metal: option.ExcludeMetal = False,
     protocol: option.Protocol = "patient",
     device: option.Device = "auto",
     seeds: Annotated[
@@ -182,7 +209,7 @@ def evaluate(
     from mrict_core.paths import shown, workspace
 
     found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
-    space, wanted = workspace(profile, data, region, protocol), _seeds(seeds)
+    space, wanted = workspace(profile, data, region, protocol, modality, ct, exclude_metal), _seeds(seeds)
     from mrict_core.evaluation import leaderboard
     from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data
     from mrict_core.reporting.text_tables import text_table
@@ -232,6 +259,9 @@ def leave_one_centre_out(
     profile: option.Profile = "demo",
     data: option.Data = None,
     region: option.Region = "brain",
+    modality: option.Modality = "mr",
+    ct: option.Ct = "rigid",
+    exclude_metal: option.ExcludeMetal = False,
     protocol: option.Protocol = "patient",
     seed: option.Seed = 42,
     device: option.Device = "auto",
@@ -244,7 +274,11 @@ def leave_one_centre_out(
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
 
-    variant, chosen, space = get(name), get_profile(profile), workspace(profile, data, region, protocol)
+    variant, chosen, space = (
+        get(name),
+        get_profile(profile),
+        workspace(profile, data, region, protocol, modality, ct, exclude_metal),
+    )
     from mrict_core import pipeline
     from mrict_core.pipeline.folds import FOLDS_FILE
     from mrict_core.reporting.text_tables import text_table

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mrict_core.data.pair_choices import located
 from mrict_core.data.subjects import absolute
 from mrict_core.errors import MrictError
 
@@ -35,7 +36,23 @@ Data = Annotated[
         help="folder of patients in SynthRAD layout; repeatable, equal ids are one person; none: embedded phantoms",
     ),
 ]
-Region = Annotated[str, typer.Option("--region", help="brain or pelvis")]
+Region = Annotated[
+    str,
+    typer.Option(
+        "--region",
+        help="brain, pelvis, head-neck, thorax, abdomen, or the name of your own folder; phantoms: the first two",
+    ),
+]
+Modality = Annotated[
+    str, typer.Option("--input", help="mr, or cbct: SynthRAD's Task 2, with cbct files in place of mr")
+]
+ExcludeMetal = Annotated[
+    bool, typer.Option("--exclude-metal", help="losses and scores leave out the voxels of the patients' metal masks")
+]
+Ct = Annotated[str, typer.Option("--ct", help="rigid, or deformed: ct_def files in place of ct (SynthRAD2025)")]
+InputKind = Annotated[
+    str, typer.Option("--input", help="mr, or cbct: what INPUT is; default: of one image what --model reads, else mr")
+]
 Protocol = Annotated[
     str, typer.Option("--protocol", help="patient, or predecessor (union mask, per-slice MR, split by slice)")
 ]
@@ -47,6 +64,15 @@ GroupBy = Annotated[
         help="which images are of one subject, to keep them in one set: a regular expression with the subject in "
         "brackets, such as '(.+)_[ab]', or a csv of patient, subject; none: as in the last run, initially the subject "
         "of BIDS ids (sub-01_ses-2)",
+    ),
+]
+Pairs = Annotated[
+    str,
+    typer.Option(
+        "--pairs",
+        metavar="FILE",
+        callback=located,
+        help="a csv of patient, use (yes or no), reason: which pairs are used; none: pairs.csv in the data folder",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and training")]
@@ -130,7 +156,7 @@ ModelRegion = Annotated[
     str,
     typer.Option(
         "--region",
-        help="without --model: brain, pelvis, HN, TH or AB; default: as the DICOM header says, else brain",
+        help="without --model: brain, pelvis, head-neck, …; default: as the DICOM header says, else brain",
     ),
 ]
 Tta = Annotated[bool, typer.Option("--tta", help="average over the flips of the training's augmentation")]
@@ -151,3 +177,46 @@ KeepIdentifiers = Annotated[
     bool, typer.Option("--keep-identifiers", help="write the patient's name, id and dates into the DICOM CT")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse an MR that the gate only warns about")]
+
+# ------------------------------------------------------------------------------------------- of pairing
+
+PairSource = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="a folder of patients, each with an MR and a CT (DICOM, NIfTI, MHA, NRRD), a BIDS tree, or a csv "
+        "(patient, mr, ct; optional mask, centre, transform, mr_series, ct_series)",
+    ),
+]
+PairOutput = Annotated[str, typer.Option("--output", "-o", help="a folder for the pairs, in SynthRAD layout")]
+PairRegion = Annotated[str, typer.Option("--region", help="brain, pelvis, or any other name")]
+Grid = Annotated[
+    str,
+    typer.Option(
+        "--grid",
+        help="of the pairs: mr, ct, or spacings to the left, back and head such as 1,1,2.5; none: as SynthRAD2023 "
+        "(brain 1,1,1; pelvis 1,1,2.5), else mr",
+    ),
+]
+Deformable = Annotated[bool, typer.Option("--deformable", help="B-splines on top of the rigid registration")]
+Transform = Annotated[
+    str,
+    typer.Option(
+        "--transform",
+        metavar="FILE",
+        help="instead of a registration: an ITK transform (.tfm, .txt, .h5) or a 4x4 matrix (.npy, .txt) that maps "
+        "points of the MR to the CT, LPS mm",
+    ),
+]
+Register = Annotated[bool, typer.Option("--register/--no-register", help="or only resample, as the headers place them")]
+N4 = Annotated[bool, typer.Option("--n4", help="correct the bias field of the MR")]
+Clip = Annotated[bool, typer.Option("--clip", help="clip the MR at its 99.5th percentile in the body")]
+Margin = Annotated[float, typer.Option("--margin", metavar="MM", help="of the mask around both bodies")]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", metavar="N", help="patients at a time; none: as many as cores and memory (2 GB each) allow"),
+]
+KeepNames = Annotated[
+    bool, typer.Option("--keep-identifiers", help="allow patients' names or ids as names of folders and in messages")
+]
+StrictHeaders = Annotated[bool, typer.Option("--strict", help="refuse scans whose headers lack or contradict values")]

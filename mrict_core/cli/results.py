@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from mrict_core.cli.options import (
+    Ct,
     Data,
     Device,
+    ExcludeMetal,
     Files,
     Force,
     GroupBy,
+    Modality,
+    Pairs,
     Parts,
     Profile,
     Protocol,
@@ -90,6 +94,9 @@ def report(
     profile: Profile = "demo",
     data: Data = None,
     region: Region = "brain",
+    modality: Modality = "mr",
+    ct: Ct = "rigid",
+    exclude_metal: ExcludeMetal = False,
     protocol: Protocol = "patient",
     variants: Annotated[str, typer.Option("--variants", help="names separated by commas; none: all scored")] = "",
     device: Device = "auto",
@@ -99,7 +106,7 @@ def report(
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
 
-    chosen, space = get_profile(profile), workspace(profile, data, region, protocol)
+    chosen, space = get_profile(profile), workspace(profile, data, region, protocol, modality, ct, exclude_metal)
     from mrict_core.pipeline.report import write_report
 
     for path in write_report(chosen, space, variants, device=device).values():
@@ -113,6 +120,9 @@ def suite(
     ] = "",
     data: Data = None,
     region: Region = "brain",
+    modality: Modality = "mr",
+    ct: Ct = "rigid",
+    exclude_metal: ExcludeMetal = False,
     variants: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +135,7 @@ def suite(
     experiment: Files = None,
     protocol: Protocol = "patient",
     group_by: GroupBy = "",
+    pairs: Pairs = "",
     only: Annotated[
         str,
         typer.Option("--only", help="numbers or names of notebooks to run, separated by commas, with their trainings"),
@@ -159,8 +170,12 @@ def suite(
         jobs=jobs,
         force=force,
         group_by=group_by,
+        pairs=pairs,
         tensorboard=tensorboard,
         say=say,
+        modality=modality,
+        ct=ct,
+        exclude_metal=exclude_metal,
     )
     for what, path in (
         ("report", space.reports / "index.html"),

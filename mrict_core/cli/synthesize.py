@@ -11,7 +11,8 @@ import typer
 from mrict_core.cli import options as option
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.paths import REGIONS, shown, some
+from mrict_core.modalities import modality_named
+from mrict_core.paths import REGIONS, region_named, shown, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ def synthesize(
     output: option.Output,
     model: option.Models = None,
     region: option.ModelRegion = "",
+    modality: option.InputKind = "",
     tta: option.Tta = False,
     uncertainty: option.Uncertainty = "",
     qa: option.Qa = "",
@@ -44,32 +46,39 @@ def synthesize(
             raise MrictError(f"{name} is empty; expected a name; see python -m mrict_core synthesize --help")
     if region and model:
         raise MrictError("--region and --model are both given; --region chooses a model; give one of them")
-    if region and region not in REGIONS:
-        raise unknown_name("region", region, REGIONS)
+    if modality:
+        modality_named(modality)
     from mrict_core.inference.input_files import holds_many, region_of
     from mrict_core.inference.volume import SynthesisOptions
     from mrict_core.pipeline.cases import is_file_name, the_only_case
-    from mrict_core.pipeline.synthesis import load_models
+    from mrict_core.pipeline.synthesis import check_reads, load_models
 
     path, target, spread, page, summary = (
         Path(text).expanduser() if text else None for text in (source, output, uncertainty, qa, csv)
     )
     many = holds_many(path) and not (series and path.is_dir())  # --series: of a folder whose DICOM is deeper
     if many and is_file_name(target):
-        (path, series), many = the_only_case(path, target), False
+        (path, series), many = the_only_case(path, target, modality or "mr"), False
     if many and (series or keep_identifiers):
         raise MrictError("--series and --keep-identifiers are for one DICOM series; give its folder alone")
     if not many and (csv or image_format):
         raise MrictError("--csv and --format are for many cases; the name of one output says its format")
 
     def load() -> list[Model]:
-        chosen = model or [_best(region or ("" if many else region_of(path, series)) or REGIONS[0])]
-        return load_models(chosen, device, precision)
+        chosen = model or [
+            _best(_region(region) or ("" if many else region_of(path, series)) or REGIONS[0], modality or "mr")
+        ]
+        found, given = load_models(chosen, device, precision), modality or ("mr" if many else "")
+        if given:
+            check_reads(found, modality_named(given))
+        return found
 
     options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
     how = {"options": options, "overwrite": overwrite, "strict": strict}
     if many:
-        done = _many(path, target, load, spread, page, summary or target / "summary.csv", image_format, how)
+        done = _many(
+            path, target, load, spread, page, summary or target / "summary.csv", image_format, modality or "mr", how
+        )
     else:
         how |= {"series": series, "keep_identifiers": keep_identifiers}
         done = _one(path, target, load, spread, page, how)
@@ -77,11 +86,24 @@ def synthesize(
         raise typer.Exit(1)
 
 
-def _best(region: str) -> str:
+def _region(given: str) -> str:
+    """Return a region in the suite's spelling: a known one, or one that a published model was trained on."""
+    from mrict_core.models import catalogue
+
+    others = {entry.region for entry in catalogue.entries()} - {""}
+    if given and given not in others:
+        found = region_named(given)
+        if not found:
+            raise unknown_name("region", given, {*REGIONS, *others})
+        return found
+    return given
+
+
+def _best(region: str, modality: str) -> str:
     """Return the path of the best published model for a region, and say which it is and why."""
     from mrict_core.models import catalogue
 
-    found, damaged = catalogue.for_region(region)
+    found, damaged = catalogue.for_region(region, modality=modality)
     say(catalogue.why_first(found, damaged, region))
     return str(found[0].path)
 
@@ -127,6 +149,7 @@ def _many(
     page: Path | None,
     summary: Path,
     image_format: str,
+    modality: str,
     how: dict[str, Any],
 ) -> bool:
     """Synthesise every case of a folder or csv; return False if one failed or was left out."""
@@ -134,7 +157,9 @@ def _many(
 
     if image_format and image_format not in FORMAT_NAMES:
         raise unknown_name("format", image_format, FORMAT_NAMES)
-    found = find_cases(source, target, suffix=FORMAT_NAMES.get(image_format, ""), uncertainty=spread, qa=page)
+    found = find_cases(
+        source, target, suffix=FORMAT_NAMES.get(image_format, ""), uncertainty=spread, qa=page, modality=modality
+    )
     check_summary(summary, how["overwrite"])
     models = load()
     with Bar("synthesize", "case") as bar:

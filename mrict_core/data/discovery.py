@@ -14,14 +14,17 @@ from mrict_core.data.images.orders import own_plane
 from mrict_core.data.images.volumes import SUFFIXES, UNREAD, made_here, read_geometry, stem_of
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.files import available, unavailable
-from mrict_core.paths import PHANTOM, Folders, as_folders, common_folder, data_root, shown
+from mrict_core.modalities import CT_FILES, MODALITIES, MR, Modality, modality_named
+from mrict_core.paths import PHANTOM, Folders, as_folders, common_folder, data_root, is_folder_of, shown, spelled
 
-ROLES = ("mr", "ct", "mask")
-TASK = "Task1"
+ROLES = ("mr", "ct", "mask")  # mr: the input, whatever it is
+METAL = "metal"  # a further mask that `--exclude-metal` reads where there is one
+TASK = MR.task
 PATIENT_ID = re.compile(r"[12](B|P|HN|TH|AB)([A-Z])\d+", re.IGNORECASE)
 REGION_OF = {"B": "brain", "P": "pelvis", "HN": "HN", "TH": "TH", "AB": "AB"}
 HIDDEN = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "__macosx"}  # and names with a dot first
-PARTS = (".raw", ".zraw", "phantom.json", "download.json")  # of images in two files; records of this suite
+RECORDS = ("phantom.json", "download.json", "pair.json", "pairs.csv", "pairs.html")  # of this suite
+PARTS = (".raw", ".zraw", *RECORDS)  # of images in two files; records
 DEPTH = 8  # levels of folders searched below the root
 FURTHER = "~"  # before the suffix of a person's further images, such as 1BA001~coronal
 
@@ -39,6 +42,13 @@ class PatientFiles:
     mask: Path
     shape: tuple[int, int, int]  # of all three, in file order
     affine: tuple[tuple[float, ...], ...]
+    metal: Path | None = None  # the mask of what losses and scores leave out, if searched for
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        """The files by their roles."""
+        metal = {METAL: self.metal} if self.metal else {}
+        return {role: getattr(self, role) for role in ROLES} | metal
 
 
 @dataclass(frozen=True)
@@ -101,9 +111,36 @@ def region_of(patient_id: str) -> str | None:
     return REGION_OF[match[1].upper()] if match else None
 
 
-def _role_files(folder: Path) -> dict[str, list[Path]]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is searched for: patients of a region with the files of an input."""
+
+    region: str
+    modality: Modality = MR
+    ct: str = "rigid"
+    metal: bool = False
+
+    @property
+    def files(self) -> dict[str, str]:
+        """{role: name of its file, without suffix}"""
+        return {"mr": self.modality.name, "ct": CT_FILES[self.ct], "mask": "mask"}
+
+    @property
+    def named(self) -> str:
+        """The three names in words."""
+        first, second, third = self.files.values()
+        return f"{first}, {second} and {third}"
+
+    def of_other_input(self, folder: Path) -> bool:
+        """Return whether a folder has the input of another task and not that of this one."""
+        stems = {stem_of(path).lower() for path in _entries(folder)}
+        return self.modality.name not in stems and bool(stems & (MODALITIES.keys() - {self.modality.name}))
+
+
+def _role_files(folder: Path, wanted: _Wanted) -> dict[str, list[Path]]:
     """Return the files of each role in a folder; upper and lower case count alike."""
-    names = {role + suffix: role for role in ROLES for suffix in SUFFIXES}
+    sought = wanted.files | ({METAL: METAL} if wanted.metal else {})
+    names = {name + suffix: role for role, name in sought.items() for suffix in SUFFIXES}
     found: dict[str, list[Path]] = {}
     for file in _entries(folder):
         role = names.get(file.name.lower())
@@ -112,9 +149,13 @@ def _role_files(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _parents(root: Path, region: str) -> tuple[Path, Path, Path]:
-    """Return the parents of patient folders in the three layouts, SynthRAD's first."""
-    return root / TASK / region, root / region, root
+def _parents(root: Path, wanted: _Wanted) -> list[Path]:
+    """Return the parents of patient folders in the three layouts, SynthRAD's first; a region in any spelling."""
+    found = []
+    for above in (root / wanted.modality.task, root):
+        entries = [path for path in _entries(above) if path.is_dir()] if above.is_dir() else []
+        found += [path for path in entries if is_folder_of(wanted.region, path.name)]
+    return [*found, root]
 
 
 def _hidden(path: Path) -> bool:
@@ -127,34 +168,32 @@ def _check_there(path: Path) -> None:
         raise UnavailableError(f"{shown(path)}: was listed and is gone; expected the data to stay; run again")
 
 
-def _candidates(root: Path, region: str) -> Iterator[Path]:
+def _candidates(root: Path, wanted: _Wanted) -> Iterator[Path]:
     """Yield the patient folders of all three layouts, SynthRAD's first."""
-    for parent in _parents(root, region):
-        if not parent.is_dir():
-            continue
+    for parent in _parents(root, wanted):
         for folder in _entries(parent):
             if _hidden(folder):
                 continue
             _check_there(folder)
-            if PATIENT_ID.fullmatch(folder.name) or (folder.is_dir() and _role_files(folder)):
+            if PATIENT_ID.fullmatch(folder.name) or (folder.is_dir() and _role_files(folder, wanted)):
                 yield folder
 
 
-def _inspect(folder: Path, region: str) -> PatientFiles:
+def _inspect(folder: Path, wanted: _Wanted) -> PatientFiles:
     """Return the patient in a folder, or raise the reason why it is unusable. Reads headers only."""
     if not folder.is_dir():
         raise MrictError(f"{shown(folder)}: a file or a broken link; expected a patient's folder; replace it")
-    found = _role_files(folder)
-    for role in ROLES:
+    found = _role_files(folder, wanted)
+    for role, name in (wanted.files | {METAL: METAL}).items():
         files = found.get(role, [])
-        if not files:
-            deeper = next((path for path in _entries(folder) if path.is_dir() and _role_files(path)), None)
+        if not files and role != METAL:
+            deeper = next((path for path in _entries(folder) if path.is_dir() and _role_files(path, wanted)), None)
             remedy = f"move the files up from {deeper.name}/" if deeper else "add it"
-            raise MrictError(f"{shown(folder)}: {role}.nii.gz is missing; expected mr, ct and mask; {remedy}")
+            raise MrictError(f"{shown(folder)}: {name}.nii.gz is missing; expected {wanted.named}; {remedy}")
         if len(files) > 1:
             names = " and ".join(f.name for f in files)
-            raise MrictError(f"{shown(folder)}: holds {names}; expected one {role} file; remove the other")
-    paths = {role: found[role][0] for role in ROLES}
+            raise MrictError(f"{shown(folder)}: holds {names}; expected one {name} file; remove the other")
+    paths = {role: found[role][0] for role in (*ROLES, METAL) if role in found}
     grids = {role: (*read_geometry(path), path) for role, path in paths.items()}
     check_same_grid(grids)
     shape, affine, path = grids["mr"]
@@ -164,7 +203,7 @@ def _inspect(folder: Path, region: str) -> PatientFiles:
         patient=folder.name,
         person=folder.name,
         centre=centre_of(folder.name),
-        region=region,
+        region=wanted.region,
         **paths,
         shape=shape,
         affine=tuple(tuple(float(v) for v in row) for row in affine),
@@ -187,9 +226,9 @@ def _is_dicom(file: Path) -> bool:
 class _Survey:
     """A walk over everything below a root that is not a patient of the run."""
 
-    def __init__(self, root: Path, region: str, patients: dict[Path, set[Path]]) -> None:
-        self.root, self.region, self.patients = root, region, patients
-        self.parents = {root.resolve() for root in _parents(root, region)}
+    def __init__(self, root: Path, wanted: _Wanted, patients: dict[Path, set[Path]]) -> None:
+        self.root, self.wanted, self.patients = root, wanted, patients
+        self.parents = {parent.resolve() for parent in _parents(root, wanted)}
         self.visited: set[Path] = set()
         self.found: dict[str, Aside] = {}  # by path: one entry for each
 
@@ -219,7 +258,9 @@ class _Survey:
             self.add(Kind.OTHER, folder, "an empty folder")
         self.files(folder, top, sorted(path for path, is_folder in entries.items() if not is_folder))
         for path in sorted(path for path, is_folder in entries.items() if is_folder):
-            direct = place in self.parents and path.resolve() not in self.parents and path.name != TASK
+            direct = (
+                place in self.parents and path.resolve() not in self.parents and path.name != self.wanted.modality.task
+            )
             self.walk(path, path if direct else top, depth + 1)
 
     def files(self, folder: Path, top: Path, files: list[Path]) -> None:
@@ -237,7 +278,7 @@ class _Survey:
             self.add(Kind.OWN, path, "a synthetic CT of this suite")
         if owner:
             for path in [*images, *([dicom] if dicom else [])]:
-                self.add(Kind.BESIDE, path, f"not used: only mr, ct and mask of {owner.name} are")
+                self.add(Kind.BESIDE, path, f"not used: only {self.wanted.named} of {owner.name} are")
         elif images or dicom:
             self.images(folder, top, images, dicom)
 
@@ -245,63 +286,85 @@ class _Survey:
         """Record a folder that holds images but is not a patient of the run."""
         inside = folder.relative_to(self.root).parts
         subject = next((k for k, part in enumerate(inside, start=1) if part.lower().startswith("sub-")), 0)
-        regions = {part for part in inside if part in REGION_OF.values()} | {region_of(part) for part in inside}
+        region, task = self.wanted.region, self.wanted.modality.task
+        regions = {spelled(part) or None for part in inside} | {region_of(part) for part in inside}
+        if len(inside) > 2 and inside[0] == task and not is_folder_of(region, inside[1]):
+            regions.add(inside[1])
+        names, either = (self.wanted.named.replace(" and", between) for between in (",", " or"))
         first, top = (images or [dicom])[0].relative_to(self.root), folder if top == self.root else top
-        if regions - {None, self.region} or any(part.startswith("Task") and part != TASK for part in inside):
-            self.add(Kind.ELSEWHERE, folder, f"not of {TASK}, {self.region}")
-        elif images and _role_files(folder) and not subject:
+        other_task = any(part.startswith("Task") and part != task for part in inside)
+        if regions - {None, region} or other_task or self.wanted.of_other_input(folder):
+            self.add(Kind.ELSEWHERE, folder, f"not of {task}, {region}")
+        elif images and _role_files(folder, self.wanted) and not subject:
             self.add(Kind.UNRECOGNISED, folder, f"a patient deeper than the search; {self.remedy(folder)}")
         elif folder == self.root or folder.resolve() in self.parents:
             for path in images or [dicom]:
                 self.add(Kind.UNRECOGNISED, path, "an image outside a patient's folder; move it into one")
         elif subject:
             bids = self.root.joinpath(*inside[:subject])
-            self.add(Kind.UNRECOGNISED, bids, f"BIDS ({first.name}) is not read; copy it to <patient>/ as mr, ct, mask")
+            self.add(Kind.UNRECOGNISED, bids, f"BIDS ({first.name}) is not read; copy it to <patient>/ as {names}")
         elif not images:
             self.add(
-                Kind.UNRECOGNISED, top, f"DICOM ({first}) is not read here; convert it to mr, ct and mask as NIfTI"
+                Kind.UNRECOGNISED, top, f"DICOM ({first}) is not read here; convert it to {self.wanted.named} as NIfTI"
             )
         elif not any(map(stem_of, images)):
             self.add(Kind.UNRECOGNISED, top, f"{first} has an unsupported type; convert it to NIfTI, MHA or NRRD")
         else:
-            self.add(Kind.UNRECOGNISED, top, f"none of its images is named mr, ct or mask (first {first}); rename them")
+            self.add(Kind.UNRECOGNISED, top, f"none of its images is named {either} (first {first}); rename them")
 
     def remedy(self, patient: Path) -> str:
         """Return which folder to give as --data so that a deeper patient is found."""
         above = patient.parent
-        for name in (self.region, TASK):
-            above = above.parent if above.name == name and above != self.root else above
+        for name in (self.wanted.region, self.wanted.modality.task):
+            above = above.parent if is_folder_of(name, above.name) and above != self.root else above
         return f"give --data {shown(above)}, or move it to {shown(self.root)}"
 
 
-def _nothing_found(root: Path, region: str, aside: tuple[Aside, ...]) -> MrictError:
-    others = {region_of(Path(a.path).name) for a in aside if a.kind is Kind.ELSEWHERE} - {None, region}
+def _nothing_found(root: Path, wanted: _Wanted, aside: tuple[Aside, ...]) -> MrictError:
+    region, task = wanted.region, wanted.modality.task
+    elsewhere = [Path(a.path).relative_to(root).parts for a in aside if a.kind is Kind.ELSEWHERE]
+    others = {region_of(parts[-1]) for parts in elsewhere if parts} - {None, region}
+    others |= {spelled(parts[1]) or parts[1] for parts in elsewhere if len(parts) > 2 and parts[0] == task}
     if others:
         found = ", ".join(sorted(others))
         return MrictError(f"{shown(root)}: its patients are of region {found}, not {region}; choose that region")
-    hint = "; this is a single patient: give its parent folder" if _role_files(root) else ""
+    hint = "; this is a single patient: give its parent folder" if _role_files(root, wanted) else ""
+    of_other = [a for a in aside if a.kind is Kind.ELSEWHERE and wanted.of_other_input(Path(a.path))]
+    if of_other:
+        other = next(name for name in MODALITIES if name != wanted.modality.name)
+        hint = f"; {len(of_other)} of its folders have {other} files: choose --input {other}"
     left = [a.reason for a in aside if a.kind is Kind.UNRECOGNISED]
     if left and not hint:
         hint = f"; {len(left)} not recognised: {' | '.join(left)}"
     return MrictError(
-        f"{shown(root)}: no patient found; looked for {TASK}/{region}/<patient>/, {region}/<patient>/ and <patient>/ "
-        f"with mr, ct and mask ({', '.join(SUFFIXES)}){hint}"
+        f"{shown(root)}: no patient found; looked for {task}/{region}/<patient>/, {region}/<patient>/ and <patient>/ "
+        f"with {wanted.named} ({', '.join(SUFFIXES)}){hint}"
     )
 
 
-def discover(data_dir: Folders, region: str = "brain", strict: bool = False) -> Discovery:
+def discover(
+    data_dir: Folders,
+    region: str = "brain",
+    strict: bool = False,
+    *,
+    modality: str = MR.name,
+    ct: str = "rigid",
+    exclude_metal: bool = False,
+) -> Discovery:
     """Return the patients of `region` under one folder or several, each with at least one.
 
     A folder holds `Task1/<region>/<id>/`, `<region>/<id>/` or `<id>/`. Equal ids in several folders are one person: the
     first keeps its id, the others get a suffix, their plane or, if that is taken, their number (`1BA001~coronal`,
-    `1BA001~2`).
+    `1BA001~2`). `modality`: the input's, whose file is the patient's `mr`; that of a CBCT is named cbct, its task is
+    Task2. `ct`: deformed takes ct_def. `exclude_metal` reads a patient's metal mask too, where there is one.
 
     Reads headers only. A patient with missing files, damaged headers, different grids or a duplicate id in its folder
     becomes a `Skip`; with `strict` the first one raises. Everything else below a folder except hidden files is in
     `aside`. Raises `MrictError` if a folder holds no patient, `UnavailableError` if one cannot be listed or a file
     vanishes.
     """
-    parts = [_of_root(root, region, strict) for root in as_folders(data_dir)]
+    wanted = _Wanted(region, modality_named(modality), ct, exclude_metal)
+    parts = [_of_root(root, wanted, strict) for root in as_folders(data_dir)]
     if len(parts) == 1:
         return parts[0]
     patients, skipped = _named_apart([p for part in parts for p in part.patients], strict)
@@ -344,24 +407,27 @@ def _rank(aside: Aside) -> tuple[int, str]:
     return list(Kind).index(aside.kind), aside.path
 
 
-def _of_root(root: Path, region: str, strict: bool) -> Discovery:
+def _of_root(root: Path, wanted: _Wanted, strict: bool) -> Discovery:
     if not root.is_dir():
-        raise MrictError(f"{shown(root)}: no such folder; give a folder of patients with mr, ct and mask files")
+        raise MrictError(f"{shown(root)}: no such folder; give a folder of patients with {wanted.named} files")
     patients: list[PatientFiles] = []
     skipped: list[Skip] = []
     seen: dict[str, Path] = {}
     known: dict[Path, set[Path]] = {}  # patient folder -> its used files
-    for folder in _candidates(root, region):
+    for folder in _candidates(root, wanted):
         named = region_of(folder.name)
-        if folder.parent == root and named and named != region:
+        if folder.parent == root and named and named != wanted.region:
+            continue
+        of_task = root / wanted.modality.task in folder.parents  # there a patient lacks its input
+        if not of_task and folder.is_dir() and wanted.of_other_input(folder):
             continue
         known[folder] = set()
         try:
             first = seen.setdefault(folder.name.lower(), folder)
             if first != folder:
                 raise MrictError(f"{shown(folder)}: {shown(first)} has the same id; expected one; remove or rename it")
-            patients.append(found := _inspect(folder, region))
-            known[folder] = {found.mr, found.ct, found.mask}
+            patients.append(found := _inspect(folder, wanted))
+            known[folder] = set(found.sources.values())
         except UnavailableError:
             raise
         except MrictError as error:
@@ -371,10 +437,10 @@ def _of_root(root: Path, region: str, strict: bool) -> Discovery:
             known[folder] = set(_entries(folder)) if folder.is_dir() else set()
     for folder in known:
         _check_there(folder)
-    survey = _Survey(root, region, known)
+    survey = _Survey(root, wanted, known)
     survey.walk(root, root)
     aside = tuple(sorted(survey.found.values(), key=_rank))
     if not patients and not skipped:
-        raise _nothing_found(root, region, aside)
+        raise _nothing_found(root, wanted, aside)
     patients.sort(key=lambda p: p.patient)
     return Discovery((root,), tuple(patients), tuple(skipped), aside)

@@ -1,4 +1,4 @@
-"""MR intensities: normalisation, padding, and what values an MR may have."""
+"""Intensities of the input: normalisation, padding, and what values an MR or a CBCT may have."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from mrict_core.data.checks.hu_values import is_ct, spread_over
 from mrict_core.data.images.padding import background_beside
 from mrict_core.errors import MrictError
+from mrict_core.hu import HALF_WATER_HU
+from mrict_core.modalities import MR, Modality
 from mrict_core.paths import shown
 
 MR_PERCENTILES = (0.5, 99.5)
@@ -31,6 +33,12 @@ def robust_mr_range(mr: np.ndarray, body: np.ndarray, path: Path | str = "MR") -
     if not high > low:
         raise MrictError(f"{shown(path)}: constant {low:g} inside the body; expected tissue contrast; check the file")
     return low, high
+
+
+def input_range(array: np.ndarray, body: np.ndarray, path: Path | str, modality: Modality = MR) -> tuple[float, float]:
+    """Return the values that become -1 and 1: the window of a modality with a scale, else `robust_mr_range`."""
+    window = modality.window
+    return (window.low, window.high) if window else robust_mr_range(array, body, path)
 
 
 def normalise_mr(mr: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -82,3 +90,20 @@ def check_mr(mr: np.ndarray, path: Path | str) -> None:
             f"{shown(path)}: holds only the values {low:g} and {high:g}, like a mask; expected MR intensities; "
             "check that mr and mask are not swapped"
         )
+
+
+def check_input(array: np.ndarray, path: Path | str, modality: Modality = MR) -> None:
+    """Raise `MrictError` for an input that cannot be what its modality says; see `check_mr` and `check_cbct`."""
+    (check_cbct if modality.window else check_mr)(array, path)
+
+
+def check_cbct(cbct: np.ndarray, path: Path | str) -> None:
+    """Raise `MrictError` for a CBCT that is constant, binary or without air near -1000: its values are not HU."""
+    low, high = float(np.min(cbct)), float(np.max(cbct))
+    expected = "expected a CBCT in HU, with air near -1000"
+    if low == high:
+        raise MrictError(f"{shown(path)}: CBCT has the constant value {low:g}; {expected}; export it again")
+    if np.unique(spread_over(cbct)).size < 3:
+        raise MrictError(f"{shown(path)}: holds only the values {low:g} and {high:g}, like a mask; {expected}")
+    if low > HALF_WATER_HU or high < 0:
+        raise MrictError(f"{shown(path)}: values {low:g}…{high:g}; {expected}; rescale it, or export it again")

@@ -27,8 +27,9 @@ def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> di
     - `baseline_water_body`: 0 HU in the body.
     - `baseline_mean_ct`: the voxelwise mean training CT on the canvas at the same relative axial position.
     - `baseline_rank_map`: the patient's MR, rank by rank, mapped to the histogram of the training CT inside the body.
+    - `baseline_input`: a CBCT as it is; only where the input is in HU.
 
-    The last two are fitted on the training patients of the patient's own plane, or on all if it has none.
+    The second and third are fitted on the training patients of the patient's own plane, or on all if it has none.
     """
     if not train_patients:
         raise MrictError("the baselines need at least one training patient; make a split that has one")
@@ -55,11 +56,17 @@ def baseline_predictions(store: SliceStore, train_patients: Sequence[str]) -> di
         hu[body] = np.interp(_ranks(mr[body]), *distribution(store.plane(patient)))
         return hu
 
+    def as_it_is(store: SliceStore, patient: str) -> np.ndarray:
+        slices = store.slices(patient)
+        return _in_body(store.modality.window.to_hu(np.asarray(slices.mr)), np.asarray(slices.body) > 0)
+
     predictors = {
         "baseline_water_body": water_body,
         "baseline_mean_ct": mean_training_ct,
         "baseline_rank_map": rank_map,
     }
+    if store.modality.window:
+        predictors["baseline_input"] = as_it_is
     return {name: Predictions(store, predict) for name, predict in predictors.items()}
 
 

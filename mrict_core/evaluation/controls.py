@@ -15,6 +15,7 @@ from mrict_core.hu import BIAS_HU, BLACK_HU
 if TYPE_CHECKING:
     from mrict_core.data.cache.store import SliceStore
 
+COPY = "control_copy_of_mr"
 UNSEEN = 0.05  # of a black image's error
 Make = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (MR as the window's HU, CT in HU), (N, H, W) => HU
 
@@ -26,7 +27,7 @@ def shifted(ct: np.ndarray) -> np.ndarray:
 
 CONTROLS: dict[str, Make] = {
     "control_black": lambda mr, ct: np.full_like(ct, BLACK_HU),
-    "control_copy_of_mr": lambda mr, ct: mr,
+    COPY: lambda mr, ct: mr,
     "control_bias_150": lambda mr, ct: ct + np.float32(BIAS_HU),
     "control_shift_1": lambda mr, ct: shifted(ct),
 }
@@ -40,7 +41,7 @@ def unseen(value: float, black: float, far: Callable[[float], float]) -> bool:
 def control_predictions(store: SliceStore) -> dict[str, Predictions]:
     """Return {name: predictions}: black (-1000 HU), the MR read as HU, the true CT + 150 HU, the true CT + 1 pixel.
 
-    The last two are made from the true CT, so controls are never ranked.
+    The last two are made from the true CT, so controls are never ranked. A CBCT read as HU is a baseline instead.
     """
 
     def predictor(make: Make) -> Predict:
@@ -50,7 +51,8 @@ def control_predictions(store: SliceStore) -> dict[str, Predictions]:
 
         return predict
 
-    return {name: Predictions(store, predictor(make)) for name, make in CONTROLS.items()}
+    chosen = {name: make for name, make in CONTROLS.items() if not (store.modality.window and name == COPY)}
+    return {name: Predictions(store, predictor(make)) for name, make in chosen.items()}
 
 
 def blindness(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

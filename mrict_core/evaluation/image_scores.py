@@ -28,7 +28,7 @@ ROLES = {  # role => names of its file in a case's folder, or endings of the fil
     "sct": ("sct", "synthetic_ct", "synthetic-ct", "fake_b"),
     "mask": ("mask", "body"),
 }
-NAMES = ROLES | {"mr": ("mr", "mri", "real_a")}
+NAMES = ROLES | {"mr": ("mr", "mri", "real_a"), "cbct": ("cbct",)}
 COVERED_MIN = 0.9  # of the mask, after resampling; less is refused
 PLACES = 1_000_000  # mask voxels tested for being on the CT
 Progress = Callable[[int, int, str], None]

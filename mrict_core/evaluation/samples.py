@@ -24,8 +24,8 @@ PATIENTS = 3
 def sample_rows(
     store: SliceStore, patients: Sequence[str], predictions: Predictions | None = None
 ) -> list[dict[str, Any]]:
-    """Return one row per level: patient, z, plane, spacing_mm (rows, columns), mr, ct, body, mask; with `predictions`
-    sct too.
+    """Return one row per level: patient, z, plane, input (in a word), spacing_mm (rows, columns), mr, ct, body, mask;
+    with `predictions` sct too.
 
     The first patients of each centre in turn, up to three, show one level each; fewer patients show several. Images are
     (S, S), `mr` in [-1, 1], `ct` and `sct` in HU.
@@ -41,6 +41,7 @@ def sample_rows(
             "z": int(slices.z[position]),
             "plane": store.plane(patient),
             "spacing_mm": tuple(store.meta(patient)["spacing_mm"][1:]),
+            "input": store.modality.word,
         }
         for role in ("mr", "ct", "body", "mask"):
             row[role] = np.asarray(getattr(slices, role)[position], np.float32)
@@ -64,7 +65,7 @@ def plane_rows(
         items = [item for item, (_, own, _) in enumerate(dataset.index) if own == plane]
         item = items[len(items) // 2]
         batch, cut, z = dataset[item], dataset.cuts.get((patient, plane)), dataset.index[item][2]
-        row = {"patient": f"{patient} {plane}", "z": z, "plane": plane}
+        row = {"patient": f"{patient} {plane}", "z": z, "plane": plane, "input": store.modality.word}
         row["spacing_mm"] = store.spacing_mm(patient)[1:] if cut is None else (cut.pixel_mm, cut.pixel_mm)
         row |= {"mr": batch.real_A[0, 0].numpy(), "ct": store.window.to_hu(batch.real_B[0, 0]).numpy()}
         row |= {"mask": batch.mask[0, 0].numpy(), "body": _cut(slices.body, cut, z, store.size, 0)}

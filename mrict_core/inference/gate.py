@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from mrict_core.data.dicom import DicomVolume
 from mrict_core.data.images.orders import SliceOrder, own_plane
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError
+from mrict_core.modalities import MR, Modality
 from mrict_core.paths import region_named
 from mrict_core.training.facts import ModelFacts
 
@@ -75,7 +76,7 @@ def limits(name: str, entry: dict[str, Any], patients: int) -> tuple[float, floa
     return min(entry["centre"] - reach, entry["low"]), max(entry["centre"] + reach, entry["high"])
 
 
-def check_input(volume: Volume, fingerprint: dict[str, Any] | None) -> list[Finding]:
+def check_input(volume: Volume, fingerprint: dict[str, Any] | None, modality: Modality = MR) -> list[Finding]:
     """Return what does not fit between an MR and the training fingerprint, worst first.
 
     An MR that cannot be prepared (a CT, say) is a finding, and so is a fingerprint of few patients, whose wide limits
@@ -85,7 +86,7 @@ def check_input(volume: Volume, fingerprint: dict[str, Any] | None) -> list[Find
         return [Finding("no_fingerprint", "the model has no training fingerprint: the input was not checked")]
     single = of_single_slices(fingerprint)
     try:
-        found, _ = volume_features(volume, fingerprint["size"], middle=single)
+        found, _ = volume_features(volume, fingerprint["size"], middle=single, modality=modality)
     except MrictError as error:
         return [Finding("unusable", str(error), REFUSE)]
     few = few_patients(fingerprint["patients"])
@@ -179,11 +180,21 @@ def before(volume: Volume, facts: ModelFacts) -> list[Finding]:
 
     A gate of axial slices cannot judge one slice of another plane: it would take the neck for the back of the head.
     """
+    return _worded(_before(volume, facts), facts)
+
+
+def _worded(findings: list[Finding], facts: ModelFacts) -> list[Finding]:
+    """Return findings in the words of the model's input."""
+    words = facts.modality.words
+    return [replace(each, text=words(each.text), question=words(each.question)) for each in findings]
+
+
+def _before(volume: Volume, facts: ModelFacts) -> list[Finding]:
     part, plane = _body_part(volume, facts.fingerprint), own_plane(volume.shape, volume.affine)
     if facts.fingerprint and plane != "axial" and "axial" in facts.all_planes:
         text = f"the MR is one {plane} slice, but the model's gate knows axial ones: the input was not checked"
         return [*part, Finding("other_plane", text)]
-    return [*part, *check_input(volume, facts.fingerprint)]
+    return [*part, *check_input(volume, facts.fingerprint, facts.modality)]
 
 
 def _body_part(volume: Volume, fingerprint: dict[str, Any] | None) -> list[Finding]:
@@ -200,7 +211,7 @@ def _body_part(volume: Volume, fingerprint: dict[str, Any] | None) -> list[Findi
 def after(synthesis: Synthesis, facts: ModelFacts) -> list[Finding]:
     """Return what makes a result doubtful: disagreeing networks, missing bone."""
     body = synthesis.body
-    return [*check_output(synthesis.sd_hu, body), *check_bone(synthesis.hu, body, facts.fingerprint)]
+    return _worded([*check_output(synthesis.sd_hu, body), *check_bone(synthesis.hu, body, facts.fingerprint)], facts)
 
 
 def distinct(findings: Iterable[Finding]) -> list[Finding]:

@@ -192,6 +192,11 @@ def check_weights(generator: nn.Module, path: Path) -> None:
 def check_store(synthesizer: Synthesizer, store: SliceStore) -> None:
     """Raise MrictError for slices prepared differently from those the generator was trained on."""
     facts = synthesizer.facts
+    if facts.modality != store.modality:
+        raise MrictError(
+            f"{synthesizer.path}: trained on {facts.modality.word}, the slices are of {store.modality.word}; give a "
+            f"model of --input {store.modality.name}"
+        )
     trained = (facts.protocol, facts.size, tuple(facts.window_hu))
     given = (store.protocol, store.size, (store.window.low, store.window.high))
     if trained != given:

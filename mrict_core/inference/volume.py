@@ -21,7 +21,7 @@ from mrict_core.data.cache.patient import (
 from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane
 from mrict_core.data.images.resample import in_plane_grid, is_sheared, resample_to
 from mrict_core.data.images.volumes import Volume
-from mrict_core.data.intensity import robust_mr_range
+from mrict_core.data.intensity import input_range
 from mrict_core.data.masks import outline
 from mrict_core.data.planes import FULL_MM, Cut, full_planes
 from mrict_core.errors import MrictError, unknown_name
@@ -33,7 +33,6 @@ from mrict_core.paths import shown
 ROWS, COLS = 1, 2  # axes of (N, rows, cols)
 FAR = 1.5  # times the training pixel size, or ratio of a pixel's sides: the network has not seen such anatomy
 RESAMPLE_MM = (0.05, 50.0)
-BODIES = {"patient": body_of, "predecessor": otsu_body_of}  # protocol => body in file order
 Progress = Callable[[int, int, str], None]  # passes done, total passes, model name
 
 
@@ -124,13 +123,15 @@ def synthesize_volume(
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)
-    volume = unpadded(volume)
+    modality = models[0].facts.modality
+    volume = unpadded(volume, modality)
     possible = planes_of(models, volume)
     order = SliceOrder.axial(volume.affine)
     stack = order.to_slices(volume.array).shape
     full = full_planes(possible, np.multiply(stack, order.spacing_mm(volume.affine)))
     planes = {plane: possible[plane] for plane in full}
-    own = BODIES[models[0].facts.protocol](volume)
+    predecessor = models[0].facts.protocol == "predecessor"
+    own = otsu_body_of(volume) if predecessor else body_of(volume, modality)
     moments = {plane: _Moments(options.uncertainty) for plane in planes}
     every = _Moments(True) if options.uncertainty and len(planes) > 1 else None
     passes = [
@@ -188,6 +189,8 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
     planes_of(models)
     if len(protocols) > 1:
         raise MrictError(f"models of protocols {' and '.join(protocols)} in one ensemble; expected one protocol")
+    if len(inputs := sorted({model.facts.modality.word for model in models})) > 1:
+        raise MrictError(f"models of {' and '.join(inputs)} in one ensemble; expected one kind of input")
     turned = [model.variant.name for model in models if model.facts.all_planes != ["axial"]]
     if turned and protocols == ["predecessor"]:
         raise MrictError(f"{turned[0]}: protocol predecessor has only axial slices; expected plane axial")
@@ -248,7 +251,7 @@ def _predicted(
     Remarks on the input are added to `warnings`.
     """
     key, prepared, seen = None, None, volume
-    mr_range = robust_mr_range(volume.array, body, volume.path)
+    mr_range = input_range(volume.array, body, volume.path, passes[0][0].facts.modality)
     for model, plane, axes in passes:
         source = _source(model, plane, volume)
         if key != (key := (model.facts.size, source, trained_spacing_mm(model))):
@@ -283,7 +286,9 @@ def _prepare(
     if model.facts.protocol == "predecessor":
         return prepare_mr_predecessor(mr, size, whole=True, body=body)
     keep = None if wanted is None else SliceOrder.toward(mr.affine, PLANES[plane]).to_slices(wanted)
-    return prepare_mr(mr, size, keep, plane=plane, whole=True, body=body, mr_range=mr_range)
+    return prepare_mr(
+        mr, size, keep, plane=plane, whole=True, body=body, mr_range=mr_range, modality=model.facts.modality
+    )
 
 
 def _facts(prepared: PreparedMr, spacing_mm: Sequence[float]) -> dict[str, Any]:

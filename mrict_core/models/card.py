@@ -64,7 +64,7 @@ def card_text(description: Description, scores: Mapping[str, Any] | None, sample
         "## Provenance",
         _provenance(description),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return facts.modality.words("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def limits(description: Description, scores: Mapping[str, Any] | None) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import all_variants, get
+from mrict_core.modalities import MR
 from mrict_core.models.about import About, about_of
 from mrict_core.models.folder import (
     FACTS,
@@ -46,6 +47,7 @@ class Entry:
     demo: bool = False
     data: str = ""  # what it was trained on
     region: str = ""  # "": unknown
+    modality: str = MR.name  # that it reads
     about: About = field(default_factory=About)
     published: str = ""  # date and time, UTC
     mae_hu: float | None = None  # mean over the held-out patients; None: not scored
@@ -121,6 +123,7 @@ def _entry(folder: Path, verify: bool, own_name: str) -> Entry:
             demo=bool(description["demo"]),
             data=str(description["data"]["name"]),
             region=_region(description),
+            modality=str((description["facts"].get("fingerprint") or {}).get("modality", MR.name)),
             about=about_of(description),
             published=str(description["published"]),
             mae_hu=None if mae["mean"] is None else float(mae["mean"]),
@@ -141,21 +144,22 @@ def _region(description: Mapping[str, Any]) -> str:
     return str(description["data"].get("region") or fingerprint.get("region") or "")
 
 
-def for_region(region: str, root: Path | None = None) -> tuple[list[Entry], list[Entry]]:
-    """Return the models for a region, the best first, and the damaged ones of any region.
+def for_region(region: str, root: Path | None = None, modality: str = MR.name) -> tuple[list[Entry], list[Entry]]:
+    """Return the models for a region and input, the best first, and the damaged ones of any region.
 
     The best has the lowest masked MAE on its own held-out patients. Models that are not scored come after all that are,
     and demos after all others. Raises MrictError if there is none.
     """
     every = entries(root)
-    fitting = [entry for entry in every if entry.makes_ct and entry.region == region]
+    fitting = [entry for entry in every if entry.makes_ct and (entry.region, entry.modality) == (region, modality)]
     damaged = [entry for entry in every if entry.problem]
     if not fitting:
+        of_input, option = (f" of {modality}", f" --input {modality}") if modality != MR.name else ("", "")
         where = shown(checkpoints_root() if root is None else root)
         lost = f" ({damaged[0].problem})" if damaged else ""
         raise MrictError(
-            f"no published model for {region} in {where}{lost}; expected one; train and evaluate one on your data "
-            f"({SUITE_COMMAND} --data DIR --region {region}), or give --model NAME"
+            f"no published model for {region}{of_input} in {where}{lost}; expected one; train and evaluate one on your "
+            f"data ({SUITE_COMMAND} --data DIR --region {region}{option}), or give --model NAME"
         )
     best_first = sorted(fitting, key=lambda e: (e.demo, e.mae_hu is None, e.mae_hu))
     return best_first, damaged

@@ -35,6 +35,8 @@ NORMALISATION = {
     "predecessor": "each slice by its own minimum and maximum to -1 to 1; -1 outside Otsu's mask",
 }
 
+FIXED = "values between the ends of {} become -1 to 1, clipped; -1 outside the body"  # of an input in HU
+
 
 class HuNetwork(nn.Module):
     """A method's prediction in HU.  # (B, C, H, W) in [-1, 1] => (B, 1, H, W) float32 HU"""
@@ -103,7 +105,9 @@ class Original:
             "repeated"
             if radius
             else "the slice",
-            "normalisation": NORMALISATION[facts.protocol],
+            "normalisation": FIXED.format(facts.modality.window)
+            if facts.modality.window
+            else NORMALISATION[facts.protocol],
             "canvas": f"{facts.size} x {facts.size} pixels centred on the body, padded with -1, not resampled",
             "window_hu": f"{facts.window.low:g} to {facts.window.high:g}",
             "planes": ", ".join(facts.all_planes),
@@ -136,14 +140,14 @@ def example_of(original: Original, path: Path | None) -> Example:
     facts = original.facts
     if path is None:
         region = "pelvis" if original.region == "pelvis" else "brain"
-        patient = PHANTOMS[region]
+        patient = f"{facts.modality.number}{PHANTOMS[region][1:]}"
         made = make_patient(patient, PHANTOM_SEED, PhantomSpec(region, PHANTOM_MM, PHANTOM_MM))
         volume, name = Volume(np.asarray(made.mr, np.float32), made.affine, Path(patient)), f"phantom {patient}"
     else:
         volume, name = load_volume(path), shown(path)
     if facts.protocol == "predecessor":
         return Example(name, volume, prepare_mr_predecessor(volume, facts.size))
-    return Example(name, volume, prepare_mr(volume, facts.size, plane=original.plane))
+    return Example(name, volume, prepare_mr(volume, facts.size, plane=original.plane, modality=facts.modality))
 
 
 @torch.inference_mode()

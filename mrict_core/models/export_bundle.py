@@ -29,6 +29,7 @@ from mrict_core.data.intensity import MR_PERCENTILES
 from mrict_core.errors import MrictError
 from mrict_core.files import atomic_folder, write_json, write_text
 from mrict_core.hu import AIR_FLOOR_HU
+from mrict_core.modalities import MR
 from mrict_core.models.about import about_of
 from mrict_core.models.card import card_text
 from mrict_core.models.export import Example, Original, check_equal
@@ -111,13 +112,15 @@ def write_bundle(original: Original, example: Example, target: Path, *, overwrit
     """Write a bundle; return its largest difference from the suite's own CT inside the body, in HU.
 
     overwrite: replace a bundle that this function wrote. Raises MrictError, with nothing written, for protocol
-    `predecessor`, a network that cannot be traced, and a copy that differs.
+    `predecessor`, an input other than MR, a network that cannot be traced, and a copy that differs.
     """
     if original.facts.protocol != "patient":
         raise MrictError(
             f"{original.name}: prepares its MR by protocol {original.facts.protocol}, expected patient for --bundle; "
             "use --onnx"
         )
+    if original.facts.modality != MR:
+        raise MrictError(f"{original.name}: reads {original.facts.modality.word}, expected MR for --bundle; use --onnx")
     with atomic_folder(target, _is_bundle if overwrite else None) as temporary:
         for folder in ("configs", "models", "docs"):
             (temporary / folder).mkdir()

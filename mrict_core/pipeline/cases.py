@@ -17,6 +17,7 @@ from mrict_core.errors import MrictError
 from mrict_core.files import write_csv
 from mrict_core.inference.output_files import FORMATS, format_of
 from mrict_core.inference.volume import SynthesisOptions, check_models
+from mrict_core.modalities import MR, Modality, modality_named
 from mrict_core.paths import printable, shown, some
 from mrict_core.pipeline.survey import EXPECTED, plain_name, survey
 from mrict_core.pipeline.synthesis import (
@@ -74,6 +75,7 @@ def find_cases(
     suffix: str = "",
     uncertainty: Path | str | None = None,
     qa: Path | str | None = None,
+    modality: str = MR.name,
 ) -> Found:
     """Return the cases of a folder or a csv, and everything else in it; `output` is the folder of the results.
 
@@ -95,8 +97,10 @@ def find_cases(
         raise MrictError(
             f"{shown(uncertainty)}: also the folder of the CTs; expected a different one; give a new folder"
         )
-    found = Found([], {})
-    for name, file, own, series in _of_csv(source, found) if source.is_file() else _of_folder(source, results, found):
+    found, kind = Found([], {}), modality_named(modality)
+    for name, file, own, series in (
+        _of_csv(source, found) if source.is_file() else _of_folder(source, results, found, kind)
+    ):
         target = output / (own or f"{plain_name(name)}_sct{suffix or _suffix(file)}")
         page = qa / f"{stem_of(target)}.html" if qa else None
         spread = uncertainty / target.name if uncertainty else None
@@ -109,9 +113,9 @@ def find_cases(
     return found
 
 
-def the_only_case(source: Path, target: Path) -> tuple[Path, str]:
+def the_only_case(source: Path, target: Path, modality: str = MR.name) -> tuple[Path, str]:
     """Return (MR, series) of a folder or csv with exactly one case, whose output is the file `target`."""
-    found = find_cases(source, target.parent / f"{target.name}.cases")
+    found = find_cases(source, target.parent / f"{target.name}.cases", modality=modality)
     if len(found.cases) == 1 and not found.failed and not found.left_out:
         return found.cases[0].source, found.cases[0].series
     others = [*found.failed.values(), *(f"{name}: {why}" for name, why in found.left_out.items())]
@@ -130,13 +134,13 @@ def _suffix(file: Path) -> str:
     return next((s for s in FORMATS if file.name.lower().endswith(s)), ".mha" if file.suffix == ".mhd" else FORMATS[0])
 
 
-def _of_folder(folder: Path, results: Sequence[Path], found: Found) -> list[Row]:
+def _of_folder(folder: Path, results: Sequence[Path], found: Found, modality: Modality) -> list[Row]:
     if not folder.is_dir():
         raise MrictError(f"{shown(folder)}: no such file or folder; give an MR file, a folder of cases or a csv")
-    held = survey(folder, results)
+    held = survey(folder, results, modality)
     found.failed |= held.problems
-    found.left_out |= {shown(path): why for path, why in held.left_out.items()}
-    found.aside |= {shown(path): why for path, why in held.aside.items()}
+    found.left_out |= {shown(path): modality.words(why) for path, why in held.left_out.items()}
+    found.aside |= {shown(path): modality.words(why) for path, why in held.aside.items()}
     return [(name, path, "", series) for name, (path, series) in sorted(held.sources.items())]
 
 
@@ -233,7 +237,7 @@ def _attempt(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case.name, "status": "written", "reason": "", "output": case.output.name}
     try:
-        with explained(case.source):
+        with explained(case.source, models[0].synthesizer.facts.modality):
             wanted = effective(options, models, case.uncertainty is not None)
             facts = None if overwrite else is_current(case.source, case.output, models, wanted)
             if facts and all(path is None or path.is_file() for path in (case.uncertainty, case.qa)):

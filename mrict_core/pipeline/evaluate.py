@@ -38,6 +38,7 @@ from mrict_core.inference import Synthesizer, make_synthesizer
 from mrict_core.legacy.protocol import Translation, control_translation, predecessor_validation, synthesizer_translation
 from mrict_core.machine import pick_device, versions
 from mrict_core.metrics.feature_distances import FeatureCollector
+from mrict_core.modalities import MR
 from mrict_core.models.folder import facts_and_weights
 from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
@@ -112,6 +113,7 @@ class _Bench:
             "profile": self.profile.name,
             "data": self.space.data_name,
             "region": store.region,
+            **({"input": store.modality.word} if store.modality != MR else {}),
             "protocol": store.protocol,
             "canvas_px": store.size,
             "split": split.kind,

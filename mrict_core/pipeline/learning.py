@@ -21,7 +21,12 @@ def sample_row(run: Run) -> dict[str, Any]:
     dataset = run.validation_sets()[0]
     patient, plane, z = dataset.index[sample_item(dataset)]
     batch, cut = dataset[sample_item(dataset)], dataset.cuts.get((patient, plane))
-    row = {"patient": patient, "z": z if cut else int(run.store.slices(patient).z[z]), "plane": plane}
+    row = {
+        "patient": patient,
+        "z": z if cut else int(run.store.slices(patient).z[z]),
+        "plane": plane,
+        "input": run.store.modality.word,
+    }
     row["spacing_mm"] = (cut.pixel_mm, cut.pixel_mm) if cut else run.store.spacing_mm(patient)[1:]
     row |= {"mr": batch.real_A[0, batch.real_A.shape[1] // 2].numpy(), "mask": batch.mask[0, 0].numpy()}
     return row | {"ct": run.store.window.to_hu(batch.real_B[0, 0]).numpy()}

@@ -11,6 +11,7 @@ from mrict_core.data.cache.keys import read_index
 from mrict_core.data.cache.preprocess import LOCK_WAIT_S, check_usable, in_plane_shapes, passing_faults, preprocess
 from mrict_core.data.cache.store import INDEX, SliceStore
 from mrict_core.data.discovery import Discovery, Kind, discover
+from mrict_core.data.pair_choices import choose
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.splits import (
     PREDECESSOR_KIND,
@@ -29,6 +30,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import held, write_json
+from mrict_core.modalities import MR
 from mrict_core.paths import SUITE_COMMAND, Folders, Workspace, shown, workspace
 from mrict_core.training.loop import Report, TrainResult, train
 from mrict_core.training.progress import Progress, automatic
@@ -76,7 +78,8 @@ def make_phantoms(space: Workspace, profile: Profile, seed: int, progress: Count
         slice_mm=profile.phantom_slice_mm,
         supersample=profile.phantom_supersample,
     )
-    write_cohort(space.data_dir, region, profile.phantom_patients_per_centre, seed, spec, progress=progress)
+    count, modality = profile.phantom_patients_per_centre, space.input
+    write_cohort(space.data_dir, region, count, seed, spec, progress=progress, modality=modality)
 
 
 def prepare_data(
@@ -88,39 +91,53 @@ def prepare_data(
     seed: int = 42,
     split_kind: str = "stratified",
     group_by: str = "",
+    pairs: str = "",
     strict: bool = False,
     force: bool = False,
     progress: CountProgress | None = None,
     report: Report = print,
+    modality: str = MR.name,
+    ct: str = "rigid",
+    exclude_metal: bool = False,
 ) -> Prepared:
     """Find (or make) the patients, preprocess them into the dataset cache and split them by subject.
 
     Unchanged patients are reused; `force` prepares all of them again. `group_by` says which patients are one subject
-    (see `data.subjects.subjects_of`); empty keeps the cache's rule. Too few patients for a split is no error here: the
-    data's tables and figures can still be made, and training reports what is missing.
+    (see `data.subjects.subjects_of`); empty keeps the cache's rule. `pairs` is a csv that rejects patients; empty: the
+    folder's own pairs.csv, if any (see `data.pair_choices.choose`). Too few patients for a split is no error here: the
+    data's tables and figures can still be made, and training reports what is missing. `modality` and `ct` say which
+    files are input and target (see `discover`); `exclude_metal` leaves the patients' metal masks out of
+    losses and scores.
     """
-    profile, space = get_profile(profile_name), workspace(profile_name, data_dir, region, protocol)
+    profile = get_profile(profile_name)
+    files = {"modality": modality, "ct": ct, "exclude_metal": exclude_metal}
+    space = workspace(profile_name, data_dir, region, protocol, **files)
     if space.embedded:
         make_phantoms(space, profile, seed, progress)
     with passing_faults(space.data_dir):
         before = set(read_index(space.store).get("patients") or {})
-        discovery = discover(space.data_dirs, region, strict=strict)
+        found = discover(space.data_dirs, space.region, strict=strict, **files)
+        discovery, lines = choose(found, space.region, pairs)
+    for line in lines:
+        report(line)
     check_usable(discovery)
     store = preprocess(
         space.data_dirs,
         space.store,
-        region=region,
+        region=space.region,
         protocol=protocol,
         size=profile.canvas(in_plane_shapes(discovery, protocol)),
         group_by=group_by,
+        pairs=pairs,
         strict=strict,
         force=force,
         progress=progress,
+        **files,
     )
     if gone := sorted(before - set(store.patients)):
         report(f"no longer used: {len(gone)} of {len(before)} patients prepared earlier ({', '.join(gone)})")
     for remark in store.remarks:
-        report(remark)
+        report(store.modality.words(remark))
     for patient, share in store.cropped().items():
         report(
             f"{patient}: the canvas of {store.size} px cuts off {share:.0%} of the mask; a larger profile keeps more"
@@ -206,11 +223,12 @@ def open_data(space: Workspace, seed: int = 42) -> tuple[SliceStore, Split]:
     The embedded phantoms are prepared here if needed, so that every notebook runs on its own.
     """
     if space.embedded and not (space.store / INDEX).is_file():
-        prepare_data(space.profile, "", space.region, space.protocol, seed=seed)
+        files = {"modality": space.modality, "exclude_metal": space.exclude_metal}
+        prepare_data(space.profile, "", space.region, space.protocol, seed=seed, **files)
     if not (space.store / INDEX).is_file():
         raise MrictError(
             f"{shown(space.store)}: no slices yet; run {SUITE_COMMAND}, or python -m mrict_core preprocess, with the "
-            "same --data and --profile"
+            "same --data, --profile and --input"
         )
     store = SliceStore(space.store)
     if not space.split_file.is_file():

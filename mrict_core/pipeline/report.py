@@ -35,6 +35,7 @@ from mrict_core.files import read_csv, write_csv, write_text
 from mrict_core.legacy.corrections import CORRECTIONS
 from mrict_core.legacy.protocol import predecessor_table
 from mrict_core.machine import versions
+from mrict_core.modalities import MR, Modality
 from mrict_core.paths import Workspace
 from mrict_core.pipeline.evaluate import current_records, evaluate_baselines, evaluate_controls, predictions_of
 from mrict_core.pipeline.folds import read_folds
@@ -47,6 +48,11 @@ from mrict_core.reporting.text_tables import FEWEST, remarks, with_provenance, w
 from mrict_core.training.runs import TrainingRun, all_of_record
 
 TITLE = "MRICT: synthetic CT from MRI"
+
+
+def title_of(modality: Modality) -> str:
+    """Return the title of a report on models of an input."""
+    return TITLE if modality == MR else TITLE.replace("from MRI", f"from {modality.word}")
 
 
 def write_report(profile: Profile, space: Workspace, names: str = "", *, device: str = "auto") -> dict[str, Path]:
@@ -65,10 +71,10 @@ def write_report(profile: Profile, space: Workspace, names: str = "", *, device:
         paths[name] = write_csv(space.reports / f"{name}.csv", with_provenance(getattr(data, name), context))
     paths["controls"] = write_csv(space.reports / "controls.csv", with_provenance(data.blindness, context))
     paths["cards"] = write_csv(space.reports / CARDS_FILE, cards_table())
-    words = conclusion(data.records)
+    words = space.input.words(conclusion(data.records))
     paths["conclusion"] = write_text(space.reports / CONCLUSION, words + "\n")
     paths["summary"], paths["summary_csv"] = write_summary(
-        space.reports, TITLE, profile.label, _sections(data, words), [*data.records, *data.controls]
+        space.reports, data.title, profile.label, _sections(data, words), [*data.records, *data.controls]
     )
     paths["page"] = write_page(data, space.reports / "index.html")
     return paths
@@ -89,7 +95,8 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
     )
     predictors = {name: predictors[name] for name in board["name"] if name in predictors}  # best first
     return PageData(
-        title=TITLE,
+        title=title_of(space.input),
+        input=space.input,
         label=profile.label,
         intro=_intro(profile, space, store, split, len(variants)),
         board=board,
@@ -160,7 +167,7 @@ def _browser_patient(store: SliceStore, patient: str, predictors: Mapping[str, P
         centre=store.centre(patient),
         z=np.asarray(slices.z),
         spacing_mm=tuple(map(float, store.meta(patient)["spacing_mm"])),
-        mr=np.asarray(slices.mr, np.float32),
+        mr=store.modality.greyed(np.asarray(slices.mr, np.float32)),
         ct=np.asarray(slices.ct, np.float32),
         mask=np.asarray(slices.mask) > 0,
         scts=scts,
@@ -172,6 +179,7 @@ def _browser_patient(store: SliceStore, patient: str, predictors: Mapping[str, P
 def _provenance(profile: Profile, space: Workspace, records: Sequence[dict]) -> dict[str, Any]:
     context = records[0]["context"]
     keys = ("data", "region", "protocol", "canvas_px", "split", "split_hash", "store_key", "test_data_hash")
+    keys += ("input",) if "input" in context else ()
     return {
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data": {key: context.get(key, "") for key in keys},

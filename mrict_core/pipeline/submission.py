@@ -1,4 +1,7 @@
-"""The container layout of the SynthRAD challenges: /input/images/{mri,body}, /input/region.json, /output/images."""
+"""The container layout of the SynthRAD challenges: /input/images/{mri,body}, /input/region.json, /output/images.
+
+Task 2 has images/cbct in place of images/mri.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ from mrict_core.errors import MrictError
 from mrict_core.files import read_json
 from mrict_core.inference.output_files import FORMATS
 from mrict_core.inference.volume import SynthesisOptions
+from mrict_core.modalities import CBCT, MR, Modality
 from mrict_core.paths import REGIONS, printable, region_named, shown
 from mrict_core.pipeline.survey import OTHERS, Survey, plain_name, sort_beside
-from mrict_core.pipeline.synthesis import Model, explained, is_current, load_models, synthesize_case
+from mrict_core.pipeline.synthesis import Model, check_reads, explained, is_current, load_models, synthesize_case
 
-MRI, BODY, SCT = "images/mri", "images/body", "images/synthetic-ct"
+MRI, CBCT_FOLDER, BODY, SCT = "images/mri", "images/cbct", "images/body", "images/synthetic-ct"
 FACTS = "mrict"  # how each was made; the folder of images may contain only images
 REGION_FILES = ("region.json", "images/region.json")
 
@@ -75,20 +79,26 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _others(source: Path, used: set[Path]) -> Survey:
-    """Sort everything in the input except MRs, their bodies and region.json."""
+def _input(source: Path) -> tuple[str, Modality]:
+    """Return the folder of the inputs, that of Task 2 if there is no other, and what they are."""
+    task2 = (source / CBCT_FOLDER).is_dir() and not (source / MRI).is_dir()
+    return (CBCT_FOLDER, CBCT) if task2 else (MRI, MR)
+
+
+def _others(source: Path, used: set[Path], place: str) -> Survey:
+    """Sort everything in the input except MRs (in folder `place`), their bodies and region.json."""
     found = Survey()
     series, rest = series_below(source)
-    found.left_out |= {one.files[0]: f"DICOM; expected image files in {MRI}; convert it" for one in series}
+    found.left_out |= {one.files[0]: f"DICOM; expected image files in {place}; convert it" for one in series}
     for path, why in rest:
         if path in used:
             continue
         if path.parent == source / BODY and stem_of(path):
-            found.left_out[path] = f"a body without an MR; expected {MRI}/{stem_of(path)}; add it"
+            found.left_out[path] = f"a body without an MR; expected {place}/{stem_of(path)}; add it"
         elif path.parent.name.lower() in OTHERS and stem_of(path):
             found.aside[path] = f"in a folder named {path.parent.name}"
         else:
-            sort_beside(path, why, f"not in {MRI}, where MRs are expected; move it", found)
+            sort_beside(path, why, f"not in {place}, where MRs are expected; move it", found)
     return found
 
 
@@ -120,19 +130,21 @@ def run_challenge(
     kept. Inputs that are left out count as failures. `checks` go to `synthesize_case`.
     """
     source, output = Path(source), Path(output)
-    mrs, masks = _files(source / MRI), _files(source / BODY)
+    place, modality = _input(source)
+    mrs, masks = _files(source / place), _files(source / BODY)
     if len(mrs) == len(masks) == 1:  # archives name the two differently
         masks = dict.fromkeys(mrs, next(iter(masks.values())))
     regions = [path for name in REGION_FILES if (path := source / name).is_file()]
-    others = _others(source, {*mrs.values(), *(masks[name] for name in mrs if name in masks), *regions})
+    others = _others(source, {*mrs.values(), *(masks[name] for name in mrs if name in masks), *regions}, place)
     region = region_of_input(source)
     models: list[Model] = load_models(models_for(region, specs), device, precision)
+    check_reads(models, modality)
     counts, failed = Counter(), {}
     for name, mr in mrs.items():
         suffix = mr.name[len(name) :] if mr.name.lower().endswith(FORMATS) else FORMATS[2]
         target, sidecar = output / SCT / f"{plain_name(name)}{suffix}", output / FACTS / f"{plain_name(name)}.json"
         try:
-            with explained(mr):
+            with explained(mr, modality):
                 body = _body(masks, name, mr)
                 facts = None if overwrite else is_current(mr, target, models, options, body, sidecar)
                 status = "kept" if facts else "written"
@@ -143,10 +155,14 @@ def run_challenge(
             status, failed[name] = "failed", str(error)
             report(f"{printable(name)}: failed: {error}")
         counts[status] += 1
-    left_out = {shown(path): f"left out: {why}" for path, why in others.left_out.items()}
-    for path, why in (left_out | {shown(path): f"not an MR: {why}" for path, why in others.aside.items()}).items():
+    words = modality.words
+    left_out = {shown(path): f"left out: {words(why)}" for path, why in others.left_out.items()}
+    aside = {shown(path): f"{words('not an MR')}: {why}" for path, why in others.aside.items()}
+    for path, why in (left_out | aside).items():
         report(f"{path}: {why}")
     each = ", ".join(f"{counts[status]} {status}" for status in ("written", "kept", "failed"))
     total = len(mrs) + len(others.left_out) + len(others.aside)
-    report(f"{total} found in {shown(source)}: {each}, {len(left_out)} left out, {len(others.aside)} no MR")
+    report(
+        f"{total} found in {shown(source)}: {each}, {len(left_out)} left out, {len(others.aside)} no {modality.word}"
+    )
     return failed | left_out

@@ -12,13 +12,16 @@ from mrict_core.data.dicom import SeriesFound, series_below
 from mrict_core.data.dicom.series import NOT_DICOM
 from mrict_core.data.images.volumes import SUFFIXES, UNREAD, made_here, stem_of
 from mrict_core.evaluation.image_scores import NAMES, ROLES
+from mrict_core.modalities import MODALITIES, MR, Modality
 from mrict_core.paths import shown
 
 # More types that may hold an MR; files of any other type are not images.
 MAY_HOLD = (".ima", ".dcm", ".tif", ".tiff", ".npy", ".npz", ".mat", ".h5", ".zip", ".tar", ".gz", ".bz2", ".xz", ".7z")
 OTHERS = {name for role in ROLES for name in NAMES[role]}
 OTHER_ENDING = re.compile(rf"(^|[_-])({'|'.join(map(re.escape, OTHERS))})$", re.IGNORECASE)
-MR_ENDING = re.compile(rf"[_-]({'|'.join(map(re.escape, NAMES['mr']))})$", re.IGNORECASE)
+ENDINGS = {  # of the files of an input
+    name: re.compile(rf"[_-]({'|'.join(map(re.escape, NAMES[name]))})$", re.IGNORECASE) for name in MODALITIES
+}
 EXPECTED = "a file for each case, or a folder with a file named mr or with DICOM"
 Rest = list[tuple[Path, str]]  # files that are not DICOM images, and why
 
@@ -26,6 +29,8 @@ Rest = list[tuple[Path, str]]  # files that are not DICOM images, and why
 @dataclass
 class Survey:
     """Everything in a folder is in one of these: by itself, as part of a series or with its own folder."""
+
+    modality: Modality = MR
 
     sources: dict[str, tuple[Path, str]] = field(default_factory=dict)  # case => its MR, and its series if several
     problems: dict[str, str] = field(default_factory=dict)  # case => why it cannot be used
@@ -38,17 +43,19 @@ class Survey:
             return
         other = self.sources.pop(name, None)
         both = f"{shown(path)} and {shown(other[0])}" if other else shown(path)
-        self.problems[name] = f"{both}: two files for one mr; expected one input per case; remove or rename one"
+        self.problems[name] = (
+            f"{both}: two files for one {self.modality.name}; expected one input per case; remove or rename one"
+        )
 
 
-def survey(root: Path, results: Iterable[Path] = ()) -> Survey:
+def survey(root: Path, results: Iterable[Path] = (), modality: Modality = MR) -> Survey:
     """Return the content of a folder of cases; `results` are the folders that the run writes to.
 
     A case is an image `<case>.nii.gz` (also `<case>_mr.mha` …), a folder `<case>/` with a file named mr, or an MR
     series in DICOM at any depth of a folder `<case>/`; in the folder itself or in its Task1/<region>/. A folder that
     contains a file named mr is one patient's.
     """
-    found = Survey()
+    found = Survey(modality)
     _cases(root, found, {path.resolve() for path in results})
     return found
 
@@ -73,7 +80,7 @@ def _cases(folder: Path, found: Survey, results: set[Path]) -> None:
         series_of[_child(one.files[0], folder)].append(one)
     for path, why in rest:
         rest_of[_child(path, folder)].append((path, why))
-    if any(_is_mr(path) for path in rest_of):
+    if any(_is_mr(path, found) for path in rest_of):
         _case(folder, series, rest, found)
         return
     for path in sorted({*rest_of, *series_of, *folder.iterdir()}):
@@ -81,7 +88,7 @@ def _cases(folder: Path, found: Survey, results: set[Path]) -> None:
             found.aside[path] = "the results of this command"
         elif path.name.startswith("."):
             found.aside[path] = "hidden"
-        elif path.is_dir() and "Task1" in (path.name, folder.name):
+        elif path.is_dir() and found.modality.task in (path.name, folder.name):
             _cases(path, found, results)
         elif path.is_dir():
             _case(path, *(series_below(path) if path.is_symlink() else (series_of[path], rest_of[path])), found)
@@ -97,14 +104,14 @@ def _child(path: Path, folder: Path) -> Path:
     return folder / inside[0] if inside else folder
 
 
-def _is_mr(path: Path) -> bool:
-    return stem_of(path).lower() in NAMES["mr"] and not path.is_dir()
+def _is_mr(path: Path, found: Survey) -> bool:
+    return stem_of(path).lower() in NAMES[found.modality.name] and not path.is_dir()
 
 
 def _case(folder: Path, series: list[SeriesFound], rest: Rest, found: Survey) -> None:
     """Sort the folder of one case: its file named mr, else its series, and the other files."""
     name = folder.name or folder.resolve().name
-    own = [path for path, _ in rest if path.parent == folder and _is_mr(path)]
+    own = [path for path, _ in rest if path.parent == folder and _is_mr(path, found)]
     if own:
         taken = f"not used: {own[0].name} is the MR of {name}"
         for path in own:
@@ -115,10 +122,10 @@ def _case(folder: Path, series: list[SeriesFound], rest: Rest, found: Survey) ->
         _series(name, series, found)
         roles = sorted(OTHERS & {stem_of(path).lower() for path, _ in rest if path.parent == folder})
         if roles and not taken:
-            found.left_out[folder] = f"has {' and '.join(roles)} but no file named mr; add it"
+            found.left_out[folder] = f"has {' and '.join(roles)} but no file named {found.modality.name}; add it"
     for path, why in rest:
         if path not in own:
-            place = path.parent.parent if _is_mr(path) else path.parent
+            place = path.parent.parent if _is_mr(path, found) else path.parent
             sort_beside(path, why, taken or f"not where an MR is expected ({EXPECTED}); give {shown(place)}", found)
     if not series and not rest:
         found.aside[folder] = "an empty folder"
@@ -140,7 +147,7 @@ def _file(path: Path, why: str, found: Survey) -> None:
     """Sort a file directly in the folder of cases: an image is a case."""
     stem = stem_of(path)
     if stem and not OTHER_ENDING.search(stem) and not made_here(path):
-        found.add(MR_ENDING.sub("", stem), path)
+        found.add(ENDINGS[found.modality.name].sub("", stem), path)
     else:
         sort_beside(path, why, "", found)
 

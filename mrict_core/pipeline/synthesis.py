@@ -32,6 +32,7 @@ from mrict_core.inference.volume import (
     synthesize_volume,
 )
 from mrict_core.machine import versions
+from mrict_core.modalities import MR, Modality
 from mrict_core.models import catalogue
 from mrict_core.models.about import About, about_of
 from mrict_core.models.folder import read_model
@@ -42,7 +43,7 @@ from mrict_core.training.facts import ModelFacts
 Check = Callable[[Volume, ModelFacts], list[gate.Finding]]  # MR and model facts => what does not fit
 CheckOutput = Callable[[Synthesis, ModelFacts], list[gate.Finding]]
 QA_SUFFIXES = (".html", ".png")
-CODE = ("hu", "data", "networks", "methods", "inference")  # rooms that decide a synthetic CT
+CODE = ("hu", "modalities", "data", "networks", "methods", "inference")  # rooms that decide a synthetic CT
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,17 @@ def load_models(specs: Sequence[str], device: str = "auto", precision: str = "fl
     return models
 
 
+def check_reads(models: Sequence[Model], modality: Modality) -> None:
+    """Raise MrictError for a model that reads another input."""
+    for model in models:
+        reads = model.synthesizer.facts.modality
+        if reads != modality:
+            raise MrictError(
+                f"{model.name}: reads {reads.word}, the input is {modality.word}; expected the same; give --input "
+                f"{reads.name}, or another --model"
+            )
+
+
 def synthesize_case(
     source: Path | str,
     output: Path | str,
@@ -132,15 +144,16 @@ def synthesize_case(
     sidecar = Path(sidecar) if sidecar else sidecar_path(output)
     qa = Path(qa) if qa else None
     synthesizers = [model.synthesizer for model in models]
+    modality = synthesizers[0].facts.modality if models else MR
     options = effective(options, models, uncertainty is not None)
     check_models(synthesizers, options)
-    with explained(source):
+    with explained(source, modality):
         input_hash = source_hash(source)
         key = case_key(input_hash, models, options, body)
         overwrite = overwrite or unfinished(sidecar) == key
         check_targets(source, output, uncertainty, overwrite, sidecar, qa)
         with unchanged(source, source_hash, input_hash):
-            volume = unpadded(read_input(source, series, keep_identifiers))
+            volume = unpadded(read_input(source, series, keep_identifiers), modality)
             findings = [gate.Finding(text, text) for text in volume.remarks]
             if check:
                 findings += [found for model in models for found in check(volume, model.synthesizer.facts)]
@@ -166,7 +179,8 @@ def synthesize_case(
             if qa is not None:
                 from mrict_core.reporting.case_page import write_case
 
-                write_case(stack.enter_context(atomic_path(qa)), volume, synthesis, facts, _labels(volume, output))
+                labels = _labels(volume, output, modality)
+                write_case(stack.enter_context(atomic_path(qa)), volume, synthesis, facts, labels, modality)
             if is_series(output):
                 kept = {"overwrite": overwrite, "keep_identifiers": keep_identifiers}
                 made = {"model": names, "version": __version__}
@@ -178,12 +192,16 @@ def synthesize_case(
 
 
 @contextlib.contextmanager
-def explained(source: Path) -> Iterator[None]:
+def explained(source: Path, modality: Modality = MR) -> Iterator[None]:
     """Turn any error of a case into a MrictError of one line; UnavailableError if the MR is not the cause."""
     try:
         yield
-    except MrictError:
+    except UnavailableError:
         raise
+    except MrictError as error:
+        if modality == MR:
+            raise
+        raise type(error)(modality.words(str(error))) from None
     except Exception as error:  # that no check caught
         cause = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")[:160]
         if passing(error):
@@ -226,12 +244,12 @@ def _describe(
     }
 
 
-def _labels(volume: Volume, output: Path) -> dict[str, str]:
+def _labels(volume: Volume, output: Path, modality: Modality) -> dict[str, str]:
     """Return the labels of a case on its page: its files, and the patient if identifiers are kept."""
     identity = (volume.source.identity if isinstance(volume, DicomVolume) and volume.source else None) or {}
     named = {"patient": "PatientName", "patient's id": "PatientID", "study": "StudyDate"}
     labels = {label: identity[keyword] for label, keyword in named.items() if identity.get(keyword)}
-    files = {"MR": volume.path.resolve().name, "synthetic CT": output.name}
+    files = {modality.word: volume.path.resolve().name, "synthetic CT": output.name}
     return {label: printable(text) for label, text in (files | labels).items()}
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mrict_core import metrics
 from mrict_core.errors import MrictError
 from mrict_core.hu import AIR_FLOOR_HU
+from mrict_core.modalities import MR
 from mrict_core.reporting import style
 from mrict_core.reporting.images import crop_boxes, draw_hu, draw_mr
 
@@ -56,4 +57,4 @@ def before_after_figure(
     axis.set(xlabel="steps", ylabel="masked MAE (HU), held-out head", ylim=(0, None))
     axis.set_xlim(0, history["step"].max())
     axis.grid(axis="y")
-    return figure
+    return style.reworded(figure, row.get("input", MR.word))

@@ -17,6 +17,7 @@ from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane, sides
 from mrict_core.data.images.volumes import Volume
 from mrict_core.data.intensity import normalise_mr
 from mrict_core.hu import AIR_FLOOR_HU, DISPLAY_WINDOWS_HU, LANDMARKS_HU, SD_LIMIT_HU
+from mrict_core.modalities import MR, Modality
 from mrict_core.reporting import style
 from mrict_core.reporting.images import MR_LABEL, draw_hu, draw_mr, draw_outline, only_inside
 
@@ -47,12 +48,14 @@ def case_figure(
     mr_range: Sequence[float],
     label: str,
     title: str = "Synthetic CT, not for clinical use",
+    word: str = MR.word,
 ) -> Figure:
     """Return MR, synthetic CT in two windows and, if given, its uncertainty in three planes, with histograms.
 
     All of it is shown inside the body only.
 
-    `hu`, `sd_hu`, `body`: (nx, ny, nz) on the grid of `mr`; `mr_range`: the MR values shown black and white.
+    `hu`, `sd_hu`, `body`: (nx, ny, nz) on the grid of `mr`; `mr_range`: the MR values shown black and white;
+    `word`: what the input is.
     """
     plane = own_plane(mr.shape, mr.affine)
     order = SliceOrder.toward(mr.affine, PLANES[plane])
@@ -90,7 +93,7 @@ def case_figure(
                 axis.set_title(text, fontsize=8)
     _histogram(figure.add_subplot(below[0]), hu[body])
     _second(figure.add_subplot(below[1]), sd_hu, body, mr, mr_range)
-    return figure
+    return style.reworded(figure, word)
 
 
 def _histogram(axis: Axes, values: np.ndarray) -> None:
@@ -128,7 +131,9 @@ def _second(axis: Axes, sd_hu: np.ndarray | None, body: np.ndarray, mr: Volume, 
     axis.set(title="MR inside the body", xlabel="normalised MR, as the network sees it", ylabel="voxels")
 
 
-def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, labels: dict[str, str]) -> str:
+def case_html(
+    figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, labels: dict[str, str], modality: Modality = MR
+) -> str:
     """Return a self-contained page: verdict, picture, findings, and how the image was made."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=style.DPI, metadata={"Software": None})
@@ -137,6 +142,7 @@ def case_html(figure: Figure, facts: dict[str, Any], sd_mean_hu: float | None, l
     )
     return environment.get_template("case.html.j2").render(
         facts=facts,
+        words=modality.words,
         picture=base64.b64encode(picture.getvalue()).decode("ascii"),
         sd_mean_hu=sd_mean_hu,
         labels=labels,
@@ -160,7 +166,14 @@ def bone_sentence(facts: dict[str, Any]) -> str:
 
 
 @style.styled
-def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any], labels: dict[str, str]) -> Path:
+def write_case(
+    path: Path,
+    mr: Volume,
+    synthesis: Any,
+    facts: dict[str, Any],
+    labels: dict[str, str],
+    modality: Modality = MR,
+) -> Path:
     """Write the page (.html) or only the picture (.png) of a synthetic CT to `path`, which is staged; return it.
 
     `labels`: the case's labels on the page, {"MR": its file's name, ...}.
@@ -168,10 +181,11 @@ def write_case(path: Path, mr: Volume, synthesis: Any, facts: dict[str, Any], la
     label = " + ".join(f"{model['variant']} (profile {model['profile']})" for model in facts["models"])
     sd, body = synthesis.sd_hu, synthesis.body
     title = f"{facts['verdict'].capitalize()}: synthetic CT, not for clinical use"
-    figure = case_figure(mr, synthesis.hu, sd, body, mr_range=synthesis.facts["mr_range"], label=label, title=title)
+    shown = {"mr_range": synthesis.facts["mr_range"], "label": label, "title": title, "word": modality.word}
+    figure = case_figure(mr, synthesis.hu, sd, body, **shown)
     if path.suffix == ".png":
         figure.savefig(path, format="png", dpi=style.DPI, metadata={"Software": None})
         return path
-    page = case_html(figure, facts, None if sd is None else float(sd[body].mean()), labels)
+    page = case_html(figure, facts, None if sd is None else float(sd[body].mean()), labels, modality)
     path.write_text(page, encoding="utf-8")
     return path

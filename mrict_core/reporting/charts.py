@@ -290,7 +290,7 @@ def histogram_figure(store: SliceStore, *, label: str, bins: int = 64) -> Figure
     )
     axes[1].set_yscale("log")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    return figure
+    return style.reworded(figure, store.modality.word)
 
 
 @style.styled

@@ -14,6 +14,7 @@ BASELINES = {
     "baseline_water_body": "water",
     "baseline_mean_ct": "the mean training CT",
     "baseline_rank_map": "MR values mapped to HU by rank",
+    "baseline_input": "the CBCT as it is",
 }
 DICE_LOW = 0.6  # below, much of the bone is missing or displaced
 DICE_GOOD = 0.85  # from here, what differs is mostly the outline

@@ -16,9 +16,11 @@ from matplotlib.patheffects import withStroke
 from mrict_core.data.images.orders import sides
 from mrict_core.errors import MrictError
 from mrict_core.hu import AIR_FLOOR_HU, ERROR_LIMIT_HU
+from mrict_core.modalities import MR
 from mrict_core.reporting import style
 
-# patient, z, spacing_mm (rows, columns) and 2-D arrays of one shape: mr in [-1, 1]; sct, ct in HU; mask, body
+# patient, z, spacing_mm (rows, columns) and 2-D arrays of one shape: mr in [-1, 1]; sct, ct in HU; mask, body.
+# input, in a word: what mr is (none: MR)
 Row = Mapping[str, Any]
 ERROR_LABEL, MR_LABEL = "sCT − CT (HU)", "normalised MR"
 WINDOWS = {"wide": "HU", "soft": "HU, soft tissue"}  # display window: label of its colour bar
@@ -72,7 +74,7 @@ def sample_figure(rows: Sequence[Row], *, title: str, label: str, orientation: b
     _colour_bar(figure, wide, panels[:, 1:3], WINDOWS["wide"])
     _colour_bar(figure, signed, panels[:, 3], ERROR_LABEL)
     _colour_bar(figure, soft, panels[:, 4:], WINDOWS["soft"])
-    return figure
+    return style.reworded(figure, rows[0].get("input", MR.word))
 
 
 @style.styled
@@ -118,7 +120,7 @@ def comparison_figure(
     _inset_bar(figure, wide, axes[1, 0], WINDOWS["wide"], 0.72)
     _inset_bar(figure, soft, axes[1, 0], WINDOWS["soft"], 0.22)
     _inset_bar(figure, error, axes[2, 0], ERROR_LABEL, 0.72)
-    return figure
+    return style.reworded(figure, row.get("input", MR.word))
 
 
 @style.styled
@@ -148,7 +150,7 @@ def pairs_figure(rows: Sequence[Row], *, title: str, label: str, orientation: bo
         axis.set_ylabel(name)
     for line, image, name in zip(axes[1:], (wide, soft), WINDOWS.values(), strict=True):
         figure.colorbar(image, ax=line, label=name, aspect=25, pad=0.01, extend="both")
-    return figure
+    return style.reworded(figure, rows[0].get("input", MR.word))
 
 
 @style.styled
@@ -181,7 +183,7 @@ def slab_figure(row: Row, slab: np.ndarray, *, title: str, label: str) -> Figure
     _colour_bar(figure, wide, axes[0, -1:], WINDOWS["wide"])
     _colour_bar(figure, change, axes[1, :-1], "difference of the normalised MR")
     _colour_bar(figure, soft, axes[1, -1:], WINDOWS["soft"])
-    return figure
+    return style.reworded(figure, row.get("input", MR.word))
 
 
 def only_inside(image: np.ndarray, mask: np.ndarray, outside: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from IPython.display import Image, Markdown
+from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 
 from mrict_core.experiments import Experiment, lineage, listing, parent_of
@@ -20,6 +20,7 @@ from mrict_core.reporting.figures import curves_figure, sample_figure
 
 if TYPE_CHECKING:
     import pandas as pd
+    import SimpleITK as sitk
     from torch import nn
 
     from mrict_core.methods import Method
@@ -44,6 +45,24 @@ def held_out(
     title = "held-out patient" if len(patients) == 1 else "held-out patients"
     figure = sample_figure(rows, title=f"{name}: {title}", label=label, orientation=orientation)
     return show(figure, folder / f"{name}_samples.png")
+
+
+def pair_pictures(mr: sitk.Image, ct: sitk.Image, planes: Sequence[str] = ("axial", "sagittal")) -> HTML:
+    """Return the pictures of a pair on one grid, as on the page of pairs, a row for each plane."""
+    from mrict_core.pairing.bodies import ct_body, mr_body
+    from mrict_core.reporting.pair_pictures import pictures
+
+    found = pictures(mr, ct, mr_body(mr), ct_body(ct))
+    rows = []
+    for plane in planes:
+        cells = [
+            f'<figure style="margin:4px"><img alt="{one.plane}, {one.kind}" width="{one.width}" height="{one.height}" '
+            f'src="data:image/jpeg;base64,{one.data}"><figcaption>{one.kind}</figcaption></figure>'
+            for one in found
+            if one.plane == plane
+        ]
+        rows.append(f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>')
+    return HTML("".join(rows))
 
 
 def network_sizes(networks: Mapping[str, nn.Module]) -> str:

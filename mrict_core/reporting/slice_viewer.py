@@ -12,11 +12,12 @@ import matplotlib
 import numpy as np
 
 from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane, sides
-from mrict_core.data.intensity import normalise_mr, robust_mr_range
+from mrict_core.data.intensity import input_range, normalise_mr
 from mrict_core.data.planes import Cut
 from mrict_core.errors import MrictError
 from mrict_core.hu import AIR_FLOOR_HU, ERROR_LIMIT_HU
 from mrict_core.machine import live_front_end
+from mrict_core.modalities import MODALITIES, MR, Modality
 from mrict_core.reporting import style
 from mrict_core.reporting.images import pairs_figure, sample_figure
 from mrict_core.reporting.notebook import show
@@ -42,6 +43,7 @@ class Volumes:
     spacing_mm: tuple[float, float, float]  # of slices, rows and columns
     planes: Sequence[str] = tuple(PLANES)  # that can be shown; the first is that of the slices
     oriented: bool = True  # False: the slices were never reoriented, so no side is named
+    input: str = MR.word  # what "mr" is
 
     def __post_init__(self) -> None:
         shapes = {role: np.shape(stack) for role, stack in self.stacks.items()}
@@ -63,7 +65,7 @@ class Volumes:
 
         Rows of coronal and sagittal slices are resampled to the size of the columns' pixels.
         """
-        row = {"plane": plane, "z": int(position)}
+        row = {"plane": plane, "z": int(position), "input": self.input}
         if plane == self.planes[0]:
             images = {role: np.asarray(stack[position], np.float32) for role, stack in self.stacks.items()}
             row["spacing_mm"] = tuple(self.spacing_mm[1:])
@@ -90,18 +92,18 @@ def volumes_of(store: SliceStore, patient: str, sct: np.ndarray | None = None) -
     slices, oriented = store.slices(patient), store.protocol == "patient"
     stacks = {role: getattr(slices, role) for role in ("mr", "ct", "mask")} | ({} if sct is None else {"sct": sct})
     planes = tuple(PLANES) if oriented and len(slices.z) > 1 else (store.plane(patient),)
-    return Volumes(stacks, store.spacing_mm(patient), planes, oriented)
+    return Volumes(stacks, store.spacing_mm(patient), planes, oriented, store.modality.word)
 
 
-def volumes_from(mr: Volume, mask: Volume, **cts: Volume) -> Volumes:
+def volumes_from(mr: Volume, mask: Volume, *, modality: Modality = MR, **cts: Volume) -> Volumes:
     """Return a patient's volumes on one grid to browse; `cts`: ct, and perhaps sct. MR is scaled inside the mask."""
     plane = own_plane(mr.shape, mr.affine)
     order, inside = SliceOrder.toward(mr.affine, PLANES[plane]), mask.array > 0
-    arrays = {"mr": normalise_mr(mr.array, *robust_mr_range(mr.array, inside, mr.path)), "mask": inside}
+    arrays = {"mr": normalise_mr(mr.array, *input_range(mr.array, inside, mr.path, modality)), "mask": inside}
     arrays |= {role: volume.array for role, volume in cts.items()}
     planes = (plane,) if 1 in mr.shape else tuple(PLANES)
     stacks = {role: order.to_slices(array) for role, array in arrays.items()}
-    return Volumes(stacks, order.spacing_mm(mr.affine), planes)
+    return Volumes(stacks, order.spacing_mm(mr.affine), planes, input=modality.word)
 
 
 def browse(
@@ -171,7 +173,8 @@ def _viewer(volumes: Volumes, start: Mapping[str, int]) -> VBox:
     for control in (slider, window, limit):
         control.observe(draw, "value")
     turn()
-    shown = [widgets.VBox([widgets.HTML(f"<b>{TITLES[role]}</b>"), image]) for role, image in images.items()]
+    titles = TITLES | {"mr": volumes.input}
+    shown = [widgets.VBox([widgets.HTML(f"<b>{titles[role]}</b>"), image]) for role, image in images.items()]
     settings = widgets.HBox([plane, window, *([limit] if "error" in roles else [])], layout={"flex_flow": "row wrap"})
     return widgets.VBox([settings, slider, widgets.HBox(shown, layout={"flex_flow": "row wrap"}), caption])
 
@@ -182,7 +185,8 @@ def panels(row: Mapping[str, Any], window: str, limit_hu: float) -> dict[str, by
     Pixels become square and are not smoothed; outside the mask the error is transparent.
     """
     low, high = style.window_hu(window)
-    ranges = {"mr": (-1.0, 1.0), "sct": (low, high), "ct": (low, high)}
+    input_ = next((each for each in MODALITIES.values() if each.word == row.get("input")), MR)
+    ranges = {"mr": input_.greys, "sct": (low, high), "ct": (low, high)}
     found = {role: _grey(row[role], *ranges[role]) for role in ranges if role in row}
     if "sct" in row:
         unit = (row["sct"] - row["ct"]) / (2 * limit_hu) + 0.5

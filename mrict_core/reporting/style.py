@@ -12,13 +12,16 @@ from typing import Any, ParamSpec
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from mrict_core.errors import unknown_name
 from mrict_core.experiments import REGISTRY
 from mrict_core.experiments.profiles import PROFILES
 from mrict_core.files import atomic_path
 from mrict_core.hu import DISPLAY_WINDOWS_HU
+from mrict_core.modalities import MODALITIES, MR
 
 DPI = 200
 PAGE_IN, COLUMN_IN = 7.2, 3.5  # the widths of figures: of a page, and of one of its two columns
@@ -116,6 +119,19 @@ def new_figure(width_in: float, height_in: float, *, title: str, label: str, clo
     axis.set_axis_off()
     axis.set_in_layout(False)
     axis.annotate(label, **corner, ha="right", va="top", fontsize=7, weight="bold", bbox=stamp)
+    return figure
+
+
+def reworded(figure: Figure, word: str) -> Figure:
+    """Return a figure made for MR with the texts and greys of the input that `word` says (MR or CBCT)."""
+    named = next((each for each in MODALITIES.values() if each.word == word), MR)
+    if named == MR:
+        return figure
+    for text in figure.findobj(Text):
+        text.set_text(named.words(text.get_text()))
+    for image in figure.findobj(AxesImage):
+        if image.get_clim() == MR.greys and image.get_cmap().name == _RC["image.cmap"]:
+            image.set_clim(*named.greys)
     return figure
 
 

@@ -57,15 +57,20 @@ def run_suite(
     jobs: int = 0,
     force: bool = False,
     group_by: str = "",
+    pairs: str = "",
     tensorboard: bool = False,
     say: Say = print,
+    modality: str = "mr",
+    ct: str = "rigid",
+    exclude_metal: bool = False,
 ) -> Workspace:
     """Run the suite; return its workspace.
 
     profile "": see `default_profile`. variants, sets, files: the experiments, see `experiments.user.chosen`; variants
     None: those of the files, or `default_variants`. only: these notebooks, with their trainings and the ancestors of
     those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. tensorboard: the
-    trainings keep a log for it. A failure raises MrictError with the variant, or the notebook and cell.
+    trainings keep a log for it. modality, ct, exclude_metal: see `workspace`. A failure raises MrictError with the
+    variant, or the notebook and cell.
     """
     require("papermill", "notebooks")
     if tensorboard:
@@ -76,11 +81,12 @@ def run_suite(
     profile, why = (profile, "") if profile else default_profile(bool(data_dir))
     named = variants if variants is not None else "" if files else default_variants(profile)
     chosen, scale = with_ancestors(asked_for(named, sets, files, check=_check)), get_profile(profile)
-    space = workspace(profile, data_dir, region, protocol)
+    space = workspace(profile, data_dir, region, protocol, modality, ct, exclude_metal)
     folders = [] if space.embedded else [str(folder) for folder in space.data_dirs]
     given = folders if len(folders) > 1 else "".join(folders)  # as the notebooks' `data_dir`
-    parameters = load_parameters(profile) | {"data_dir": given, "region": region, "protocol": protocol}
-    steps = plan(chosen, space, parameters, group_by, scale.minutes)
+    parameters = load_parameters(profile) | {"data_dir": given, "region": space.region, "protocol": protocol}
+    parameters |= {"modality": modality, "ct_kind": ct, "exclude_metal": exclude_metal}
+    steps = plan(chosen, space, parameters, group_by, scale.minutes, pairs)
     for step in steps:
         if not isinstance(step, TrainingStep):
             check_parameters(step.notebook, step.parameters)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mrict_core.data.pair_choices import choice_files
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, is_declared
 from mrict_core.files import code_hash, hash_file, hash_of, read_json
@@ -86,12 +87,13 @@ def plan(
     parameters: dict[str, Any],
     group_by: str = "",
     minutes: float | None = None,
+    pairs: str = "",
 ) -> list[Step]:
     """Return all steps, each after those it needs.
 
     variants: parents first, as from `experiments.with_ancestors`. minutes: of every training, see `Profile.minutes`.
     """
-    own = parameters | {"group_by": group_by}
+    own = parameters | {"group_by": group_by, "pairs": pairs}
     chains: dict[str, tuple[Experiment, ...]] = {"": ()}
     for variant in variants:
         chains[variant.name] = (*chains[variant.init_from or ""], variant)
@@ -192,8 +194,16 @@ def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:
             [keys[name] for name in step.needs],
             # phantoms depend on the code alone
             data_fingerprint(space.data_dirs) if step.notebook == PREPROCESS and not space.embedded else "",
+            *(hash_file(path) for path in _choices(step, space) if path.is_file()),
         ]
     )
+
+
+def _choices(step: Step, space: Workspace) -> list[Path]:
+    """Return the csv of chosen pairs that notebook 00 reads."""
+    if step.notebook != PREPROCESS:
+        return []
+    return choice_files([] if space.embedded else space.data_dirs, step.parameters.get("pairs", ""))
 
 
 def notebook_file(notebook: str) -> Path:

@@ -14,6 +14,7 @@ from mrict_core.experiments import Experiment, as_plain, from_plain
 from mrict_core.experiments import read as read_experiment
 from mrict_core.experiments.profiles import Profile
 from mrict_core.hu import WINDOWS, HuRange
+from mrict_core.modalities import MODALITIES, MR, Modality, modality_named
 from mrict_core.paths import shown
 from mrict_core.training.runs import TENSORS
 
@@ -62,6 +63,11 @@ class ModelFacts:
         return self.planes or [self.plane]
 
     @property
+    def modality(self) -> Modality:
+        """What it was trained to read; recorded with the fingerprint unless MR."""
+        return modality_named((self.fingerprint or {}).get("modality", MR.name))
+
+    @property
     def window(self) -> HuRange:
         """HU range of the network's [-1, 1]."""
         return HuRange(*self.window_hu)
@@ -97,7 +103,8 @@ class ModelFacts:
     def check(self) -> None:
         """Raise MrictError, with the fact's name, for an impossible value."""
         planes = [("plane", plane, PLANES) for plane in self.all_planes]
-        for kind, name, known in (("protocol", self.protocol, WINDOWS), *planes):
+        reads = (self.fingerprint or {}).get("modality", MR.name)
+        for kind, name, known in (("modality", reads, MODALITIES), ("protocol", self.protocol, WINDOWS), *planes):
             if name not in known:
                 raise unknown_name(kind, name[:40], known)
         if self.epoch == 0:

@@ -17,6 +17,7 @@ from mrict_core.data.cache.patient import prepare_mr
 from mrict_core.data.cache.store import SliceStore, layout
 from mrict_core.data.images.volumes import Volume
 from mrict_core.hu import DENSE_BONE_HU, SPONGY_BONE_HU
+from mrict_core.modalities import MR, Modality
 
 VERSION = 1
 PROTOCOL = "patient"  # the other protocol's input needs the CT, which inference lacks
@@ -119,13 +120,15 @@ def of_single_slices(fingerprint: Mapping[str, Any]) -> bool:
     return across is not None and across == thickness
 
 
-def volume_features(volume: Volume, size: int, middle: bool = False) -> tuple[dict[str, float], str]:
+def volume_features(
+    volume: Volume, size: int, middle: bool = False, modality: Modality = MR
+) -> tuple[dict[str, float], str]:
     """Return the features of a volume prepared on a canvas of `size` pixels, and its orientation code.
 
     middle: only of the middle axial slice of the body, without the features of `ACROSS`. Raises `MrictError` as
     `prepare_mr` does: no body, a constant image, values in HU.
     """
-    prepared = prepare_mr(volume, size)
+    prepared = prepare_mr(volume, size, modality=modality)
     spacing_mm = prepared.order.spacing_mm(volume.affine)
     mr, body, stack = prepared.mr, prepared.body, prepared.order.to_slices(volume.array).shape
     if not middle:
@@ -156,7 +159,8 @@ def fingerprint(store: SliceStore, patients: Sequence[str]) -> dict[str, Any]:
     where there is no axial one.
     """
     slices = map(store.slices, sorted(patients))
-    bone = {"bone": bone_range([bone_shares(one.ct, one.body) for one in slices])}
+    bone: dict[str, Any] = {"modality": store.modality.name} if store.modality != MR else {}
+    bone |= {"bone": bone_range([bone_shares(one.ct, one.body) for one in slices])}
     if store.protocol != PROTOCOL:
         facts = {"version": VERSION, "protocol": store.protocol, "size": store.size, "patients": 0, "features": {}}
         return facts | bone

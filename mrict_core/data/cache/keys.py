@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrict_core.data.cache.store import INDEX, prepared_patients
-from mrict_core.data.discovery import ROLES, Discovery, PatientFiles, Skip
+from mrict_core.data.discovery import Discovery, PatientFiles, Skip
 from mrict_core.data.images.streams import unchanged
 from mrict_core.data.images.volumes import hash_image, state_of
 from mrict_core.data.subjects import absolute, likely_visits, merged, shared_images, subjects_of
@@ -19,7 +19,7 @@ from mrict_core.files import available, code_hash, hash_of, read_json
 from mrict_core.machine import cpu_count
 from mrict_core.paths import shown
 
-CODE = ("hu", "data/images", "data/cache", "data/checks", "data/intensity", "data/masks")
+CODE = ("hu", "modalities", "data/images", "data/cache", "data/checks", "data/intensity", "data/masks")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _files(discovery: Discovery, known: dict[str, list[Any]]) -> dict[str, list[
             size, time, digest = known.get(name, (None, None, None))
             return name, [*state, digest if (size, time) == state else hash_image(path)]
 
-    paths = [getattr(patient, role) for patient in discovery.patients for role in ROLES]
+    paths = [path for patient in discovery.patients for path in patient.sources.values()]
     with ThreadPoolExecutor(cpu_count()) as pool:  # hashing releases the GIL
         return dict(pool.map(entry, paths))
 
@@ -117,7 +117,7 @@ def make_plan(
     subjects = {p.patient: by_person[p.person] for p in discovery.patients}
     files, jobs = _files(discovery, old["files"]), []
     for patient in discovery.patients:
-        names = {role: getattr(patient, role).relative_to(discovery.root).as_posix() for role in ROLES}
+        names = {role: path.relative_to(discovery.root).as_posix() for role, path in patient.sources.items()}
         sources = {role: {"path": name, "hash": files[name][2]} for role, name in names.items()}
         key = hash_of([settings, code, patient.patient, sources])
         states = {role: tuple(files[name][:2]) for role, name in names.items()}

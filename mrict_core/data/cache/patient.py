@@ -11,7 +11,8 @@ from mrict_core.data.cache.canvas import CropPad, centred_crop, predecessor_crop
 from mrict_core.data.images.orders import PLANES, SliceOrder, own_plane
 from mrict_core.data.images.volumes import Volume
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.hu import AIR_FLOOR_HU, PREDECESSOR
+from mrict_core.hu import AIR_FLOOR_HU, HALF_WATER_HU, PREDECESSOR
+from mrict_core.modalities import MR, Modality
 from mrict_core.paths import shown
 
 STORED_MR = np.float16
@@ -38,26 +39,32 @@ class PreparedMr:
 Prepared = tuple[dict[str, np.ndarray], PreparedMr]  # arrays of the cache (mr, ct, mask, body), and the MR part
 
 
-def body_slices(mr: Volume, order: SliceOrder) -> np.ndarray:
-    """Return the body mask (N, rows, cols) of an MR volume in the given slice order."""
+def body_slices(mr: Volume, order: SliceOrder, modality: Modality = MR) -> np.ndarray:
+    """Return the body mask (N, rows, cols) of an MR volume in the given slice order; of a CBCT that above -500 HU."""
     stack = order.to_slices(mr.array)
     spacing = order.spacing_mm(mr.affine)
-    body = masks.body_mask(np.moveaxis(stack, 0, 2), (spacing[1], spacing[2], spacing[0]))
+    level = HALF_WATER_HU if modality.window else None
+    body = masks.body_mask(np.moveaxis(stack, 0, 2), (spacing[1], spacing[2], spacing[0]), level)
     return np.moveaxis(body, 2, 0)
 
 
-def body_of(mr: Volume) -> np.ndarray:
+def body_of(mr: Volume, modality: Modality = MR) -> np.ndarray:
     """Return the body mask of an MR volume in file order, found on its axial slices; raise if there is none.
 
     In a volume one voxel thick it is found on the one slice, whatever its plane.
     """
-    intensity.check_mr(mr.array, mr.path)
+    intensity.check_input(mr.array, mr.path, modality)
     order = SliceOrder.own(mr.shape, mr.affine)
-    return order.to_array(_some(body_slices(unpadded(mr), order), mr))
+    return order.to_array(_some(body_slices(unpadded(mr, modality), order, modality), mr))
 
 
-def unpadded(mr: Volume) -> Volume:
-    """Return an MR volume with its padding set to background, and a note; see `intensity.without_padding`."""
+def unpadded(mr: Volume, modality: Modality = MR) -> Volume:
+    """Return an MR volume with its padding set to background, and a note; see `intensity.without_padding`.
+
+    A CBCT is unchanged: its padding is air.
+    """
+    if modality.window:
+        return mr
     array = intensity.without_padding(mr.array)
     if array is mr.array:
         return mr
@@ -81,22 +88,24 @@ def prepare_mr(
     body: np.ndarray | None = None,
     mr_range: tuple[float, float] | None = None,
     dtype: type = np.float32,
+    modality: Modality = MR,
 ) -> PreparedMr:
-    """Return the network's input of protocol `patient` from the MR alone.
+    """Return the network's input of protocol `patient` from the MR, or CBCT, alone.
 
     Slices of `plane` ("": `own_plane`) with body (or a voxel of `keep`, (N, rows, cols)), normalised over the whole
     volume inside the body, cropped and padded around the body to size x size at native spacing. `whole` enlarges the
-    canvas to fit body and `keep`. If not given, `body` (file order) is found by `body_of`, `mr_range` inside the body.
+    canvas to fit body and `keep`. If not given, `body` (file order) is found by `body_of`, `mr_range` inside the body;
+    that of a CBCT is its window.
     """
     plane = plane or own_plane(mr.shape, mr.affine)
     if plane not in PLANES:
         raise unknown_name("plane", plane, PLANES)
-    mr, order = unpadded(mr), SliceOrder.toward(mr.affine, PLANES[plane])
+    mr, order = unpadded(mr, modality), SliceOrder.toward(mr.affine, PLANES[plane])
     stack = order.to_slices(mr.array)
-    body = order.to_slices(body_of(mr) if body is None else _some(body, mr))
+    body = order.to_slices(body_of(mr, modality) if body is None else _some(body, mr))
     held = body if keep is None else body | keep
     z = np.flatnonzero(held.any(axis=(1, 2)))
-    low, high = mr_range or intensity.robust_mr_range(stack, body, mr.path)
+    low, high = mr_range or intensity.input_range(stack, body, mr.path, modality)
     crop = whole_crop(body, held, size) if whole else centred_crop(body, size)
     unit = (np.where(body[k], intensity.normalise_mr(stack[k], low, high), np.float32(-1)) for k in z)
     images = crop.collect(unit, len(z), -1, dtype)
@@ -131,14 +140,14 @@ def _extremes(mr: Volume) -> tuple[float, float]:
     return float(mr.array.min()), float(mr.array.max())
 
 
-def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
+def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int, modality: Modality = MR) -> Prepared:
     """Return the arrays of protocol `patient` (mr in [-1, 1], ct in HU, mask, body, each (N, S, S)) and the MR part.
 
     `mask` (file order) is the data set's: it limits target and scores, never the input.
     """
     order = SliceOrder.own(mr.shape, mr.affine)
     mask = order.to_slices(mask)
-    prepared = prepare_mr(mr, size, keep=mask, dtype=STORED_MR)
+    prepared = prepare_mr(mr, size, keep=mask, dtype=STORED_MR, modality=modality)
     kept, stack = mask[prepared.z], order.to_slices(ct.array)
     hu = (np.where(mask[k], stack[k], np.float32(AIR_FLOOR_HU)) for k in prepared.z)
     arrays = {
@@ -150,8 +159,11 @@ def prepare_patient(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prep
     return arrays, prepared
 
 
-def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int) -> Prepared:
-    """Return the same for protocol `predecessor`: union mask, slices of axis 2, per-slice min-max, centre crop."""
+def prepare_predecessor(mr: Volume, ct: Volume, mask: np.ndarray, size: int, modality: Modality = MR) -> Prepared:
+    """Return the same for protocol `predecessor`: union mask, slices of axis 2, per-slice min-max, centre crop.
+
+    It knows MR alone; `modality` is refused before, by `modalities.check_input`.
+    """
     mr, order, window = unpadded(mr), SliceOrder.raw(), PREDECESSOR
     stack, target = order.to_slices(mr.array), order.to_slices(ct.array)
     union = order.to_slices(masks.union_otsu_mask(mr.array, ct.array))

@@ -28,14 +28,17 @@ from mrict_core.data.cache.store import (
     write_patient,
 )
 from mrict_core.data.checks import hu_values, pairing, slice_levels
-from mrict_core.data.discovery import ROLES, Discovery, Skip, discover
+from mrict_core.data.discovery import Discovery, Skip, discover
 from mrict_core.data.images.orders import SliceOrder, own_plane
 from mrict_core.data.images.volumes import load_volume
+from mrict_core.data.pair_choices import choose
 from mrict_core.errors import MrictError, UnavailableError, passing, unknown_name
 from mrict_core.files import hash_array, hash_of, held, read_json, unavailable, write_json
 from mrict_core.machine import cpu_count, end_with_parent
+from mrict_core.modalities import MR, Modality, check_input, modality_named
 from mrict_core.paths import Folders, as_folders, common_folder, shown
 
+EXCLUDED = "exclude_metal"  # of the settings
 SAID = ("remarks", "notes")  # of a volume
 PARALLEL_VOXELS = 20_000_000  # two large patients; below, starting processes costs more than it saves
 WORKERS_MAX = 8
@@ -61,17 +64,26 @@ def _prepare(job: Job) -> None:
 
 def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and the record of one patient."""
-    files, settings = job.files, job.settings
+    files, settings, modality = job.files, job.settings, _modality(job)
     mr, ct, outline = load_volume(files.mr), load_volume(files.ct), load_volume(files.mask)
     mask = masks.check_mask(outline.array, files.mask)
-    intensity.check_mr(mr.array, files.mr)
-    mr = unpadded(mr)
-    read = dict(zip(ROLES, (mr, ct, outline), strict=True))
+    intensity.check_input(mr.array, files.mr, modality)
+    mr = unpadded(mr, modality)
+    read = {modality.name: mr, "ct": ct, "mask": outline}
     remarks, notes = ([f"{role}: {text}" for role, v in read.items() for text in getattr(v, kind)] for kind in SAID)
     doubts = hu_values.check_hu(ct.array, ct.path, mask)
     doubts += slice_levels.check_slices(ct.array, mask, ct.affine, ct.path)
+    _check_two(mr.array, ct.array, files.mr)
     ct = replace(ct, array=as_short(ct.array.T).T)
-    arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"])
+    arrays, prepared = PROTOCOLS[settings["protocol"]](mr, ct, mask, settings["size"], modality)
+    scored = mask
+    if files.metal:
+        metal = masks.check_metal(load_volume(files.metal).array, files.metal)
+        scored = mask & ~metal
+        kept = prepared.order.to_slices(scored)[prepared.z]
+        arrays["mask"] = prepared.crop.apply(kept, False)  # the CT keeps its values there
+    elif EXCLUDED in settings:
+        notes.append("no metal mask beside it: all of its mask is used")
     arrays = compact(arrays)
     masks.check_mask_fits(arrays["mask"], arrays["body"], files.mask)
     air, tissue = pairing.overlap(arrays["ct"], arrays["mask"], arrays["body"])
@@ -79,11 +91,11 @@ def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     doubts += [
         f"{text}; {air:.0%} of the MR's body is air on it, {tissue:.0%} of its tissue is outside" for text in pair
     ]
-    inside = int(np.count_nonzero(mask))
+    inside = int(np.count_nonzero(scored))
     upright = SliceOrder.axial(mr.affine)  # so that the same voxels along other axes are the same image
     grid = {"affine": mr.affine.tolist(), "order": asdict(prepared.order), "crop": asdict(prepared.crop)}
     plane = "axial" if settings["protocol"] == "predecessor" else own_plane(mr.shape, mr.affine)
-    voxels = {"mr": mr.array, "ct": ct.array, "mask": mask}
+    voxels = {"mr": mr.array, "ct": ct.array, "mask": scored}
     meta = {
         "patient": files.patient,
         "centre": files.centre,
@@ -103,12 +115,22 @@ def _converted(job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             "grid": hash_of(grid),
             "voxels": {role: hash_array(upright.to_slices(array)) for role, array in voxels.items()},
         },
-        "warnings": remarks + [f"ct: {text}" for text in doubts],
+        "warnings": remarks + [f"ct: {modality.words(text)}" for text in doubts],
         "notes": notes,
         "air_in_body": air,
         "tissue_outside_body": tissue,
     }
     return arrays, meta
+
+
+def _modality(job: Job) -> Modality:
+    return modality_named(job.settings.get("modality", MR.name))
+
+
+def _check_two(mr: np.ndarray, ct: np.ndarray, path: Path) -> None:
+    """Raise MrictError if input and CT are one image: a network would learn to copy it."""
+    if mr.shape == ct.shape and np.array_equal(mr, ct):
+        raise MrictError(f"{shown(path)}: holds the voxels of the CT; expected another image; copy the right one here")
 
 
 def _attempt(job: Job) -> tuple[str, bool]:
@@ -122,12 +144,15 @@ def _attempt(job: Job) -> tuple[str, bool]:
     except (StoreWriteError, UnavailableError):
         raise
     except MrictError as error:
-        return str(error), True
+        return _modality(job).words(str(error)), True
     except Exception as error:  # an unforeseen fault of one patient must not end the run
         if passing(error):
             raise unavailable(job.files.mr.parent, error) from None
         cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        return f"{shown(job.files.mr.parent)}: cannot be prepared ({cause}); check its mr, ct and mask", False
+        return (
+            f"{shown(job.files.mr.parent)}: cannot be prepared ({cause}); check its {_modality(job).name}, ct and mask",
+            False,
+        )
 
 
 def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, str, bool]]:
@@ -206,10 +231,14 @@ def preprocess(
     protocol: str = "patient",
     size: int,
     group_by: str = "",
+    pairs: str = "",
     strict: bool = False,
     force: bool = False,
     progress: Progress | None = None,
     workers: int | None = None,
+    modality: str = MR.name,
+    ct: str = "rigid",
+    exclude_metal: bool = False,
 ) -> SliceStore:
     """Return the dataset cache in `folder` of the patients of `region` under `data_dir`, preparing what is missing.
 
@@ -218,8 +247,10 @@ def preprocess(
     A patient is prepared again only if its files, the settings or the code changed, or with `force`. One no longer
     under `data_dir` is removed; one that has become unusable keeps its arrays, unused. Unusable patients and copies of
     others are listed in `skipped` with the reason; `strict` raises it. `group_by` is the rule of
-    `subjects.subjects_of`; empty keeps that of the cache. `size` is the canvas in pixels. The result does not depend
-    on `workers` (None: chosen by the amount of data).
+    `subjects.subjects_of`; empty keeps that of the cache. `pairs` is the csv of `pair_choices.choose`. `size` is the
+    canvas in pixels. `modality` and `ct` say which files are input and target, see `discover`. `exclude_metal` takes
+    each patient's metal mask, where there is one, from the mask of losses and scores. The result does not depend on
+    `workers` (None: chosen by the amount of data).
 
     Raises `MrictError` if no patient can be used, `folder` cannot be written or another process holds it,
     `UnavailableError` for a passing fault; then nothing is removed and no patient refused.
@@ -229,9 +260,15 @@ def preprocess(
     if size < 1:
         raise MrictError(f"canvas of {size} pixels: expected at least 1")
     folder, *roots = (Path(path).expanduser().resolve() for path in (folder, *as_folders(data_dir)))
+    check_input(modality, ct, protocol)
     settings = {"protocol": protocol, "size": int(size), "region": region}
+    settings |= {
+        name: value for name, value, usual in (("modality", modality, MR.name), ("ct", ct, "rigid")) if value != usual
+    }
+    settings |= {EXCLUDED: True} if exclude_metal else {}
     with passing_faults(common_folder(roots)):
-        discovery = discover(roots, region, strict)
+        found = discover(roots, region, strict, modality=modality, ct=ct, exclude_metal=exclude_metal)
+        discovery, _ = choose(found, region, pairs)
         plan = make_plan(discovery, folder, settings, group_by, force)
         whole = not plan.todo and make_index(discovery, plan, settings) == read_index(folder)
         if whole and not leftovers(folder):

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from mrict_core.data.cache.canvas import CropPad, restore_volume
-from mrict_core.data.discovery import ROLES
+from mrict_core.data.discovery import METAL
 from mrict_core.data.images.orders import SliceOrder
 from mrict_core.data.images.volumes import Volume, hash_image, load_volume, state_of
-from mrict_core.data.masks import check_mask
+from mrict_core.data.masks import check_mask, check_metal
 from mrict_core.errors import MrictError
 from mrict_core.files import NEW, atomic_folder, hash_array, hash_of, read_json, write_json
 from mrict_core.hu import WINDOWS, HuRange
+from mrict_core.modalities import MR, Modality, modality_named
 from mrict_core.paths import shown
 
 INDEX, META = "index.json", "meta.json"
@@ -63,6 +64,7 @@ class SliceStore:
             self.size: int = settings["size"]
             self.protocol: str = settings["protocol"]
             self.region: str = settings["region"]
+            self.modality: Modality = modality_named(settings.get("modality", MR.name))  # of the input, `mr`
             self._entries: dict[str, dict[str, Any]] = self.index["patients"]
             self.skipped: list[dict[str, str]] = self.index["skipped"]
             self.window: HuRange = WINDOWS[self.protocol]
@@ -72,7 +74,7 @@ class SliceStore:
                 raise TypeError
             self._files: dict[str, list[Any]] = dict(self.index["files"])  # path -> size, time, hash
             self.data_dir = Path(self.index["data_dir"])
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, MrictError):
             path = shown(self.folder / INDEX)
             raise MrictError(f"{path}: not the index of a dataset cache; run preprocess again") from None
         self.patients: list[str] = sorted(self._entries)
@@ -166,7 +168,7 @@ class SliceStore:
 
     def check_unchanged(self, patient: str) -> None:
         """Raise `MrictError` if a file of the patient changed since it was prepared; missing files are ignored."""
-        for role in ROLES:
+        for role in self.meta(patient)["sources"]:
             if self.source(patient, role).exists():
                 self._unchanged(patient, role)
 
@@ -186,12 +188,16 @@ class SliceStore:
         return path
 
     def reference(self, patient: str) -> tuple[Volume, np.ndarray, Volume]:
-        """Return (CT volume, mask bool, MR volume) on their original grid, for scoring.
+        """Return (CT volume, mask bool, MR volume) on their original grid, for scoring, the mask less excluded metal.
 
         A file changed since it was prepared raises: its scores would belong to other slices.
         """
         ct, mask, mr = (load_volume(self._unchanged(patient, role)) for role in ("ct", "mask", "mr"))
-        return ct, check_mask(mask.array, mask.path), mr
+        scored = check_mask(mask.array, mask.path)
+        if METAL in self.meta(patient)["sources"]:
+            metal = load_volume(self._unchanged(patient, METAL))
+            scored = scored & ~check_metal(metal.array, metal.path)
+        return ct, scored, mr
 
 
 def write_patient(folder: Path, patient: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:

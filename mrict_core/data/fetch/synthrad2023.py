@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mrict_core.data.discovery import TASK, Discovery, discover
@@ -18,6 +18,7 @@ from mrict_core.data.fetch.unpack import need_space, readable, unpack
 from mrict_core.data.fetch.zenodo import RemoteFile, Zenodo
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.files import LOCK_WAIT_S, atomic_folder, available, held, read_json, unwritable, write_json
+from mrict_core.modalities import CBCT, MR, Modality
 from mrict_core.paths import shown
 from mrict_core.web import Progress
 
@@ -37,6 +38,7 @@ class DataSet:
     regions: tuple[str, ...]
     licence: str
     citation: str
+    modality: Modality = MR
 
     @property
     def source(self) -> dict[str, int | str]:
@@ -57,6 +59,14 @@ DATA_SETS = {
         "Medical Physics 2023, https://doi.org/10.1002/mp.16529; data: https://doi.org/10.5281/zenodo.7260705",
     )
 }
+DATA_SETS["synthrad2023-task2"] = replace(
+    DATA_SETS["synthrad2023-task1"],
+    name="synthrad2023-task2",
+    title="SynthRAD2023 Grand Challenge dataset, training set, Task 2 (CBCT to CT)",
+    archive="Task2.zip",
+    folder=CBCT.task,
+    modality=CBCT,
+)
 
 
 @dataclass(frozen=True)
@@ -177,11 +187,15 @@ def _complete(final: Path, wanted: DataSet) -> bool:
 
 def _check(wanted: DataSet, folder: Path) -> dict[str, Discovery]:
     """Return the patients of each region in `folder`; MrictError if there are none at all."""
-    found = {region: discover(folder, region) for region in wanted.regions if (folder / region).is_dir()}
+    found = {
+        region: discover(folder, region, modality=wanted.modality.name)
+        for region in wanted.regions
+        if (folder / region).is_dir()
+    }
     if not any(discovery.patients for discovery in found.values()):
         raise MrictError(
             f"{shown(folder)}: no usable patient in {' or '.join(wanted.regions)}; expected <region>/<patient>/ with "
-            "mr, ct and mask; is it the right archive?"
+            f"{wanted.modality.name}, ct and mask; is it the right archive?"
         )
     return found
 

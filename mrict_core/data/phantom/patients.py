@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from mrict_core.data.images.volumes import save_nifti
 from mrict_core.data.phantom.anatomy import Person
+from mrict_core.data.phantom.cbct import image_cbct
 from mrict_core.data.phantom.fields import Grid
 from mrict_core.data.phantom.head import paint_head
 from mrict_core.data.phantom.pelvis import paint_pelvis
@@ -24,11 +25,11 @@ from mrict_core.data.phantom.tissues import OUTSIDE, Tissue
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.files import code_hash, hash_of, read_json, write_json
 from mrict_core.machine import end_with_parent
+from mrict_core.modalities import CBCT, MR, Modality
 from mrict_core.paths import shown
 
 REGIONS = {"brain": "B", "pelvis": "P"}
 MASK_MARGIN_MM = 6.0  # SynthRAD masks have a small margin around the body; here at least one pixel
-FILES = ("mr.nii.gz", "ct.nii.gz", "mask.nii.gz")
 RECORD = "phantom.json"
 Progress = Callable[[int, int, str], None]
 
@@ -58,25 +59,29 @@ class PhantomPatient:
     """One digital patient; all arrays share one shape (file order) and `affine` (4, 4; voxel indices to RAS+ mm)."""
 
     patient_id: str
-    mr: np.ndarray  # float32, whole numbers >= 0, arbitrary units
+    mr: np.ndarray  # float32, whole numbers >= 0, arbitrary units; with an id of Task 2 the CBCT in HU
     ct: np.ndarray  # int16 HU
     mask: np.ndarray  # uint8 0/1: the body with a margin, as the data set ships it
     labels: np.ndarray  # uint8, values of `Tissue`
     affine: np.ndarray
 
 
-def phantom_ids(region: str, per_centre: int) -> list[str]:
-    """Return the ids of a cohort, centre by centre: `1BA001`, `1BA002`, …, `1BB001`, … (`1PA001` for the pelvis)."""
+def phantom_ids(region: str, per_centre: int, modality: Modality = MR) -> list[str]:
+    """Return the ids of a cohort, centre by centre: `1BA001`, `1BA002`, …, `1BB001`, … (`1PA001` for the pelvis).
+
+    Those of CBCT begin with 2, as in SynthRAD2023.
+    """
     if region not in REGIONS:
         raise unknown_name("region", region, REGIONS)
     if not 1 <= per_centre <= 999:
         raise MrictError(f"{per_centre} phantom patients per centre: allowed are 1 to 999")
-    return [f"1{REGIONS[region]}{centre}{number:03d}" for centre in CENTRES for number in range(1, per_centre + 1)]
+    start = f"{modality.number}{REGIONS[region]}"
+    return [f"{start}{centre}{number:03d}" for centre in CENTRES for number in range(1, per_centre + 1)]
 
 
 def make_patient(patient_id: str, seed: int, spec: PhantomSpec) -> PhantomPatient:
     """Return one patient, bit-equal for equal (id, seed, spec) in any process."""
-    known = len(patient_id) == 6 and patient_id[0] == "1" and patient_id[3:].isdigit()
+    known = len(patient_id) == 6 and patient_id[0] in "12" and patient_id[3:].isdigit()
     if not known or patient_id[1] != REGIONS[spec.region] or patient_id[2] not in CENTRES:
         example = f"1{REGIONS[spec.region]}A001"
         raise MrictError(f"phantom patient '{patient_id}': expected an id such as {example} for region {spec.region}")
@@ -88,9 +93,21 @@ def make_patient(patient_id: str, seed: int, spec: PhantomSpec) -> PhantomPatien
     fine = canvas.labels
     del canvas
     labels = majority(fine, spec.supersample)
-    mr = image_mr(fine, grid, spec.supersample, centre, person.rng("mr"))
     ct = image_ct(fine, grid, spec.supersample, centre, spec.region, person.rng("ct"))
-    return PhantomPatient(patient_id, mr, ct, body_outline(labels, grid), labels, grid.affine)
+    mask = body_outline(labels, grid)
+    if _modality_of(patient_id) == MR:
+        image = image_mr(fine, grid, spec.supersample, centre, person.rng("mr"))
+    else:
+        image = image_cbct(ct, mask, grid, person.rng("cbct"))
+    return PhantomPatient(patient_id, image, ct, mask, labels, grid.affine)
+
+
+def _modality_of(patient_id: str) -> Modality:
+    return CBCT if patient_id.startswith(CBCT.number) else MR
+
+
+def _files(modality: Modality) -> list[str]:
+    return [f"{name}.nii.gz" for name in (modality.name, "ct", "mask")]
 
 
 def body_outline(labels: np.ndarray, grid: Grid) -> np.ndarray:
@@ -104,11 +121,12 @@ def body_outline(labels: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def write_patient(folder: Path, patient_id: str, seed: int, spec: PhantomSpec) -> str:
-    """Write one patient's `mr`, `ct` and `mask` (.nii.gz) to `folder`, each atomically; return the id."""
+    """Write one patient's `mr` (or `cbct`), `ct` and `mask` (.nii.gz) to `folder`, each atomically; return the id."""
     patient = make_patient(patient_id, seed, spec)
-    save_nifti(folder / "mr.nii.gz", patient.mr, patient.affine, dtype=np.int16)
-    save_nifti(folder / "ct.nii.gz", patient.ct, patient.affine, dtype=np.int16)
-    save_nifti(folder / "mask.nii.gz", patient.mask, patient.affine, dtype=np.uint8)
+    image, ct, mask = _files(_modality_of(patient_id))
+    save_nifti(folder / image, patient.mr, patient.affine, dtype=np.int16)
+    save_nifti(folder / ct, patient.ct, patient.affine, dtype=np.int16)
+    save_nifti(folder / mask, patient.mask, patient.affine, dtype=np.uint8)
     return patient_id
 
 
@@ -120,8 +138,9 @@ def write_cohort(
     spec: PhantomSpec,
     progress: Progress | None = None,
     workers: int | None = 2,
+    modality: Modality = MR,
 ) -> list[Path]:
-    """Write a cohort to `root`/Task1/`region`/<id>/ and return the patients' folders.
+    """Write a cohort to `root`/Task1/`region`/<id>/ (of CBCT Task2) and return the patients' folders.
 
     `root`/phantom.json records spec, seed and code hash. Patients complete under the same record are skipped, so an
     interrupted call is resumed; if the record changes, the region is rebuilt. Folders not made by this module are never
@@ -130,11 +149,13 @@ def write_cohort(
     """
     if spec.region != region:
         raise MrictError(f"phantom spec is for region '{spec.region}' but the cohort is for '{region}'; use one region")
-    root, ids = Path(root), phantom_ids(region, per_centre)
-    folders = {pid: root / "Task1" / region / pid for pid in ids}
-    record = _Record(root, region, {"spec": asdict(spec), "seed": seed, "code": code_hash("data/phantom")})
+    root, ids, files = Path(root), phantom_ids(region, per_centre, modality), _files(modality)
+    folders = {pid: root / modality.task / region / pid for pid in ids}
+    record = _Record(
+        root, modality.task, region, {"spec": asdict(spec), "seed": seed, "code": code_hash("data/phantom")}
+    )
     record.claim(folders)
-    missing = [pid for pid in ids if pid not in record.done or not all((folders[pid] / f).is_file() for f in FILES)]
+    missing = [pid for pid in ids if pid not in record.done or not all((folders[pid] / f).is_file() for f in files)]
     for count, pid in enumerate(_written(missing, folders, seed, spec, workers), 1):
         record.add(pid)
         if progress:
@@ -163,10 +184,11 @@ def _written(
 class _Record:
     """`phantom.json`: per region the settings of the cohort, the folders it owns and those that are complete."""
 
-    def __init__(self, root: Path, region: str, made_with: dict[str, Any]):
-        self.path, self.region, self.made_with = root / RECORD, region, made_with
+    def __init__(self, root: Path, task: str, region: str, made_with: dict[str, Any]):
+        self.path, self.folder, self.made_with = root / RECORD, root / task / region, made_with
+        self.name = region if task == MR.task else f"{task}/{region}"
         self.content: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
-        entry = self.content.get(region, {})
+        entry = self.content.get(self.name, {})
         self.owned: list[str] = list(entry.get("patients", []))
         self.same = entry.get("hash") == hash_of(made_with)
         self.done: set[str] = set(entry.get("done", [])) if self.same else set()
@@ -180,7 +202,7 @@ class _Record:
             )
         before = (list(self.owned), set(self.done))
         for pid in sorted(set(self.owned) - set(folders)):
-            folder = self.path.parent / "Task1" / self.region / pid
+            folder = self.folder / pid
             if folder.exists():
                 shutil.rmtree(folder)
         self.owned, self.done = list(folders), self.done & set(folders)
@@ -193,5 +215,5 @@ class _Record:
 
     def save(self) -> None:
         entry = {"hash": hash_of(self.made_with), **self.made_with, "patients": self.owned, "done": sorted(self.done)}
-        self.content[self.region] = entry
+        self.content[self.name] = entry
         write_json(self.path, self.content)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mrict_core.modalities import MR, Modality
+
 
 @dataclass(frozen=True)
 class BrowserPatient:
@@ -39,6 +41,7 @@ class PageData:
     intro: str
     board: pd.DataFrame  # evaluation.leaderboard
     records: list[dict[str, Any]]  # variants and baselines, best first
+    input: Modality = MR
     controls: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)  # variant => why it has no record
     histories: dict[str, pd.DataFrame] = field(default_factory=dict)  # variant => one row per epoch

@@ -14,6 +14,7 @@ from mrict_core import __version__, metrics
 from mrict_core.evaluation import seeds_sd
 from mrict_core.evaluation.records import plain
 from mrict_core.hu import ERROR_LIMIT_HU
+from mrict_core.modalities import Modality
 from mrict_core.reporting import style
 from mrict_core.reporting.conclusion import bone_verdict, conclusion, headline
 from mrict_core.reporting.page import plots, sections
@@ -39,14 +40,15 @@ def render(data: PageData) -> str:
     return environment.get_template("page.html.j2").render(
         data=data,
         sections=found,
+        words=data.input.words,
         missing=sections.missing(data, found),
         bounded=sections.tested(data) >= FEWEST,
         headline=headline(data.records),
-        bone=bone_verdict(data.records),
-        conclusion=conclusion(data.records, bone=False),
+        bone=data.input.words(bone_verdict(data.records)),
+        conclusion=data.input.words(conclusion(data.records, bone=False)),
         charts=_charts(data, found),
         css=source(environment, "page.css")[0],
-        js="\n".join(source(environment, f"{name}.js")[0] for name in SCRIPTS),
+        js=_scripts(environment, data.input),
         plotly=_plotly(),
         cards=_cards(data),
         card_labels=metrics.CARD_LABELS,
@@ -56,6 +58,12 @@ def render(data: PageData) -> str:
         window_names=style.WINDOW_NAMES,
         version=__version__,
     )
+
+
+def _scripts(environment: jinja2.Environment, modality: Modality) -> str:
+    """Return the page's own code; its slice browser names the input."""
+    code = "\n".join(environment.loader.get_source(environment, f"{name}.js")[0] for name in SCRIPTS)
+    return code.replace('title: "MR"', f'title: "{modality.word}"')
 
 
 def _plotly() -> str:
