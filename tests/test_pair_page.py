@@ -120,6 +120,16 @@ def test_choices_stay_until_the_pair_changes(folder):
     }
 
 
+def test_choices_survive_a_spreadsheet_that_changes_names(tmp_path):
+    write_pair(tmp_path, "001", "brain", "good", [], {})
+    write_pair_page(tmp_path)
+    assert not re.fullmatch(r"[\d.e]+", rows(tmp_path)["001"]["pair"])  # no number for any content
+    text = (tmp_path / "pairs.csv").read_text(encoding="utf-8")
+    (tmp_path / "pairs.csv").write_text(text.replace("001,brain,yes,", "1,brain,no,moved"), encoding="utf-8-sig")
+    write_pair_page(tmp_path)
+    assert (rows(tmp_path)["001"]["use"], rows(tmp_path)["001"]["reason"]) == ("no", "moved")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

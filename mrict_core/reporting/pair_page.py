@@ -83,9 +83,10 @@ def _pair(path: Path, before: Mapping[tuple[str, str], Mapping[str, str]]) -> Pa
         raise MrictError(
             f"{shown(path)}: {error} is missing or damaged; expected a record of `pair`; pair again"
         ) from None
-    key = hash_of({name: value for name, value in record.items() if name not in PASSING})
+    # the letter keeps a spreadsheet from reading 12e45… as a number, and from losing its digits
+    key = "p" + hash_of({name: value for name, value in record.items() if name not in PASSING})
     use, reason = ("no", reasons) if verdict is Verdict.NOT else ("yes", "")
-    former = before.get((region, patient))
+    former = before.get((region, patient)) or before.get(("", key))  # a spreadsheet makes 1 of patient 001
     if former and former.get("pair") == key:
         use, reason = former["use"].lower(), former.get("reason", "")
     elif former and former["use"].lower() != use:
@@ -95,7 +96,7 @@ def _pair(path: Path, before: Mapping[tuple[str, str], Mapping[str, str]]) -> Pa
 
 
 def _choices(path: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """Return the rows of the csv on disk by region and patient."""
+    """Return the rows of the csv on disk by region and patient, and by "" and their pair."""
     if not path.is_file():
         return {}
     found = {}
@@ -104,6 +105,8 @@ def _choices(path: Path) -> dict[tuple[str, str], dict[str, str]]:
             where = f"{shown(path)}: line {line}"
             raise MrictError(f"{where}: use is '{row['use']}' for {row['patient']}; expected yes or no; correct it")
         found[row.get("region", ""), row["patient"].removeprefix("'")] = row
+        if row.get("pair"):
+            found["", row["pair"]] = row
     return found
 
 
