@@ -175,6 +175,7 @@ def test_a_folder_of_others_is_never_replaced(one, tmp_path):
 REFUSED = {
     "output is a file": (("-o", "FILE"), "a file; expected a folder"),
     "output is the input": (("-o", "INPUT"), "the folder of the scans"),
+    "output is a patient's folder": (("-o", "PATIENT"), "expected no scans; give another --output"),
     "grid": (("-o", "out", "--grid", "1,2"), "grid '1,2': expected mr, ct or three spacings"),
     "fine grid": (("-o", "out", "--grid", "0.01,1,1"), "three spacings of 0.3 to 20 mm"),
     "margin": (("-o", "out", "--margin", "-3"), "margin -3 mm"),
@@ -190,7 +191,12 @@ REFUSED = {
 def test_refused(name, one, tmp_path):
     arguments, message = REFUSED[name]
     (tmp_path / "file").write_text("x")
-    places = {"FILE": str(tmp_path / "file"), "INPUT": str(one), "out": str(tmp_path / "out")}
+    places = {
+        "FILE": str(tmp_path / "file"),
+        "INPUT": str(one),
+        "PATIENT": str(one / "p1"),
+        "out": str(tmp_path / "out"),
+    }
     assert message in error_of("pair", str(one), *(places.get(argument, argument) for argument in arguments))
     assert not (tmp_path / "out").exists()
 
@@ -326,6 +332,25 @@ def test_a_patient_named_by_an_identifier(tmp_path):
     ok_or_verdict = invoke(*how, "--keep-identifiers")
     assert "1 paired" in ok_or_verdict.output
     assert (tmp_path / "out" / "Task1" / "brain" / "Doe_John" / "pair.json").is_file()
+
+
+def test_the_record_holds_no_name_of_a_dicom_folder(tmp_path):
+    scans = tmp_path / "scans"
+    write_mr_dicom(scans / "Planted General Hospital 20250318", PatientName="Mask^Null")  # words of the record itself
+    write_ct_dicom(scans / "CT")
+    (scans / "list.csv").write_text("patient,mr,ct\np1,Planted General Hospital 20250318,CT\n")
+    ok("pair", str(scans / "list.csv"), "-o", str(tmp_path / "out"), "--no-register", "--grid", "mr")
+    record = record_of(tmp_path / "out", "p1")
+    assert {kind: given["name"] for kind, given in record["inputs"].items()} == {"mr": "DICOM", "ct": "DICOM"}
+    assert {"mask_voxels", "quality", "spacing_mm"} <= set(record)
+
+
+def test_a_transform_for_a_patient_that_is_refused_tells_why(one, tmp_path):
+    (one / "p1" / "ct.nii.gz").unlink()
+    write_pose(tmp_path / "pose.txt")
+    result = invoke("pair", str(one), "-o", str(tmp_path / "out"), "--transform", str(tmp_path / "pose.txt"))
+    assert "p1: failed: " in result.output
+    assert "no CT" in result.output
 
 
 def test_messages_hide_what_a_path_says(tmp_path):

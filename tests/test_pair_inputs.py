@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import nibabel as nib
@@ -161,6 +162,70 @@ def test_csv(scans, tmp_path):
     assert "2 pairs of one name" in reasons["P5"]
 
 
+CSV_LINES = {  # rows of the patients p1, whose scans are there, and others => what is said of one
+    "repeated, one without its file": (["p1,MR,CT", "p1,MR,none.nii.gz"], "lines 2, 3: 2 pairs of one name"),
+    "repeated, none with its file": (["p1,MR,no.nii.gz", "p1,MR,none.nii.gz"], "lines 2, 3: 2 pairs of one name"),
+    "unknown user": (["p1,~nobody-here/mr.nii.gz,CT"], "line 2: .*nobody-here.* not found"),
+    "null byte": (["p1,a\0b,CT"], r"line 2: .*a\\x00b not found"),
+    "too long": ([f"p1,{'x' * 5000},CT"], "line 2: .*xxx not found"),
+}
+
+
+@pytest.mark.parametrize("name", CSV_LINES)
+def test_bad_rows_of_a_csv(name, scans, tmp_path):
+    rows, message = CSV_LINES[name]
+    places = {"MR": str(scans / "mr.nii.gz"), "CT": str(scans / "ct.nii.gz")}
+    rows = [",".join(places.get(cell, cell) for cell in row.split(",")) for row in rows]
+    (tmp_path / "list.csv").write_text("\n".join(["patient,mr,ct", *rows]))
+    found = find_all(tmp_path / "list.csv")
+    assert not found.pairs
+    assert re.search(message, found.failed["p1"][0])
+    assert len(found.failed["p1"][0]) < 700
+
+
+def test_a_misspelt_column_of_a_csv_is_named(scans, tmp_path):
+    row = f"p1,{scans / 'mr.nii.gz'},{scans / 'ct.nii.gz'},A"
+    (tmp_path / "list.csv").write_text(f"patient,mr,ct,center\n{row}\n")
+    found = find_all(tmp_path / "list.csv")
+    assert len(found.pairs) == 1
+    (line,) = found.left_out
+    assert "the column center, not one of mask, centre" in line
+
+
+def test_a_name_that_macos_wrote(scans, tmp_path):
+    for kind in ("mr", "ct"):
+        put(scans / f"{kind}.nii.gz", tmp_path / unicodedata.normalize("NFD", "Möhre") / f"{kind}.nii.gz")
+    assert [found.patient for found in find_inputs(tmp_path)] == ["Möhre"]
+
+
+def test_one_subject_of_bids(scans, tmp_path):
+    for session in ("1", "2"):
+        for place, end, kind in (("anat", "T1w", "mr"), ("ct", "ct", "ct")):
+            name = f"sub-01_ses-{session}_{end}.nii.gz"
+            put(scans / f"{kind}.nii.gz", tmp_path / "sub-01" / f"ses-{session}" / place / name)
+    assert [found.patient for found in find_inputs(tmp_path / "sub-01")] == ["sub-01_ses-1", "sub-01_ses-2"]
+
+
+def test_pairs_that_were_made_here_are_no_scans(scans, tmp_path):
+    for place in ("p1", "old_pairs/Task1/brain/p1"):
+        for kind in ("mr", "ct"):
+            put(scans / f"{kind}.nii.gz", tmp_path / place / f"{kind}.nii.gz")
+    (tmp_path / "old_pairs/Task1/brain/p1/pair.json").write_text("{}")
+    found = find_all(tmp_path)
+    assert [pair.patient for pair in found.pairs] == ["p1"]
+    assert ["old_pairs: pairs that were made here" in line for line in found.left_out] == [True]
+    with pytest.raises(MrictError, match="holds pairs that were made here; expected scans"):
+        find_all(tmp_path / "old_pairs")
+
+
+def test_linked_folders_of_a_patient_are_named(scans, tmp_path):
+    put(scans / "mr.nii.gz", tmp_path / "p1" / "mr.nii.gz")
+    (tmp_path / "p1" / "CT").symlink_to(scans / "CT")
+    found = find_all(tmp_path)
+    assert "no CT" in found.failed["p1"][0]
+    assert ["CT: a link to a folder" in line for line in found.left_out] == [True]
+
+
 NO_INPUT = {
     "missing": (lambda p: p / "none", "no such file or folder"),
     "empty": (lambda p: p, "no pair found; expected a folder for each patient"),
@@ -177,7 +242,7 @@ def test_no_input(name, tmp_path):
 
 def test_no_ct_among_the_series(scans, tmp_path):
     put(scans / "MR", tmp_path / "p1" / "x")
-    with pytest.raises(MrictError, match="1 DICOM series and no CT among them"):
+    with pytest.raises(MrictError, match=r"1 DICOM series and no CT among them: \w+ \(MR, 28 images\); expected one"):
         find_inputs(tmp_path)
 
 
@@ -329,7 +394,30 @@ def test_identifiers(scans, tmp_path):
         assert names_someone(name, found) == someone
     assert not [one for one in PLANTED if one in redacted("x/DOE^JOHN/HOSP-778899 does", found) and one in found]
     assert redacted("it does", found) == "it does"
+    assert names_someone("MR 2025-03-17", found)  # the date of the study
+    assert "03" not in redacted("a/2025-03-17/20250318/CT", found)
     clean = write_mr_dicom(tmp_path / "clean", PatientIdentityRemoved="YES")
     assert identifiers_of([clean]) == frozenset()
     nobody = write_mr_dicom(tmp_path / "nobody", PatientName="Anonymous", PatientID="Anon")
     assert not names_someone("anonymous_1", identifiers_of([nobody]))
+
+
+SPELLINGS = {  # PatientName => names of folders that tell it, and one that does not
+    "Jäger^Li": (("Jäger", "jaeger_2", "JAGER", unicodedata.normalize("NFD", "Jäger")), "Jagd"),
+    "JAEGER^LI": (("Jäger",), "Jager"),
+    "Wang^Xiaodong=王^小東": (("王小東", "wang", "p_小東"), "王"),
+    "Li^Bo": (("Li_Bo", "bo-li"), "libor"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_names_in_other_letters(name, tmp_path):
+    tags = {"OtherPatientIDs": "", "AccessionNumber": "", "PatientID": "77", "SpecificCharacterSet": "ISO_IR 192"}
+    found = identifiers_of([write_mr_dicom(tmp_path / "MR", PatientName=name, **tags)])
+    told, other = SPELLINGS[name]
+    assert [names_someone(one, found) for one in (*told, other)] == [*[True] * len(told), False]
+
+
+def test_accents_of_two_characters_are_hidden_too():
+    text = redacted(unicodedata.normalize("NFD", "scans/Jäger/CT: damaged"), {"Jäger"})
+    assert text == "scans/[identifier]/CT: damaged"

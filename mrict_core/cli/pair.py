@@ -47,6 +47,7 @@ def pair(
     path, target = Path(source).expanduser(), Path(output).expanduser()
     _check_output(path, target)
     found = find_all(path, target)
+    _check_apart(found, target)
     if transform:
         found = _with_transform(found, Path(transform).expanduser())
     say(f"{shown(path)}: {len(found.pairs)} with MR and CT; grid: {settings.grid_in_words}")
@@ -78,14 +79,20 @@ def _check_output(source: Path, target: Path) -> None:
         raise MrictError(f"{shown(target)}: the folder of the scans; expected another one; give a new folder")
 
 
+def _check_apart(found: Found, target: Path) -> None:
+    """Raise if scans are in the folder of the pairs, where they would be mixed up with them."""
+    for file in (file for pair in found.pairs for file in pair.files):
+        if file.resolve().is_relative_to(target.resolve()):
+            raise MrictError(f"{shown(target)}: holds {shown(file)}; expected no scans; give another --output")
+
+
 def _with_transform(found: Found, file: Path) -> Found:
-    """Return the only pair with a user's transform."""
-    if len(found.pairs) != 1 or found.failed:
-        count = len(found.pairs) + len(found.failed)
+    """Return the only patient with a user's transform."""
+    if (count := len(found.pairs) + len(found.failed)) != 1:
         raise MrictError(f"--transform is for one pair, found {count}; give a csv with a column transform")
     if not file.is_file():
         raise MrictError(f"{shown(file)}: no such file; expected a transform; check the name")
-    return replace(found, pairs=[replace(found.pairs[0], transform=file)])
+    return replace(found, pairs=[replace(pair, transform=file) for pair in found.pairs])
 
 
 def _report(done: Outcome) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from mrict_core.data.dicom import is_dicom
 from mrict_core.data.discovery import TASK
 from mrict_core.data.images.volumes import save_nifti
 from mrict_core.errors import MrictError
@@ -18,10 +18,9 @@ from mrict_core.machine import versions
 from mrict_core.pairing.transforms import matrix_of, read_transform, write_transform
 from mrict_core.paths import as_region, shown
 from mrict_core.pipeline.pair import Paired, PairSettings, pair_scans
-from mrict_core.pipeline.pair_folders import PairInput
+from mrict_core.pipeline.pair_folders import RECORD, PairInput
 from mrict_core.pipeline.pair_sides import KINDS, affine_of, array_of, hash_side, read_side, redacted
 
-RECORD = "pair.json"
 LINEAR_FILE, DEFORMED_FILE = "transform.tfm", "transform.h5"
 
 
@@ -58,11 +57,13 @@ def make_pair(
         "patient": given.patient,
         "region": settings.region,
         "centre": given.centre,
-        "inputs": {kind: {"name": _name(getattr(given, kind)), "hash": value} for kind, value in hashes.items()},
+        "inputs": {
+            kind: {"name": redacted(_name(getattr(given, kind)), hidden), "hash": found}
+            for kind, found in hashes.items()
+        },
         "settings": asdict(settings) | {"spacing_mm": settings.spacing_mm},
-        "notes": [*notes, *paired.notes],
+        "notes": [redacted(note, hidden) for note in (*notes, *paired.notes)],
     }
-    record = json.loads(redacted(json.dumps(record), hidden)) | {"patient": given.patient}
     return _write(folder, record, paired, key)
 
 
@@ -74,7 +75,8 @@ def _read(given: PairInput, settings: PairSettings) -> dict[str, sitk.Image]:
 
 
 def _name(path: Path) -> str:
-    return f"DICOM series in {path.name}" if path.is_dir() else path.name
+    """Return a file's name; those of DICOM often hold dates and the hospital."""
+    return "DICOM" if path.is_dir() or is_dicom(path) else path.name
 
 
 def _write(folder: Path, record: dict[str, Any], paired: Paired, key: str) -> dict[str, Any]:

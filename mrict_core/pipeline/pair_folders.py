@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mrict_core.data.dicom.series import NOT_DICOM, Series, scan
+from mrict_core.data.dicom.series import LINKED_FOLDER, NOT_DICOM, Series, scan
+from mrict_core.data.discovery import TASK
 from mrict_core.data.images.volumes import made_here, stem_of
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown, some
 from mrict_core.pipeline.pair_sides import KINDS, MASK_STEMS, kind_named
 
+RECORD = "pair.json"  # in the folder of every pair that is made here
 BIDS_FOLDERS = ("anat", "ct")
 TO_CSV = "name the ones to use in a csv (patient, mr, ct)"
 EXPECTED = "a folder for each patient with an MR and a CT (DICOM, or files named mr… or t1…, and ct…)"
@@ -48,14 +51,21 @@ class Found:
 
 
 def pairs_below(root: Path, results: Path | None = None) -> Found:
-    """Return the pairs in a folder of patients, in the folder of one patient, or in a BIDS tree.
+    """Return the pairs in a folder of patients, in the folder of one patient, in a BIDS tree or a subject of one.
 
-    `results`: a folder to pass over. Links to folders of patients are followed.
+    `results`: the folder of the pairs; nothing is said of it if it is inside. Links to patients' folders are followed.
     """
     found = Found()
+    if _holds_pairs(root):
+        raise MrictError(f"{shown(root)}: holds pairs that were made here; expected scans; give their folder")
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    folders = [p for p in folders if results is None or p.resolve() != results.resolve()]
-    if any(_is_bids(folder) for folder in folders if folder.name.startswith("sub-")):
+    made = [p for p in folders if _holds_pairs(p)]
+    folders = [p for p in folders if p not in made]
+    made = [p for p in made if results is None or p.resolve() != results.resolve()]
+    found.left_out += [f"{shown(p)}: pairs that were made here" for p in made]
+    if root.resolve().name.startswith("sub-") and _is_bids(root):
+        _bids(root.resolve(), found)
+    elif any(_is_bids(folder) for folder in folders if folder.name.startswith("sub-")):
         for folder in folders:
             if folder.name.startswith("sub-"):
                 _bids(folder, found)
@@ -68,10 +78,16 @@ def pairs_below(root: Path, results: Path | None = None) -> Found:
             _patient(folder.name, folder, found)
         _loose(root, found)
     if not found.pairs and not found.failed:
+        seen = f" ({some(found.left_out, 3, '; ')})" if found.left_out else ""
         raise MrictError(
-            f"{shown(root)}: no pair found; expected {EXPECTED}, or a csv; give the folder of the patients"
+            f"{shown(root)}: no pair found{seen}; expected {EXPECTED}, or a csv; give the folder of the patients"
         )
     return found
+
+
+def _holds_pairs(folder: Path) -> bool:
+    """Return whether a folder is one of results."""
+    return any(folder.glob(f"{TASK}/*/*/{RECORD}"))
 
 
 def _is_one_patient(root: Path, folders: list[Path]) -> bool:
@@ -85,12 +101,13 @@ def _patient(name: str, folder: Path, found: Found) -> None:
     """Add the pair of one patient's folder, or why there is none."""
     try:
         series, rest = scan(folder)
+        found.left_out += [f"{shown(path)}: a link to a folder" for path, why in rest if why == LINKED_FOLDER]
         sides = _sides(name, folder, series, [path for path, why in rest if why == NOT_DICOM and stem_of(path)])
         if not any(sides.values()) and not series:
             found.left_out.append(f"{shown(folder)}: no image with a name or header of an MR or a CT")
             return
-        mr, ct = (_only(sides[kind], kind, folder, len(series)) for kind in ("mr", "ct"))
-        mask = _only(sides["mask"], "mask", folder, 0) if sides["mask"] else (None, "")
+        mr, ct = (_only(sides[kind], kind, folder, series) for kind in ("mr", "ct"))
+        mask = _only(sides["mask"], "mask", folder) if sides["mask"] else (None, "")
         found.pairs.append(PairInput(name, mr[0], ct[0], mask[0], mr_series=mr[1], ct_series=ct[1]))
         unused = [path for kind in sides.values() for path, own in kind if (path, own) not in (mr, ct, mask)]
         found.left_out += [f"{shown(path)}: not used, {name} has its MR and CT" for path in unused]
@@ -137,11 +154,12 @@ def _exact(sides: list[Side], kind: str) -> list[Side]:
     return [side for side in sides if not side[1] and stem_of(side[0]).lower() == kind]
 
 
-def _only(sides: list[Side], kind: str, folder: Path, series: int) -> Side:
+def _only(sides: list[Side], kind: str, folder: Path, series: Sequence[Series] = ()) -> Side:
     """Return the only side of a kind; raise if there is none, or several."""
     word = KINDS[kind]
     if not sides:
-        has = f"{series} DICOM series and no {word} among them" if series else f"no {word}"
+        held = some([one.text() for one in series], 4)
+        has = f"{len(series)} DICOM series and no {word} among them: {held}" if series else f"no {word}"
         raise MrictError(
             f"{shown(folder)}: {has}; expected one by its DICOM modality or its name ({kind}…); rename it or use a csv"
         )
@@ -167,8 +185,8 @@ def _loose(root: Path, found: Found) -> None:
         try:
             if patient in found.failed or any(pair.patient == patient for pair in found.pairs):
                 raise MrictError(f"{shown(files[0])}: {patient} is a folder too; expected one of them; {TO_CSV}")
-            mr, ct = (_only(sides[kind], kind, root, 0)[0] for kind in ("mr", "ct"))
-            mask = _only(sides["mask"], "mask", root, 0)[0] if sides["mask"] else None
+            mr, ct = (_only(sides[kind], kind, root)[0] for kind in ("mr", "ct"))
+            mask = _only(sides["mask"], "mask", root)[0] if sides["mask"] else None
             found.pairs.append(PairInput(patient, mr, ct, mask))
         except MrictError as error:
             found.failed[patient] = str(error), files
@@ -195,7 +213,7 @@ def _bids(subject: Path, found: Found) -> None:
     for one in both:
         name = subject.name if len(sessions) == 1 else f"{subject.name}_{one.name}"
         try:
-            mr, ct = (_only(_preferred(held[one][kind], found), kind, one, 0)[0] for kind in ("mr", "ct"))
+            mr, ct = (_only(_preferred(held[one][kind], found), kind, one)[0] for kind in ("mr", "ct"))
             found.pairs.append(PairInput(name, mr, ct))
         except MrictError as error:
             found.failed[name] = str(error), (one,)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,10 +48,18 @@ def find_all(input: Path | str, results: Path | None = None) -> Found:
 
 
 def _of_csv(path: Path) -> Found:
-    found = Found()
-    for line, row in read_rows(path, NEEDED):
-        name = printable(row["patient"]) or f"line {line}"
+    found, rows = Found(), read_rows(path, NEEDED)
+    unknown = [column for column in rows[0][1] if column not in (*NEEDED, *OPTIONAL)]
+    found.left_out += [f"{shown(path)}: the column {column}, not one of {', '.join(OPTIONAL)}" for column in unknown]
+    lines: dict[str, list[int]] = defaultdict(list)
+    for line, row in rows:
+        lines[row["patient"].lower()].append(line)
+    for line, row in rows:
+        name, alike = printable(row["patient"]) or f"line {line}", lines[row["patient"].lower()]
         try:
+            if row["patient"] and len(alike) > 1:
+                where = f"{shown(path)}: lines {', '.join(map(str, alike))}"
+                raise MrictError(f"{where}: {len(alike)} pairs of one name; expected one each; rename them")
             empty = [column for column in NEEDED if not row[column]]
             if empty:
                 raise MrictError(f"{shown(path)}: line {line}: no {empty[0]}; expected one; add it")
@@ -57,23 +67,35 @@ def _of_csv(path: Path) -> Found:
             more = {key: row[key] for key in ("mr_series", "ct_series") if row.get(key)}
             found.pairs.append(PairInput(name, centre=row.get("centre") or None, **files, **more))
         except MrictError as error:
-            named = tuple(path.parent / row[key] for key in ("mr", "ct") if row[key])
-            found.failed[name] = str(error), tuple(one for one in named if one.exists())
+            named = [_place(path, row[key]) for key in ("mr", "ct") if row[key]]
+            before = found.failed.get(name, ("", ()))[1]
+            found.failed[name] = str(error), (*before, *(one for one in named if one))
     return found
 
 
 def _file(path: Path, line: int, cell: str) -> Path:
-    file = path.parent / Path(cell).expanduser()
-    if not file.exists():
-        raise UnavailableError(f"{shown(path)}: line {line}: {shown(file)} not found; expected it; correct the path")
+    file = _place(path, cell)
+    if file is None:
+        wanted = shown(path.parent / cell)[:300]
+        raise UnavailableError(f"{shown(path)}: line {line}: {wanted} not found; expected it; correct the path")
     return file
+
+
+def _place(path: Path, cell: str) -> Path | None:
+    """Return the file or folder that a cell names; None if there is none, or no path in the cell."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a null byte
+        file = path.parent / Path(cell).expanduser()
+        return file if file.exists() else None
+    return None
 
 
 def _named_apart(found: Found) -> Found:
     """Return the pairs whose names are those of one folder each; the others become failures."""
-    counts = Counter(pair.patient.lower() for pair in found.pairs)
+    # macOS writes ü as two characters
+    pairs = [replace(pair, patient=unicodedata.normalize("NFC", pair.patient)) for pair in found.pairs]
+    counts = Counter(pair.patient.lower() for pair in pairs)
     kept = []
-    for pair in found.pairs:
+    for pair in pairs:
         if counts[pair.patient.lower()] > 1:
             reason = f"{counts[pair.patient.lower()]} pairs of one name; expected one each; rename them"
         elif not FOLDER_NAME.fullmatch(pair.patient):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,11 +27,16 @@ MR_WORD = re.compile(r"mri?(t[12][a-z]*)?\d*|t[12][a-z]*|flair|mprage")
 CT_WORD = re.compile(r"(p|plan|planning)?ct(ac|ref|a)?\d*")
 MASK_STEMS = ("mask", "body", "body_mask", "bodymask")
 MIN_VOXELS = 4  # along every axis: two slices have no place of their own between their neighbours
-IDENTIFIERS = ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber")
+DATES = ("PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+IDENTIFIERS = ("PatientName", "PatientID", "OtherPatientIDs", "AccessionNumber", *DATES)
 NOBODY = {"anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "patient", "phantom", "test"}
 SHORTEST_IDENTIFIER = 3  # characters; shorter ones would match too much
+SHORTEST_FOREIGN = 2  # of other than Latin letters: a whole name
 LONG_IDENTIFIER = 5  # from this length on also inside a word
 HIDDEN_NAME = "[identifier]"
+WORD = re.compile(r"[^\W_]+")
+BETWEEN_WORDS = r"[\s^_.,'=+~-]*"  # of an identifier, in a name or path
+TRANSCRIBED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})  # as DICOM in plain ASCII has them
 
 
 def kind_named(words: str) -> str:
@@ -139,7 +145,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def identifiers_of(paths: Iterable[Path]) -> frozenset[str]:
-    """Return names and numbers of the patient in the DICOM headers of files, and of one file of every folder below.
+    """Return names, numbers and dates of the patient in the DICOM headers of files, and of one file of each folder.
 
     Empty for images of other types, and for headers that say that identity was removed.
     """
@@ -163,23 +169,44 @@ def _identifiers(file: Path) -> set[str]:
             texts = [text_of(header, keyword) for keyword in IDENTIFIERS]
     except MrictError:  # its reader reports the fault
         return set()
-    parts = {part for text in texts for part in (text, *re.split(r"[\^\s=\\]+", text))}
-    return {part for part in parts if len(part) >= SHORTEST_IDENTIFIER and part.lower() not in NOBODY}
+    texts += [f"{text[:4]}-{text[4:6]}-{text[6:]}" for text in texts if re.fullmatch(r"\d{8}", text)]  # of a date
+    # a PatientName has up to three groups, in Latin and other letters: Wang^Xiaodong=王^小東
+    parts = {part for text in texts for part in (text, *text.split("="), *re.split(r"[\^\s=\\]+", text))}
+    return {part for part in parts if _tells(part)}
+
+
+def _tells(part: str) -> bool:
+    """Return whether a part of an identifier tells who somebody is."""
+    shortest = SHORTEST_IDENTIFIER if part.isascii() else SHORTEST_FOREIGN
+    return len(part) >= shortest and part.lower() not in NOBODY and WORD.search(part) is not None
+
+
+def _spellings(text: str) -> set[tuple[str, ...]]:
+    """Return the words of a text without accents and case: Jäger is jager, and jaeger."""
+    lower = unicodedata.normalize("NFC", text).casefold()
+    apart = (unicodedata.normalize("NFKD", one) for one in (lower, lower.translate(TRANSCRIBED)))
+    return {tuple(WORD.findall("".join(c for c in one if not unicodedata.combining(c)))) for one in apart}
 
 
 def names_someone(text: str, identifiers: Iterable[str]) -> bool:
-    """Return whether a text has one of the identifiers in it as a word, or a long one anywhere."""
-    words = set(re.split(r"[^a-z0-9]+", text.lower()))
-    plain = re.sub(r"[^a-z0-9]", "", text.lower())
-    known = {re.sub(r"[^a-z0-9]", "", one.lower()) for one in identifiers} - {""}
-    return bool(words & known) or any(len(one) >= LONG_IDENTIFIER and one in plain for one in known)
+    """Return whether a text has one of the identifiers in it: as a word, all its words, or a long one anywhere."""
+    known = {words for one in identifiers for words in _spellings(one) if words}
+    return any(_holds(words, own) for words in _spellings(text) for own in known)
+
+
+def _holds(words: tuple[str, ...], own: tuple[str, ...]) -> bool:
+    whole = "".join(own)
+    everywhere = len(whole) >= LONG_IDENTIFIER and whole in "".join(words)
+    return everywhere or whole in words or (len(own) > 1 and set(own) <= set(words))
 
 
 def redacted(text: str, identifiers: Iterable[str]) -> str:
-    """Return a text with every identifier replaced."""
+    """Return a text (NFC) with every identifier replaced, whatever is between its words."""
+    text = unicodedata.normalize("NFC", text)
     for one in sorted(identifiers, key=len, reverse=True):
-        word = re.escape(one)
-        if len(one) < LONG_IDENTIFIER:
-            word = rf"(?<![^\W_]){word}(?![^\W_])"
-        text = re.sub(word, HIDDEN_NAME, text, flags=re.IGNORECASE)
+        words = WORD.findall(unicodedata.normalize("NFC", one))
+        pattern = BETWEEN_WORDS.join(words)
+        if sum(map(len, words)) < LONG_IDENTIFIER:
+            pattern = rf"(?<![^\W_]){pattern}(?![^\W_])"
+        text = re.sub(pattern, HIDDEN_NAME, text, flags=re.IGNORECASE)
     return text

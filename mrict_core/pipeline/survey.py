@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrict_core.data.dicom import SeriesFound, series_below
-from mrict_core.data.dicom.series import NOT_DICOM
+from mrict_core.data.dicom.series import LINKED_FOLDER, NOT_DICOM
 from mrict_core.data.images.volumes import SUFFIXES, UNREAD, made_here, stem_of
 from mrict_core.evaluation.image_scores import NAMES, ROLES
 from mrict_core.modalities import MODALITIES, MR, Modality
@@ -159,7 +159,7 @@ def sort_beside(path: Path, why: str, taken: str, found: Survey) -> None:
         found.left_out[path] = why.removeprefix(f"{shown(path)}: ")
     elif why.startswith("hidden"):
         found.aside[path] = "hidden"
-    elif why == "link to a folder":
+    elif why == LINKED_FOLDER:
         found.left_out[path] = "a link to a folder, which is not followed; give the folder itself"
     elif why != NOT_DICOM and not stem:
         found.aside[path] = why

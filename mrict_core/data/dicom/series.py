@@ -23,6 +23,7 @@ from mrict_core.paths import printable, shown
 MAGIC = slice(128, 132)
 GROUPS = (b"\x08\x00", b"\x02\x00", b"\x00\x08")  # first bytes of a file without preamble
 NOT_DICOM = "not DICOM"
+LINKED_FOLDER = "link to a folder"
 SUFFIXES = (".dcm", ".dicom", ".ima")
 Aside = list[tuple[Path, str]]  # skipped files and folders, and why
 Failed = Callable[[Path, MrictError], None]
@@ -159,7 +160,7 @@ def _walk(folder: Path, failed: Failed) -> Iterator[tuple[Path, str]]:
             path = Path(place, name)
             if name.startswith(".") or path.is_symlink():
                 folders.remove(name)
-                yield path, "hidden folder" if name.startswith(".") else "link to a folder"
+                yield path, "hidden folder" if name.startswith(".") else LINKED_FOLDER
         folders.sort()
         for name in sorted(files):
             path = Path(place, name)
