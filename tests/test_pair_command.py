@@ -339,8 +339,10 @@ def test_the_record_holds_no_name_of_a_dicom_folder(tmp_path):
     write_mr_dicom(scans / "Planted General Hospital 20250318", PatientName="Mask^Null")  # words of the record itself
     write_ct_dicom(scans / "CT")
     (scans / "list.csv").write_text("patient,mr,ct\np1,Planted General Hospital 20250318,CT\n")
-    ok("pair", str(scans / "list.csv"), "-o", str(tmp_path / "out"), "--no-register", "--grid", "mr")
-    record = record_of(tmp_path / "out", "p1")
+    output = tmp_path / "my pairs"
+    said = ok("pair", str(scans / "list.csv"), "-o", str(output), "--no-register", "--grid", "mr")
+    assert f"--data '{output}'" in said  # can be pasted
+    record = record_of(output, "p1")
     assert {kind: given["name"] for kind, given in record["inputs"].items()} == {"mr": "DICOM", "ct": "DICOM"}
     assert {"mask_voxels", "quality", "spacing_mm"} <= set(record)
 

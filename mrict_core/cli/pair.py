@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def pair(
     if done.page:
         say(f"look at every pair: {shown(done.page)}")
         say(
-            f"train on them: {SUITE_COMMAND} --data {shown(target)}"
+            f"train on them: {SUITE_COMMAND} --data {shlex.quote(shown(target))}"
             + f" --region {settings.region}" * (region != "brain")
         )
     if not all(result.usable for result in done.results):
