@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import nibabel as nib
@@ -329,6 +330,11 @@ def test_identifiers(scans, tmp_path):
         assert names_someone(name, found) == someone
     assert not [one for one in PLANTED if one in redacted("x/DOE^JOHN/HOSP-778899 does", found) and one in found]
     assert redacted("it does", found) == "it does"
+    apart = unicodedata.normalize("NFD", "Müller_1")
+    assert names_someone(apart, {"Müller"})
+    assert names_someone("Ким_2", {"Ким"})
+    assert not names_someone("Кимберли", {"Ким"})
+    assert redacted(f"{apart}/ct", {"Müller"}) == "[identifier]_1/ct"
     clean = write_mr_dicom(tmp_path / "clean", PatientIdentityRemoved="YES")
     assert identifiers_of([clean]) == frozenset()
     nobody = write_mr_dicom(tmp_path / "nobody", PatientName="Anonymous", PatientID="Anon")

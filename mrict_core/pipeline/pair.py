@@ -114,8 +114,11 @@ def pair_scans(
 
     `transform` (points of the MR to points of the CT, LPS mm) replaces the registration; without one and with
     `settings.register` off the scans stay where their headers place them. `mask` replaces the two bodies: it is on the
-    grid of the CT, or anywhere in the space of the MR. Raises `MrictError` if the two scans have no body in common.
+    grid of the CT, or anywhere in the space of the MR. No voxel is scored where one of the scans has no data. Raises
+    `MrictError` if the two scans have no body in common, and for a transform with `settings.deformable`.
     """
+    if transform is not None and settings.deformable:
+        raise MrictError("--deformable and a transform contradict each other, as nothing is registered; give one")
     clock, notes = _Clock(), []
     if transform is None and settings.register:
         found = register(mr, ct, deformable=settings.deformable)
@@ -136,6 +139,8 @@ def pair_scans(
     else:
         way = of_ct if _one_grid(mask, ct) and not _one_grid(mask, mr) else of_mr
         scored = sitk.And(_on_grid(mask, grid, way, nearest=True, fill=0), field)
+    if settings.grid == "ct":  # which may reach beyond the MR
+        scored = sitk.And(scored, field_of_view(mr, grid, of_mr))
     _check_common(scored, "MR and CT have no body in common where the CT has data", settings)
     steel = metal(moved_ct)
     clock.stop("masks")

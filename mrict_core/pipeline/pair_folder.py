@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from mrict_core.machine import versions
 from mrict_core.pairing.transforms import matrix_of, read_transform, write_transform
 from mrict_core.paths import as_region, shown
 from mrict_core.pipeline.pair import Paired, PairSettings, pair_scans
-from mrict_core.pipeline.pair_folders import PairInput
+from mrict_core.pipeline.pair_folders import RECORD, PairInput
 from mrict_core.pipeline.pair_sides import KINDS, affine_of, array_of, hash_side, read_side, redacted
 
-RECORD = "pair.json"
 LINEAR_FILE, DEFORMED_FILE = "transform.tfm", "transform.h5"
 
 
@@ -54,15 +52,15 @@ def make_pair(
     transform = read_transform(given.transform) if given.transform else None
     paired = pair_scans(sides["mr"], sides["ct"], settings, mask=sides.get("mask"), transform=transform)
     notes = [f"{kind}: {line}" for kind, image in sides.items() for line in image.GetMetaData("notes").splitlines()]
+    names = {kind: redacted(_name(getattr(given, kind)), hidden) for kind in hashes}
     record = {
         "patient": given.patient,
         "region": settings.region,
-        "centre": given.centre,
-        "inputs": {kind: {"name": _name(getattr(given, kind)), "hash": value} for kind, value in hashes.items()},
+        "centre": given.centre and redacted(given.centre, hidden),
+        "inputs": {kind: {"name": names[kind], "hash": value} for kind, value in hashes.items()},
         "settings": asdict(settings) | {"spacing_mm": settings.spacing_mm},
-        "notes": [*notes, *paired.notes],
+        "notes": [redacted(note, hidden) for note in (*notes, *paired.notes)],
     }
-    record = json.loads(redacted(json.dumps(record), hidden)) | {"patient": given.patient}
     return _write(folder, record, paired, key)
 
 

@@ -15,6 +15,7 @@ from mrict_core.pipeline.pair_sides import KINDS, MASK_STEMS, kind_named
 
 BIDS_FOLDERS = ("anat", "ct")
 TO_CSV = "name the ones to use in a csv (patient, mr, ct)"
+RECORD = "pair.json"  # beside the images of a pair, which are results and no scans
 EXPECTED = "a folder for each patient with an MR and a CT (DICOM, or files named mr… or t1…, and ct…)"
 Side = tuple[Path, str]  # a file or a DICOM folder, and the series in it ("": no DICOM)
 
@@ -85,7 +86,8 @@ def _patient(name: str, folder: Path, found: Found) -> None:
     """Add the pair of one patient's folder, or why there is none."""
     try:
         series, rest = scan(folder)
-        sides = _sides(name, folder, series, [path for path, why in rest if why == NOT_DICOM and stem_of(path)])
+        images = [path for path, why in rest if why == NOT_DICOM and stem_of(path)]
+        sides = _sides(name, folder, series, [path for path in images if not (path.parent / RECORD).is_file()])
         if not any(sides.values()) and not series:
             found.left_out.append(f"{shown(folder)}: no image with a name or header of an MR or a CT")
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -126,9 +127,13 @@ def array_of(image: sitk.Image) -> np.ndarray:
 
 
 def hash_side(path: Path) -> str:
-    """Return a hash of the content of an image file, or of all files of a DICOM folder."""
+    """Return a hash of the content of an image file, or of all DICOM files of a folder.
+
+    Other files are no part of the scan; the pairs themselves may be among them.
+    """
     if path.is_dir():
-        return hash_of([(str(file.relative_to(path)), hash_file(file)) for file in _files_below(path)])
+        files = filter(is_dicom, _files_below(path))
+        return hash_of([(str(file.relative_to(path)), hash_file(file)) for file in files])
     return hash_image(path)
 
 
@@ -168,16 +173,22 @@ def _identifiers(file: Path) -> set[str]:
 
 
 def names_someone(text: str, identifiers: Iterable[str]) -> bool:
-    """Return whether a text has one of the identifiers in it as a word, or a long one anywhere."""
-    words = set(re.split(r"[^a-z0-9]+", text.lower()))
-    plain = re.sub(r"[^a-z0-9]", "", text.lower())
-    known = {re.sub(r"[^a-z0-9]", "", one.lower()) for one in identifiers} - {""}
+    """Return whether a text has one of the identifiers in it as a word, or a long one anywhere; of any alphabet."""
+    words = set(re.split(r"[\W_]+", _composed(text).lower()))
+    plain = re.sub(r"[\W_]", "", _composed(text).lower())
+    known = {re.sub(r"[\W_]", "", _composed(one).lower()) for one in identifiers} - {""}
     return bool(words & known) or any(len(one) >= LONG_IDENTIFIER and one in plain for one in known)
+
+
+def _composed(text: str) -> str:
+    """Return a text with a letter and its accent as one character: names of files may have them apart."""
+    return unicodedata.normalize("NFC", text)
 
 
 def redacted(text: str, identifiers: Iterable[str]) -> str:
     """Return a text with every identifier replaced."""
-    for one in sorted(identifiers, key=len, reverse=True):
+    text = _composed(text)
+    for one in sorted(map(_composed, identifiers), key=len, reverse=True):
         word = re.escape(one)
         if len(one) < LONG_IDENTIFIER:
             word = rf"(?<![^\W_]){word}(?![^\W_])"
