@@ -20,7 +20,7 @@ from test_synthesize_bad import full_disk
 from mrict_core.data.discovery import discover
 from mrict_core.data.images.volumes import load_volume, save_nifti
 from mrict_core.errors import MrictError
-from mrict_core.pairing.itk_grids import Grid
+from mrict_core.pairing.itk_grids import Grid, resample
 from mrict_core.pipeline.pair import PairSettings, output_grid, pair_scans
 from mrict_core.pipeline.pair_folder import make_pair
 from mrict_core.pipeline.pair_folders import Found, PairInput
@@ -302,6 +302,18 @@ def test_nothing_is_scored_where_the_mr_has_no_data():
         scored = array_of(pair_scans(half, ct, settings, mask=mask).mask)
         assert not scored[:, :, : mr.GetSize()[2] // 2].any()
         assert scored[:, :, mr.GetSize()[2] // 2 :].any()
+
+
+def test_metal_smaller_than_a_voxel_of_the_pair_is_found():
+    mr, ct = (as_image(array, head().affine) for array in (head().mr, head().ct))
+    fine = Grid.of(ct).with_spacing(2.0)
+    sharp = resample(sitk.Cast(ct, sitk.sitkInt16), fine)
+    middle = [n // 2 for n in sharp.GetSize()]
+    sharp[tuple(middle)] = 3071
+    place = sharp.TransformIndexToPhysicalPoint(middle)
+    steel = pair_scans(mr, sharp, PairSettings(grid="mr", register=False)).metal
+    assert steel is not None
+    assert steel[steel.TransformPhysicalPointToIndex(place)] == 1
 
 
 def test_a_transform_leaves_nothing_to_deform():

@@ -142,7 +142,7 @@ def pair_scans(
     if settings.grid == "ct":  # which may reach beyond the MR
         scored = sitk.And(scored, field_of_view(mr, grid, of_mr))
     _check_common(scored, "MR and CT have no body in common where the CT has data", settings)
-    steel = metal(moved_ct)
+    steel = _on_grid(metal(ct), grid, of_ct, nearest=True, fill=0)  # a clip or seed is lost between coarser voxels
     clock.stop("masks")
     if settings.n4:
         moved_mr = correct_bias(moved_mr, bodies[0])
