@@ -122,7 +122,7 @@ def pair_scans(
     clock, notes = _Clock(), []
     if transform is None and settings.register:
         found = register(mr, ct, deformable=settings.deformable)
-        transform, notes = found.transform, list(getattr(found, "notes", ()))
+        transform, notes = found.transform, list(found.notes)
     transform = sitk.Transform(3, sitk.sitkIdentity) if transform is None else transform
     clock.stop("registration")
     of_mr, of_ct = _ways(transform, settings)
