@@ -15,7 +15,7 @@ from mrict_core.hu import DISPLAY_WINDOWS_HU, SYNTHRAD2023, HuRange
 if TYPE_CHECKING:
     import numpy as np
 
-_IN_TEXT = re.compile(r"(?<![\w/\\.-])(?:\b([Aa])n )?MR(I?)(s?)\b(?![/\\_])")  # not in a path
+_IN_TEXT = re.compile(r"(?<![\w/\\.-])(?:\b([Aa])n )?MR(I?)(s?)\b(?![/\\_]|\.\w)")  # not in a path or file name
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def model(prepared, tmp_path_factory):
         ("the MR's body; an MR, two MRs. An MR.", "the CBCT's body; a CBCT, two CBCTs. A CBCT."),
         ("MR-to-CT synthesis from MRI", "CBCT-to-CT synthesis from CBCT"),
         ("/data/MR/x/MR.nii.gz: an MR of MRICT", "/data/MR/x/MR.nii.gz: a CBCT of MRICT"),
+        ("MR.nii.gz: no MR.", "MR.nii.gz: no CBCT."),
         ("my_MR and MR_1 in data/MR stay", "my_MR and MR_1 in data/MR stay"),
     ],
 )
@@ -298,7 +299,7 @@ def test_a_container_of_task_2(model, prepared, tmp_path: Path) -> None:
     assert (tmp_path / "out/images/synthetic-ct/case.nii.gz").is_file()
     assert lines[-1].endswith("1 written, 0 kept, 0 failed, 0 left out, 0 no CBCT")
     (tmp_path / "images/cbct").rename(tmp_path / "images/mri")
-    with pytest.raises(MrictError, match="reads CBCT, the input is MR"):
+    with pytest.raises(MrictError, match="reads CBCT, the input is MR; expected the same; give another --model"):
         run_challenge(tmp_path, tmp_path / "out", [str(model)], device="cpu", report=lines.append)
 
 
@@ -308,6 +309,9 @@ def test_cases_of_cbct_are_found(prepared, tmp_path: Path) -> None:
     assert [case.name for case in found.cases] == prepared.store.patients
     assert {case.source.name for case in found.cases} == {"cbct.nii.gz"}
     assert (found.failed, found.left_out) == ({}, {})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MrictError, match=r"expected a file for each case, or a folder with a file named cbct$"):
+        find_cases(tmp_path / "empty", tmp_path / "out", modality="cbct")
 
 
 def test_the_best_model_is_chosen_by_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import write_patient
 
 from mrict_core.data.cache.preprocess import preprocess
 from mrict_core.data.discovery import Kind, discover
+from mrict_core.data.images.volumes import load_volume, save_nifti
 from mrict_core.errors import MrictError
-from mrict_core.paths import workspace
+from mrict_core.evaluation.image_scores import CaseFiles, score_files
+from mrict_core.paths import ROOT, workspace
+from mrict_core.reporting import table_view
 
 PATIENTS = ("1BA001", "1BA002")
 
@@ -122,6 +127,24 @@ def test_two_metal_files_leave_the_patient_out(root):
     shutil.copy(folder / "mask.nii.gz", folder / "METAL.nii.gz")
     (skip,) = discover(root, exclude_metal=True).skipped
     assert "expected one metal file" in skip.reason
+
+
+def test_notebook_09_scores_without_metal(root, monkeypatch):
+    """Run its cell on an image that is wrong in the metal alone."""
+    cells = json.loads((ROOT / "notebooks" / "09_synthesize.ipynb").read_text(encoding="utf-8"))["cells"]
+    (code,) = [text for cell in cells if "score_files(" in (text := "".join(cell["source"]))]
+    metal = np.asarray(nib.load(root / "Task1" / "brain" / PATIENTS[0] / "metal.nii.gz").dataobj) > 0
+    case = next(found for found in discover(root).patients if found.patient == PATIENTS[0])
+    ct, errors = load_volume(case.ct), {}
+    save_nifti(root / "sct.nii.gz", np.where(metal, ct.array + 500, ct.array), ct.affine)
+    for name in ("plain", "without"):
+        names = {"store": prepared(root, name, name == "without"), "folder": root / ".stores", "case": case}
+        names |= {"output": root / "sct.nii.gz", "input_file": "", "table_view": table_view, "pd": pd, "np": np}
+        names |= {"score_files": score_files, "CaseFiles": CaseFiles, "save_nifti": save_nifti}
+        monkeypatch.setattr(table_view, "show_table", lambda table, name=name: errors.update({name: table["value"][0]}))
+        exec(code, names | {"MrictError": MrictError})
+    assert errors["plain"] > 1
+    assert errors["without"] == 0
 
 
 def test_the_workspace_is_another_one(root):

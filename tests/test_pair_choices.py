@@ -57,6 +57,15 @@ def test_rejected_patients_are_skipped_with_a_reason(data, name, option):
     assert "1 of them without a row" in lines[0]
 
 
+def test_a_csv_is_not_blamed_for_patients_that_cannot_be_used(data):
+    for patient in PATIENTS:
+        (data / "Task1" / "brain" / patient / "ct.nii.gz").unlink()
+    write(data / PAIRS, "1BA001,yes,")
+    found, _ = choose(discover(data), "brain")
+    assert not found.patients
+    assert {skip.patient for skip in found.skipped} == set(PATIENTS)
+
+
 def test_without_a_csv_nothing_changes(data):
     before = discover(data)
     assert choose(before, "brain") == (before, [])

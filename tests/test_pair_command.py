@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,12 +20,12 @@ from test_synthesize_bad import full_disk
 from mrict_core.data.discovery import discover
 from mrict_core.data.images.volumes import load_volume, save_nifti
 from mrict_core.errors import MrictError
-from mrict_core.pairing.itk_grids import Grid
+from mrict_core.pairing.itk_grids import Grid, resample
 from mrict_core.pipeline.pair import PairSettings, output_grid, pair_scans
 from mrict_core.pipeline.pair_folder import make_pair
 from mrict_core.pipeline.pair_folders import Found, PairInput
 from mrict_core.pipeline.pair_inputs import find_inputs
-from mrict_core.pipeline.pair_sides import array_of, as_image
+from mrict_core.pipeline.pair_sides import array_of, as_image, hash_side
 from mrict_core.pipeline.pairs import pair_all
 
 FILES = {"mr.nii.gz", "ct.nii.gz", "mask.nii.gz", "pair.json", "transform.tfm"}
@@ -138,6 +139,36 @@ def one(tmp_path) -> Path:
     """A folder with one patient, p1."""
     write_pair(tmp_path / "scans" / "p1")
     return tmp_path / "scans"
+
+
+def test_pairs_inside_the_folder_of_their_patient(tmp_path):
+    folder = write_pair(tmp_path / "p1")
+    how = ("pair", str(folder), "-o", str(folder / "pairs"), "--grid", "mr", "--no-register")
+    assert "1 paired, 0 kept" in invoke(*how).output
+    again = invoke(*how).output
+    assert "0 paired, 1 kept" in again
+    assert "left out" not in again
+
+
+def test_what_is_beside_dicom_is_no_part_of_the_scan(tmp_path):
+    folder = write_mr_dicom(tmp_path / "MR")
+    before = hash_side(folder)
+    save_nifti(folder / "pairs" / "mr.nii.gz", head().mr, head().affine)
+    assert hash_side(folder) == before
+    next(folder.glob("*.dcm")).unlink()
+    assert hash_side(folder) != before
+
+
+def test_a_record_without_identifiers(one, tmp_path):
+    (given,) = find_inputs(one)
+    file = given.ct.rename(given.ct.with_name("Müller_ct.nii.gz"))
+    given = replace(given, ct=file, centre="name Müller 50")
+    settings, hidden = PairSettings(grid="mr", register=False, margin_mm=50.0), frozenset({"Müller", "50", "name"})
+    record = make_pair(given, tmp_path / "out", settings, hidden=hidden)
+    assert record["inputs"]["ct"]["name"] == "[identifier]_ct.nii.gz"
+    assert record["centre"] == "[identifier] [identifier] [identifier]"
+    assert record["settings"]["margin_mm"] == 50  # numbers and keys are no text of a user's
+    assert "ller_ct" not in (tmp_path / "out" / "Task1" / "brain" / "p1" / "pair.json").read_text()
 
 
 def test_other_settings_need_overwrite(one, tmp_path):
@@ -267,6 +298,33 @@ def test_a_mask_of_the_user(tmp_path):
     for mask in masks:
         truth = head().mask[::-1, ::-1] > 0
         assert (2 * np.count_nonzero(truth & (mask > 0)) / (truth.sum() + mask.sum())) > 0.97
+
+
+def test_nothing_is_scored_where_the_mr_has_no_data():
+    mr, ct = (as_image(array, head().affine) for array in (head().mr, head().ct))
+    body, half = as_image(head().mask, head().affine), mr[:, :, mr.GetSize()[2] // 2 :]
+    settings = PairSettings(grid="ct", register=False, margin_mm=30)
+    for mask in (None, body):
+        scored = array_of(pair_scans(half, ct, settings, mask=mask).mask)
+        assert not scored[:, :, : mr.GetSize()[2] // 2].any()
+        assert scored[:, :, mr.GetSize()[2] // 2 :].any()
+
+
+def test_metal_smaller_than_a_voxel_of_the_pair_is_found():
+    mr, ct = (as_image(array, head().affine) for array in (head().mr, head().ct))
+    fine = Grid.of(ct).with_spacing(2.0)
+    sharp = resample(sitk.Cast(ct, sitk.sitkInt16), fine)
+    middle = [n // 2 for n in sharp.GetSize()]
+    sharp[tuple(middle)] = 3071
+    place = sharp.TransformIndexToPhysicalPoint(middle)
+    steel = pair_scans(mr, sharp, PairSettings(grid="mr", register=False)).metal
+    assert steel is not None
+    assert steel[steel.TransformPhysicalPointToIndex(place)] == 1
+
+
+def test_a_transform_leaves_nothing_to_deform():
+    with pytest.raises(MrictError, match="--deformable and a transform contradict each other"):
+        pair_scans(*images(), PairSettings(deformable=True), transform=pose())
 
 
 def test_scans_far_apart_need_a_registration():

@@ -396,6 +396,11 @@ def test_identifiers(scans, tmp_path):
     assert redacted("it does", found) == "it does"
     assert names_someone("MR 2025-03-17", found)  # the date of the study
     assert "03" not in redacted("a/2025-03-17/20250318/CT", found)
+    apart = unicodedata.normalize("NFD", "Müller_1")
+    assert names_someone(apart, {"Müller"})
+    assert names_someone("Ким_2", {"Ким"})
+    assert not names_someone("Кимберли", {"Ким"})
+    assert redacted(f"{apart}/ct", {"Müller"}) == "[identifier]_1/ct"
     clean = write_mr_dicom(tmp_path / "clean", PatientIdentityRemoved="YES")
     assert identifiers_of([clean]) == frozenset()
     nobody = write_mr_dicom(tmp_path / "nobody", PatientName="Anonymous", PatientID="Anon")

@@ -13,7 +13,7 @@ from mrict_core.errors import MrictError
 
 def challenge(
     source: Annotated[
-        str, typer.Option("--input", help="folder with images/mri, images/body and region.json")
+        str, typer.Option("--input", help="folder with images/mri (Task 2: images/cbct), images/body and region.json")
     ] = "/input",
     output: Annotated[str, typer.Option("--output", help="folder to write images/synthetic-ct to")] = "/output",
     model: Annotated[
@@ -28,7 +28,7 @@ def challenge(
     experiment: Parts = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Synthesise the cases of a SynthRAD container: /input/images/{mri,body} to /output/images/synthetic-ct."""
+    """Synthesise the cases of a SynthRAD container: /input/images/{mri or cbct,body} to /output/images/synthetic-ct."""
     from pathlib import Path
 
     if not model:

@@ -101,7 +101,7 @@ def _chosen(
     line = f"pairs: {len(own) - len(names)} of {len(own)} used by {shown(path)}"
     line += f", {unnamed} of them without a row in it" if unnamed else ""
     kept = tuple(p for p in discovery.patients if p.patient not in names)
-    if not kept:
+    if discovery.patients and not kept:
         raise MrictError(f"{shown(path)}: rejects every patient; expected one to use; set use to yes for one")
     return replace(discovery, patients=kept, skipped=(*discovery.skipped, *rejected)), line
 

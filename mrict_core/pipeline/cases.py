@@ -19,7 +19,7 @@ from mrict_core.inference.output_files import FORMATS, format_of
 from mrict_core.inference.volume import SynthesisOptions, check_models
 from mrict_core.modalities import MR, Modality, modality_named
 from mrict_core.paths import printable, shown, some
-from mrict_core.pipeline.survey import EXPECTED, plain_name, survey
+from mrict_core.pipeline.survey import expected, plain_name, survey
 from mrict_core.pipeline.synthesis import (
     QA_SUFFIXES,
     Model,
@@ -108,7 +108,7 @@ def find_cases(
     if not found.cases and not found.failed:
         reasons = [f"{name}: {why}" for name, why in (found.left_out | found.aside).items()]
         held = f"; it contains {some(reasons, NAMED, '; ')}" if reasons else ""
-        raise MrictError(f"{shown(source)}: no case found; expected {EXPECTED}{held}")
+        raise MrictError(f"{shown(source)}: no case found; expected {expected(kind)}{held}")
     found.cases = _without_clashes(found)
     return found
 

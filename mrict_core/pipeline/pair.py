@@ -114,12 +114,15 @@ def pair_scans(
 
     `transform` (points of the MR to points of the CT, LPS mm) replaces the registration; without one and with
     `settings.register` off the scans stay where their headers place them. `mask` replaces the two bodies: it is on the
-    grid of the CT, or anywhere in the space of the MR. Raises `MrictError` if the two scans have no body in common.
+    grid of the CT, or anywhere in the space of the MR. No voxel is scored where one of the scans has no data. Raises
+    `MrictError` if the two scans have no body in common, and for a transform with `settings.deformable`.
     """
+    if transform is not None and settings.deformable:
+        raise MrictError("--deformable and a transform contradict each other, as nothing is registered; give one")
     clock, notes = _Clock(), []
     if transform is None and settings.register:
         found = register(mr, ct, deformable=settings.deformable)
-        transform, notes = found.transform, list(getattr(found, "notes", ()))
+        transform, notes = found.transform, list(found.notes)
     transform = sitk.Transform(3, sitk.sitkIdentity) if transform is None else transform
     clock.stop("registration")
     of_mr, of_ct = _ways(transform, settings)
@@ -136,8 +139,10 @@ def pair_scans(
     else:
         way = of_ct if _one_grid(mask, ct) and not _one_grid(mask, mr) else of_mr
         scored = sitk.And(_on_grid(mask, grid, way, nearest=True, fill=0), field)
+    if settings.grid == "ct":  # which may reach beyond the MR
+        scored = sitk.And(scored, field_of_view(mr, grid, of_mr))
     _check_common(scored, "MR and CT have no body in common where the CT has data", settings)
-    steel = metal(moved_ct)
+    steel = _on_grid(metal(ct), grid, of_ct, nearest=True, fill=0)  # a clip or seed is lost between coarser voxels
     clock.stop("masks")
     if settings.n4:
         moved_mr = correct_bias(moved_mr, bodies[0])

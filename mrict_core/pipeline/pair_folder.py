@@ -53,14 +53,12 @@ def make_pair(
     transform = read_transform(given.transform) if given.transform else None
     paired = pair_scans(sides["mr"], sides["ct"], settings, mask=sides.get("mask"), transform=transform)
     notes = [f"{kind}: {line}" for kind, image in sides.items() for line in image.GetMetaData("notes").splitlines()]
+    names = {kind: redacted(_name(getattr(given, kind)), hidden) for kind in hashes}
     record = {
         "patient": given.patient,
         "region": settings.region,
-        "centre": given.centre,
-        "inputs": {
-            kind: {"name": redacted(_name(getattr(given, kind)), hidden), "hash": found}
-            for kind, found in hashes.items()
-        },
+        "centre": given.centre and redacted(given.centre, hidden),
+        "inputs": {kind: {"name": names[kind], "hash": value} for kind, value in hashes.items()},
         "settings": asdict(settings) | {"spacing_mm": settings.spacing_mm},
         "notes": [redacted(note, hidden) for note in (*notes, *paired.notes)],
     }

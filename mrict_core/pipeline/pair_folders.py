@@ -102,7 +102,8 @@ def _patient(name: str, folder: Path, found: Found) -> None:
     try:
         series, rest = scan(folder)
         found.left_out += [f"{shown(path)}: a link to a folder" for path, why in rest if why == LINKED_FOLDER]
-        sides = _sides(name, folder, series, [path for path, why in rest if why == NOT_DICOM and stem_of(path)])
+        images = [path for path, why in rest if why == NOT_DICOM and stem_of(path)]
+        sides = _sides(name, folder, series, [path for path in images if not (path.parent / RECORD).is_file()])
         if not any(sides.values()) and not series:
             found.left_out.append(f"{shown(folder)}: no image with a name or header of an MR or a CT")
             return

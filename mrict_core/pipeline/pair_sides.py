@@ -132,9 +132,13 @@ def array_of(image: sitk.Image) -> np.ndarray:
 
 
 def hash_side(path: Path) -> str:
-    """Return a hash of the content of an image file, or of all files of a DICOM folder."""
+    """Return a hash of the content of an image file, or of all DICOM files of a folder.
+
+    Other files are no part of the scan; the pairs themselves may be among them.
+    """
     if path.is_dir():
-        return hash_of([(str(file.relative_to(path)), hash_file(file)) for file in _files_below(path)])
+        files = filter(is_dicom, _files_below(path))
+        return hash_of([(str(file.relative_to(path)), hash_file(file)) for file in files])
     return hash_image(path)
 
 
@@ -183,7 +187,7 @@ def _tells(part: str) -> bool:
 
 def _spellings(text: str) -> set[tuple[str, ...]]:
     """Return the words of a text without accents and case: Jäger is jager, and jaeger."""
-    lower = unicodedata.normalize("NFC", text).casefold()
+    lower = _composed(text).casefold()
     apart = (unicodedata.normalize("NFKD", one) for one in (lower, lower.translate(TRANSCRIBED)))
     return {tuple(WORD.findall("".join(c for c in one if not unicodedata.combining(c)))) for one in apart}
 
@@ -200,11 +204,16 @@ def _holds(words: tuple[str, ...], own: tuple[str, ...]) -> bool:
     return everywhere or whole in words or (len(own) > 1 and set(own) <= set(words))
 
 
+def _composed(text: str) -> str:
+    """Return a text with a letter and its accent as one character: names of files may have them apart."""
+    return unicodedata.normalize("NFC", text)
+
+
 def redacted(text: str, identifiers: Iterable[str]) -> str:
     """Return a text (NFC) with every identifier replaced, whatever is between its words."""
-    text = unicodedata.normalize("NFC", text)
+    text = _composed(text)
     for one in sorted(identifiers, key=len, reverse=True):
-        words = WORD.findall(unicodedata.normalize("NFC", one))
+        words = WORD.findall(_composed(one))
         pattern = BETWEEN_WORDS.join(words)
         if sum(map(len, words)) < LONG_IDENTIFIER:
             pattern = rf"(?<![^\W_]){pattern}(?![^\W_])"

@@ -138,7 +138,7 @@ def run_challenge(
     others = _others(source, {*mrs.values(), *(masks[name] for name in mrs if name in masks), *regions}, place)
     region = region_of_input(source)
     models: list[Model] = load_models(models_for(region, specs), device, precision)
-    check_reads(models, modality)
+    check_reads(models, modality, chosen=False)
     counts, failed = Counter(), {}
     for name, mr in mrs.items():
         suffix = mr.name[len(name) :] if mr.name.lower().endswith(FORMATS) else FORMATS[2]

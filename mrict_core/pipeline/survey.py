@@ -22,8 +22,13 @@ OTHER_ENDING = re.compile(rf"(^|[_-])({'|'.join(map(re.escape, OTHERS))})$", re.
 ENDINGS = {  # of the files of an input
     name: re.compile(rf"[_-]({'|'.join(map(re.escape, NAMES[name]))})$", re.IGNORECASE) for name in MODALITIES
 }
-EXPECTED = "a file for each case, or a folder with a file named mr or with DICOM"
 Rest = list[tuple[Path, str]]  # files that are not DICOM images, and why
+
+
+def expected(modality: Modality) -> str:
+    """Return what a folder of cases holds; CBCT is not read from DICOM."""
+    dicom = "" if modality.window else " or with DICOM"
+    return f"a file for each case, or a folder with a file named {modality.name}{dicom}"
 
 
 @dataclass
@@ -126,7 +131,8 @@ def _case(folder: Path, series: list[SeriesFound], rest: Rest, found: Survey) ->
     for path, why in rest:
         if path not in own:
             place = path.parent.parent if _is_mr(path, found) else path.parent
-            sort_beside(path, why, taken or f"not where an MR is expected ({EXPECTED}); give {shown(place)}", found)
+            wanted = expected(found.modality)
+            sort_beside(path, why, taken or f"not where an MR is expected ({wanted}); give {shown(place)}", found)
     if not series and not rest:
         found.aside[folder] = "an empty folder"
 

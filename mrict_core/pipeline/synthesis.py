@@ -101,14 +101,14 @@ def load_models(specs: Sequence[str], device: str = "auto", precision: str = "fl
     return models
 
 
-def check_reads(models: Sequence[Model], modality: Modality) -> None:
-    """Raise MrictError for a model that reads another input."""
+def check_reads(models: Sequence[Model], modality: Modality, *, chosen: bool = True) -> None:
+    """Raise MrictError for a model that reads another input; `chosen`: by --input."""
     for model in models:
         reads = model.synthesizer.facts.modality
         if reads != modality:
             raise MrictError(
-                f"{model.name}: reads {reads.word}, the input is {modality.word}; expected the same; give --input "
-                f"{reads.name}, or another --model"
+                f"{model.name}: reads {reads.word}, the input is {modality.word}; expected the same; give "
+                f"{f'--input {reads.name}, or ' if chosen else ''}another --model"
             )
 
 
