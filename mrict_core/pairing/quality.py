@@ -63,7 +63,7 @@ class Limit:
 # Measured on phantoms, BrainWeb and a simulated pelvis, with known errors, noise, bias and cut fields. A body is nearly
 # symmetrical: of another person the mirror image fits as well as the CT itself, even after registration.
 LIMITS: dict[str, Limit] = {
-    "mirror_gain": Limit(0.92, 1.05, "", "mirrored {mirror} the CT fits {value} times as well (at most {limit})"),
+    "mirror_gain": Limit(0.9, 1.05, "", "mirrored {mirror} the CT fits {value} times as well (at most {limit})"),
     "offset_mm": Limit(2.2, None, "mm", "the CT fits better {value} away (limit {limit}): register the pair again"),
     "offset_deg": Limit(2.0, None, "°", "the CT fits better turned by {value} (limit {limit}): register it again"),
     "body_dice": Limit(0.93, 0.75, "", "the bodies overlap by a Dice of {value} (at least {limit})", low_is_bad=True),
