@@ -50,18 +50,19 @@ def held_out(
 def pair_pictures(mr: sitk.Image, ct: sitk.Image, planes: Sequence[str] = ("axial", "sagittal")) -> HTML:
     """Return the pictures of a pair on one grid, as on the page of pairs, a row for each plane."""
     from mrict_core.pairing.bodies import ct_body, mr_body
-    from mrict_core.reporting.pair_pictures import pictures
+    from mrict_core.reporting.pair_pictures import KINDS, pictures
 
     found = pictures(mr, ct, mr_body(mr), ct_body(ct))
     rows = []
     for plane in planes:
         cells = [
-            f'<figure style="margin:4px"><img alt="{one.plane}, {one.kind}" width="{one.width}" height="{one.height}" '
-            f'src="data:image/jpeg;base64,{one.data}"><figcaption>{one.kind}</figcaption></figure>'
+            f'<figure style="margin:4px;width:calc({100 / len(KINDS):g}% - 8px);max-width:{one.width}px">'
+            f'<img alt="{one.plane}, {one.kind}" style="width:100%" src="data:image/jpeg;base64,{one.data}">'
+            f"<figcaption>{one.kind}</figcaption></figure>"
             for one in found
             if one.plane == plane
         ]
-        rows.append(f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>')
+        rows.append(f'<div style="display:flex">{"".join(cells)}</div>')
     return HTML("".join(rows))
 
 
