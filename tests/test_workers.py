@@ -162,7 +162,7 @@ def test_workers_end_with_the_suite_also_by_kill_9(place, tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "job")]
     suite = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        assert "epoch 1/500" in suite.stdout.readline()
+        assert any("epoch 1/500" in line for line in suite.stdout)  # a slow machine first says how long it will take
         family = psutil.Process(suite.pid).children(recursive=True)
     finally:
         suite.kill()
