@@ -27,7 +27,7 @@ from mrict_core.reporting.text_tables import comparison_text, remarks, text_tabl
 
 BEGIN, END = "<!-- begin: printed by python -m mrict_core.metrics --markdown -->", "<!-- end -->"
 ROWS = list(metrics.TABLE.values())
-HOMES = {"synthrad2023", "synthrad2025", "thin", "clinical", "predecessor", "procedure", "features"}
+HOMES = {"synthrad2023", "synthrad2025", "thin", "clinical", "predecessor", "procedure", "features", "dose"}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)

@@ -12,12 +12,14 @@ import numpy as np
 
 from mrict_core.errors import unknown_name
 from mrict_core.hu import range_of
-from mrict_core.metrics import clinical, feature_distances, predecessor, synthrad, twins
+from mrict_core.metrics import clinical, dose, feature_distances, predecessor, synthrad, twins
 from mrict_core.metrics.case import Case
 from mrict_core.metrics.metric import BETTER, Metric
 
 TABLE: dict[str, Metric] = {
-    row.key: row for family in (synthrad, clinical, predecessor, twins, feature_distances) for row in family.METRICS
+    row.key: row
+    for family in (synthrad, clinical, predecessor, twins, feature_distances, dose)
+    for row in family.METRICS
 }
 PANELS = {  # name => heading or meaning
     "synthrad2023": "SynthRAD2023",
@@ -27,6 +29,7 @@ PANELS = {  # name => heading or meaning
     "predecessor": "The predecessor’s numbers and their twins",
     "procedure": "The predecessor’s procedure",
     "features": "Feature metrics",
+    "dose": "Dose",
     "leaderboard": "columns of the leaderboard",
     "compare": "compared by `compare` by default",
     "controls": "judged by the control images",
