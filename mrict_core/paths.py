@@ -24,6 +24,7 @@ PACKAGED = ROOT / "mrict_core" / "packaged"  # made by the build of a wheel, see
 INSTALLED = PACKAGED.is_dir()
 SOURCE = PACKAGED if INSTALLED else ROOT
 NOTEBOOKS, PARAMS, STARTERS = SOURCE / "notebooks", SOURCE / "params", SOURCE / "checkpoints"
+DOSE_PINS = SOURCE / "requirements-dose.txt"  # what `dose` needs beside the requirements
 HOME = "MRICT_HOME"
 SUITE_COMMAND = "mrict suite" if INSTALLED else "./run_all.sh"
 PHANTOM = "phantom"
