@@ -12,6 +12,7 @@ from mrict_core import __version__, paths
 from mrict_core.cli import (
     challenge,
     doctor,
+    dose,
     download,
     experiments,
     export,
@@ -115,6 +116,7 @@ for command, example in (
     (synthesize.synthesize, "synthesize my_t1.nii.gz -o ct.nii.gz --qa qa.html"),
     (challenge.challenge, "challenge --input /input --output /output --model mk7"),
     (results.score, "score --ct ct.nii.gz --sct sct.nii.gz --mask mask.nii.gz"),
+    (dose.dose, "dose --ct ct.nii.gz --sct sct.nii.gz --mask mask.nii.gz -o dose/"),
     (experiments.leave_one_centre_out, "leave-one-centre-out mk7 --data DIR --profile cpu"),
     (results.compare, "compare reports reports/runs/NAME --metric mae_hu"),
     (results.report, "report --data DIR --profile cpu"),

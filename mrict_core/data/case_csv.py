@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrict_core.errors import MrictError
+from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.files import available
 from mrict_core.paths import shown
 
 DELIMITERS = ",;\t"
+FOLDER_NAME = re.compile(r"[\w][\w .+=~-]{0,99}")  # a case's name becomes the name of a folder
 
 
 def read_rows(path: Path | str, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -53,6 +56,23 @@ def read_rows(path: Path | str, needed: Sequence[str]) -> list[tuple[int, dict[s
         (line, {name: cell for name, cell in zip(names, cells + [""] * len(names), strict=False) if name})
         for line, cells in rows
     ]
+
+
+def listed_file(path: Path, line: int, cell: str) -> Path:
+    """Return the file or folder that a cell of a csv names, relative to the csv; UnavailableError if there is none."""
+    file = listed_place(path, cell)
+    if file is None:
+        wanted = shown(path.parent / cell)[:300]
+        raise UnavailableError(f"{shown(path)}: line {line}: {wanted} not found; expected it; correct the path")
+    return file
+
+
+def listed_place(path: Path, cell: str) -> Path | None:
+    """Return the file or folder that a cell names; None if there is none, or no path in the cell."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a null byte
+        file = path.parent / Path(cell).expanduser()
+        return file if file.exists() else None
+    return None
 
 
 def _parsed(lines: list[str], delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

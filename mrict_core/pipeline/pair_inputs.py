@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from mrict_core.data.case_csv import read_rows
+from mrict_core.data.case_csv import FOLDER_NAME, listed_file, listed_place, read_rows
 from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.paths import printable, shown
 from mrict_core.pipeline.pair_folders import Found, PairInput, pairs_below
@@ -18,7 +16,6 @@ from mrict_core.pipeline.pair_sides import read_side
 __all__ = ["Found", "PairInput", "find_all", "find_inputs", "read_side"]
 
 NEEDED, OPTIONAL = ("patient", "mr", "ct"), ("mask", "centre", "transform", "mr_series", "ct_series")
-FOLDER_NAME = re.compile(r"[\w][\w .+=~-]{0,99}")  # a patient's name becomes the name of a folder
 
 
 def find_inputs(input: Path | str) -> tuple[PairInput, ...]:
@@ -63,30 +60,16 @@ def _of_csv(path: Path) -> Found:
             empty = [column for column in NEEDED if not row[column]]
             if empty:
                 raise MrictError(f"{shown(path)}: line {line}: no {empty[0]}; expected one; add it")
-            files = {key: _file(path, line, row[key]) for key in ("mr", "ct", "mask", "transform") if row.get(key)}
+            files = {
+                key: listed_file(path, line, row[key]) for key in ("mr", "ct", "mask", "transform") if row.get(key)
+            }
             more = {key: row[key] for key in ("mr_series", "ct_series") if row.get(key)}
             found.pairs.append(PairInput(name, centre=row.get("centre") or None, **files, **more))
         except MrictError as error:
-            named = [_place(path, row[key]) for key in ("mr", "ct") if row[key]]
+            named = [listed_place(path, row[key]) for key in ("mr", "ct") if row[key]]
             before = found.failed.get(name, ("", ()))[1]
             found.failed[name] = str(error), (*before, *(one for one in named if one))
     return found
-
-
-def _file(path: Path, line: int, cell: str) -> Path:
-    file = _place(path, cell)
-    if file is None:
-        wanted = shown(path.parent / cell)[:300]
-        raise UnavailableError(f"{shown(path)}: line {line}: {wanted} not found; expected it; correct the path")
-    return file
-
-
-def _place(path: Path, cell: str) -> Path | None:
-    """Return the file or folder that a cell names; None if there is none, or no path in the cell."""
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a null byte
-        file = path.parent / Path(cell).expanduser()
-        return file if file.exists() else None
-    return None
 
 
 def _named_apart(found: Found) -> Found:
