@@ -57,6 +57,19 @@ install_requirements() {
     exit 1
   fi
   echo "$wanted" > .venv/requirements.cksum
+  rm -f .venv/requirements-dose.cksum # it may have changed what --dose installed
+}
+
+install_dose() { # --no-deps: pyRadPlan's bounds exclude the pinned numpy, see the file
+  local wanted
+  wanted=$(cksum requirements-dose.txt)
+  if [ "$(cat .venv/requirements-dose.cksum 2>/dev/null)" = "$wanted" ]; then return 0; fi
+  echo "Installing requirements-dose.txt …"
+  if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dose.txt; then
+    echo "Installing requirements-dose.txt failed (see above); fix that, or leave --dose out." >&2
+    exit 1
+  fi
+  echo "$wanted" > .venv/requirements-dose.cksum
 }
 
 usage() {
@@ -90,6 +103,8 @@ usage: ./run_all.sh [options]
   --only LIST           run only these notebooks and their trainings, e.g. 00 or 00,05
   --jobs N              trainings and notebooks in parallel (default: 2 in the demo, 1 in full)
   --tensorboard         the trainings log to TensorBoard: tensorboard --logdir checkpoints
+  --dose                also the dose of a plan on the best model's synthetic CTs and the baselines' (installs
+                        requirements-dose.txt; generic machine, not for clinical use)
   --force               repeat what is already done
   --setup-only          make or update .venv, run nothing
   --help                this text
@@ -121,11 +136,12 @@ meant() { # OPTION VALUE
 }
 
 arguments=()
-setup_only=
+setup_only= dose=
 while [ $# -gt 0 ]; do
   case "$1" in
     --help|-h) usage; exit 0 ;;
     --setup-only) setup_only=yes; shift ;;
+    --dose) arguments+=("$1"); dose=yes; shift ;;
     --force|--tensorboard|--exclude-metal) arguments+=("$1"); shift ;;
     --profile|--data|--region|--input|--ct|--variants|--set|--experiment|--protocol|--group-by|--pairs|--only|--jobs|--minutes-per-variant)
       if [ $# -lt 2 ]; then echo "run_all.sh: $1 needs a value; see ./run_all.sh --help" >&2; exit 2; fi
@@ -137,5 +153,6 @@ while [ $# -gt 0 ]; do
 done
 
 setup_venv
+if [ -n "$dose" ]; then install_dose; fi
 [ -n "$setup_only" ] && exit 0
 exec .venv/bin/python -m mrict_core suite ${arguments[@]+"${arguments[@]}"}

@@ -2,7 +2,7 @@
 # Check everything: lint, unit tests, notebooks under nbval. Arguments go to pytest (./run_tests.sh -k transforms).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-./run_all.sh --setup-only
+./run_all.sh --setup-only --dose
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .

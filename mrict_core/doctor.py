@@ -81,17 +81,35 @@ def _packages(problems: list[str]) -> list[dict[str, str]]:
     rows = []
     for extra, wanted in requirements().items():
         for one in wanted if extra not in DEVELOPERS else ():
-            try:
-                version = metadata.version(one.name)
-            except metadata.PackageNotFoundError:
-                version = ""
+            version = _version(one.name)
             rows.append({"name": one.name, "version": version, "expected": str(one.specifier), "extra": extra})
             usable = version and one.specifier.contains(version, prereleases=True)
             if not usable and (version or not extra):  # what an extra lacks was not asked for
                 problems.append(
                     f"{one.name}: {version or 'not installed'}; expected {one.specifier}; pip install -U '{one}'"
                 )
+    return [*rows, *_dose_packages(problems)]
+
+
+def _dose_packages(problems: list[str]) -> list[dict[str, str]]:
+    """Return a row per pin of `dose`; add those of another version to `problems` if pyRadPlan, the first, is there."""
+    lines = paths.DOSE_PINS.read_text(encoding="utf-8").splitlines()
+    remedy = f"pip install --no-deps -r {paths.shown(paths.DOSE_PINS)}"
+    rows = []
+    for one in (Requirement(line) for line in lines if line and not line.startswith("#")):
+        row = {"name": one.name, "version": _version(one.name), "expected": str(one.specifier), "extra": "dose"}
+        rows.append(row)
+        if rows[0]["version"] and not one.specifier.contains(row["version"] or "0", prereleases=True):
+            problems.append(f"{one.name}: {row['version'] or 'not installed'}; expected {one.specifier}; {remedy}")
     return rows
+
+
+def _version(package: str) -> str:
+    """Return the installed version of a package; "" without it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _cpu_name() -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mrict_core import evaluation, metrics
 from mrict_core.evaluation.controls import blindness
+from mrict_core.evaluation.dose_table import DoseResults
 from mrict_core.metrics.feature_distances import FeatureScore
 from mrict_core.reporting.page import BrowserPatient, PageData
 
@@ -74,6 +75,31 @@ def browser_patient(patient: str, variants: list[str], count: int = 28, side: in
     )
 
 
+def dose_results(
+    names: Sequence[str] = ("mk0", "mk1", "baseline_0"), patients: Sequence[str] = PATIENTS
+) -> DoseResults:
+    """Return doses of models that get better by dose while their MAE gets worse; photons have no range."""
+    rows, ranges = [], ("range_mm", "range_mae_mm")
+    for modality in ("photons", "protons"):
+        for place, name in enumerate(names):
+            for patient in patients[:2]:
+                row = dict.fromkeys(metrics.keys("dose"), (place + 1) / 2) | {"dose_mae": 3.0 - place}
+                row |= {"dvh": float("nan")} | (dict.fromkeys(ranges, float("nan")) if modality == "photons" else {})
+                rows.append({"case": patient, "model": name, "modality": modality} | row)
+    beams = [
+        {"patient": p, "gantry_deg": 60.0, "range_mm": -1.0 - k, "wepl_mm": 1.1 + k} for k, p in enumerate(patients)
+    ]
+    return DoseResults(
+        note="generic machine, not commissioned; research only, not for clinical use",
+        settings={"dose_gy": 2.0, "grid_mm": 3.0},
+        rows=pd.DataFrame(rows),
+        maes={name: dict.fromkeys(patients, 100.0 + 12 * place) for place, name in enumerate(names)},
+        kinds={name: "baseline" if name.startswith("baseline") else "variant" for name in names},
+        beams=dict.fromkeys(names, beams),
+        remarks=[f"{patients[2]}: failed, no test target fits"],
+    )
+
+
 def page_data(count: int = 19, slices: int = 28, side: int = 64, patients: Sequence[str] = PATIENTS) -> PageData:
     names = [f"mk{k}" for k in range(count)]
     variants = [record(name, 100.0 + 12 * k, patients=patients) for k, name in enumerate(names)]
@@ -110,6 +136,7 @@ def page_data(count: int = 19, slices: int = 28, side: int = 64, patients: Seque
             ]
         ),
         blindness=blindness([*records, *controls]),
+        dose=dose_results(),
         features=[{"variant": r["name"], **score} for r in records for score in r["features"]],
         corrections=[("by slice", "by patient")],
         browser=[(p, partial(browser_patient, p, [r["name"] for r in records], slices, side)) for p in patients],

@@ -57,6 +57,7 @@ def test_the_suite_is_complete():
         "07_evaluation",
         "08_clinical_report",
         "09_synthesize",
+        "10_dose",
     }
     assert [path.stem for path in PATHS if path not in NUMBERED] == list(TITLES)
 

@@ -97,7 +97,8 @@ def test_doctor_finds_all_that_is_needed(mrict, tmp_path):
     ]
     assert [model["name"] for model in found["models"]] == ["starter-brain"]
     extras = {row["name"]: row["extra"] for row in found["packages"]}
-    assert (extras["torch"], extras["papermill"], extras["python-gdcm"]) == ("", "notebooks", "dicom")
+    names = ("torch", "papermill", "python-gdcm", "pyRadPlan")
+    assert [extras[name] for name in names] == ["", "notebooks", "dicom", "dose"]
     assert list(tmp_path.iterdir()) == []
 
 

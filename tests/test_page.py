@@ -141,10 +141,11 @@ def test_what_is_missing_is_said_with_its_reason(data):
     bare = dataclasses.replace(
         data, browser=[], controls=[], histories={}, predecessor=pd.DataFrame(), comparisons=pd.DataFrame(), features=[]
     )
+    bare = dataclasses.replace(bare, dose=None)
     bare = dataclasses.replace(bare, browser_note="mk1: no such checkpoint", provenance={}, variants=[])
     missing = {s.id: s.missing for s in build(bare) if s.missing}
     assert set(missing) == {
-        *("slices", "comparisons", "controls", "predecessor", "features", "training", "lineage", "provenance"),
+        *("slices", "comparisons", "dose", "controls", "predecessor", "features", "training", "lineage", "provenance"),
     }
     page = render(bare)
     assert "Missing from this report" in page
@@ -153,12 +154,13 @@ def test_what_is_missing_is_said_with_its_reason(data):
         assert f'<section id="{id_}"' not in page
     folded = page.index('<details class="holes" id="missing">')
     assert folded > page.rindex("<section ")
-    assert "Missing from this report (9)" in page[folded:]
+    assert "Missing from this report (10)" in page[folded:]
     assert "not evaluated" in page[folded:]
     together = render(dataclasses.replace(bare, missing={"mk98": "not evaluated", "mk99": "not evaluated"}))
     assert "<b>mk98, mk99</b>: not evaluated" in together
     nothing = dataclasses.replace(bare, records=[], board=evaluation.leaderboard([]), centres=pd.DataFrame())
     assert {s.id for s in build(nothing) if not s.missing} == {"corrections", "definitions"}
+    assert "evaluate NAME --dose" in missing["dose"]
     render(nothing)
 
 
@@ -202,7 +204,8 @@ def test_few_patients_have_no_interval_in_a_table(count):
     assert [part in words for part in parts] == [count >= FEWEST] * len(parts)
     assert bool(re.search(r"\[\d+\.\d, \d+\.\d\]", words)) == (count >= FEWEST)
     if count < FEWEST:
-        assert "95 %" not in re.sub(r'<section id="definitions".*', "", words, flags=re.S)
+        shown = re.sub(r'<section id="definitions".*', "", words, flags=re.S)
+        assert not re.search("(?<!V)95 %", shown)  # V95 is a measure of dose
 
 
 def test_the_best_is_bold_but_never_a_bias(data):
@@ -257,7 +260,7 @@ def test_every_number_has_its_card(text):
     cards = json.loads(re.search(r"id=\"data-cards\">(.*?)</script>", text, flags=re.S)[1])
     for metric, name in set(re.findall(r"data-metric=\"([a-z_0-9]+)\" data-name=\"([a-z_0-9]+)\"", text)):
         own = cards[metric]["numbers"][name]
-        assert own["n"] == 3
+        assert own["n"] == (2 if metric in metrics.keys("dose") else 3)  # one has no dose
         assert (own["split_hash"], own["checkpoint_hash"], own["profile"]) == ("5b11", "c0de", "demo")
         assert all(cards[metric][key] for key in ("range", "mask", "dimensionality", "aggregation", "weights"))
 
@@ -344,3 +347,20 @@ def test_the_summary_holds_every_number_with_its_card(data, tmp_path):
     assert "*missing*" in text
     assert "Water-equivalent path length" in text
     assert len(pd.read_csv(csv)) == len(data.records) * (len(metrics.recorded()) + 2)
+
+
+def test_dose_has_a_table_of_means_and_of_ranks_by_modality(text):
+    section = text.split('<section id="dose"')[1].split("</section>")[0]
+    assert section.count('<table class="data">') == 4
+    for part in ("Photons: means", "Protons: means", "ranks, 1 is best", "not for clinical use", "by dose MAE %"):
+        assert part in section
+    of = {part: section[section.rindex(f"{part}: means") :] for part in ("Photons", "Protons")}
+    photons, protons = (part.split("</table>")[0] for part in of.values())
+    assert 'data-metric="range_mm"' in protons
+    assert 'data-metric="range_mm"' not in photons  # photons have no range
+    assert 'data-metric="dvh"' not in protons  # no organ
+    assert "baseline_0 before mk0" in section
+    assert "1BC003: failed, no test target fits" in section
+    charts = json.loads(re.search(r'id="data-charts">(.*?)</script>', text, re.DOTALL)[1])
+    names = [trace["name"] for trace in charts["dose_ranges"]["figure"]["data"]]
+    assert names[:3] == ["mk0", "mk1", "baseline_0"]

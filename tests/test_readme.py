@@ -31,7 +31,7 @@ def test_rooms_do_not_share_names():
 
 
 def test_every_file_in_the_tree_exists():
-    named = set(re.findall(r"[a-z_0-9]+\.(?:py|sh|md|txt|toml)", TREE))
+    named = set(re.findall(r"[a-z_0-9-]+\.(?:py|sh|md|txt|toml)", TREE))
     there = {p.name for p in ROOT.rglob("*") if p.is_file() and ".venv" not in p.parts}
     assert named <= there, f"not in the repository: {sorted(named - there)}"
 

@@ -16,7 +16,7 @@ from mrict_core import cli
 from mrict_core.paths import ROOT
 
 SCRIPTS = ("run_all.sh", "run_tests.sh", ".ci/run")
-TOOLS = ("bash", "cat", "chmod", "cksum", "dirname", "awk", "df")
+TOOLS = ("bash", "cat", "chmod", "cksum", "dirname", "awk", "df", "rm")
 
 
 def script(path: Path, *lines: str) -> None:
@@ -30,7 +30,7 @@ def clone(tmp_path) -> Path:
     """A copy of the files that run_all.sh reads; its folder `bin` is the whole PATH."""
     folder = tmp_path / "a clone"
     folder.mkdir()
-    for name in ("run_all.sh", "requirements.txt"):
+    for name in ("run_all.sh", "requirements.txt", "requirements-dose.txt"):
         shutil.copy(ROOT / name, folder)
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
@@ -53,7 +53,7 @@ def stand_in_venv(clone: Path) -> None:
     (clone / ".venv" / "requirements.cksum").write_bytes(checksum)
 
 
-SWITCHES = {"--force", "--tensorboard", "--exclude-metal", "--setup-only", "--help"}
+SWITCHES = {"--dose", "--force", "--tensorboard", "--exclude-metal", "--setup-only", "--help"}
 
 
 def accepted_flags() -> set[str]:
@@ -202,3 +202,31 @@ def test_files_are_meant_from_where_the_command_is_typed(clone, form):
 def test_other_values_are_passed_on_as_they_are(clone, given):
     stand_in_venv(clone)
     assert run(clone, given, cwd=clone.parent).stdout.splitlines()[4:] == [given]
+
+
+@pytest.mark.parametrize("given", [["--dose"], ["--setup-only", "--dose"]])
+def test_dose_is_installed_once_without_dependencies(clone, given):
+    stand_in_venv(clone)
+    first, second = run(clone, *given), run(clone, *given)
+    assert (first.returncode, first.stderr) == (0, "")
+    installed = first.stdout.splitlines()
+    place = installed.index("--no-deps")
+    assert installed[place : place + 3] == ["--no-deps", "-r", "requirements-dose.txt"]
+    assert "pip" not in second.stdout.splitlines()
+    suite = [str(clone), "-m", "mrict_core", "suite", "--dose"]
+    assert second.stdout.splitlines() == ([] if "--setup-only" in given else suite)
+
+
+def test_without_dose_nothing_more_is_installed(clone):
+    stand_in_venv(clone)
+    assert run(clone, "--force").stdout.splitlines() == [str(clone), "-m", "mrict_core", "suite", "--force"]
+    assert not (clone / ".venv" / "requirements-dose.cksum").exists()
+
+
+def test_a_failed_installation_of_dose_is_said_and_tried_again(clone):
+    stand_in_venv(clone)
+    script(clone / ".venv" / "bin" / "python", 'if [ "$1" = -c ]; then echo "$PWD/site"; else exit 1; fi')
+    result = run(clone, "--setup-only", "--dose")
+    assert result.returncode == 1
+    assert "requirements-dose.txt failed" in result.stderr
+    assert not (clone / ".venv" / "requirements-dose.cksum").exists()

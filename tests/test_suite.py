@@ -105,6 +105,31 @@ def test_plan_of_a_lineage():
     assert all(step.parameters["profile"] == "smoke" for step in steps)
 
 
+def test_dose_comes_before_the_report_and_only_if_asked():
+    space, parameters = workspace("smoke"), plan.load_parameters("smoke")
+    without = plan.plan(select("mk1"), space, parameters)
+    steps = plan.plan(select("mk1"), space, parameters, dose=True)
+    names = [step.name for step in steps]
+    assert set(names) - {step.name for step in without} == {plan.DOSE}
+    by_name = {step.name: step for step in steps}
+    assert plan.DOSE in by_name[REPORT].needs
+    assert set(by_name[plan.DOSE].needs) == {PREPROCESS, "mk1", EVALUATION}
+    assert names.index(EVALUATION) < names.index(plan.DOSE) < names.index(REPORT)
+    plan.check_parameters(plan.DOSE, parameters)
+
+
+def test_the_report_is_made_again_when_doses_change(fresh_space):
+    steps = steps_of("mk1", fresh_space)
+    by_name, hashes = {step.name: step for step in steps}, []
+    for text in ("", "{}", "[]"):
+        if text:
+            (fresh_space.reports / plan.DOSES).parent.mkdir(parents=True, exist_ok=True)
+            (fresh_space.reports / plan.DOSES).write_text(text)
+        hashes.append([plan.scores_hash(by_name[name], steps, fresh_space) for name in (REPORT, EVALUATION)])
+    assert len({report for report, _ in hashes}) == 3
+    assert len({evaluation for _, evaluation in hashes}) == 1
+
+
 @pytest.mark.parametrize("variants", ["readme", "all", "mk6_4_3", "practice_mk2"])
 def test_plan_covers_what_was_asked_parents_first(variants):
     steps = steps_of(variants)

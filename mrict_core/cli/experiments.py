@@ -14,6 +14,7 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments import listing
 
 if TYPE_CHECKING:
+    from mrict_core.dose.study import DoseSettings
     from mrict_core.experiments import Experiment
 
 ASIDE_LINES = 3  # of each kind of file that is not a patient
@@ -203,11 +204,20 @@ def evaluate(
     sets: option.Sets = None,
     experiment: option.Files = None,
     own_name: option.Name = "",
+    dose: Annotated[
+        bool,
+        typer.Option("--dose", help="also what the synthetic CTs change in the dose of a plan (minutes a patient)"),
+    ] = False,
+    beams: Annotated[
+        list[str] | None, typer.Option("--modality", help="of --dose: photons or protons; repeatable; default: both")
+    ] = None,
+    grid_mm: Annotated[float | None, typer.Option("--grid-mm", help="of --dose; default: 3")] = None,
 ) -> None:
     """Score a trained variant on the held-out patients, write its tables, publish it as a model."""
     from mrict_core.experiments.profiles import get_profile
     from mrict_core.paths import shown, workspace
 
+    plans = _dose_settings(dose, beams, grid_mm)
     found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
     space, wanted = workspace(profile, data, region, protocol, modality, ct, exclude_metal), _seeds(seeds)
     from mrict_core.evaluation import leaderboard
@@ -219,14 +229,39 @@ def evaluate(
     for variant in found:  # fails before the baselines take their time
         choose(space, variant.name, (store.key, split.hash), seeds=wanted)
     lines: list[str] = []  # printed below the bar
-    records = evaluate_baselines(chosen, space)
+    records, baselines = [], evaluate_baselines(chosen, space)
     for variant in found:
         with Bar("evaluate") as bar:
             records += evaluate_variant(
                 variant, chosen, space, seeds=wanted, device=device, progress=bar, report=lines.append
             )[:1]
-    print(text_table(leaderboard(records)))
+    print(text_table(leaderboard([*baselines, *records])))
     print("\n".join([f"tables: {shown(space.metrics)}", *lines]))
+    if plans:
+        from mrict_core.pipeline.model_doses import evaluate_dose, folder_of, with_baselines
+        from mrict_core.reporting.dose_text import dose_text
+
+        with Bar("dose") as bar:
+            doses = evaluate_dose(
+                space, with_baselines(records, baselines), plans, label=chosen.label, device=device, progress=bar
+            )
+        print(f"\n{dose_text(doses)}\ndoses: {shown(folder_of(space))}")
+
+
+def _dose_settings(wanted: bool, modalities: list[str] | None, grid_mm: float | None) -> DoseSettings | None:
+    """Return how plans are made, None without --dose; fails before anything is scored."""
+    if not wanted:
+        if modalities or grid_mm is not None:
+            raise MrictError("--modality and --grid-mm are of plans; expected --dose with them; add it")
+        return None
+    from mrict_core.dose.engine import MODALITIES, version
+    from mrict_core.dose.study import DoseSettings
+
+    settings = DoseSettings(
+        tuple(modalities or MODALITIES), grid_mm=DoseSettings.grid_mm if grid_mm is None else grid_mm
+    )
+    version()
+    return settings
 
 
 def runs(

@@ -148,6 +148,9 @@ def suite(
         typer.Option("--minutes-per-variant", metavar="M", help="train every variant for so long, ancestors too"),
     ] = None,
     tensorboard: TensorBoard = False,
+    dose: Annotated[
+        bool, typer.Option("--dose", help="also notebook 10: the dose of the best model beside the baselines")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Train, and run the notebooks in order (./run_all.sh calls it). Exit status 1 if data were left out."""
@@ -172,6 +175,7 @@ def suite(
         group_by=group_by,
         pairs=pairs,
         tensorboard=tensorboard,
+        dose=dose,
         say=say,
         modality=modality,
         ct=ct,
@@ -182,6 +186,7 @@ def suite(
         ("leaderboard", space.reports / "leaderboard.md"),
         ("metrics", space.metrics),
         ("figures", space.figures),
+        *([("dose", space.reports / "dose")] if dose else []),
         ("notebooks", space.executed),
     ):
         if path.exists():

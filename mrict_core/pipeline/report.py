@@ -39,8 +39,10 @@ from mrict_core.modalities import MR, Modality
 from mrict_core.paths import Workspace
 from mrict_core.pipeline.evaluate import current_records, evaluate_baselines, evaluate_controls, predictions_of
 from mrict_core.pipeline.folds import read_folds
+from mrict_core.pipeline.model_doses import read_doses
 from mrict_core.pipeline.preparation import open_data
 from mrict_core.reporting.conclusion import CONCLUSION, conclusion
+from mrict_core.reporting.dose_text import dose_notes
 from mrict_core.reporting.page import BrowserPatient, PageData, write_page
 from mrict_core.reporting.style import counted
 from mrict_core.reporting.summary import write_summary
@@ -111,6 +113,7 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
         folds=read_folds(space),
         predecessor=predecessor_table([*variants, *controls]),
         blindness=blindness([*records, *controls]),
+        dose=read_doses(space, records),
         features=[{"variant": r["name"], **score} for r in (*records, *controls) for score in r.get("features", [])],
         corrections=list(CORRECTIONS),
         browser=[(patient, partial(_browser_patient, store, patient, predictors)) for patient in split.test],
@@ -221,9 +224,27 @@ def _sections(data: PageData, words: str) -> dict[str, tuple[str, pd.DataFrame]]
             data.folds,
         ),
         "The predecessor’s table": ("Printed; ours by its procedure; ours corrected.", data.predecessor),
+        **_dose_sections(data),
         "Controls": ("Control images, and what each metric does not see in them.", data.blindness),
         "What was corrected": (
             "For details see docs/lineage.md.",
             pd.DataFrame(data.corrections, columns=["the predecessor", "here"]),
         ),
     }
+
+
+def _dose_sections(data: PageData) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return the tables of doses, by modality; none if there are no doses."""
+    if (found := data.dose) is None:
+        return {}
+    cards = metrics.definitions(metrics.keys("dose"))
+    said = "\n\n".join([f"{found.note.capitalize()}.", *dose_notes(found), cards])
+    tables: dict[str, tuple[str, pd.DataFrame]] = {}
+    for modality in found.modalities:
+        tables[f"Dose, {modality}"] = (said, found.of(modality, found.means))
+        tables[f"Ranks by dose, {modality}"] = (
+            f"1 is best. {found.note.capitalize()}.",
+            found.of(modality, found.ranks),
+        )
+        said = f"As above. {found.note.capitalize()}."
+    return tables

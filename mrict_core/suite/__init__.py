@@ -59,6 +59,7 @@ def run_suite(
     group_by: str = "",
     pairs: str = "",
     tensorboard: bool = False,
+    dose: bool = False,
     say: Say = print,
     modality: str = "mr",
     ct: str = "rigid",
@@ -69,12 +70,16 @@ def run_suite(
     profile "": see `default_profile`. variants, sets, files: the experiments, see `experiments.user.chosen`; variants
     None: those of the files, or `default_variants`. only: these notebooks, with their trainings and the ancestors of
     those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. tensorboard: the
-    trainings keep a log for it. modality, ct, exclude_metal: see `workspace`. A failure raises MrictError with the
-    variant, or the notebook and cell.
+    trainings keep a log for it. dose: also notebook 10, before the report. modality, ct, exclude_metal: see
+    `workspace`. A failure raises MrictError with the variant, or the notebook and cell.
     """
     require("papermill", "notebooks")
     if tensorboard:
         require("tensorboard", "tensorboard")
+    if dose:
+        from mrict_core.dose.engine import version
+
+        version()  # fails before hours of training
     check_open_files(OPEN_FILES)
     pin_roots()
     work_root().mkdir(parents=True, exist_ok=True)  # kernels start there
@@ -86,7 +91,7 @@ def run_suite(
     given = folders if len(folders) > 1 else "".join(folders)  # as the notebooks' `data_dir`
     parameters = load_parameters(profile) | {"data_dir": given, "region": space.region, "protocol": protocol}
     parameters |= {"modality": modality, "ct_kind": ct, "exclude_metal": exclude_metal}
-    steps = plan(chosen, space, parameters, group_by, scale.minutes, pairs)
+    steps = plan(chosen, space, parameters, group_by, scale.minutes, pairs, dose=dose)
     for step in steps:
         if not isinstance(step, TrainingStep):
             check_parameters(step.notebook, step.parameters)

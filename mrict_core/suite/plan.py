@@ -18,7 +18,8 @@ from mrict_core.paths import NOTEBOOKS, PARAMS, Workspace, common_folder, shown
 from mrict_core.training.runs import of_record
 
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "07_evaluation", "08_clinical_report"
-SYNTHESIS = "09_synthesize"
+SYNTHESIS, DOSE = "09_synthesize", "10_dose"
+DOSES = "dose/summary.json"  # in the reports
 NO_STORY = ""  # instead of a notebook, for the papers' references and a user's own family
 NOTEBOOK_OF = {  # family of a variant => its notebook
     "cyclegan": "01_cyclegan_baseline",
@@ -88,10 +89,13 @@ def plan(
     group_by: str = "",
     minutes: float | None = None,
     pairs: str = "",
+    *,
+    dose: bool = False,
 ) -> list[Step]:
     """Return all steps, each after those it needs.
 
     variants: parents first, as from `experiments.with_ancestors`. minutes: of every training, see `Profile.minutes`.
+    dose: with the notebook on dose, whose results the report shows.
     """
     own = parameters | {"group_by": group_by, "pairs": pairs}
     chains: dict[str, tuple[Experiment, ...]] = {"": ()}
@@ -106,7 +110,10 @@ def plan(
     listed = parameters | {"variants": ",".join(v.name for v in variants)}
     trained = (PREPROCESS, *(training.name for training in trainings))
     steps.append(Step(EVALUATION, EVALUATION, listed, trained, (space.reports / "leaderboard.csv",)))
-    steps.append(Step(REPORT, REPORT, listed, (EVALUATION,), (space.reports / "index.html",)))
+    if dose:
+        steps.append(Step(DOSE, DOSE, listed, (EVALUATION,), (space.reports / DOSES,)))
+    before = (EVALUATION, DOSE) if dose else (EVALUATION,)
+    steps.append(Step(REPORT, REPORT, listed, before, (space.reports / "index.html",)))
     steps.append(Step(SYNTHESIS, SYNTHESIS, listed, (EVALUATION,), (space.reports / "synthetic_ct" / "case_sct.html",)))
     return _all_needs(steps)
 
@@ -178,8 +185,9 @@ def scores_hash(step: Step, steps: Sequence[Step], space: Workspace) -> str:
     """
     if isinstance(step, TrainingStep) or step.notebook == PREPROCESS:
         return ""
-    csvs = [space.metrics / f"{s.name}.csv" for s in steps if isinstance(s, TrainingStep) and s.name in step.needs]
-    return hash_of([(path.name, hash_file(path)) for path in csvs if path.is_file()])
+    files = [space.metrics / f"{s.name}.csv" for s in steps if isinstance(s, TrainingStep) and s.name in step.needs]
+    files += [space.reports / DOSES] if step.notebook == REPORT else []
+    return hash_of([(path.name, hash_file(path)) for path in files if path.is_file()])
 
 
 def step_key(step: Step, keys: dict[str, str], space: Workspace) -> str:

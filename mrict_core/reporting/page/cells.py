@@ -10,6 +10,7 @@ import pandas as pd
 
 from mrict_core import metrics
 from mrict_core.evaluation import seeds_of, seeds_sd
+from mrict_core.evaluation.dose_table import MAE, DoseResults
 from mrict_core.metrics import NOTHING
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import FEWEST, best_places, enough, heading, metric_of
@@ -150,6 +151,29 @@ def summary_table(data: PageData, names: Sequence[str], caption: str, extra: boo
         rows.append(row)
         kinds.append(record["kind"])
     return Table(caption, headings, cards, rows, kinds)
+
+
+def dose_table(found: DoseResults, modality: str) -> Table:
+    """Return a modality's means over people, one row per model, every dose measure with its card."""
+    frame = found.of(modality, found.means)
+    keys = [key for key in (MAE, *metrics.keys("dose")) if key in frame]
+    best = {key: best_places(list(frame[key]), key) for key in keys}
+    rows = []
+    for place, row in enumerate(frame.to_dict(orient="records")):
+        name = row["name"]
+        cells = [Cell(name, name, kind="name"), Cell(str(row["n"]), float(row["n"]))]
+        for key in keys:
+            value = None if pd.isna(row[key]) else float(row[key])
+            kind = "best" if place in best[key] else ""
+            cells.append(Cell(number(value, key), order(value, key), key, name, kind))
+        rows.append(cells)
+    settings = found.settings
+    caption = (
+        f"{modality.capitalize()}: means over people; one fraction of {settings['dose_gy']:g} Gy, dose grid "
+        f"{settings['grid_mm']:g} mm."
+    )
+    headings = ["name", "people", *map(heading, keys)]
+    return Table(caption, headings, ["", "", *keys], rows, [found.kinds[row["name"]] for _, row in frame.iterrows()])
 
 
 def own_note(row: pd.Series) -> str:

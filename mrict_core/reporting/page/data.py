@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mrict_core.evaluation.dose_table import DoseResults
 from mrict_core.modalities import MR, Modality
 
 
@@ -52,6 +53,7 @@ class PageData:
     folds: pd.DataFrame = field(default_factory=_none)  # pipeline.read_folds
     predecessor: pd.DataFrame = field(default_factory=_none)  # evaluation.predecessor.predecessor_table
     blindness: pd.DataFrame = field(default_factory=_none)  # evaluation.controls.blindness
+    dose: DoseResults | None = None  # pipeline.model_doses.read_doses
     features: list[dict[str, Any]] = field(default_factory=list)  # variant, and metrics.features.FeatureScore.as_dict()
     corrections: list[tuple[str, str]] = field(default_factory=list)  # (the predecessor, here)
     browser: list[tuple[str, Callable[[], BrowserPatient]]] = field(default_factory=list)  # every test patient, unread

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from mrict_core import metrics
 from mrict_core.evaluation import shown_name
+from mrict_core.evaluation.dose_table import DoseResults
 from mrict_core.hu import CALIBRATION_SHOWN_HU, DICE_THRESHOLDS_HU
 from mrict_core.metrics.clinical import SPANS
 from mrict_core.reporting.style import CENTRE_COLOURS, FAINT, MODEL_LINES, model_look
@@ -19,6 +20,7 @@ from mrict_core.reporting.text_tables import FEWEST, count_people
 Record = Mapping[str, Any]
 DASHES = dict(zip(MODEL_LINES, ("solid", "dash", "dashdot", "dot", "longdashdot"), strict=True))
 UNSEEN = "rgba(0,0,0,0)"  # box and line; plotly's legend then shows the points
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 SHOWN = 6  # models in a chart, best first
 
 
@@ -263,6 +265,33 @@ def path_length(records: Sequence[Record]) -> dict[str, Any] | None:
     return found
 
 
+def dose_ranges(found: DoseResults) -> dict[str, Any] | None:
+    """The change of every proton beam's range against the change of path length in water, by model."""
+    figure, reach = go.Figure(), 0.0
+    for name, beams in found.beams.items():
+        points = [beam for beam in beams if np.isfinite([beam["wepl_mm"], beam["range_mm"]]).all()]
+        if not points:
+            continue
+        x, y = ([round(beam[key], 2) for beam in points] for key in ("wepl_mm", "range_mm"))
+        reach = max(reach, *map(abs, (*x, *y)))
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="markers",
+            name=name,
+            marker={"color": FAINT if found.kinds[name] == "baseline" else _line_of(name)["color"], "size": 8}
+            | {"symbol": SYMBOLS[len(figure.data) % len(SYMBOLS)]},
+            text=[f"{beam['patient']}, {beam['gantry_deg']:g}°" for beam in points],
+            hovertemplate="%{fullData.name}<br>%{text}: path %{x:.1f} mm, range %{y:.1f} mm<extra></extra>",
+        )
+    if not figure.data:
+        return None
+    reach = 1.1 * reach + 0.1
+    line = {"color": FAINT, "dash": "dot"}
+    figure.add_scatter(x=[-reach, reach], y=[reach, -reach], mode="lines", name="range = − path length", line=line)
+    return _finished(figure, 420, "path length in water, sCT − CT (mm)", "range, sCT − CT (mm)")
+
+
 CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
     "leaderboard": ("Masked MAE of every held-out patient by model; means are in the table above.", leaderboard),
     "centres": (
@@ -275,6 +304,11 @@ CHARTS: dict[str, tuple[str, Callable[[Any], dict[str, Any] | None]]] = {
     "path_length": (
         "Mean absolute path-length error (mm) by beam direction; 0° is right to left.",
         path_length,
+    ),
+    "dose_ranges": (
+        "Range of every proton beam against its path length in water, sCT − CT; on the line the path length alone "
+        "predicts the range.",
+        dose_ranges,
     ),
     "training": ("MAE on the validation patients by epoch; a diamond marks the checkpoint that is scored.", training),
 }

@@ -12,12 +12,14 @@ from matplotlib import colormaps
 
 from mrict_core import __version__, metrics
 from mrict_core.evaluation import seeds_sd
+from mrict_core.evaluation.dose_table import MAE
 from mrict_core.evaluation.records import plain
 from mrict_core.hu import ERROR_LIMIT_HU
 from mrict_core.modalities import Modality
 from mrict_core.reporting import style
 from mrict_core.reporting.conclusion import bone_verdict, conclusion, headline
 from mrict_core.reporting.page import plots, sections
+from mrict_core.reporting.page.cells import number
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import FEWEST, heading
 
@@ -84,7 +86,7 @@ def _charts(data: PageData, found: list[sections.Section]) -> dict[str, dict[str
     charts = {}
     for name in wanted:
         alternative, make = plots.CHARTS[name]
-        figure = make(data.histories if name == "training" else data.records)
+        figure = make({"training": data.histories, "dose_ranges": data.dose}.get(name, data.records))
         if figure is not None:  # plain: no numpy arrays, null for NaN
             hidden = any(trace.get("visible") == "legendonly" for trace in figure["data"])
             charts[name] = {"figure": plain(figure), "alternative": alternative, "hidden": hidden}
@@ -104,6 +106,29 @@ def _cards(data: PageData) -> dict[str, Any]:
             statistics = record["summary"]["all"].get(metric, {})
             own |= {"mean": statistics.get("mean"), "sd_over_seeds": seeds_sd(record, metric), "label": record["label"]}
             entry["numbers"][record["name"]] = own
+    return cards | _dose_cards(data)
+
+
+def _dose_cards(data: PageData) -> dict[str, Any]:
+    """Return the cards of the dose measures; what identifies a model is as on the card of its MAE."""
+    if (found := data.dose) is None:
+        return {}
+    identities = {
+        record["name"]: {key: value for key, value in record["cards"][MAE].items() if key not in metrics.CARD_FIELDS}
+        | {"label": record["label"]}
+        for record in data.records
+    }
+    cards: dict[str, Any] = {}
+    for key in metrics.keys("dose"):
+        numbers: dict[str, Any] = {}
+        for row in found.means.dropna(subset=key).to_dict(orient="records"):
+            name, value = row["name"], f"{number(row[key], key)} ({row['modality']})"
+            former = numbers.get(name, {}).get("mean", "")
+            numbers[name] = identities.get(name, {}) | {
+                "n": row["n"],
+                "mean": f"{former}, {value}" if former else value,
+            }
+        cards[key] = metrics.metric(key).card() | {"heading": heading(key), "numbers": numbers}
     return cards
 
 

@@ -12,8 +12,19 @@ from mrict_core.hu import BIAS_HU
 from mrict_core.metrics import NOTHING
 from mrict_core.metrics.predecessor import NUMBERS
 from mrict_core.paths import SUITE_COMMAND
+from mrict_core.reporting.dose_text import dose_notes
 from mrict_core.reporting.page import patient_files, plots, slices
-from mrict_core.reporting.page.cells import Cell, Table, by_centre, interval, model, number, summary_table, table_of
+from mrict_core.reporting.page.cells import (
+    Cell,
+    Table,
+    by_centre,
+    dose_table,
+    interval,
+    model,
+    number,
+    summary_table,
+    table_of,
+)
 from mrict_core.reporting.page.data import PageData
 from mrict_core.reporting.text_tables import FEWEST, absent_remarks, heading, remarks
 
@@ -148,6 +159,26 @@ def _clinical(data: PageData) -> dict[str, Any]:
         "tables": [summary_table(data, ("mae_hu", *metrics.keys("clinical")), caption)],
         "notes": absent_remarks(data.records, metrics.keys("clinical")),
     }
+
+
+def _dose(data: PageData) -> dict[str, Any]:
+    found = data.dose
+    if found is None:
+        raise Missing(
+            "not computed; get it with python -m mrict_core evaluate NAME --dose (once before: pip install --no-deps "
+            "-r requirements-dose.txt)"
+        )
+    tables = []
+    for modality in found.modalities:
+        tables.append(dose_table(found, modality))
+        caption = f"{modality.capitalize()}: ranks, 1 is best. Signed changes are ranked by their size."
+        ranks = found.of(modality, found.ranks)
+        tables.append(table_of(ranks, caption, {column: column for column in ranks}))
+    lead = (
+        f"What changes in the dose of a plan made on the CT. {found.note.capitalize()}. Test targets, not lesions; not "
+        "comparable with the tables of a challenge."
+    )
+    return {"lead": lead, "tables": tables, "charts_after": ["dose_ranges"], "notes": dose_notes(found)}
 
 
 def _controls(data: PageData) -> dict[str, Any]:
@@ -298,6 +329,12 @@ EXPECTED: tuple[tuple[str, str, str, Callable[[PageData], dict[str, Any]]], ...]
         "Where the errors are: in air, soft tissue or bone; along beams (a surrogate for dose, not dose); from slice "
         "to slice; and how much of the error is misalignment.",
         _clinical,
+    ),
+    (
+        "dose",
+        "Dose",
+        "What changes in the dose of a plan made on the CT.",
+        _dose,
     ),
     (
         "controls",
