@@ -18,7 +18,7 @@ from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.pipeline.dose_files import DoseCase
 from mrict_core.pipeline.dose_inputs import cases_of_csv
 
-QUICK = ("--modality", "protons", "--grid-mm", "5")
+QUICK = ("--modality", "protons", "--grid-mm", "5", "--targets", "1")
 
 
 def run(*arguments) -> tuple[int, str, str]:

@@ -180,7 +180,7 @@ def head(size: int = 40, spacing_mm: float = 3.0) -> Scans:
     return Scans(image(hu, spacing_mm), body, {"same": image(hu, spacing_mm), "more": image(more, spacing_mm)})
 
 
-SETTINGS = DoseSettings(("protons",), grid_mm=4.0)
+SETTINGS = DoseSettings(("protons",), grid_mm=4.0, targets=1)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_a_plan_that_misses_its_prescription_is_kept_named_and_not_averaged():
     priorities = dict(engine.PRIORITIES)
     engine.PRIORITIES.update(target=1.0, organ=1000.0)
     try:
-        result = study(given, DoseSettings(("protons",), grid_mm=4.0))
+        result = study(given, DoseSettings(("protons",), grid_mm=4.0, targets=1))
     finally:
         engine.PRIORITIES.update(priorities)
     (plan,) = result.plans

@@ -21,7 +21,7 @@ from mrict_core.pipeline import evaluate_baselines, model_doses, prepare_data
 from mrict_core.pipeline.dose_runs import RECORD
 from mrict_core.reporting.dose_text import dose_text
 
-QUICK = DoseSettings(("protons",), grid_mm=5.0)
+QUICK = DoseSettings(("protons",), grid_mm=5.0, targets=1)
 WATER, MEAN = model_doses.BASELINES
 
 

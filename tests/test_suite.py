@@ -115,7 +115,11 @@ def test_dose_comes_before_the_report_and_only_if_asked():
     assert plan.DOSE in by_name[REPORT].needs
     assert set(by_name[plan.DOSE].needs) == {PREPROCESS, "mk1", EVALUATION}
     assert names.index(EVALUATION) < names.index(plan.DOSE) < names.index(REPORT)
-    plan.check_parameters(plan.DOSE, parameters)
+    for profile in ("smoke", "full"):
+        steps = plan.plan(select("mk1"), space, plan.load_parameters(profile), dose=True)
+        (step,) = (step for step in steps if step.name == plan.DOSE)
+        plan.check_parameters(plan.DOSE, step.parameters)
+        assert step.parameters.get("targets") == (None if profile == "smoke" else 2)
 
 
 def test_the_report_is_made_again_when_doses_change(fresh_space):
@@ -308,7 +312,9 @@ def test_profile_and_variants_by_data_and_machine(fresh_space, monkeypatch, prof
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(suite, "run_in_order", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     planned, lines = [], []
-    monkeypatch.setattr(suite, "plan", lambda variants, *rest: planned.extend(variants) or plan.plan(variants, *rest))
+    monkeypatch.setattr(
+        suite, "plan", lambda found, *rest, **more: planned.extend(found) or plan.plan(found, *rest, **more)
+    )
     with pytest.raises(KeyboardInterrupt):
         suite.run_suite(profile, data.format(data=fresh_space.data_dir), say=lines.append)
     assert lines[0].startswith(f"MRICT suite: profile {expected}{why}, {len(planned)} trainings, ")

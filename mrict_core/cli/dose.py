@@ -35,7 +35,7 @@ def dose(
     ] = None,
     dose_gy: Annotated[float, typer.Option("--dose-gy", help="prescription of one fraction, physical dose")] = 2.0,
     grid_mm: Annotated[float, typer.Option("--grid-mm", help="of the dose")] = 3.0,
-    targets: Annotated[int, typer.Option("--targets", help="test targets of a case without --target")] = 1,
+    targets: Annotated[int, typer.Option("--targets", help="test targets of a case without --target")] = 2,
     seed: Annotated[int, typer.Option("--seed", help="of the places of test targets")] = 1,
     overwrite: Overwrite = False,
 ) -> None:

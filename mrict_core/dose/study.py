@@ -29,7 +29,7 @@ class DoseSettings:
     modalities: tuple[str, ...] = engine.MODALITIES
     dose_gy: float = 2.0
     grid_mm: float = 3.0
-    targets: int = 1  # test targets, if none is given
+    targets: int = 2  # test targets, if none is given
     seed: int = SEED
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from mrict_core.training.runs import of_record
 PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "07_evaluation", "08_clinical_report"
 SYNTHESIS, DOSE = "09_synthesize", "10_dose"
 DOSES = "dose/summary.json"  # in the reports
+SMALL = ("demo", "smoke")  # profiles whose doses are as the notebook says: one plan of protons for a patient
 NO_STORY = ""  # instead of a notebook, for the papers' references and a user's own family
 NOTEBOOK_OF = {  # family of a variant => its notebook
     "cyclegan": "01_cyclegan_baseline",
@@ -111,7 +112,8 @@ def plan(
     trained = (PREPROCESS, *(training.name for training in trainings))
     steps.append(Step(EVALUATION, EVALUATION, listed, trained, (space.reports / "leaderboard.csv",)))
     if dose:
-        steps.append(Step(DOSE, DOSE, listed, (EVALUATION,), (space.reports / DOSES,)))
+        scale = {} if parameters["profile"] in SMALL else {"beams": "photons,protons", "targets": 2}
+        steps.append(Step(DOSE, DOSE, listed | scale, (EVALUATION,), (space.reports / DOSES,)))
     before = (EVALUATION, DOSE) if dose else (EVALUATION,)
     steps.append(Step(REPORT, REPORT, listed, before, (space.reports / "index.html",)))
     steps.append(Step(SYNTHESIS, SYNTHESIS, listed, (EVALUATION,), (space.reports / "synthetic_ct" / "case_sct.html",)))
