@@ -28,7 +28,8 @@ DIFFERENCE_LIMIT = 10.0  # percent of the prescription, of the colours
 GAMMA_LIMIT = 1.5
 PICTURE_MM = 1.0  # of the images below the lines
 PLANES = ("axial", "coronal", "sagittal")
-CURVE_STEPS = 400
+CURVE_STEPS = 800
+SHOULDER = (0.85, 1.1)  # of the prescription
 NOTE = "generic machine, not for clinical use"
 
 
@@ -107,10 +108,10 @@ def _row(axes: Sequence[Axes], cut: Sequence[np.ndarray], plane: str) -> list[An
 
 @style.styled
 def dvh_figure(plan: PlanDoses, scans: Scans, label: str) -> Figure:
-    """Return dose-volume curves of target and organs: CT solid, every synthetic CT in its own dashes."""
+    """Return dose-volume curves of target and organs, and the target's shoulder beside: CT solid, each sCT dashed."""
     dose_gy = plan.plan.settings.dose_gy
-    figure = style.new_figure(style.PAGE_IN, 2.8, title=f"{plan.name}: dose-volume curves, {NOTE}", label=label)
-    axis = figure.subplots()
+    figure = style.new_figure(style.PAGE_IN, 3.0, title=f"{plan.name}: dose-volume curves, {NOTE}", label=label)
+    axis, shoulder = figure.subplots(1, 2)
     masks = {"target": plan.target.mask} | dict(scans.organs)
     doses = {"CT": plan.ct_dose} | dict(plan.sct_doses)
     for role, dose in doses.items():
@@ -118,10 +119,14 @@ def dvh_figure(plan: PlanDoses, scans: Scans, label: str) -> Figure:
         look = "-" if role == "CT" else style.MODEL_LINES[1 + (list(doses).index(role) - 1) % 4]
         for (name, mask), colour in zip(masks.items(), _colours(len(masks)), strict=True):
             levels, volumes = dvh_curve(fine, sitk.GetArrayFromImage(mask) > 0, dose_gy)
-            axis.plot(levels, volumes, color=colour, linestyle=look, label=f"{name}, {role}")
-    axis.axvline(dose_gy, color=style.FAINT, linewidth=0.6, linestyle=":")
-    axis.set(xlabel="dose of one fraction (Gy)", ylabel="volume with at least this dose (%)", ylim=(0, 101))
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+            for each in (axis, shoulder) if name == "target" else (axis,):
+                each.plot(levels, volumes, color=colour, linestyle=look, label=f"{name}, {role}")
+    for each, title in ((axis, "all"), (shoulder, "target near the prescription")):
+        each.axvline(dose_gy, color=style.FAINT, linewidth=0.6, linestyle=":")
+        each.set(xlabel="dose of one fraction (Gy)", ylim=(0, 101), title=title)
+    axis.set_ylabel("volume with at least this dose (%)")
+    shoulder.set_xlim(*(share * dose_gy for share in SHOULDER))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", ncols=4)
     return figure
 
 
