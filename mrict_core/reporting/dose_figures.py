@@ -114,10 +114,12 @@ def dvh_figure(plan: PlanDoses, scans: Scans, label: str) -> Figure:
     axis, shoulder = figure.subplots(1, 2)
     masks = {"target": plan.target.mask} | dict(scans.organs)
     doses = {"CT": plan.ct_dose} | dict(plan.sct_doses)
-    for role, dose in doses.items():
+    of_structures, of_roles = _colours(len(masks)), _colours(len(doses))
+    for place, (role, dose) in enumerate(doses.items()):
         fine = sitk.GetArrayFromImage(dose_on(dose, scans.body))
-        look = "-" if role == "CT" else style.MODEL_LINES[1 + (list(doses).index(role) - 1) % 4]
-        for (name, mask), colour in zip(masks.items(), _colours(len(masks)), strict=True):
+        look = "-" if role == "CT" else style.MODEL_LINES[1 + (place - 1) % 4]
+        for (name, mask), of_structure in zip(masks.items(), of_structures, strict=True):
+            colour = of_structure if scans.organs else of_roles[place]  # of a target alone, the models are told apart
             levels, volumes = dvh_curve(fine, sitk.GetArrayFromImage(mask) > 0, dose_gy)
             for each in (axis, shoulder) if name == "target" else (axis,):
                 each.plot(levels, volumes, color=colour, linestyle=look, label=f"{name}, {role}")
