@@ -253,7 +253,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of `values`, (B, C, H, W), where `mask`, (B, 1, H, W), is 1; 0 for an empty mask.  # => ()
 
     The sum is divided by the batch's number of mask pixels (times C), so a small body weighs as much per pixel as a
-    large one. Of several ranks the mean over them is that of the whole batch: each divides by the mean of their numbers.
+    large one. On several ranks each divides by the mean of their numbers, so that the mean over ranks is that of the
+    whole batch.
     """
     return (values * mask).sum() / ranks.average(mask.sum() * values.shape[1]).clamp(min=1 / ranks.current().count)
 
@@ -402,6 +403,11 @@ class Loss:
         """
         fitted = {name: term for name, term in self.terms.items() if hasattr(term, "fit")}
         return [f"{name}: {term.fit(batches, window, seed)}" for name, term in fitted.items()]
+
+    def spread(self) -> None:
+        """Give all ranks what the first one's terms learned."""
+        for term in self._learning().values():
+            ranks.spread(term.state().values())
 
     @property
     def features(self) -> nn.Module | None:

@@ -6,6 +6,7 @@ All ranks call the exchanging functions in the same order; `training.distributed
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,7 +39,13 @@ class Ranks:
 
 
 ALONE = Ranks()
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torchrun
 _current = ALONE
+
+
+def among_others() -> bool:
+    """Return whether torchrun, or `training.processes.launch`, started this process as one of several."""
+    return all(os.environ.get(name) for name in VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def current() -> Ranks:

@@ -1,4 +1,4 @@
-"""Ranks in a training: averaged gradients by torch's DistributedDataParallel, one for each network; see docs/cluster.md."""
+"""Ranks in a training: gradients averaged by torch's DistributedDataParallel, one a network; see docs/cluster.md."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from mrict_core.data.batches import batches_of_pass
 from mrict_core.errors import MrictError
 from mrict_core.machine import cpu_count
 from mrict_core.ranks import plain
+from mrict_core.training.checkpoint import rng_state
 from mrict_core.training.runs import Report
 
 if TYPE_CHECKING:
     from mrict_core.methods import Method
     from mrict_core.training.run import Run
 
+STRIDE = 1_000_003  # between the seeds of two ranks
 
 
 class Calls(nn.Module):
@@ -83,6 +85,38 @@ def _trained(method: Method) -> list[nn.Module]:
     """Return the networks that an optimiser changes, each once."""
     every = (plain(network) for role in method.optimizers for network in method.trained(role))
     return list({id(network): network for network in every}.values())
+
+
+def rank_states(method: Method) -> dict[str, Any]:
+    """Return what a bit-exact resume needs of each rank, as part of the random states in a checkpoint; {} of one."""
+    if ranks.current().count == 1:
+        return {}
+    state = method.state() if method.per_rank else {}
+    own = {name: [tensor.cpu() for tensor in state[name]] for name in method.per_rank}
+    return {"ranks": ranks.gathered(rng_state({}) | {"method": own})}
+
+
+def own_states(saved: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return this rank's random states and the method's state of a checkpoint.
+
+    With another number of ranks than before, the first goes on as the first, and the others draw from new seeds.
+    """
+    rng, state, place = saved["rng"], saved["method_state"], ranks.current()
+    every = rng.get("ranks", [])
+    if place.count > 1 and len(every) == place.count:
+        own = every[place.rank]
+        return rng | own, state | own["method"]
+    return (rng if place.first else rng | apart(seed + saved["epoch"])), state
+
+
+def apart(seed: int) -> dict[str, Any]:
+    """Seed what the networks draw, such as dropout, apart from the other ranks; return the random states.
+
+    The first rank draws as one process does.
+    """
+    if not ranks.current().first:
+        torch.manual_seed(seed + STRIDE * ranks.current().rank)
+    return rng_state({})
 
 
 @torch.no_grad()

@@ -19,19 +19,13 @@ from torch import distributed
 from mrict_core import ranks
 from mrict_core.errors import Interrupted, MrictError, starved
 from mrict_core.machine import pick_device
-from mrict_core.ranks import Ranks
+from mrict_core.ranks import Ranks, among_others
 
 WAIT = datetime.timedelta(minutes=30)  # for the other ranks, such as one that validates a larger patient
 LOST_S = 2.0  # a rank that lost another one leaves it the first word
 LEAVE_S = 10.0  # for interrupted ranks to end by themselves
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torchrun
 UNUSED = "Expected to have finished reduction"  # torch's words
 AGAIN = "the same command resumes after the last saved epoch"
-
-
-def among_others() -> bool:
-    """Return whether torchrun, or `launch`, started this process as one of several."""
-    return all(os.environ.get(name) for name in VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def check_machine(count: int, device: str) -> None:
@@ -132,7 +126,7 @@ def _rank(rank: int, count: int, port: int, folder: Path, target: Callable[..., 
     except (MemoryError, RuntimeError) as error:
         if not starved(error):
             raise
-        _leave(folder, rank, f"process {rank} of {count} has too little memory ({_short(error)}); use a smaller batch", 1)
+        _leave(folder, rank, f"process {rank}: too little memory ({_short(error)}); use a smaller batch", 1)
 
 
 def _leave(folder: Path, rank: int, line: str, status: int) -> None:
