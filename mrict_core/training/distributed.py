@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mrict_core.training.run import Run
 
 STRIDE = 1_000_003  # between the seeds of two ranks
+ALIKE = 1e-9  # sums of weights, relatively: GPUs of two kinds add in another order
 
 
 class Calls(nn.Module):
@@ -45,7 +47,9 @@ class Joint(DistributedDataParallel):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__(Calls(network), broadcast_buffers=False)
+        with warnings.catch_warnings():  # torch 2.14 announces another name, which 2.11 does not know
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            super().__init__(Calls(network), broadcast_buffers=False)
 
     @property
     def plain(self) -> nn.Module:
@@ -134,7 +138,8 @@ def settle(method: Method) -> None:
                 for statistic in (layer.running_mean, layer.running_var):
                     statistic.copy_(ranks.average(statistic))
     sums = [sum(float(p.double().abs().sum()) for p in network.parameters()) for network in networks.values()]
-    if any(abs(mine - first) > 1e-9 * abs(first) for mine, first in zip(sums, ranks.gathered(sums)[0], strict=True)):
+    first, *others = ranks.gathered(sums)
+    if any(abs(a - b) > ALIKE * abs(a) for other in others for a, b in zip(first, other, strict=True)):
         raise MrictError(
             f"method {type(method).__name__}: its weights differ between the processes; expected equal ones; "
             "call trained networks by its attributes (self.G), not by self.networks, or train with --gpus 1"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import signal
 import socket
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,8 @@ def joined(device: str) -> Iterator[str]:
         torch.cuda.set_device(local)
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=WAIT)
-        with ranks.among(place), contextlib.ExitStack() as stack:
+        with ranks.among(place), contextlib.ExitStack() as stack, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # a matter of speed
             if not place.first:
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             yield f"cuda:{local}" if on_gpu else "cpu"
@@ -94,10 +97,8 @@ def launch(count: int, target: Callable[..., None], *given: Any) -> None:
     If one fails, all end, with the first one's error. target: of a module, with arguments that can be pickled.
     """
     with tempfile.TemporaryDirectory(prefix="mrict-") as folder:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        given = (count, port, Path(folder), target, given)
+        given = (count, free_port(), Path(folder), target, given)
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process it ends
         context = torch.multiprocessing.start_processes(_rank, given, count, join=False, start_method="spawn")
         try:
             while not context.join(grace_period=LOST_S):
@@ -110,10 +111,22 @@ def launch(count: int, target: Callable[..., None], *given: Any) -> None:
             raise Interrupted(said) from None
 
 
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def named(rank: int, count: int, port: int) -> dict[str, str]:
+    """Return the environment of one of `count` processes of this machine, as torchrun sets it."""
+    place = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    return {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
 def _rank(rank: int, count: int, port: int, folder: Path, target: Callable[..., None], given: tuple[Any, ...]) -> None:
     """Be one of the processes of `launch`; the line on what ended it goes to a file for the parent."""
-    place = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    os.environ |= named(rank, count, port)
     try:
         target(*given)
     except KeyboardInterrupt as stop:
