@@ -202,14 +202,14 @@ def test_the_command_starts_processes_and_torchrun_joins_them(cohort, space, tmp
     environment = os.environ | {"MRICT_CHECKPOINTS": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def ran(*arguments):
-        command = [sys.executable, *arguments, *COMMON, "--data", str(cohort)]
+        command = [sys.executable, *arguments, *COMMON, "--data", str(cohort), "--minutes", "0.05"]
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
 
     def by_command(*options):
         command = [sys.executable, *COMMON, "--data", str(cohort), *options]
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
 
-    done = by_command("--gpus", "2")
+    done = by_command("--gpus", "2", "--minutes", "0.05")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mk7_0 epoch 1/1") == 1
     assert len(re.findall("^best checkpoint: ", done.stdout, re.MULTILINE)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -83,6 +84,7 @@ def together(method: Method) -> None:
     for name, value in list(vars(method).items()):
         if id(plain(value)) in joint:
             setattr(method, name, joint[id(plain(value))])
+    gc.collect()  # the wrappers of the last round are in cycles, and their hooks would stay
 
 
 def _trained(method: Method) -> list[nn.Module]:
