@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mrict_core import ranks
 from mrict_core.data.batches import Batch
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.schema import Term
@@ -28,6 +29,7 @@ from mrict_core.networks.features import FEATURES
 from mrict_core.networks.hu_segmenter import HuSegmenter, fresh_segmenter, in_mask, train_segmenter
 from mrict_core.networks.layers import autocast, in_full
 from mrict_core.parts import Parts
+from mrict_core.ranks import plain
 
 FAKE_LABEL = 0.0
 LOG_B_MIN, LOG_B_MAX = -7.0, 1.0  # of `laplace`: b from 0.001 to 2.7, that is 2 HU to more than a whole window
@@ -251,9 +253,10 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of `values`, (B, C, H, W), where `mask`, (B, 1, H, W), is 1; 0 for an empty mask.  # => ()
 
     The sum is divided by the batch's number of mask pixels (times C), so a small body weighs as much per pixel as a
-    large one.
+    large one. On several ranks each divides by the mean of their numbers, so that the mean over ranks is that of the
+    whole batch.
     """
-    return (values * mask).sum() / (mask.sum() * values.shape[1]).clamp(min=1)
+    return (values * mask).sum() / ranks.average(mask.sum() * values.shape[1]).clamp(min=1 / ranks.current().count)
 
 
 def error(out: Output, batch: Batch) -> Tensor:
@@ -348,7 +351,7 @@ def discriminator_loss(
     loss_gan = gan_discriminator(logits_real, logits_fake, real_label, gan)
     loss_D, logs = loss_gan, {"loss_d_gan": loss_gan.detach()}
     if penalty > 0:
-        loss_gp = gradient_penalty(D.forward, real, fake)  # not the compiled D: this is differentiated twice
+        loss_gp = gradient_penalty(plain(D).forward, real, fake)  # not the compiled D: this is differentiated twice
         loss_D = loss_D + penalty * loss_gp
         logs["loss_gp"] = loss_gp.detach()
     logs["loss_d"] = loss_D.detach()
@@ -400,6 +403,11 @@ class Loss:
         """
         fitted = {name: term for name, term in self.terms.items() if hasattr(term, "fit")}
         return [f"{name}: {term.fit(batches, window, seed)}" for name, term in fitted.items()]
+
+    def spread(self) -> None:
+        """Give all ranks what the first one's terms learned."""
+        for term in self._learning().values():
+            ranks.spread(term.state().values())
 
     @property
     def features(self) -> nn.Module | None:

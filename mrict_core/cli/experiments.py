@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import groupby, product
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -138,32 +139,66 @@ def train(
     sets: option.Sets = None,
     experiment: option.Files = None,
     own_name: option.Name = "",
+    gpus: option.Gpus = 1,
 ) -> None:
     """Train a variant on prepared data, or resume an interrupted training."""
-    from mrict_core.experiments import lineage as chain
-    from mrict_core.experiments.profiles import check_budget, get_profile
-    from mrict_core.paths import shown, workspace
+    from mrict_core.experiments.profiles import check_budget
+    from mrict_core.ranks import among_others
 
+    _require_name(name, experiment)
     if seeds and option.by_user(context, "seed"):
         raise MrictError(f"--seed {seed} and --seeds {seeds}: expected one of them; leave out the other")
     check_budget(steps, minutes)
-    found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
-    space, wanted = workspace(profile, data, region, protocol, modality, ct, exclude_metal), _seeds(seeds) or [seed]
-    from mrict_core.methods import check
-    from mrict_core.pipeline import open_data, train_variant
-    from mrict_core.training.run import TrainSettings
+    where = {"profile": profile, "data_dir": data, "region": region, "protocol": protocol, "modality": modality}
+    where |= {"ct": ct, "exclude_metal": exclude_metal}
+    settings = {"seed": seed, "device": device, "precision": precision, "compile": compile, "tensorboard": tensorboard}
+    settings |= {"max_pairs": max_pairs or None, "minutes": minutes, "steps": steps}
+    given = (name, sets, experiment, own_name), where, settings, _seeds(seeds) or [seed], lineage, retrain
+    if gpus == 1:
+        _train(*given)
+        return
+    if among_others():
+        raise MrictError(f"--gpus {gpus} under torchrun, which starts the processes itself; leave --gpus out")
+    from mrict_core.training.processes import check_machine, launch
 
-    budget = {"steps": steps, "minutes": minutes, "tensorboard": tensorboard}
-    for variant in found:
-        check(variant)
-    open_data(space, seed)
-    for variant, own in product(found, wanted):
-        settings = TrainSettings(
-            seed=own, device=device, precision=precision, compile=compile, max_pairs=max_pairs or None, **budget
-        )
-        ancestors = chain(variant)[:-1] if lineage else []
-        result = train_variant(variant, chosen, space, settings, ancestors=ancestors, retrain=retrain)
-        print(f"best checkpoint: {shown(result.best)}")
+    check_machine(gpus, device)
+    launch(gpus, _train, *given)
+
+
+def _train(
+    names: tuple[str, list[str] | None, list[str] | None, str],
+    where: dict[str, Any],
+    settings: dict[str, Any],
+    seeds: list[int],
+    lineage: bool,
+    retrain: bool,
+) -> None:
+    """Train as `train` says, alone or as one of several processes."""
+    from mrict_core.experiments import lineage as chain
+    from mrict_core.experiments.profiles import get_profile
+    from mrict_core.paths import shown, workspace
+    from mrict_core.ranks import among_others
+
+    with contextlib.ExitStack() as stack:
+        device = settings["device"]
+        if among_others():
+            from mrict_core.training.processes import joined
+
+            device = stack.enter_context(joined(device))
+        found, chosen, space = _chosen(*names), get_profile(where["profile"]), workspace(**where)
+        from mrict_core.methods import check
+        from mrict_core.pipeline import open_data, train_variant
+        from mrict_core.ranks import of_first
+        from mrict_core.training.run import TrainSettings
+
+        for variant in found:
+            check(variant)
+        of_first(lambda: open_data(space, settings["seed"]) and None)  # it may prepare them
+        for variant, seed in product(found, seeds):
+            own = TrainSettings(**settings | {"seed": seed, "device": device})
+            ancestors = chain(variant)[:-1] if lineage else []
+            result = train_variant(variant, chosen, space, own, ancestors=ancestors, retrain=retrain)
+            print(f"best checkpoint: {shown(result.best)}")
 
 
 def _chosen(name: str, sets: list[str] | None, files: list[str] | None, own_name: str) -> list[Experiment]:
@@ -171,13 +206,17 @@ def _chosen(name: str, sets: list[str] | None, files: list[str] | None, own_name
     from mrict_core.experiments import is_declared
     from mrict_core.experiments.user import chosen
 
-    if not name and not files:
-        raise typer.BadParameter("no variant given; name one (see `variants`), or give your own file with --experiment")
+    _require_name(name, files)
     found = chosen(name, sets or (), files or (), own_name)
     for one in found:
         if not is_declared(one.name):
             print(f"{one.name}: {one.why}" if one.why else one.name)
     return found
+
+
+def _require_name(name: str, files: list[str] | None) -> None:
+    if not name and not files:
+        raise typer.BadParameter("no variant given; name one (see `variants`), or give your own file with --experiment")
 
 
 def _seeds(text: str) -> list[int]:

@@ -77,6 +77,15 @@ Pairs = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="of phantoms, split and training")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        "--gpus",
+        metavar="N",
+        min=1,
+        help="train on N GPUs of this machine, which share every batch; with --device cpu: N processes",
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(

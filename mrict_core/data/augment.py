@@ -6,11 +6,14 @@ or resumed bit for bit. Evaluation never calls this module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from mrict_core.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,19 @@ class JointTransform:
     linearly (a convex combination: no value leaves the input's range), the mask by nearest neighbour. Outside is
     background. Columns are flipped only where `mirrors`, (B,) bool, is true: in a sagittal slice a flip turns the face
     backwards.
+
+    ranks: numbers are drawn for the batches of all ranks, and each uses its own, so that their number changes nothing.
     """
 
-    def __init__(self, settings: AugmentSettings = AugmentSettings(), generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        settings: AugmentSettings = AugmentSettings(),
+        generator: torch.Generator | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.settings = settings
         self.generator = generator
+        self.ranks = ranks
 
     def __call__(
         self, real_A: Tensor, real_B: Tensor, mask: Tensor, mirrors: Tensor | None = None
@@ -65,22 +76,31 @@ class JointTransform:
         """Return one crop of each image of a batch, at the same place in all `images`."""
         side, (rows, cols) = self.settings.crop, images[0].shape[-2:]
         tops, lefts = (
-            torch.randint(length - side + 1, (len(images[0]),), generator=self.generator).tolist()
+            self._own(torch.randint(length - side + 1, self._all((len(images[0]),)), generator=self.generator)).tolist()
             for length in (rows, cols)
         )
         places = [(slice(None), slice(t, t + side), slice(c, c + side)) for t, c in zip(tops, lefts, strict=True)]
         return [torch.stack([one[place] for one, place in zip(image, places, strict=True)]) for image in images]
 
+    def _all(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return a shape with the rows of all ranks."""
+        return (shape[0] * self.ranks.count, *shape[1:])
+
+    def _own(self, drawn: Tensor) -> Tensor:
+        """Return this rank's rows."""
+        return drawn[self.ranks.own(len(drawn))]
+
     def _uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Uniform in [-1, 1), drawn on the CPU so that a seed means the same on every device."""
-        return (2 * torch.rand(shape, generator=self.generator) - 1).to(like.device)
+        return (2 * self._own(torch.rand(self._all(shape), generator=self.generator)) - 1).to(like.device)
 
     def _normal(self, like: Tensor) -> Tensor:
         """Standard normal of the shape of `like`; a GPU draws its own from a seed, to save the wait."""
         if like.device.type == "cpu":
-            return torch.randn(like.shape, generator=self.generator)
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        return torch.randn(like.shape, generator=torch.Generator(like.device).manual_seed(seed), device=like.device)
+            return self._own(torch.randn(self._all(like.shape), generator=self.generator))
+        generator = torch.Generator(like.device)
+        generator.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
+        return self._own(torch.randn(self._all(like.shape), generator=generator, device=like.device))
 
     def random_grid(self, images: Tensor, mirrors: Tensor | None = None) -> Tensor:
         """Return one sampling grid per image, (B, H, W, 2)."""

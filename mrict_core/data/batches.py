@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler
 
 from mrict_core.data.augment import JointTransform
 from mrict_core.data.cache.store import SliceStore
@@ -21,6 +21,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.schema import Part
 from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.parts import Parts
+from mrict_core.ranks import ALONE, Ranks
 
 CPU = torch.device("cpu")
 VIEWS = Parts("view")
@@ -225,6 +226,33 @@ def _same(batch: Batch) -> Batch:
     return batch  # __getitems__ has already collated
 
 
+def batches_of_pass(slices: int, batch_size: int, ranks: Ranks = ALONE) -> int:
+    """Return the number of shuffled batches of a pass over so many slices; 0: too few for the ranks."""
+    full, left = divmod(slices, batch_size)
+    count = full + (left >= _least_last(batch_size, ranks))
+    return max(1, count) if ranks == ALONE else count
+
+
+def _least_last(batch_size: int, ranks: Ranks) -> int:
+    """Return the slices that a last batch needs: two for each rank, since batch statistics of one say little."""
+    return ranks.count * min(2, max(1, batch_size // ranks.count)) if ranks.count > 1 else 2
+
+
+class OwnPart(Sampler[list[int]]):
+    """This rank's equal part of every batch. All ranks draw the same batches, those of one process.
+
+    What is left of a last batch that cannot be divided equally is nobody's, so no slice is repeated.
+    """
+
+    def __init__(self, batches: BatchSampler, ranks: Ranks) -> None:
+        self.batches, self.ranks = batches, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            if len(batch) >= _least_last(self.batches.batch_size, self.ranks):
+                yield batch[self.ranks.own(len(batch))]
+
+
 def loader(
     dataset: PairedSlices,
     batch_size: int,
@@ -232,13 +260,18 @@ def loader(
     *,
     pinned: bool = False,
     steps: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> DataLoader:
     """Return batches of `dataset`, shuffled by `generator`, or in order if it is None; `pinned`: in pinned memory.
 
     steps: number of batches, from as many shuffled passes as needed; None: one pass. When shuffling, a last batch of
-    one slice is dropped: its batch statistics would be those of a single slice.
+    one slice is dropped: its batch statistics would be those of a single slice. ranks: give this rank's part of each.
     """
     sampler = RandomSampler(dataset, num_samples=steps * batch_size, generator=generator) if steps else None
+    if ranks.count > 1:
+        batches = BatchSampler(sampler or RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
+        own = OwnPart(batches, ranks)
+        return DataLoader(dataset, batch_sampler=own, generator=generator, collate_fn=_same, pin_memory=pinned)
     drop_last = generator is not None and len(dataset) % batch_size == 1 and len(dataset) > 1
     return DataLoader(
         dataset,
@@ -263,13 +296,17 @@ def ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _epoch(
-    dataset: PairedSlices, batch_size: int, generator: torch.Generator, device: torch.device, steps: int | None
+    dataset: PairedSlices,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    steps: int | None,
+    ranks: Ranks,
 ) -> Iterator[Batch]:
     """Yield shuffled batches on `device`; for a GPU, reading and copying overlap with its work."""
-    if device.type == "cpu":
-        return iter(loader(dataset, batch_size, generator, steps=steps))
-    batches = ahead(loader(dataset, batch_size, generator, pinned=device.type == "cuda", steps=steps))
-    return (batch.to(device) for batch in batches)
+    pinned = device.type == "cuda"
+    batches = loader(dataset, batch_size, generator, pinned=pinned, steps=steps, ranks=ranks)
+    return iter(batches) if device.type == "cpu" else (batch.to(device) for batch in ahead(batches))
 
 
 def _beside(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -284,11 +321,15 @@ def paired_batches(
     generator: torch.Generator,
     device: torch.device = CPU,
     steps: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
-    """Yield shuffled pairs, augmented on `device`: one pass, or as many batches as `steps`."""
+    """Yield shuffled pairs, augmented on `device`: one pass, or as many batches as `steps`.
+
+    ranks: yield this rank's part of each batch; `transform` must know them too.
+    """
 
     def augmented() -> Iterator[Batch]:
-        for batch in _epoch(dataset, batch_size, generator, device, steps):
+        for batch in _epoch(dataset, batch_size, generator, device, steps, ranks):
             real_A, real_B, mask = transform(*batch.parts) if transform else batch.parts[:3]
             yield Batch(dataset.view.widened(real_A), real_B, mask)
 
@@ -302,11 +343,13 @@ def unpaired_batches(
     generator: torch.Generator,
     device: torch.device = CPU,
     steps: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
     """Yield MR and CT slices of the same patients, shuffled and augmented independently; see `paired_batches`."""
     # Two generators: for a GPU the halves are read in two threads, and each must be reproducible.
     seeds = torch.randint(2**62, (2,), generator=generator).tolist()
-    halves = (_epoch(dataset, batch_size, torch.Generator().manual_seed(seed), device, steps) for seed in seeds)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    halves = (_epoch(dataset, batch_size, half, device, steps, ranks) for half in generators)
 
     def augmented() -> Iterator[Batch]:
         for of_mr, of_ct in zip(*halves, strict=True):

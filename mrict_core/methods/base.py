@@ -49,7 +49,8 @@ class Method(ABC):
 
     A method is a dataclass: its fields are the options that an experiment may give. `NETWORKS` maps each network's
     name, as in checkpoints, to its role in the experiment: `network.<role>` is its architecture, `optimizer.<role>`
-    the optimiser of all networks of the role. Networks are attributes too: self.G.
+    the optimiser of all networks of the role. Networks are attributes too: self.G. `train_step` calls them by these:
+    on several GPUs the attributes average their gradients over the ranks, and `networks` do not.
     """
 
     setup: Setup
@@ -60,6 +61,7 @@ class Method(ABC):
     masked: ClassVar[bool] = False  # True: its output outside the mask means nothing and counts as air
     gives: ClassVar[tuple[str, ...]] = ("fake_B",)  # what it sets in its `Output`
     logs: ClassVar[tuple[str, ...]] = ()  # logged besides loss_g and its terms
+    per_rank: ClassVar[tuple[str, ...]] = ()  # keys of `state` that differ between the ranks of a training
 
     def __post_init__(self) -> None:
         setup = self.setup

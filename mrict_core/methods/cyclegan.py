@@ -35,6 +35,7 @@ class CycleGAN(Adversarial):
     ct_judge: ClassVar = "D_CT"
     paired: ClassVar = False
     gives: ClassVar = ("fake_B", "logits", "real_label", "rec_A", "idt_B")
+    per_rank: ClassVar = ("D_CT", "D_MRI")  # each rank has pools of its own fakes
 
     @staticmethod
     def check_experiment(experiment: Experiment) -> None:

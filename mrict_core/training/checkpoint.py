@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mrict_core import ranks
 from mrict_core.errors import MrictError, passing
 from mrict_core.files import atomic_path, hash_bytes, unavailable, unwritable
 from mrict_core.paths import shown
@@ -134,10 +135,11 @@ def load_weights(network: nn.Module, state: dict[str, torch.Tensor], name: str, 
 
 
 def rng_state(generators: dict[str, torch.Generator]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
-    """Return all random states of a training."""
+    """Return all random states of a training; of several ranks, those of this one."""
     state: dict[str, Any] = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        alone = ranks.current().count == 1
+        state["cuda"] = torch.cuda.get_rng_state_all() if alone else [torch.cuda.get_rng_state()]
     return state | {name: generator.get_state() for name, generator in generators.items()}
 
 
@@ -145,7 +147,11 @@ def restore_rng(state: dict[str, Any], generators: dict[str, torch.Generator]) -
     """Restore what `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
-        for index, saved in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(saved, index)
+        if ranks.current().count > 1:
+            for saved in state.get("cuda", [])[:1]:
+                torch.cuda.set_rng_state(saved)
+        else:
+            for index, saved in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(saved, index)
     for name, generator in generators.items():
         generator.set_state(state[name])

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 import numpy as np
 import torch
 
+from mrict_core import ranks
 from mrict_core.metrics.frechet import Cloud, frechet_distance, joined
 from mrict_core.metrics.predecessor import VGG_SIDE, Features, feature_errors, frechet_vectors, vgg_features
 
@@ -55,7 +56,8 @@ class RealSide:
     def frechet(self, fake: list[np.ndarray]) -> float:
         """Return the Fréchet distance of all real slices to the synthetic vectors of one epoch."""
         if self.cloud is None:
-            self.cloud, self.vectors = Cloud.of(joined(list(self.vectors.values()))), {}
+            real = {place: vectors for part in ranks.gathered(self.vectors) for place, vectors in part.items()}
+            self.cloud, self.vectors = Cloud.of(joined([real[place] for place in sorted(real)])), {}
         return frechet_distance(self.cloud, Cloud.of(joined(fake)))
 
     def _maps(self, stack_unit: np.ndarray) -> torch.Tensor:

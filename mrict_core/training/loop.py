@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mrict_core import ranks
 from mrict_core.errors import Interrupted, MrictError
 from mrict_core.experiments import Experiment, as_plain
 from mrict_core.experiments.profiles import Profile
@@ -34,8 +36,9 @@ from mrict_core.training.checkpoint import (
     rng_state,
     save_checkpoint,
 )
+from mrict_core.training.distributed import apart, check_ranks, own_states, rank_states, settle, threads, together
 from mrict_core.training.facts import ModelFacts
-from mrict_core.training.progress import Progress, automatic
+from mrict_core.training.progress import Progress, Silent, automatic
 from mrict_core.training.run import Run, TrainSettings, prepare_run, sampled_epochs, start_from_parent
 from mrict_core.training.runs import BEST, CODE, LAST, RESUME, RUN, Files, Report, TrainingRun, new_folder, read_run
 from mrict_core.training.schedules import ScheduleStepper, fid_vgg, schedule_score, todays_columns
@@ -99,11 +102,15 @@ def train(
     stop_after: pause after this many epochs, to be resumed later. retrain: train in a new folder even if an equal
     training exists. parent: the training whose weights it starts from; None: see `find_parent`. Writes run.json, and
     after every epoch history.csv, last.pt and best.pt, to its own folder (see `training.runs`). Raises MrictError also
-    if training collapses in its first epoch, and Interrupted on Ctrl-C.
+    if training collapses in its first epoch, and Interrupted on Ctrl-C. Of several ranks, the first decides, reports
+    and writes.
     """
-    set_threads(profile.threads)
+    if not ranks.current().first:
+        report, progress = _nothing, Silent
+    set_threads(threads(profile.threads))
     run = prepare_run(variant, profile, workspace, settings, parent=parent, report=report)
-    found = None if retrain else run.found()
+    check_ranks(run, report)
+    found = ranks.of_first(lambda: None if retrain else run.found())
     if found and found.complete and not found.whole and found.epoch:
         report(f"{variant.name}: {shown(found.folder)} lacks {BEST} or {LAST}; retraining in a new folder")
         found = None
@@ -118,16 +125,17 @@ def train(
         return _unchanged(found, report)
     pace = pace_of(run)
     current = found and not found.old
-    target = Target(*((found.folder, found.id) if current else new_folder(run.place, settings.seed, run.id)))
-    with sole_writer(target.folder, f"trains {variant.name}"):
-        now = read_run(target.folder) if (target.folder / RUN).is_file() else None
+    chosen = (found.folder, found.id) if current else None
+    target = Target(*ranks.of_first(lambda: chosen or new_folder(run.place, settings.seed, run.id)))
+    with _written(target, variant.name):
+        now = ranks.of_first(lambda: read_run(target.folder) if (target.folder / RUN).is_file() else None)
         if now and now.complete:  # by another process in the meantime
             return _unchanged(now, report)
         if found and found.old:
-            _adopt(found, target)
+            ranks.of_first(lambda: _adopt(found, target))
         try:
             training = Training(run, target, report, pace)
-            training.start(_saved(run, target, report))
+            training.start(_saved_for_all(run, target, report))
             if line := expected(run, pace, training.history):
                 report(line)
             with contextlib.closing(training.log):
@@ -179,8 +187,10 @@ class Training:
             seed = self.run.settings.seed + 2
             for line in self.method.loss.fit(self.run.endless_pairs(seed), self.run.store.window, seed):
                 self.report(f"{self.run.variant.name}: {line}")
+            self.method.loss.spread()
+            apart(self.run.settings.seed)
         self._write_record()
-        if self.run.settings.tensorboard:
+        if self.run.settings.tensorboard and ranks.current().first:
             self.log = open_log(self.target.folder, self.history, self.run.steps_per_epoch)
 
     def go(self, goal: int, progress: Progress) -> TrainResult:
@@ -193,8 +203,12 @@ class Training:
             row |= self._train_epoch(progress, steps)
             if steps:
                 row |= {"steps": steps, "train_seconds": time.perf_counter() - started}
+            if ranks.current().count > 1:
+                row["ranks"] = ranks.current().count
+            row = ranks.of_first(lambda row=row: row)
             collapse = _not_finite(row)
             if not collapse:
+                settle(self.method)
                 row |= self.validator.scores(self.method)
                 collapse = _not_finite(row) or _constant(row)
             if collapse:
@@ -204,7 +218,7 @@ class Training:
             for schedule in self.schedules.values():
                 schedule.step(row)
             row["is_best"] = _is_best(self.run.variant.select_by, self.history, row)
-            row["seconds"] = time.perf_counter() - started
+            row["seconds"] = ranks.of_first(lambda started=started: time.perf_counter() - started)
             self.history.append(row)
             self.stopped = _early_stop(self.run.variant.early_stop_patience, self.history) or self._out_of_time()
             self._save(row["is_best"])
@@ -220,8 +234,8 @@ class Training:
 
     def _log_step(self, logs: Logs, step: int) -> None:
         """Log every few steps; reading the losses waits for a GPU."""
-        if self.log.kept and step % EVERY == 0:
-            self.log.scalars("step", logs | self._rates(), step)
+        if self.run.settings.tensorboard and step % EVERY == 0:
+            self.log.scalars("step", ranks.averages(logs) | self._rates(), step)
 
     def _log_round(self, row: dict[str, Any]) -> None:
         """Log a round's numbers and a picture of a validation slice."""
@@ -232,6 +246,7 @@ class Training:
 
     def _train_epoch(self, progress: Progress, steps: int | None) -> dict[str, float]:
         """Train on every batch once, or for so many steps; return the means of the logs."""
+        together(self.method)
         self.method.begin_epoch(self.epoch)
         sums: dict[str, torch.Tensor] = {}
         count, total, before = 0, steps or self.run.steps_per_epoch, self.steps
@@ -246,7 +261,7 @@ class Training:
                 count += 1
                 meter.step(logs["loss_g"])
                 self._log_step(logs, before + count)
-        return {name: float(value) / count for name, value in sums.items()}
+        return {name: float(value) / count for name, value in ranks.averages(sums).items()}
 
     def _resume(self, saved: dict[str, Any]) -> None:
         """Restore networks, optimisers, schedules and random states."""
@@ -258,12 +273,13 @@ class Training:
             optimizer.load_state_dict(saved["optimizers"][role])
         for role, schedule in self.schedules.items():
             schedule.load_state_dict(saved["schedulers"][role])
+        rng, state = own_states(saved, self.run.settings.seed)
         try:
-            method.load_state(saved["method_state"])
+            method.load_state(state)
         except MrictError as error:
             raise MrictError(f"{shown(path)}: {error}") from None
         self.history, self.stopped = [todays_columns(row) for row in saved["history"]], saved.get("stopped", "")
-        restore_rng(saved["rng"], self.generators)
+        restore_rng(rng, self.generators)
 
     def _save(self, is_best: bool) -> None:
         """Write history.csv, after some epochs a sample, last.pt (all that resuming needs), best.pt (networks) if this
@@ -271,14 +287,16 @@ class Training:
 
         In this order: if the process is killed in between, the rest is restored from last.pt.
         """
-        method = self.method
+        method, random_states = self.method, rng_state(self.generators) | rank_states(self.method)
+        if not ranks.current().first:
+            return
         payload = self._facts().as_plain()
         payload["networks"] = {name: network.state_dict() for name, network in method.networks.items()}
         resume = {
             "optimizers": {role: optimizer.state_dict() for role, optimizer in method.optimizers.items()},
             "schedulers": {role: schedule.state_dict() for role, schedule in self.schedules.items()},
             "method_state": method.state(),
-            "rng": rng_state(self.generators),
+            "rng": random_states,
         }
         write_csv(self.target.history, pd.DataFrame(self.history))
         if self.epoch in sampled_epochs(self.run.epochs):
@@ -318,6 +336,8 @@ class Training:
 
     def _write_record(self) -> None:
         """Write run.json, with any values of another version kept."""
+        if not ranks.current().first:
+            return
         run, best = self.run, _best_epoch(self.history)
         now, code = datetime.now(UTC).isoformat(timespec="microseconds"), code_hash(*CODE)
         codes = self.record.get("code", [])
@@ -348,7 +368,7 @@ class Training:
         """Stop; the last good epoch's checkpoints become final, with the reason in run.json."""
         self.stopped = reason
         self._write_record()
-        _refuse_collapsed(read_run(self.target.folder))
+        ranks.of_first(lambda: _refuse_collapsed(read_run(self.target.folder)))
         self.report(f"{self.run.variant.name}: {reason}; stopped, the checkpoint of epoch {self.epoch} is kept")
         return _result(self.target.folder, self.history)
 
@@ -379,7 +399,7 @@ def _refuse_collapsed(found: TrainingRun) -> None:
 
 
 def _result(folder: Path, history: list, reused: bool = False) -> TrainResult:
-    run = read_run(folder)
+    run = ranks.of_first(lambda: read_run(folder))
     return TrainResult(run.variant, pd.DataFrame(history), run, reused)
 
 
@@ -396,6 +416,28 @@ def _adopt(old: TrainingRun, target: Target) -> None:
         payload = load_checkpoint(source, expect_variant=old.variant)
         payload.pop("format")
         save_checkpoint(path, payload | {"key": target.id})
+
+
+def _nothing(line: str) -> None:
+    """Report nothing."""
+
+
+def _written(target: Target, name: str) -> AbstractContextManager:
+    """Return a context with the sole right to write to a training's folder, for the rank that writes."""
+    return sole_writer(target.folder, f"trains {name}") if ranks.current().first else contextlib.nullcontext()
+
+
+def _saved_for_all(run: Run, target: Target, report: Report) -> dict[str, Any] | None:
+    """Return what `_saved` does, on every rank."""
+    saved: list[dict[str, Any] | None] = []
+
+    def look() -> bool:
+        saved.append(_saved(run, target, report))
+        return saved[0] is not None
+
+    if not ranks.of_first(look):
+        return None
+    return saved[0] if saved else load_checkpoint(target.last, expect_variant=run.variant.name)
 
 
 def _saved(run: Run, target: Target, report: Report) -> dict[str, Any] | None:

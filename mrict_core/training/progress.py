@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -71,6 +72,16 @@ class Lines:
         return self
 
     def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Silent(contextlib.nullcontext):
+    """Nothing: of a process whose progress another one shows."""
+
+    def __init__(self, total: int, title: str) -> None:
+        super().__init__(self)
+
+    def step(self, loss: Tensor) -> None:
         pass
 
 

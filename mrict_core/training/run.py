@@ -14,7 +14,15 @@ import numpy as np
 import torch
 
 from mrict_core.data.augment import NONE, AugmentSettings, JointTransform
-from mrict_core.data.batches import Batch, PairedSlices, in_turns, make_view, paired_batches, unpaired_batches
+from mrict_core.data.batches import (
+    Batch,
+    PairedSlices,
+    batches_of_pass,
+    in_turns,
+    make_view,
+    paired_batches,
+    unpaired_batches,
+)
 from mrict_core.data.cache.fingerprint import fingerprint
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.images.orders import PLANES
@@ -28,6 +36,7 @@ from mrict_core.methods import Method, build_method, check, check_networks
 from mrict_core.metrics.predecessor import VGG_SIDE
 from mrict_core.networks import build_features
 from mrict_core.paths import Workspace, shown, some
+from mrict_core.ranks import ALONE, Ranks, current
 from mrict_core.training.checkpoint import check_key, load_checkpoint, load_weights
 from mrict_core.training.facts import ModelFacts
 from mrict_core.training.runs import Report, TrainingRun, attempts, differences, find_parent, runs_of, without_seed
@@ -127,8 +136,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of a pass over the data."""
-        full, left = divmod(len(self.dataset), self.profile.batch(self.variant))
-        return max(1, full + (left > 1))  # a last batch of one slice is dropped
+        return batches_of_pass(len(self.dataset), self.profile.batch(self.variant), current())
 
     @property
     def augment(self) -> AugmentSettings:
@@ -228,18 +236,27 @@ class Run:
         return [PairedSlices(self.store, [p], keep, view) for p in self.split.val]
 
     def batches(
-        self, generators: dict[str, torch.Generator], paired: bool, steps: int | None = None
+        self,
+        generators: dict[str, torch.Generator],
+        paired: bool,
+        steps: int | None = None,
+        *,
+        ranks: Ranks | None = None,
     ) -> Iterator[Batch]:
-        """Yield augmented batches on the training's device, a pass over the data or as many as `steps`."""
-        transform = JointTransform(self.augment, generators["augment"])
+        """Yield augmented batches on the training's device, a pass over the data or as many as `steps`.
+
+        ranks: whose part of each batch; None: this process's.
+        """
+        ranks = ranks or current()
+        transform = JointTransform(self.augment, generators["augment"], ranks)
         make = paired_batches if paired else unpaired_batches
         device, size = pick_device(self.settings.device), self.profile.batch(self.variant)
-        return make(self.dataset, size, transform, generators["shuffle"], device, steps)
+        return make(self.dataset, size, transform, generators["shuffle"], device, steps, ranks)
 
     def endless_pairs(self, seed: int) -> Iterator[Batch]:
-        """Yield augmented pairs, epoch after epoch; random numbers are drawn from `seed` alone."""
+        """Yield augmented pairs, epoch after epoch, all to every rank; random numbers are drawn from `seed` alone."""
         generators = {name: torch.Generator().manual_seed(seed) for name in ("shuffle", "augment")}
-        return chain.from_iterable(self.batches(generators, paired=True) for _ in count())
+        return chain.from_iterable(self.batches(generators, paired=True, ranks=ALONE) for _ in count())
 
     def method(self) -> Method:
         """Return the method with fresh networks and optimisers, in the device and precision of the settings."""

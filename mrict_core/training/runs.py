@@ -40,7 +40,7 @@ RESUME = ("optimizers", "schedulers", "method_state", "rng")  # of a checkpoint,
 TENSORS = ("networks", *RESUME)  # of a checkpoint; the rest are facts
 # Rooms whose code decides the trained weights: recorded, never part of the id.
 CODE = (
-    *("hu", "experiments", "parts", "data/batches", "data/splits", "data/augment", "networks", "losses"),
+    *("hu", "ranks", "experiments", "parts", "data/batches", "data/splits", "data/augment", "networks", "losses"),
     *("metrics/predecessor", "metrics/frechet", "metrics/plane_ssim", "methods", "training"),
 )
 Report = Callable[[str], None]

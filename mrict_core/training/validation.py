@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mrict_core import ranks
 from mrict_core.data.batches import PairedSlices, ahead, loader
 from mrict_core.hu import DISPLAY_WINDOWS_HU, PREDECESSOR, HuRange
 from mrict_core.methods import Method
@@ -54,34 +55,55 @@ class Validator:
     def scores(self, method: Method) -> dict[str, float]:
         """Return val_mae_hu (masked, mean over patients), val_mse, val_ssim (the predecessor's, mean over slices),
         val_fid and val_vgg if requested, and output_sd_hu, the SD of the whole output; val_mae_hu = NaN alone if an
-        output is not finite."""
+        output is not finite. Each rank scores patients of its own, and all get the scores of all."""
         method.generator.eval()
-        patients, slices, vectors = [], {"val_mse": [], "val_ssim": [], "val_vgg": []}, []
-        for dataset in self.datasets:
-            patients.append(PatientSums((self.window.high - self.window.low) / 2))
-            for batch in ahead(loader(dataset, self.batch_size)):
-                place = (len(patients), patients[-1].slices)
-                real_B, fake_B = batch.real_B[:, 0].numpy(), self.predict(method, batch.real_A)
-                if not np.isfinite(fake_B).all():
-                    return {"val_mae_hu": float("nan")}
-                inside = batch.mask[:, 0].numpy() > 0
-                patients[-1].add(real_B, fake_B, inside)
-                if method.masked:  # not before: with air around it, a constant output is not constant
-                    fake_B = np.where(inside, fake_B, np.float32(-1))
-                real, fake = self._unit(real_B), self._unit(fake_B)
-                for name, values in zip(("val_mse", "val_ssim"), slice_scores(real, fake), strict=True):
-                    slices[name].extend(values)
-                if self.fid:
-                    vectors.append(self.real_side.fake_vectors(place, real, fake))
-                if self.vgg:
-                    slices["val_vgg"].extend(self.real_side.vgg_errors(place, real, fake))
-        row = {"val_mae_hu": float(np.nanmean([patient.mae_hu for patient in patients]))}
-        row |= {name: float(np.mean(slices[name])) for name in ("val_mse", "val_ssim")}
+        found: dict[int, PatientScores | None] = {}
+        for number in self._own_patients():
+            found[number] = self._patient(number, method)
+            if found[number] is None:
+                break
+        found = {number: one for part in ranks.gathered(found) for number, one in part.items()}
+        if None in found.values():
+            return {"val_mae_hu": float("nan")}
+        patients = [found[number] for number in sorted(found)]
+        row = {"val_mae_hu": float(np.nanmean([patient.sums.mae_hu for patient in patients]))}
+        names = ("val_mse", "val_ssim", *(["val_vgg"] if self.vgg else []))
+        means = {name: float(np.mean([v for patient in patients for v in patient.slices[name]])) for name in names}
+        row |= {name: means[name] for name in ("val_mse", "val_ssim")}
         if self.fid:
-            row["val_fid"] = self.real_side.frechet(vectors)
+            row["val_fid"] = self.real_side.frechet([v for patient in patients for v in patient.vectors])
         if self.vgg:
-            row["val_vgg"] = float(np.mean(slices["val_vgg"]))
-        return row | {"output_sd_hu": float(np.mean([patient.sd_hu for patient in patients]))}
+            row["val_vgg"] = means["val_vgg"]
+        return row | {"output_sd_hu": float(np.mean([patient.sums.sd_hu for patient in patients]))}
+
+    def _own_patients(self) -> list[int]:
+        """Return the numbers of this rank's patients: dealt in turn, those with the most slices first."""
+        place = ranks.current()
+        if place.count == 1:
+            return list(range(len(self.datasets)))
+        ordered = sorted(range(len(self.datasets)), key=lambda number: -len(self.datasets[number]))
+        return sorted(ordered[place.rank :: place.count])
+
+    def _patient(self, number: int, method: Method) -> PatientScores | None:
+        """Return a patient's scores; None if an output is not finite."""
+        found = PatientScores(PatientSums((self.window.high - self.window.low) / 2))
+        for batch in ahead(loader(self.datasets[number], self.batch_size)):
+            place = (number + 1, found.sums.slices)
+            real_B, fake_B = batch.real_B[:, 0].numpy(), self.predict(method, batch.real_A)
+            if not np.isfinite(fake_B).all():
+                return None
+            inside = batch.mask[:, 0].numpy() > 0
+            found.sums.add(real_B, fake_B, inside)
+            if method.masked:  # not before: with air around it, a constant output is not constant
+                fake_B = np.where(inside, fake_B, np.float32(-1))
+            real, fake = self._unit(real_B), self._unit(fake_B)
+            for name, values in zip(("val_mse", "val_ssim"), slice_scores(real, fake), strict=True):
+                found.slices[name].extend(values)
+            if self.fid:
+                found.vectors.append(self.real_side.fake_vectors(place, real, fake))
+            if self.vgg:
+                found.slices["val_vgg"].extend(self.real_side.vgg_errors(place, real, fake))
+        return found
 
     def picture(self, method: Method) -> np.ndarray:
         """Return MR, synthetic CT and CT of the slice of `sample` side by side.  # (S, 3 S) uint8"""
@@ -145,3 +167,12 @@ class PatientSums:
     def sd_hu(self) -> float:
         """Standard deviation over all voxels of all slices."""
         return self.hu_per_unit * float(np.sqrt(max(0.0, np.mean(self.squares) - np.mean(self.means) ** 2)))
+
+
+@dataclass
+class PatientScores:
+    """What is known of one validation patient."""
+
+    sums: PatientSums
+    slices: dict[str, list[float]] = field(default_factory=lambda: {"val_mse": [], "val_ssim": [], "val_vgg": []})
+    vectors: list[np.ndarray] = field(default_factory=list)  # of the synthetic slices, for the Fréchet distance
