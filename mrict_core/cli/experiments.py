@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby, product
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from mrict_core.experiments import listing
 if TYPE_CHECKING:
     from mrict_core.dose.study import DoseSettings
     from mrict_core.experiments import Experiment
+    from mrict_core.shards import Shard
 
 ASIDE_LINES = 3  # of each kind of file that is not a patient
 
@@ -63,11 +64,20 @@ def preprocess(
     group_by: option.GroupBy = "",
     pairs: option.Pairs = "",
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first unusable patient")] = False,
+    shard: option.Shard = "",
 ) -> None:
-    """Turn volumes into the dataset cache, and split it by subject. Exit status 1 if a patient was left out."""
+    """Turn volumes into the dataset cache, and split it by subject. Exit status 1 if a patient was left out.
+
+    With --shard only that part of the patients is prepared; run it without --shard when all are done, for the split.
+    """
     from mrict_core.paths import shown
     from mrict_core.pipeline import prepare_data
+    from mrict_core.shards import shard_named
 
+    if part := shard_named(shard):
+        files = {"modality": modality, "ct": ct, "exclude_metal": exclude_metal}
+        _preprocess_shard(part, profile, data, region, protocol, pairs=pairs, strict=strict, **files)
+        return
     with Bar("preprocess") as bar:
         prepared = prepare_data(
             profile,
@@ -103,6 +113,21 @@ def preprocess(
         print(f"no split: {prepared.problem}")
     print(prepared.summary)
     if prepared.left_out:
+        raise typer.Exit(1)
+
+
+def _preprocess_shard(part: Shard, profile: str, data: list[str] | None, *where: str, **how: Any) -> None:
+    """Prepare a shard's patients; exit status 1 if one cannot be used."""
+    from mrict_core.paths import shown
+    from mrict_core.pipeline.preparation import prepare_part
+
+    with Bar("preprocess") as bar:
+        done = prepare_part(part, profile, data, *where, progress=bar, **how)
+    for skip in done.skipped:
+        say(f"skipped {skip.patient}: {skip.reason}")
+    say(f"{part}: {len(done.patients)} of all {done.total} patients prepared: {shown(done.workspace.store)}")
+    say(f"when all {part.count} shards are done: the same command without --shard, which makes index and split")
+    if done.skipped:
         raise typer.Exit(1)
 
 
