@@ -226,6 +226,14 @@ def evaluate(
     seeds: Annotated[
         str, typer.Option("--seeds", metavar="1,2,3", help="seeds to score; none: all that are trained")
     ] = "",
+    mean: Annotated[
+        str,
+        typer.Option(
+            "--mean",
+            metavar="A,B",
+            help="score the mean of the synthetic CTs of these variants, which are scored already",
+        ),
+    ] = "",
     sets: option.Sets = None,
     experiment: option.Files = None,
     own_name: option.Name = "",
@@ -243,10 +251,13 @@ def evaluate(
     from mrict_core.paths import shown, workspace
 
     plans = _dose_settings(dose, beams, grid_mm)
-    found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
+    alone = bool(mean) and not (name or experiment)
+    if alone and seeds:
+        raise MrictError(f"--seeds {seeds}: of a variant; --mean takes the first seed of each; leave --seeds out")
+    found, chosen = [] if alone else _chosen(name, sets, experiment, own_name), get_profile(profile)
     space, wanted = workspace(profile, data, region, protocol, modality, ct, exclude_metal), _seeds(seeds)
     from mrict_core.evaluation import leaderboard
-    from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data
+    from mrict_core.pipeline import current_records, evaluate_baselines, evaluate_mean, evaluate_variant, open_data
     from mrict_core.reporting.text_tables import text_table
     from mrict_core.training.runs import choose
 
@@ -260,6 +271,11 @@ def evaluate(
             records += evaluate_variant(
                 variant, chosen, space, seeds=wanted, device=device, progress=bar, report=lines.append
             )[:1]
+    if mean:
+        with Bar("evaluate") as bar:
+            record, _ = evaluate_mean(mean.split(","), chosen, space, device=device, progress=bar, report=lines.append)
+        known = {one["name"] for one in records}
+        records += [record, *(one for one in current_records(space, mean)[0] if one["name"] not in known)]
     print(text_table(leaderboard([*baselines, *records])))
     print("\n".join([f"tables: {shown(space.metrics)}", *lines]))
     if plans:
