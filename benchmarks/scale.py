@@ -44,6 +44,7 @@ GPUS = (1, 2, 4, 8, 16, 64)
 IN_NODE, GPUS_IN_NODE = 200e9, 8  # bytes a second of an all-reduce's slowest link in a machine, and its GPUs
 BETWEEN_NODES = 25e9  # the same between machines: 200 Gbit/s
 STORAGE = 1e9  # bytes a second that a shared file system delivers
+LONG = True  # half an hour on a CPU
 PATIENTS, SHARDS = 10_000, 64
 PHANTOM = {"full": PhantomSpec("brain", 1.0, 1.0), "quick": PhantomSpec("brain", 4.5, 16.0)}
 THIN = {"full": 8, "quick": 2}  # slices of the volume that is synthesised; the time is proportional to them
@@ -54,7 +55,7 @@ HOUR, MEGA, GIGA = 3600, 1e6, 1e9
 HOW = (
     "the last experiment of each family in profile full; a step without a GPU here is predicted from its operations at "
     f"{costs.RATE / 1e12:g} TFLOP/s (costs.md); an all-reduce of B bytes on W GPUs takes 2(W-1)/W * B / bandwidth, "
-    f"with {IN_NODE / GIGA:g} GB/s up to {GPUS_IN_NODE} GPUs and {BETWEEN_NODES / GIGA:g} GB/s beyond, both assumptions, "
+    f"with {IN_NODE / GIGA:g} GB/s up to {GPUS_IN_NODE} GPUs and {BETWEEN_NODES / GIGA:g} GB/s beyond, both assumed, "
     "and does not overlap with the step; speed-up is that of images a second with the same batch on every GPU"
 )
 
