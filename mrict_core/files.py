@@ -223,6 +223,7 @@ def held(folder: Path, work: str, wait_s: float, part: str = "") -> Iterator[Non
             stack.enter_context(_lock(folder / LOCK, work, wait_s))
             for other in sorted(folder.glob(f"{PART}*{LOCK}")):
                 stack.enter_context(_lock(other, work, wait_s))
+                other.unlink(missing_ok=True)  # a part that starts now makes its own, and finds the whole held
         yield
 
 

@@ -124,6 +124,8 @@ def test_parts_of_a_folder_are_held_side_by_side_and_the_whole_alone(mine, other
                 pass
     with sole_writer(tmp_path, "works", other):  # free again
         pass
+    with sole_writer(tmp_path, "works"):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 # ----------------------------------------------------------------------------------------------------- synthesis
@@ -153,7 +155,7 @@ def sharded(scans, checkpoints, tmp_path_factory) -> tuple[Path, list[tuple[int,
 @pytest.fixture
 def tables(sharded, tmp_path) -> Path:
     """A copy of the tables of both shards."""
-    for file in sharded[0].glob("*.csv"):
+    for file in sharded[0].glob("summary.shard-*.csv"):
         shutil.copy(file, tmp_path)
     return tmp_path
 

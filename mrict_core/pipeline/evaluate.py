@@ -303,10 +303,11 @@ def evaluate_mean(
 
 def _member(space: Workspace, name: str) -> dict[str, Any]:
     """Return the record of a variant scored on the workspace's data; raises MrictError without one."""
-    records, missing = current_records(space, name)
-    if missing:
-        raise MrictError(f"{name}: {missing[name]}; expected its scores on these data; run evaluate {name} first")
-    return records[0]
+    records, missing = current_records(space)
+    if found := [record for record in records if record["name"] == name]:
+        return found[0]
+    why = missing.get(name, "not evaluated")
+    raise MrictError(f"{name}: {why}; expected its scores on these data; run evaluate {name} first")
 
 
 def _best_baseline(space: Workspace, record: dict) -> dict[str, Any] | None:
