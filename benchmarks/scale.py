@@ -222,10 +222,10 @@ def merging_s(folder: Path, cases: int) -> float:
     return timed(lambda: merge_tables(folder / "summary.csv"))[0]
 
 
-def of_many(each: dict[str, float], parallel: dict[str, float], kind: str) -> Iterator[dict[str, Any]]:
+def of_many(each: dict[str, float], parallel: dict[str, float]) -> Iterator[dict[str, Any]]:
     """Yield what all patients take, alone and divided among shards; index, split and merging are not divided."""
     with tempfile.TemporaryDirectory() as folder:
-        merging = merging_s(Path(folder), PATIENTS if kind == "full" else 100)
+        merging = merging_s(Path(folder), PATIENTS)
     part = {"part": f"{PATIENTS:,} patients"}
     for what, value in each.items():
         name, unit = what.split(", ")
@@ -281,5 +281,5 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
         made = list(volumes(found, name, head, kind))
         each = patients(Path(folder), kind)
     rows += made
-    rows += of_many(each, {row["case"]: row["s_per_volume"] for row in made}, kind)
+    rows += of_many(each, {row["case"]: row["s_per_volume"] for row in made})
     return rows + limits(steps, each)
