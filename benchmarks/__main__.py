@@ -22,7 +22,7 @@ from mrict_core.reporting.text_tables import markdown_table, text_table
 BENCHMARKS = (
     *("scores", "preprocessing", "training", "precision", "validation", "pipeline", "inference", "startup"),
     *("scaling", "gate", "checks", "faults", "gpu", "quality", "starter", "costs", "pairing", "pairing_cost"),
-    *("mr_preparation", "dose", "ranks"),
+    *("mr_preparation", "dose", "ranks", "scale"),
 )
 
 
@@ -69,7 +69,6 @@ def _write(folder: Path, name: str, module: ModuleType, rows: list[dict[str, Any
     how = getattr(module, "HOW", "medians, plain and lean in turns")
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     write_json(folder / f"{name}.json", {"title": title, "date": made, "machine": where, "rows": rows})
-    table = pd.DataFrame([{key: value for key, value in row.items() if not isinstance(value, list)} for row in rows])
     gpu = f", {where['gpu']}" if where["gpu"] else ""
     lines = [f"# {title}", f"{where['cpu']}, {where['cores']} cores{gpu}; {made}; {how}."]
     if hasattr(module, "figure"):
@@ -77,9 +76,20 @@ def _write(folder: Path, name: str, module: ModuleType, rows: list[dict[str, Any
         lines.append(f"![{title}]({name}.png)")
     if hasattr(module, "notes"):
         lines += module.notes(rows)
-    write_text(folder / f"{name}.md", "\n\n".join([*lines, markdown_table(table)]) + "\n")
-    print(text_table(table))
+    for part, table in _tables(rows).items():
+        lines += [f"## {part}"] * bool(part) + [markdown_table(table)]
+        print(f"\n{part}\n{text_table(table)}" if part else text_table(table))
+    write_text(folder / f"{name}.md", "\n\n".join(lines) + "\n")
     print(f"written: {shown(folder / name)}.json and .md")
+
+
+def _tables(rows: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """Return one table, or, if rows name their `part`, one for each, with the columns that it has."""
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        plain = {key: value for key, value in row.items() if key != "part" and not isinstance(value, list)}
+        parts.setdefault(row.get("part", ""), []).append(plain)
+    return {part: pd.DataFrame(own) for part, own in parts.items()}
 
 
 if __name__ == "__main__":

@@ -36,10 +36,16 @@ HOW = (
 )
 
 
+def sides_of(variant: Experiment, side: int) -> tuple[int, ...]:
+    """Return the sides of what a network sees: a slice of `side` pixels, or a patch of a volume."""
+    return tuple(getattr(make_view(variant.data.view), "patch", (side, side)))
+
+
 def images(variant: Experiment, batch: int, side: int, device: str) -> tuple[Tensor, Tensor]:
-    """Return random MR and CT of a batch.  # => (B, C, side, side), (B, 1, side, side)"""
+    """Return random MR and CT of a batch.  # => (B, C, *sides), (B, 1, *sides)"""
     channels = make_view(variant.data.view).in_channels
-    return tuple(torch.rand(batch, c, side, side, device=device) * 2 - 1 for c in (channels, 1))
+    sides = sides_of(variant, side)
+    return tuple(torch.rand(batch, c, *sides, device=device) * 2 - 1 for c in (channels, 1))
 
 
 def steps_of(variant: Experiment, profile: Profile) -> int:
@@ -88,8 +94,12 @@ class Held:
 def state_bytes(method: Method) -> int:
     """Return the bytes of all weights, and of gradients and Adam's two moments of those that are trained."""
     values = sum(p.numel() for network in method.networks.values() for p in network.parameters())
-    trained = sum(p.numel() for o in method.optimizers.values() for group in o.param_groups for p in group["params"])
-    return BYTES * (values + 3 * trained)
+    return BYTES * (values + 3 * trained_values(method))
+
+
+def trained_values(method: Method) -> int:
+    """Return the number of values that the optimisers change, whose gradients several GPUs add up in every step."""
+    return sum(p.numel() for o in method.optimizers.values() for group in o.param_groups for p in group["params"])
 
 
 def predicted(variant: Experiment, profile: Profile, side: int) -> dict[str, float]:

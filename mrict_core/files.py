@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+LOCK = ".lock"
+PART = ".part-"  # prefix of the lock of a part
 LOCK_WAIT_S = 1.0
 CODE_SUFFIXES = (".py", ".j2", ".css", ".js")
 NEW = ".new-"  # prefix of a file or folder that is still being written
@@ -204,22 +206,39 @@ def _sweep_folders(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
+def held(folder: Path, work: str, wait_s: float, part: str = "") -> Iterator[None]:
     """Lock `folder` for this process; the system frees the lock when the process dies.
 
+    With `part`, the name of one, only that part of the folder's work: processes may hold different parts at the same
+    time, and none holds the whole folder meanwhile.
     Raises MrictError, "another process `work`", if another still holds it after `wait_s` seconds.
     """
+    folder = Path(folder)
+    with contextlib.ExitStack() as stack:
+        if part:
+            stack.enter_context(_lock(folder / f"{PART}{part}{LOCK}", work, wait_s))
+            with _lock(folder / LOCK, work, max(wait_s, LOCK_WAIT_S)):  # nobody has the whole; other parts look, too
+                pass
+        else:
+            stack.enter_context(_lock(folder / LOCK, work, wait_s))
+            for other in sorted(folder.glob(f"{PART}*{LOCK}")):
+                stack.enter_context(_lock(other, work, wait_s))
+                other.unlink(missing_ok=True)  # a part that starts now makes its own, and finds the whole held
+        yield
+
+
+@contextlib.contextmanager
+def _lock(file: Path, work: str, wait_s: float) -> Iterator[None]:
     import filelock
 
-    folder = Path(folder)
-    lock = filelock.FileLock(folder / ".lock", timeout=wait_s)
+    lock = filelock.FileLock(file, timeout=wait_s)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
-        raise MrictError(f"{shown(folder)}: another process {work}; wait until it ends, run again") from None
+        raise MrictError(f"{shown(file.parent)}: another process {work}; wait until it ends, run again") from None
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable(file.parent, error) from None
     try:
         yield
     finally:
@@ -227,9 +246,12 @@ def held(folder: Path, work: str, wait_s: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, work: str) -> Iterator[None]:
-    """Lock a folder that only lock holders write to; remove temporary files of killed writers."""
-    with held(folder, work, LOCK_WAIT_S):
+def sole_writer(folder: Path, work: str, part: str = "") -> Iterator[None]:
+    """Lock a folder, or a part of its work, that only lock holders write to; remove temporary files of killed writers.
+
+    See `held`.
+    """
+    with held(folder, work, LOCK_WAIT_S, part):
         sweep_files(folder)
         yield
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import costs, gpu, measure, preprocessing, scaling
+from benchmarks import costs, gpu, measure, preprocessing, scale, scaling
 from benchmarks.__main__ import BENCHMARKS
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import Method
@@ -144,3 +144,28 @@ def test_memory_kept_for_the_backward_pass_by_hand():
         assert (kept.now, kept.most) == (0, 8192)
         (weight.sin()).sum().backward()
         assert (kept.now, kept.most) == (0, 8192)
+
+
+def test_the_speed_up_by_hand():
+    """A ring moves 2(W-1)/W of the bytes: 400 MB on 2 GPUs in 2 ms, between machines 64 GPUs in 31.5 ms."""
+    step = {"case": "a", "step_s": 0.006, "all_reduce_mb": 400.0, "read_mb": 12.0}
+    assert scale.all_reduce_s(400e6, 1) == 0
+    assert scale.all_reduce_s(400e6, 2) == pytest.approx(0.002)
+    assert scale.all_reduce_s(400e6, 64) == pytest.approx(0.0315)
+    assert scale.speed_up(step, 1) == 1
+    assert scale.speed_up(step, 2) == pytest.approx(2 * 6 / 8)
+    assert scale.speed_up(step, 64) == pytest.approx(64 * 6 / 37.5)
+    each = {"index and split after shards, s": 0.36, "index, bytes": 1e3, "prepared, bytes": 1e8}
+    found = {row["case"]: row["reached_at"] for row in scale.limits([step, step | {"case": "b", "step_s": 1.0}], each)}
+    assert found["a: half of the time is all-reduce"] == 9  # the first that needs the network between machines
+    assert found["b: half of the time is all-reduce"] is None
+    assert found["a: reads 1 GB/s"] == 1
+    assert found["b: reads 1 GB/s"] == 84
+    assert (found["index and split take an hour"], found["the store has 1 TB"]) == (10_000, 10_000)
+
+
+def test_scale_covers_the_families_that_exist_and_measures_merging(tmp_path):
+    names = [variant.name for variant in scale.chosen()]
+    assert {"mk3", "mk6", "mk7"} <= {name.split("_")[0] for name in names}
+    assert scale.merging_s(tmp_path, 130) > 0
+    assert len((tmp_path / "summary.csv").read_text().splitlines()) == 131

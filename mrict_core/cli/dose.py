@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mrict_core.cli.options import Overwrite
+from mrict_core.cli.options import Overwrite, Shard
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError
 from mrict_core.paths import shown
+from mrict_core.shards import merge_hint, shard_named
 
 if TYPE_CHECKING:
     from mrict_core.pipeline.dose_files import DoseCase
@@ -37,6 +38,7 @@ def dose(
     grid_mm: Annotated[float, typer.Option("--grid-mm", help="of the dose")] = 3.0,
     targets: Annotated[int, typer.Option("--targets", help="test targets of a case without --target")] = 2,
     seed: Annotated[int, typer.Option("--seed", help="of the places of test targets")] = 1,
+    shard: Shard = "",
     overwrite: Overwrite = False,
 ) -> None:
     """Plan on the CT, recompute on the synthetic CT, and compare the doses (generic machine, not for clinical use)."""
@@ -46,6 +48,7 @@ def dose(
     from mrict_core.pipeline.dose_runs import NOTE, TABLE, dose_all, table
     from mrict_core.reporting.text_tables import text_table
 
+    part = shard_named(shard)
     settings = DoseSettings(tuple(modality or MODALITIES), dose_gy, grid_mm, targets, seed)
     folder = Path(output).expanduser()
     if not output or folder.is_file():
@@ -59,13 +62,17 @@ def dose(
     if listed:
         cases, problems = cases_of_csv(path)
     elif not path.is_dir() or _is_series(path):
+        if part:
+            raise MrictError(
+                f"--shard {shard}: --ct {ct} is one case; expected a folder of cases or a csv; leave it out"
+            )
         cases, problems = [_case(path, _models(sct), mask, target, oar or [], rtstruct)], {}
     elif of_one:
         raise MrictError("--target, --oar and --rtstruct are of one case; for many give --ct a csv with such columns")
     else:
         cases, problems = cases_of_folders(path, _models(sct), Path(mask).expanduser() if mask else None)
     with Bar("dose", "case") as bar:
-        done = dose_all(cases, problems, folder, settings, overwrite=overwrite, progress=bar, say=say)
+        done = dose_all(cases, problems, folder, settings, overwrite=overwrite, progress=bar, say=say, shard=part)
     failed = [one for one in done if one.status == "failed"]
     for one in done:
         for note in one.record.get("notes", ()):
@@ -73,10 +80,12 @@ def dose(
     if len(failed) < len(done):
         shown_rows = table([one for one in done if one.status != "failed"]).dropna(axis=1, how="all")
         print(text_table(shown_rows.drop(columns=["status", "reason"], errors="ignore")))
-        print(f"{NOTE}\ntable: {shown(folder / TABLE)}")
+        print(f"{NOTE}\ntable: {shown(part.file(folder / TABLE) if part else folder / TABLE)}")
         for one in done:
             if one.status != "failed":
                 print(f"page:  {shown(folder / one.case / 'index.html')}")
+    if part:
+        say(merge_hint(part, folder / TABLE))
     for one in failed:
         say(f"failed: {one.case}: {one.reason}")
     if failed:

@@ -17,6 +17,7 @@ from mrict_core.experiments import listing
 if TYPE_CHECKING:
     from mrict_core.dose.study import DoseSettings
     from mrict_core.experiments import Experiment
+    from mrict_core.shards import Shard
 
 ASIDE_LINES = 3  # of each kind of file that is not a patient
 
@@ -64,11 +65,20 @@ def preprocess(
     group_by: option.GroupBy = "",
     pairs: option.Pairs = "",
     strict: Annotated[bool, typer.Option("--strict", help="stop at the first unusable patient")] = False,
+    shard: option.Shard = "",
 ) -> None:
-    """Turn volumes into the dataset cache, and split it by subject. Exit status 1 if a patient was left out."""
+    """Turn volumes into the dataset cache, and split it by subject. Exit status 1 if a patient was left out.
+
+    With --shard only that part of the patients is prepared; run it without --shard when all are done, for the split.
+    """
     from mrict_core.paths import shown
     from mrict_core.pipeline import prepare_data
+    from mrict_core.shards import shard_named
 
+    if part := shard_named(shard):
+        files = {"modality": modality, "ct": ct, "exclude_metal": exclude_metal}
+        _preprocess_shard(part, profile, data, region, protocol, pairs=pairs, strict=strict, **files)
+        return
     with Bar("preprocess") as bar:
         prepared = prepare_data(
             profile,
@@ -104,6 +114,21 @@ def preprocess(
         print(f"no split: {prepared.problem}")
     print(prepared.summary)
     if prepared.left_out:
+        raise typer.Exit(1)
+
+
+def _preprocess_shard(part: Shard, profile: str, data: list[str] | None, *where: str, **how: Any) -> None:
+    """Prepare a shard's patients; exit status 1 if one cannot be used."""
+    from mrict_core.paths import shown
+    from mrict_core.pipeline.preparation import prepare_part
+
+    with Bar("preprocess") as bar:
+        done = prepare_part(part, profile, data, *where, progress=bar, **how)
+    for skip in done.skipped:
+        say(f"skipped {skip.patient}: {skip.reason}")
+    say(f"{part}: {len(done.patients)} of all {done.total} patients prepared: {shown(done.workspace.store)}")
+    say(f"when all {part.count} shards are done: the same command without --shard, which makes index and split")
+    if done.skipped:
         raise typer.Exit(1)
 
 
@@ -240,6 +265,14 @@ def evaluate(
     seeds: Annotated[
         str, typer.Option("--seeds", metavar="1,2,3", help="seeds to score; none: all that are trained")
     ] = "",
+    mean: Annotated[
+        str,
+        typer.Option(
+            "--mean",
+            metavar="A,B",
+            help="score the mean of the synthetic CTs of these variants, which are scored already",
+        ),
+    ] = "",
     sets: option.Sets = None,
     experiment: option.Files = None,
     own_name: option.Name = "",
@@ -257,10 +290,13 @@ def evaluate(
     from mrict_core.paths import shown, workspace
 
     plans = _dose_settings(dose, beams, grid_mm)
-    found, chosen = _chosen(name, sets, experiment, own_name), get_profile(profile)
+    alone = bool(mean) and not (name or experiment)
+    if alone and seeds:
+        raise MrictError(f"--seeds {seeds}: of a variant; --mean takes the first seed of each; leave --seeds out")
+    found, chosen = [] if alone else _chosen(name, sets, experiment, own_name), get_profile(profile)
     space, wanted = workspace(profile, data, region, protocol, modality, ct, exclude_metal), _seeds(seeds)
     from mrict_core.evaluation import leaderboard
-    from mrict_core.pipeline import evaluate_baselines, evaluate_variant, open_data
+    from mrict_core.pipeline import current_records, evaluate_baselines, evaluate_mean, evaluate_variant, open_data
     from mrict_core.reporting.text_tables import text_table
     from mrict_core.training.runs import choose
 
@@ -274,6 +310,11 @@ def evaluate(
             records += evaluate_variant(
                 variant, chosen, space, seeds=wanted, device=device, progress=bar, report=lines.append
             )[:1]
+    if mean:
+        with Bar("evaluate") as bar:
+            record, _ = evaluate_mean(mean.split(","), chosen, space, device=device, progress=bar, report=lines.append)
+        known = {one["name"] for one in records}
+        records += [record, *(one for one in current_records(space, mean)[0] if one["name"] not in known)]
     print(text_table(leaderboard([*baselines, *records])))
     print("\n".join([f"tables: {shown(space.metrics)}", *lines]))
     if plans:

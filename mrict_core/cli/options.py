@@ -142,6 +142,12 @@ Parts = Annotated[
 Name = Annotated[str, typer.Option("--name", help="name of the variant that --set makes; none: after the change")]
 Force = Annotated[bool, typer.Option("--force", help="run even if nothing changed")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing files")]
+Shard = Annotated[
+    str,
+    typer.Option(
+        "--shard", metavar="I/N", help="only the I-th of N parts of the cases, for jobs side by side; see docs/scale.md"
+    ),
+]
 
 # ------------------------------------------------------------------------------------------- of synthesis
 

@@ -14,6 +14,7 @@ from mrict_core.cli import options as option
 from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError
 from mrict_core.paths import SUITE_COMMAND, shown
+from mrict_core.shards import merge_hint, shard_named
 
 if TYPE_CHECKING:
     from mrict_core.pipeline.pair_folders import Found
@@ -34,12 +35,17 @@ def pair(
     jobs: option.Jobs = None,
     keep_identifiers: option.KeepNames = False,
     strict: option.StrictHeaders = False,
+    shard: option.Shard = "",
     overwrite: option.Overwrite = False,
 ) -> None:
     """Register the CT to the MR of every patient and write training pairs, with a page to judge them."""
     for name, given in (("INPUT", source), ("--output", output)):
         if not given:
             raise MrictError(f"{name} is empty; expected a name; see python -m mrict_core pair --help")
+    part = shard_named(shard)
+    if part and transform:
+        raise MrictError("--shard is for many pairs, --transform for one; give one of them")
+    from mrict_core.data.pair_choices import PAIRS
     from mrict_core.pipeline.pair import PairSettings
     from mrict_core.pipeline.pair_inputs import find_all
     from mrict_core.pipeline.pairs import pair_all
@@ -61,8 +67,11 @@ def pair(
             overwrite=overwrite,
             keep_identifiers=keep_identifiers,
             progress=bar,
+            shard=part,
         )
     _report(done)
+    if part:
+        say(merge_hint(part, target / PAIRS))
     if done.page:
         say(f"look at every pair: {shown(done.page)}")
         say(

@@ -13,6 +13,7 @@ from mrict_core.cli.progress import Bar, say
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.modalities import modality_named
 from mrict_core.paths import REGIONS, region_named, shown, some
+from mrict_core.shards import merge_hint, shard_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,7 @@ def synthesize(
     device: option.Device = "auto",
     precision: option.Precision = "float32",
     experiment: option.Parts = None,
+    shard: option.Shard = "",
     overwrite: option.Overwrite = False,
 ) -> None:
     """Make a synthetic CT on exactly the grid of the MR. Not for clinical use."""
@@ -48,15 +50,18 @@ def synthesize(
         raise MrictError("--region and --model are both given; --region chooses a model; give one of them")
     if modality:
         modality_named(modality)
+    part = shard_named(shard)
     from mrict_core.inference.input_files import holds_many, region_of
     from mrict_core.inference.volume import SynthesisOptions
-    from mrict_core.pipeline.cases import is_file_name, the_only_case
+    from mrict_core.pipeline.cases import SUMMARY, is_file_name, the_only_case
     from mrict_core.pipeline.synthesis import check_reads, load_models
 
     path, target, spread, page, summary = (
         Path(text).expanduser() if text else None for text in (source, output, uncertainty, qa, csv)
     )
     many = holds_many(path) and not (series and path.is_dir())  # --series: of a folder whose DICOM is deeper
+    if part and (not many or is_file_name(target)):
+        raise MrictError(f"--shard {shard}: {shown(path)} is one case, or --output a file; expected many; leave it out")
     if many and is_file_name(target):
         (path, series), many = the_only_case(path, target, modality or "mr"), False
     if many and (series or keep_identifiers):
@@ -76,9 +81,9 @@ def synthesize(
     options = SynthesisOptions(tta=tta, resample_to_mm=resample_to_mm)
     how = {"options": options, "overwrite": overwrite, "strict": strict}
     if many:
-        done = _many(
-            path, target, load, spread, page, summary or target / "summary.csv", image_format, modality or "mr", how
-        )
+        summary = summary or target / SUMMARY
+        how |= {"shard": part}
+        done = _many(path, target, load, spread, page, summary, image_format, modality or "mr", how)
     else:
         how |= {"series": series, "keep_identifiers": keep_identifiers}
         done = _one(path, target, load, spread, page, how)
@@ -160,6 +165,8 @@ def _many(
     found = find_cases(
         source, target, suffix=FORMAT_NAMES.get(image_format, ""), uncertainty=spread, qa=page, modality=modality
     )
+    whole, shard = summary, how["shard"]
+    summary = shard.file(whole) if shard else whole
     check_summary(summary, how["overwrite"])
     models = load()
     with Bar("synthesize", "case") as bar:
@@ -168,6 +175,8 @@ def _many(
     counts = frame["status"].value_counts()
     each = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("written", "kept", "failed", "left out"))
     say(f"{len(frame)} found in {shown(source)}: {each}, {counts.get('aside', 0)} no MR; {shown(summary)}")
+    if shard:
+        say(merge_hint(shard, whole))
     return not (counts.get("failed", 0) or counts.get("left out", 0))
 
 

@@ -191,6 +191,8 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
         raise MrictError(f"models of protocols {' and '.join(protocols)} in one ensemble; expected one protocol")
     if len(inputs := sorted({model.facts.modality.word for model in models})) > 1:
         raise MrictError(f"models of {' and '.join(inputs)} in one ensemble; expected one kind of input")
+    if len(regions := sorted({region for model in models if (region := model.facts.region)})) > 1:
+        raise MrictError(f"models of {' and '.join(regions)} in one ensemble; expected one region; choose others")
     turned = [model.variant.name for model in models if model.facts.all_planes != ["axial"]]
     if turned and protocols == ["predecessor"]:
         raise MrictError(f"{turned[0]}: protocol predecessor has only axial slices; expected plane axial")

@@ -5,6 +5,7 @@ from mrict_core.pipeline.evaluate import (
     current_records,
     evaluate_baselines,
     evaluate_controls,
+    evaluate_mean,
     evaluate_variant,
     predictions_of,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "current_records",
     "evaluate_baselines",
     "evaluate_controls",
+    "evaluate_mean",
     "evaluate_variant",
     "few_steps",
     "held_out_rows",

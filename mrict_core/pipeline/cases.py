@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ from mrict_core.pipeline.synthesis import (
     notes_of,
     synthesize_case,
 )
+from mrict_core.shards import MARKS, Roll, Shard
 
+SUMMARY = "summary.csv"  # in the folder of the results
 FIRST = ("case", "status", "reason", "warnings", "output")  # columns of a summary
 FACTS = ("verdict", "shape", "spacing_mm", "body_voxels", "slices", "tiled", "input_hash", "key")
+WHOLE = ("body_voxels", "slices")  # of the facts
 FORMAT_NAMES = {suffix.removeprefix("."): suffix for suffix in FORMATS}
-ASIDE = ("left out", "aside")  # status of inputs that are not a case
 FILE_ENDINGS = (*SUFFIXES, *QA_SUFFIXES, ".json", ".csv", ".dcm", ".txt", ".gz", ".zip")
 BETWEEN = " | "  # separates warnings, which contain commas and semicolons
 NAMED = 5  # reasons in one message
@@ -190,6 +192,7 @@ def synthesize_cases(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
+    shard: Shard | None = None,
     **checks: Any,
 ) -> pd.DataFrame:
     """Synthesise every case; return one row each: status "written", "kept" or "failed", and the reason.
@@ -197,24 +200,42 @@ def synthesize_cases(
     The column "notes" lists the warnings that need no action; the file does not have it.
     Files "left out" or "aside" get a row too. A case is kept if its output was made from the same input with the same
     models, options and code. The table is written to `summary` after every case, so an interrupted run leaves it as
-    well. `checks` go to `synthesize_case`.
+    well. `shard`: only its part of the cases, in its part of the table; the first lists the files that are none.
+    `checks` go to `synthesize_case`.
     """
     check_summary(summary, overwrite)
     several = effective(options, models, any(case.uncertainty for case in found.cases))
     check_models([model.synthesizer for model in models], several)
-    listed = {"failed": found.failed, "left out": found.left_out, "aside": found.aside}
-    rows: list[dict[str, Any]] = [
-        {"case": printable(name), "status": status, "reason": printable(reason), "warnings": "", "output": ""}
-        for status, reasons in listed.items()
-        for name, reason in reasons.items()
-    ]
-    for done, case in enumerate(found.cases, start=1):
-        rows.append(_attempt(case, models, options, overwrite, checks))
+    every, beside = _in_order(found)
+    names = [one.name if isinstance(one, Case) else one["case"] for one in every]
+    roll = Roll(names, [[model.hash for model in models], asdict(several)])
+    rows = [row | roll.marks(n) for n, row in enumerate(beside, len(every) + 1) if shard is None or shard.first]
+    mine = [(n, one) for n, one in enumerate(every, 1) if shard is None or shard.has(n)]
+    rows += [one | roll.marks(n) for n, one in mine if not isinstance(one, Case)]
+    todo = [(n, one) for n, one in mine if isinstance(one, Case)]
+    marks = MARKS if shard else ()
+    for done, (number, case) in enumerate(todo, start=1):
+        rows.append(_attempt(case, models, options, overwrite, checks) | roll.marks(number))
         if progress:
-            progress(done, len(found.cases), case.name)
-        write_csv(summary, _table(rows))
-    write_csv(summary, _table(rows))
+            progress(done, len(todo), case.name)
+        write_csv(summary, _table(rows, *marks))
+    write_csv(summary, _table(rows, *marks))
     return _table(rows, "notes")
+
+
+def _in_order(found: Found) -> tuple[list[Case | dict[str, Any]], list[dict[str, Any]]]:
+    """Return the cases or, for unusable ones, their rows, by name; and the rows of files that are no case, by name."""
+    every: list[Case | dict[str, Any]] = [_row(name, "failed", why) for name, why in found.failed.items()]
+    every += found.cases
+    others = {"left out": found.left_out, "aside": found.aside}
+    beside = [_row(name, status, why) for status, reasons in others.items() for name, why in reasons.items()]
+    every.sort(key=lambda one: one.name if isinstance(one, Case) else one["case"])
+    return every, sorted(beside, key=lambda row: row["case"])
+
+
+def _row(name: str, status: str, reason: str) -> dict[str, Any]:
+    """Return the row of what is not synthesised."""
+    return {"case": printable(name), "status": status, "reason": printable(reason), "warnings": "", "output": ""}
 
 
 def check_summary(path: Path, overwrite: bool) -> None:
@@ -256,6 +277,6 @@ def _plain(value: Any) -> Any:
 
 
 def _table(rows: list[dict[str, Any]], *more: str) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
-    frame["order"] = frame["status"].isin(ASIDE)
-    return frame.sort_values(["order", "case"], ignore_index=True).reindex(columns=[*FIRST, *FACTS, *more])
+    """Return the rows by number; whole numbers stay whole beside cases that have none."""
+    frame = pd.DataFrame(rows, columns=[*FIRST, *FACTS, "notes", *MARKS]).sort_values("number", ignore_index=True)
+    return frame.reindex(columns=[*FIRST, *FACTS, *more]).astype(dict.fromkeys(WHOLE, "Int64"))

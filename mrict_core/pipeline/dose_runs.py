@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from mrict_core.machine import versions
 from mrict_core.paths import shown
 from mrict_core.pipeline.pair_sides import affine_of, array_of
 from mrict_core.reporting.dose_page import write_dose_page
+from mrict_core.shards import MARKS, Roll, Shard
 
 RECORD = "dose.json"
 TABLE = "dose.csv"
@@ -69,26 +71,41 @@ def dose_all(
     renew: bool = False,
     progress: Progress | None = None,
     say: Say = lambda _: None,
+    shard: Shard | None = None,
 ) -> list[Done]:
     """Compute the doses of cases into `output`, one after another, and write its table.
 
     `problems`: {case: why it has no files}. A failed case does not stop the others; one that is there already is kept.
-    renew: doses of other inputs, settings or code are replaced instead of refused.
-    Raises UnavailableError without pyRadPlan.
+    renew: doses of other inputs, settings or code are replaced instead of refused. `shard`: only its part of the cases,
+    and its part of the table. Raises UnavailableError without pyRadPlan.
     """
     engine.version()
-    done = [Done(name, "failed", {}, reason) for name, reason in problems.items()]
-    with sole_writer(output, "computes doses into it"):
-        for number, case in enumerate(cases, 1):
+    every: list[Case | Done] = [Done(name, "failed", {}, reason) for name, reason in problems.items()]
+    every = sorted([*every, *cases], key=_name)
+    roll = Roll([_name(one) for one in every], [asdict(settings), code_hash(*CODE), engine.version()])
+    mine = [(number, one) for number, one in enumerate(every, 1) if shard is None or shard.has(number)]
+    todo = [one for _, one in mine if not isinstance(one, Done)]
+    done, count = [], 0
+    with sole_writer(output, "computes doses into it", str(shard or "")):
+        for number, one in mine:
+            if isinstance(one, Done):
+                done.append((number, one))
+                continue
             try:
-                record, kept = dose_case(case, output / case.name, settings, overwrite=overwrite, renew=renew, say=say)
-                done.append(Done(case.name, "kept" if kept else "computed", record))
+                record, kept = dose_case(one, output / one.name, settings, overwrite=overwrite, renew=renew, say=say)
+                done.append((number, Done(one.name, "kept" if kept else "computed", record)))
             except MrictError as error:
-                done.append(Done(case.name, "failed", {}, str(error)))
+                done.append((number, Done(one.name, "failed", {}, str(error))))
+            count += 1
             if progress:
-                progress(number, len(cases), case.name)
-        write_csv(output / TABLE, table(done))
-    return done
+                progress(count, len(todo), one.name)
+        file = shard.file(output / TABLE) if shard else output / TABLE
+        write_csv(file, table([one for _, one in done], [roll.marks(number) for number, _ in done] if shard else None))
+    return [one for _, one in done]
+
+
+def _name(one: Case | Done) -> str:
+    return one.case if isinstance(one, Done) else one.name
 
 
 def dose_case(
@@ -198,26 +215,34 @@ def _may_replace(folder: Path) -> None:
         )
 
 
-def table(done: Sequence[Done]) -> pd.DataFrame:
-    """Return a row for every case, model and modality; a failed case has one with its reason."""
-    rows = []
-    for one in done:
-        measures = one.record.get("measures", {})
-        faults = [f"{plan['plan']}: {fault}" for plan in one.record.get("plans", ()) for fault in plan["faults"]]
-        rows += [
-            {
-                "case": one.case,
-                "model": model,
-                "modality": modality,
-                "status": one.status,
-                **values,
-                "plans": sum(plan["modality"] == modality for plan in one.record["plans"]),
-                "not averaged": "; ".join(fault for fault in faults if fault.startswith(modality)),
-                "reason": "",
-            }
-            for model, by_modality in measures.items()
-            for modality, values in by_modality.items()
-        ]
-        if not measures:
-            rows.append({"case": one.case, "status": one.status, "reason": one.reason})
-    return pd.DataFrame(rows)
+def table(done: Sequence[Done], marks: Sequence[dict[str, Any]] | None = None) -> pd.DataFrame:
+    """Return a row for every case, model and modality; a failed case has one with its reason.
+
+    marks: of each case, further columns (`shards.MARKS`).
+    """
+    keys = metrics.keys("dose")
+    columns = ["case", "model", "modality", "status", *keys, "plans", "not averaged", "reason"]
+    rows = [row | mark for one, mark in zip_longest(done, marks or (), fillvalue={}) for row in _rows(one)]
+    frame = pd.DataFrame(rows, columns=[*columns, *(MARKS if marks is not None else ())])
+    return frame.astype(dict.fromkeys(keys, float) | {"plans": "Int64"})
+
+
+def _rows(one: Done) -> list[dict[str, Any]]:
+    measures = one.record.get("measures", {})
+    if not measures:
+        return [{"case": one.case, "status": one.status, "reason": one.reason}]
+    faults = [f"{plan['plan']}: {fault}" for plan in one.record.get("plans", ()) for fault in plan["faults"]]
+    return [
+        {
+            "case": one.case,
+            "model": model,
+            "modality": modality,
+            "status": one.status,
+            **values,
+            "plans": sum(plan["modality"] == modality for plan in one.record["plans"]),
+            "not averaged": "; ".join(fault for fault in faults if fault.startswith(modality)),
+            "reason": "",
+        }
+        for model, by_modality in measures.items()
+        for modality, values in by_modality.items()
+    ]

@@ -30,6 +30,7 @@ from mrict_core.evaluation import (
     write_metrics,
 )
 from mrict_core.evaluation.controls import control_predictions
+from mrict_core.evaluation.ensembles import is_mean, mean_context, mean_name, mean_predictions, members_of
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import Profile
@@ -42,7 +43,7 @@ from mrict_core.modalities import MR
 from mrict_core.models.folder import facts_and_weights
 from mrict_core.models.publish import publish
 from mrict_core.networks import build_features
-from mrict_core.paths import SUITE_COMMAND, Workspace, shown
+from mrict_core.paths import SUITE_COMMAND, Workspace, shown, some
 from mrict_core.pipeline.preparation import CountProgress, open_data
 from mrict_core.training.checkpoint import check_key, read_checkpoint
 from mrict_core.training.run import fid_features
@@ -250,11 +251,17 @@ def _sample_picture(bench: _Bench, predictions: Predictions, name: str) -> bytes
 def predictions_of(
     space: Workspace, record: Mapping[str, Any], device: str = "auto", report: Report = print
 ) -> Predictions:
-    """Return the synthetic CTs behind a variant's record; with several seeds, those of the first.
+    """Return the synthetic CTs behind a variant's record; with several seeds, those of the first; of a mean, the mean.
 
     The checkpoint is read only if a patient's file is missing or unusable.
     """
-    store, run = open_data(space)[0], of_record(space, record)
+    store = open_data(space)[0]
+    if names := members_of(record):
+        records = [_member(space, name) for name in names]
+        if mean_context(records)["checkpoint_hash"] != record["context"]["checkpoint_hash"]:
+            raise MrictError(f"{record['name']}: its models were scored again since; evaluate --mean again")
+        return mean_predictions(store, [predictions_of(space, one, device, report) for one in records])
+    run = of_record(space, record)
     scored = record["context"].get("checkpoint_hash", "").split(" / ")[0]
 
     @cache
@@ -266,6 +273,41 @@ def predictions_of(
         return make_synthesizer(*facts_and_weights(payload, run.best), run.best, device)
 
     return StoredPredictions(store, lambda *which: synthesizer()(*which), run.predictions, scored, report)
+
+
+def evaluate_mean(
+    names: Sequence[str],
+    profile: Profile,
+    space: Workspace,
+    *,
+    device: str = "auto",
+    progress: CountProgress | None = None,
+    report: Report = print,
+) -> tuple[dict, Predictions]:
+    """Score the mean, in HU, of the stored synthetic CTs of scored variants; return the record and the predictions.
+
+    Of several seeds of a variant the first counts. The record is one like a variant's, named mean(A+B); it is not
+    published. Raises MrictError for fewer than two variants, one given twice, and one not scored on these data.
+    """
+    names = [get(name.strip()).name for name in names]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise MrictError(f"{twice[0]}: given twice; expected different models; give each once")
+    if len(names) < 2:
+        raise MrictError(f"a mean of {some(names, 1) or 'no model'}: expected two models or more, separated by commas")
+    records = [_member(space, name) for name in names]
+    members = [predictions_of(space, record, device, report) for record in records]
+    bench = _Bench.of(profile, space, device, progress)
+    predictions = mean_predictions(bench.store, members)
+    return bench.record(mean_name(names), "variant", predictions, more=mean_context(records)), predictions
+
+
+def _member(space: Workspace, name: str) -> dict[str, Any]:
+    """Return the record of a variant scored on the workspace's data; raises MrictError without one."""
+    records, missing = current_records(space)
+    if found := [record for record in records if record["name"] == name]:
+        return found[0]
+    why = missing.get(name, "not evaluated")
+    raise MrictError(f"{name}: {why}; expected its scores on these data; run evaluate {name} first")
 
 
 def _best_baseline(space: Workspace, record: dict) -> dict[str, Any] | None:
@@ -313,7 +355,8 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
     names: variants separated by commas; "" takes all records. A record of other data is not used.
     """
     store, split = open_data(space)
-    wanted = [get(name.strip()).name for name in names.split(",") if name.strip()]
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = [name if is_mean(name) else get(name).name for name in given]
     found = {r["name"]: r for r in read_metrics(space.metrics) if r["kind"] == "variant"}
     records, missing = [], {}
     for name in wanted or list(found):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import pandas as pd
 import SimpleITK as sitk
 
+from mrict_core.data.pair_choices import PAIRS
 from mrict_core.errors import MrictError, passing
-from mrict_core.files import sole_writer
+from mrict_core.files import sole_writer, write_csv
 from mrict_core.machine import cpu_count, end_with_parent, free_memory
 from mrict_core.pairing.quality import Verdict
 from mrict_core.paths import printable, shown
@@ -21,6 +23,7 @@ from mrict_core.pipeline.pair_folder import make_pair
 from mrict_core.pipeline.pair_folders import Found, PairInput
 from mrict_core.pipeline.pair_sides import identifiers_of, names_someone, redacted
 from mrict_core.reporting.pair_page import write_pair_page
+from mrict_core.shards import MARKS, Roll, Shard
 
 BYTES_EACH = 2 << 30  # of memory for a patient
 Progress = Callable[[int, int, str], None]
@@ -35,6 +38,7 @@ class Result:
     verdict: str = ""
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    number: int = 0  # of the patient, in the order of the names
 
     @property
     def usable(self) -> bool:
@@ -57,6 +61,7 @@ class _Job:
     settings: PairSettings
     overwrite: bool
     hidden: frozenset[str]
+    number: int
 
 
 def pair_all(
@@ -68,51 +73,70 @@ def pair_all(
     overwrite: bool = False,
     keep_identifiers: bool = False,
     progress: Progress | None = None,
+    shard: Shard | None = None,
 ) -> Outcome:
     """Pair every patient, and write the page to judge all pairs in `output` by.
 
     `jobs`: patients at a time (None: as many as cores and memory allow); several have one thread each. A patient whose
     name is an identifier of its DICOM headers fails, unless `keep_identifiers`; identifiers are removed from messages.
+    `shard`: only its part of the patients, with a table of them instead of the page, which is made when all tables are
+    merged; the first says what is left out.
     """
     if jobs is not None and jobs < 1:
         raise MrictError(f"--jobs {jobs}: expected at least 1; change it, or leave it out")
-    todo, results, known = _private(found, output, settings, overwrite, keep_identifiers)
-    with sole_writer(output, "pairs scans into it"):
+    todo, results, known = _private(found, output, settings, overwrite, keep_identifiers, shard)
+    roll = Roll([*(pair.patient for pair in found.pairs), *found.failed], asdict(settings))
+    with sole_writer(output, "pairs scans into it", str(shard or "")):
         for done, result in enumerate(_run(todo, jobs or _at_once(len(todo))), 1):
             results.append(result)
             if progress:
                 progress(done, len(todo), result.patient)
         page = None
-        if any(result.status != "failed" for result in results):
+        if shard:
+            write_csv(shard.file(output / PAIRS), _table(results, roll))
+        elif any(result.status != "failed" for result in results):
             try:
                 page = write_pair_page(output)
             except MrictError as error:  # the pairs are there all the same
                 results.append(_failed("page", redacted(str(error), known)))
-    left_out = tuple(redacted(line, known) for line in found.left_out)
-    return Outcome(tuple(sorted(results, key=lambda result: result.patient)), page, left_out)
+    left_out = [redacted(line, known) for line in found.left_out] if shard is None or shard.first else []
+    return Outcome(tuple(sorted(results, key=lambda result: result.patient)), page, tuple(left_out))
+
+
+def _table(results: list[Result], roll: Roll) -> pd.DataFrame:
+    """Return the table of a shard's patients."""
+    rows = [
+        {"patient": one.patient, "status": one.status, "verdict": one.verdict, "reason": "; ".join(one.reasons)}
+        | roll.marks(one.number)
+        for one in sorted(results, key=lambda result: result.number)
+    ]
+    return pd.DataFrame(rows, columns=["patient", "status", "verdict", "reason", *MARKS])
 
 
 def _private(
-    found: Found, output: Path, settings: PairSettings, overwrite: bool, keep: bool
+    found: Found, output: Path, settings: PairSettings, overwrite: bool, keep: bool, shard: Shard | None
 ) -> tuple[list[_Job], list[Result], frozenset[str]]:
     """Return the jobs, the patients that failed before any (without a pair, or named by an identifier), and all
     identifiers that were found."""
     jobs, results, every = [], [], frozenset()
-    count = len(found.pairs) + len(found.failed)
-    for number, given in enumerate(found.pairs, 1):
-        known = frozenset() if keep else identifiers_of((given.mr, given.ct))
-        every |= known
-        if names_someone(given.patient, known):
-            results.append(_nameless(number, count))
-        else:
-            jobs.append(_Job(given, output, settings, overwrite, known))
-    for number, (patient, (reason, paths)) in enumerate(found.failed.items(), len(found.pairs) + 1):
+    pairs = {pair.patient: pair for pair in found.pairs}
+    names = sorted([*pairs, *found.failed])
+    for number, patient in enumerate(names, 1):
+        mine = shard is None or shard.has(number)
+        if not mine and not (shard.first and found.left_out):  # lines on what is left out may name anybody
+            continue
+        given = pairs.get(patient)
+        reason, paths = ("", (given.mr, given.ct)) if given else found.failed[patient]
         known = frozenset() if keep else identifiers_of(paths)
         every |= known
+        if not mine:
+            continue
         if names_someone(patient, known):
-            results.append(_nameless(number, count))
+            results.append(_nameless(number, len(names)))
+        elif given:
+            jobs.append(_Job(given, output, settings, overwrite, known, number))
         else:
-            results.append(_failed(patient, redacted(reason, known)))
+            results.append(_failed(patient, redacted(reason, known), number))
     return jobs, results, every
 
 
@@ -121,11 +145,12 @@ def _nameless(number: int, count: int) -> Result:
         f"patient {number} of {count}",
         "its name is in its DICOM headers as an identifier of the person; expected a name that identifies nobody; "
         "rename its folder, give a csv with another name, or give --keep-identifiers",
+        number,
     )
 
 
-def _failed(patient: str, reason: str) -> Result:
-    return Result(printable(patient), "failed", reasons=(printable(reason),))
+def _failed(patient: str, reason: str, number: int = 0) -> Result:
+    return Result(printable(patient), "failed", reasons=(printable(reason),), number=number)
 
 
 def _at_once(count: int) -> int:
@@ -153,6 +178,7 @@ def _run(jobs: list[_Job], at_once: int) -> Iterator[Result]:
                         job.given.patient,
                         "its process was killed, often for lack of memory; expected 2 GB; close other programs, or "
                         "give --jobs 1",
+                        job.number,
                     )
 
 
@@ -192,5 +218,5 @@ def _attempt(job: _Job) -> Result:
         quality = record["quality"]
         status = "kept" if record.get("kept") else "paired"
         reasons = tuple(quality["reasons"])
-        return Result(patient, status, str(quality["verdict"]), reasons, tuple(record["notes"]))
-    return replace(_failed(patient, redacted(reason, job.hidden)), patient=patient)
+        return Result(patient, status, str(quality["verdict"]), reasons, tuple(record["notes"]), job.number)
+    return replace(_failed(patient, redacted(reason, job.hidden), job.number), patient=patient)

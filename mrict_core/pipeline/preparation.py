@@ -8,9 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mrict_core.data.cache.keys import read_index
-from mrict_core.data.cache.preprocess import LOCK_WAIT_S, check_usable, in_plane_shapes, passing_faults, preprocess
+from mrict_core.data.cache.preprocess import (
+    LOCK_WAIT_S,
+    check_usable,
+    in_plane_shapes,
+    passing_faults,
+    prepare_shard,
+    preprocess,
+)
 from mrict_core.data.cache.store import INDEX, SliceStore
-from mrict_core.data.discovery import Discovery, Kind, discover
+from mrict_core.data.discovery import Discovery, Kind, Skip, discover
 from mrict_core.data.pair_choices import choose
 from mrict_core.data.phantom import PhantomSpec, write_cohort
 from mrict_core.data.splits import (
@@ -32,6 +39,7 @@ from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import held, write_json
 from mrict_core.modalities import MR
 from mrict_core.paths import SUITE_COMMAND, Folders, Workspace, shown, workspace
+from mrict_core.shards import Shard
 from mrict_core.training.loop import Report, TrainResult, train
 from mrict_core.training.progress import Progress, automatic
 from mrict_core.training.run import TrainSettings
@@ -155,6 +163,49 @@ def prepare_data(
         if space.split_file.is_file() and not is_own(space.split_file):
             space.split_file.unlink()
     return Prepared(space, profile, discovery, store, split, problem)
+
+
+@dataclass(frozen=True)
+class PreparedShard:
+    """What a shard has prepared: its patients, those that cannot be used, and the number of all patients."""
+
+    workspace: Workspace
+    patients: list[str]
+    skipped: list[Skip]
+    total: int
+
+
+def prepare_part(
+    shard: Shard,
+    profile_name: str,
+    data_dir: Folders,
+    region: str = "brain",
+    protocol: str = "patient",
+    *,
+    pairs: str = "",
+    strict: bool = False,
+    force: bool = False,
+    progress: CountProgress | None = None,
+    modality: str = MR.name,
+    ct: str = "rigid",
+    exclude_metal: bool = False,
+) -> PreparedShard:
+    """Prepare one shard's part of the patients that `prepare_data` prepares; index and split are left to that.
+
+    Raises MrictError for the embedded phantoms, and see `preprocess`.
+    """
+    profile = get_profile(profile_name)
+    files = {"modality": modality, "ct": ct, "exclude_metal": exclude_metal}
+    space = workspace(profile_name, data_dir, region, protocol, **files)
+    if space.embedded:
+        raise MrictError("--shard divides patients of your own; expected --data with their folder; give it")
+    with passing_faults(space.data_dir):
+        discovery, _ = choose(discover(space.data_dirs, space.region, strict=strict, **files), space.region, pairs)
+    check_usable(discovery)
+    how = {"region": space.region, "protocol": protocol, "pairs": pairs, "strict": strict, "force": force, **files}
+    canvas = profile.canvas(in_plane_shapes(discovery, protocol))  # of all patients
+    done, skipped = prepare_shard(space.data_dirs, space.store, shard, size=canvas, progress=progress, **how)
+    return PreparedShard(space, done, skipped, len(discovery.patients))
 
 
 def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, report: Report = print) -> Split:

@@ -26,6 +26,7 @@ from mrict_core.evaluation import (
     slices_remark,
 )
 from mrict_core.evaluation.controls import blindness
+from mrict_core.evaluation.ensembles import members_of
 from mrict_core.evaluation.predictions import Predictions
 from mrict_core.evaluation.records import CARDS_FILE, cards_table
 from mrict_core.experiments import Experiment, all_variants, users
@@ -91,7 +92,7 @@ def collect(profile: Profile, space: Workspace, names: str = "", *, device: str 
     board = leaderboard(records)
     ranked = list(board.loc[board["kind"] == "variant", "name"])
     by_name = {record["name"]: record for record in variants}
-    runs = {name: all_of_record(space, by_name[name]) for name in ranked}
+    runs = {name: all_of_record(space, by_name[name]) for name in ranked if not members_of(by_name[name])}
     predictors = {r["name"]: predictions_of(space, r, device) for r in variants} | baseline_predictions(
         store, split.train
     )

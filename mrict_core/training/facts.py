@@ -63,6 +63,11 @@ class ModelFacts:
         return self.planes or [self.plane]
 
     @property
+    def region(self) -> str:
+        """The region of the training data, "" if it is not recorded."""
+        return str((self.fingerprint or {}).get("region", ""))
+
+    @property
     def modality(self) -> Modality:
         """What it was trained to read; recorded with the fingerprint unless MR."""
         return modality_named((self.fingerprint or {}).get("modality", MR.name))

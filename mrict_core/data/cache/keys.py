@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrict_core.data.cache.store import INDEX, prepared_patients
+from mrict_core.data.cache.store import INDEX, prepared_patient
 from mrict_core.data.discovery import Discovery, PatientFiles, Skip
 from mrict_core.data.images.streams import unchanged
 from mrict_core.data.images.volumes import hash_image, state_of
@@ -18,6 +18,7 @@ from mrict_core.errors import MrictError, UnavailableError
 from mrict_core.files import available, code_hash, hash_of, read_json
 from mrict_core.machine import cpu_count
 from mrict_core.paths import shown
+from mrict_core.shards import tables_of
 
 CODE = ("hu", "modalities", "data/images", "data/cache", "data/checks", "data/intensity", "data/masks")
 
@@ -75,10 +76,15 @@ class Plan:
         return found
 
 
-def read_index(folder: Path) -> dict[str, Any]:
+def parts_of(folder: Path) -> list[Path]:
+    """Return the parts of the index that shards wrote, by the number of shards and of the shard."""
+    return [file for _, file in sorted(tables_of(folder / INDEX).items())]
+
+
+def read_index(folder: Path, name: str = INDEX) -> dict[str, Any]:
     """Return the folder's index; a missing or damaged one is empty, as it can be rebuilt."""
     try:
-        index = read_json(folder / INDEX)
+        index = read_json(folder / name)
         files, skipped = index.get("files"), index.get("skipped")
         if all(isinstance(s, dict) for s in skipped) and all(len(entry) == 3 for entry in files.values()):
             return index
@@ -109,13 +115,16 @@ def make_plan(
 ) -> Plan:
     """Compare the source with `folder`; reads metas, and files whose size or time changed.
 
-    An empty `group_by` keeps the rule of `subjects_of` in the folder's index. `force` prepares everything again.
+    What shards have hashed and refused is known from their parts of the index. An empty `group_by` keeps the rule of
+    `subjects_of` in the folder's index. `force` prepares everything again.
     """
     old, code = read_index(folder), code_hash(*CODE)
+    parts = [read_index(folder, path.name) for path in parts_of(folder)]
+    known = {name: entry for index in (*parts, old) for name, entry in index["files"].items()}
     rule = absolute(group_by) or str(old.get("group_by", ""))
     by_person = subjects_of((p.person for p in discovery.patients), rule)
     subjects = {p.patient: by_person[p.person] for p in discovery.patients}
-    files, jobs = _files(discovery, old["files"]), []
+    files, jobs = _files(discovery, known), []
     for patient in discovery.patients:
         names = {role: path.relative_to(discovery.root).as_posix() for role, path in patient.sources.items()}
         sources = {role: {"path": name, "hash": files[name][2]} for role, name in names.items()}
@@ -125,9 +134,18 @@ def make_plan(
     if force:
         return Plan(jobs, {}, {}, rule, subjects, old, files)
     keys = {j.files.patient: j.key for j in jobs}
-    metas = {p: m for p, m in prepared_patients(folder).items() if m.get("key") == keys.get(p, "")}
-    refused = {s["key"]: s["reason"] for s in old["skipped"] if s.get("key") in keys.values()}
+    metas = {p: m for p, key in sorted(keys.items()) if (m := prepared_patient(folder / p)).get("key") == key}
+    skipped, wanted = [one for index in (old, *parts) for one in index["skipped"]], set(keys.values())
+    refused = {s["key"]: s["reason"] for s in skipped if s.get("key") in wanted}
     return Plan(jobs, metas, refused, rule, subjects, old, files)
+
+
+def make_part(plan: Plan) -> dict[str, Any]:
+    """Return a shard's part of the index: the files that it hashed, and the patients that it refused for them."""
+    skipped = [asdict(skip) for skip in plan.skips()]
+    keys = {job.files.patient: job.key for job in plan.jobs if job.key in plan.refused.keys() - plan.unsure}
+    known = [skip | {"key": keys[skip["patient"]]} for skip in skipped if skip["patient"] in keys]
+    return {"files": plan.files, "skipped": known}
 
 
 def make_index(discovery: Discovery, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mrict_core.data import intensity, masks
-from mrict_core.data.cache.keys import Job, Plan, make_index, make_plan, read_index
+from mrict_core.data.cache.keys import Job, Plan, make_index, make_part, make_plan, parts_of, read_index
 from mrict_core.data.cache.patient import PROTOCOLS, as_short, compact, unpadded
 from mrict_core.data.cache.store import (
     INDEX,
@@ -37,6 +37,7 @@ from mrict_core.files import hash_array, hash_of, held, read_json, unavailable, 
 from mrict_core.machine import cpu_count, end_with_parent
 from mrict_core.modalities import MR, Modality, check_input, modality_named
 from mrict_core.paths import Folders, as_folders, common_folder, shown
+from mrict_core.shards import Shard
 
 EXCLUDED = "exclude_metal"  # of the settings
 SAID = ("remarks", "notes")  # of a volume
@@ -255,17 +256,8 @@ def preprocess(
     Raises `MrictError` if no patient can be used, `folder` cannot be written or another process holds it,
     `UnavailableError` for a passing fault; then nothing is removed and no patient refused.
     """
-    if protocol not in PROTOCOLS:
-        raise unknown_name("protocol", protocol, PROTOCOLS)
-    if size < 1:
-        raise MrictError(f"canvas of {size} pixels: expected at least 1")
+    settings = _settings(region, protocol, size, modality, ct, exclude_metal)
     folder, *roots = (Path(path).expanduser().resolve() for path in (folder, *as_folders(data_dir)))
-    check_input(modality, ct, protocol)
-    settings = {"protocol": protocol, "size": int(size), "region": region}
-    settings |= {
-        name: value for name, value, usual in (("modality", modality, MR.name), ("ct", ct, "rigid")) if value != usual
-    }
-    settings |= {EXCLUDED: True} if exclude_metal else {}
     with passing_faults(common_folder(roots)):
         found = discover(roots, region, strict, modality=modality, ct=ct, exclude_metal=exclude_metal)
         discovery, _ = choose(found, region, pairs)
@@ -283,4 +275,59 @@ def preprocess(
             for gone in prepared_patients(folder).keys() - named:
                 remove_patient(folder, gone)
             write_json(folder / INDEX, make_index(discovery, plan, settings))
+            for part in parts_of(folder):  # all that they say is in the index now
+                part.unlink()
     return SliceStore(folder)
+
+
+def prepare_shard(
+    data_dir: Folders,
+    folder: Path | str,
+    shard: Shard,
+    *,
+    region: str,
+    protocol: str = "patient",
+    size: int,
+    pairs: str = "",
+    strict: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+    workers: int | None = None,
+    modality: str = MR.name,
+    ct: str = "rigid",
+    exclude_metal: bool = False,
+) -> tuple[list[str], list[Skip]]:
+    """Prepare one shard's part of the patients of `preprocess`, and its part of the index, in the same folder.
+
+    Shards may run at the same time. The index is made by `preprocess`, which then prepares only what no shard has.
+    Return the prepared patients and those that cannot be used. For errors see `preprocess`.
+    """
+    settings = _settings(region, protocol, size, modality, ct, exclude_metal)
+    folder, *roots = (Path(path).expanduser().resolve() for path in (folder, *as_folders(data_dir)))
+    with passing_faults(common_folder(roots)):
+        found = discover(roots, region, strict, modality=modality, ct=ct, exclude_metal=exclude_metal)
+        whole, _ = choose(found, region, pairs)
+        patients = sorted(whole.patients, key=lambda files: files.patient)
+        discovery = replace(whole, patients=tuple(one for n, one in enumerate(patients, 1) if shard.has(n)))
+        with held(folder, "is preparing it", LOCK_WAIT_S, str(shard)):
+            plan = make_plan(discovery, folder, settings, force=force)
+            _execute(plan, folder, strict, progress, workers)
+            write_json(shard.file(folder / INDEX), make_part(plan))
+    skips = plan.skips()
+    if strict and skips:
+        raise MrictError(skips[0].reason)
+    return sorted(plan.prepared.keys() - {skip.patient for skip in skips}), skips
+
+
+def _settings(region: str, protocol: str, size: int, modality: str, ct: str, exclude_metal: bool) -> dict[str, Any]:
+    """Return the settings that a prepared patient depends on; raises MrictError for impossible ones."""
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    if size < 1:
+        raise MrictError(f"canvas of {size} pixels: expected at least 1")
+    check_input(modality, ct, protocol)
+    settings = {"protocol": protocol, "size": int(size), "region": region}
+    settings |= {
+        name: value for name, value, usual in (("modality", modality, MR.name), ("ct", ct, "rigid")) if value != usual
+    }
+    return settings | ({EXCLUDED: True} if exclude_metal else {})
