@@ -21,7 +21,7 @@ REGISTRY.add(
         loss={"l1": Term(1.0, options={"masked": True})},
         optimizer={
             "G": Optimizer(
-                lr=5e-4,
+                lr=2e-3,
                 name="adamw",
                 schedule=Schedule(kind="warmup_cosine", warmup=0.03, eta_min=1e-5),
                 options={"betas": [0.9, 0.99], "weight_decay": 1e-4},

@@ -36,6 +36,7 @@ class Patches:
     sides: list[int] = field(default_factory=list)  # slices, rows, columns
     batch_size: int | None = None
     steps: int | None = None
+    depth: int | None = None  # stages of a network that takes a depth; None: its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,10 @@ class Profile:
         own = self.patches.batch_size if variant.data.view.name == PATCHES else self.batch_size
         return own or variant.data.batch_size
 
+    def depth(self, variant: Experiment) -> int | None:
+        """Return the stages of the networks of `variant` in this profile; None: their own."""
+        return self.patches.depth if variant.data.view.name == PATCHES else None
+
     def view(self, variant: Experiment) -> Part:
         """Return the view of `variant` in this profile: with its own sides of a patch, or else the profile's."""
         view = variant.data.view
@@ -101,6 +106,8 @@ class Profile:
         more = {"widths": widths, "validation_slices": self.validation_slices}
         if (view := self.view(experiment)) != experiment.data.view:
             more["patch"] = view.options["patch"]
+        if (depth := self.depth(experiment)) is not None:
+            more["depth"] = depth
         return own | {name: value for name, value in more.items() if value}
 
     def canvas(self, shapes: list[tuple[int, int]]) -> int:
@@ -125,8 +132,8 @@ PROFILES = {
             epochs_max=10,
             batch_size=8,
             steps=1200,
-            widths={"residual_unet": 16, "volume_unet": 8, "volume_patchgan": 16},
-            patches=Patches([16, 64, 64], steps=300),
+            widths={"residual_unet": 16, "volume_unet": 12, "volume_patchgan": 16},
+            patches=Patches([8, 48, 48], batch_size=2, steps=1100, depth=4),
             feature_network="demo_features",
             threads=1,
             jobs=2,
@@ -171,7 +178,7 @@ PROFILES = {
             epochs_max=1,
             batch_size=8,
             steps=4,
-            patches=Patches([16, 32, 32], steps=4),
+            patches=Patches([16, 32, 32], steps=4, depth=3),
             feature_network="demo_features",
             threads=1,
             jobs=2,

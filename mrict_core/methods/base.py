@@ -144,11 +144,12 @@ class Method(ABC):
         profile, canvas = self.setup.profile, self.setup.canvas
         width = profile.widths.get(part.name, profile.width)
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "canvas": canvas}
-        return build_network(part, **sizes, dimensions=self.view.dimensions)
+        depth = profile.depth(self.setup.experiment)
+        return build_network(part, **sizes, dimensions=self.view.dimensions, depth=depth)
 
     def place(self, network: nn.Module) -> nn.Module:
         """Return `network` on the method's device, in channels-last format for faster convolutions."""
-        volumes = self.view.dimensions == 3
+        volumes = any(p.ndim == 5 for p in network.parameters())
         return network.to(self.setup.device, memory_format=torch.channels_last_3d if volumes else torch.channels_last)
 
     def trained(self, role: str) -> list[nn.Module]:

@@ -150,11 +150,13 @@ def _check_sides(method: Method, sides: tuple[int, ...], crop: float, where: str
     """Raise MrictError for slices, crops or patches whose sides the network cannot halve as often as it wants."""
     multiple = getattr(method.generator, "multiple", 1)
     if len(sides) == 3:
-        multiples = multiple if isinstance(multiple, tuple) else (multiple,) * 3
+        if isinstance(multiple, int) and multiple > 1:
+            raise MrictError(f"{where}: is for slices; set data.view=slab, or choose a network for volumes")
+        multiples = multiple if isinstance(multiple, tuple) else (1, 1, 1)
         if any(side % unit for side, unit in zip(sides, multiples, strict=True)):
             raise MrictError(
-                f"{where}: needs patches of multiples of {_by(multiples)} voxels (slices, rows, columns), data.view.patch "
-                f"is {_by(sides)}; change one of them"
+                f"{where}: needs patches of multiples of {_by(multiples)} voxels (slices, rows, columns), "
+                f"data.view.patch is {_by(sides)}; change one of them"
             )
         return
     if not isinstance(multiple, int):

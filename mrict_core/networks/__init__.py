@@ -49,16 +49,25 @@ GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar"
 
 
 def build_network(
-    part: Part, *, in_channels: int, out_channels: int = 1, width: int = 64, canvas: int = 256, dimensions: int = 2
+    part: Part,
+    *,
+    in_channels: int,
+    out_channels: int = 1,
+    width: int = 64,
+    canvas: int = 256,
+    dimensions: int = 2,
+    depth: int | None = None,
 ) -> nn.Module:
     """Return a new network from its options and the other arguments that its constructor takes.
 
     width: channels of the first block, for networks that scale with it (predecessor: 64). canvas: side of the slices,
-    pixels, for networks whose depth follows it. dimensions: 2 for slices, 3 for volumes. A network that needs image
-    sides of a multiple of n pixels has an attribute `multiple`; a network of volumes may have one for each side.
+    pixels, for networks whose depth follows it. dimensions: 2 for slices, 3 for volumes. depth: number of stages, for
+    networks that take one; None: their own. A network that needs image
+    sides of a multiple of n pixels has an attribute `multiple`; of a network of volumes, it has a number for each.
     """
     sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "canvas": canvas}
-    return NETWORKS.build(part.name, part.options, **sizes, spatial_dims=dimensions)
+    own = {"spatial_dims": dimensions} if depth is None else {"spatial_dims": dimensions, "depth": depth}
+    return NETWORKS.build(part.name, part.options, **sizes, **own)
 
 
 def count_parameters(module: nn.Module) -> int:
