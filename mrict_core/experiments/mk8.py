@@ -9,7 +9,7 @@ AUGMENT = {  # about the axis across the slices; left and right are alike; up an
     **{"flip_horizontal": 0.5, "flip_vertical": 0.0, "rotation_degrees": 10.0, "translation": 0.03, "scale": 0.1},
     **{"gamma": 0.3, "bias_field": 0.15, "noise": 0.02},
 }
-_GAN_ADAM = Optimizer(lr=2e-4, options={"betas": [0.5, 0.999]})
+_GAN_ADAM = Optimizer(lr=2e-4, schedule=Schedule(kind="linear"), options={"betas": [0.5, 0.999]})
 
 REGISTRY.add(
     Experiment(
@@ -40,7 +40,7 @@ REGISTRY.derive(
     changes={
         "family": "mk10",
         "method": {"name": "gan3d", "ema": 0.999},
-        "network.D": {"name": "volume_patchgan"},
+        "network.D": {"name": "patchgan3d"},
         "loss": {"l1": {"weight": 100.0, "masked": True}, "gan": {"weight": 1.0}, "feature_matching": {"weight": 10.0}},
         "optimizer": {"G": _GAN_ADAM, "D": _GAN_ADAM},
         "steps": 10_000,

@@ -16,7 +16,7 @@ from mrict_core.networks.residual_unet import residual_unet
 from mrict_core.networks.resnet import resnet
 from mrict_core.networks.unet import unet_a, unet_b
 from mrict_core.networks.unet_256 import unet_256
-from mrict_core.networks.volume_patchgan import volume_patchgan
+from mrict_core.networks.patchgan3d import patchgan3d
 from mrict_core.networks.volume_unet import volume_unet
 from mrict_core.parts import Parts
 
@@ -43,7 +43,7 @@ class Networks(Parts):
 
 NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "canvas", "spatial_dims"))
 NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
-NETWORKS |= {"volume_unet": volume_unet, "volume_patchgan": volume_patchgan}
+NETWORKS |= {"volume_unet": volume_unet, "patchgan3d": patchgan3d}
 NETWORKS |= {"residual_unet": residual_unet, "unet_256": unet_256, "resnet": resnet, "patch70": patch70}
 GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar")  # the predecessor's
 

@@ -10,7 +10,7 @@ NORMS = {"instance": "INSTANCE", "batch": "BATCH"}
 MOST_LAYERS = 4
 
 
-def volume_patchgan(
+def patchgan3d(
     width: int = 64, in_channels: int = 2, layers: int = 2, norm: str = "instance", spatial_dims: int = 3
 ) -> nn.Module:
     """Return MONAI's PatchDiscriminator with width / 2 channels; it returns a list: features, then a map of logits.
@@ -32,4 +32,4 @@ def check_options(*, layers: int = 2, norm: str = "instance", **_: object) -> No
         raise MrictError(f"layers is {layers}, expected 1 to {MOST_LAYERS}")
 
 
-volume_patchgan.check_options = check_options
+patchgan3d.check_options = check_options
