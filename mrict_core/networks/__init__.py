@@ -12,11 +12,11 @@ from mrict_core.experiments.schema import Part
 from mrict_core.networks.features import build_features
 from mrict_core.networks.patch70 import patch70
 from mrict_core.networks.patchgan import patch3, patch4, scalar
+from mrict_core.networks.patchgan3d import patchgan3d
 from mrict_core.networks.residual_unet import residual_unet
 from mrict_core.networks.resnet import resnet
 from mrict_core.networks.unet import unet_a, unet_b
 from mrict_core.networks.unet_256 import unet_256
-from mrict_core.networks.patchgan3d import patchgan3d
 from mrict_core.networks.volume_unet import volume_unet
 from mrict_core.parts import Parts
 
