@@ -262,7 +262,8 @@ def test_what_volumes_cannot_do_is_said_before_training(changes, message):
         ("mk8_0", {"data.view": "slice"}, "volume_unet: is for volumes; set data.view=patch3d"),
         ("mk8_0", {"network.G": "residual_unet"}, "residual_unet: is for slices; set data.view=slab"),
         ("mk8_0", {"network.G": {"name": "monai.BasicUNet", "features": [4] * 6}}, ""),
-        ("mk10_0", {"network.D.layers": 4}, "patchgan3d does not work on patches of 16 x 32 x 32 voxels"),
+        ("mk10_0", {"network.D.layers": 4}, ""),
+        ("mk10_0", {"data.view.patch": [4, 32, 32]}, "patchgan3d does not work on patches of 4 x 32 x 32 voxels"),
     ],
 )
 def test_sides_that_do_not_fit_the_network_are_named(name, changes, message):
@@ -276,11 +277,11 @@ def test_sides_that_do_not_fit_the_network_are_named(name, changes, message):
 
 
 def test_a_profile_gives_patches_unless_the_experiment_has_its_own():
-    profile = dataclasses.replace(SMOKE, patches=Patches([8, 16, 16], batch_size=3, steps=7))
+    profile = dataclasses.replace(SMOKE, patches=Patches([8, 16, 16], batch_size=3, step_fraction=0.001))
     own = with_values(get("mk8_0"), {"data.view.patch": [32, 64, 64]})
     assert make_view(profile.view(get("mk8_0"))).patch == [8, 16, 16]
     assert make_view(profile.view(own)).patch == [32, 64, 64]
-    assert (profile.batch(own), profile.steps_of(own)) == (3, 7)
+    assert (profile.batch(own), profile.steps_of(own)) == (3, 28)
     assert profile.described(get("mk8_0"))["patch"] == [8, 16, 16]
     assert "patch" not in profile.described(own), "part of the experiment itself"
     slices = get("mk7_1")

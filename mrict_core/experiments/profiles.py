@@ -16,6 +16,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.schema import Experiment, Part
 
 PATCHES = "patch3d"  # name of the view of volumes
+FEWEST_STEPS = 4
 MINUTES = "MRICT_MINUTES"  # in the environment: minutes of every training, for the processes that the suite starts
 
 
@@ -35,7 +36,7 @@ class Patches:
 
     sides: list[int] = field(default_factory=list)  # slices, rows, columns
     batch_size: int | None = None
-    steps: int | None = None
+    step_fraction: float = 1.0  # of the variant's steps
     depth: int | None = None  # stages of a network that takes a depth; None: its own
 
 
@@ -73,8 +74,9 @@ class Profile:
 
     def steps_of(self, variant: Experiment) -> int | None:
         """Return the optimiser steps of `variant` in this profile; None for one that counts in epochs."""
-        own = self.patches.steps if variant.data.view.name == PATCHES else self.steps
-        return variant.steps and (own or variant.steps)
+        if variant.steps and variant.data.view.name == PATCHES:
+            return max(FEWEST_STEPS, round(variant.steps * self.patches.step_fraction))
+        return variant.steps and (self.steps or variant.steps)
 
     def length(self, variant: Experiment) -> str:
         """Return how long a training of `variant` is, in words."""
@@ -133,7 +135,7 @@ PROFILES = {
             batch_size=8,
             steps=1200,
             widths={"residual_unet": 16, "volume_unet": 12, "patchgan3d": 16},
-            patches=Patches([16, 48, 48], batch_size=1, steps=1500, depth=4),
+            patches=Patches([8, 48, 48], step_fraction=0.05, depth=4),
             feature_network="demo_features",
             threads=1,
             jobs=2,
@@ -178,7 +180,7 @@ PROFILES = {
             epochs_max=1,
             batch_size=8,
             steps=4,
-            patches=Patches([16, 32, 32], steps=4, depth=3),
+            patches=Patches([16, 32, 32], step_fraction=0.0, depth=3),
             feature_network="demo_features",
             threads=1,
             jobs=2,

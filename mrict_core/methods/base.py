@@ -145,7 +145,8 @@ class Method(ABC):
         width = profile.widths.get(part.name, profile.width)
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "canvas": canvas}
         depth = profile.depth(self.setup.experiment)
-        return build_network(part, **sizes, dimensions=self.view.dimensions, depth=depth)
+        seen = {"dimensions": self.view.dimensions, "sides": self.view.sides(canvas)}
+        return build_network(part, **sizes, **seen, depth=depth)
 
     def place(self, network: nn.Module) -> nn.Module:
         """Return `network` on the method's device, in channels-last format for faster convolutions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -41,7 +41,9 @@ class Networks(Parts):
         return classes[name]
 
 
-NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "canvas", "spatial_dims"))
+NETWORKS = Networks(
+    "network", supplied=("in_channels", "sides"), offered=("out_channels", "width", "canvas", "spatial_dims")
+)
 NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
 NETWORKS |= {"volume_unet": volume_unet, "patchgan3d": patchgan3d}
 NETWORKS |= {"residual_unet": residual_unet, "unet_256": unet_256, "resnet": resnet, "patch70": patch70}
@@ -57,17 +59,18 @@ def build_network(
     canvas: int = 256,
     dimensions: int = 2,
     depth: int | None = None,
+    sides: Sequence[int] = (),
 ) -> nn.Module:
     """Return a new network from its options and the other arguments that its constructor takes.
 
     width: channels of the first block, for networks that scale with it (predecessor: 64). canvas: side of the slices,
     pixels, for networks whose depth follows it. dimensions: 2 for slices, 3 for volumes. depth: number of stages, for
-    networks that take one; None: their own. A network that needs image
+    networks that take one; None: their own. sides: of an image or patch, in pixels. A network that needs image
     sides of a multiple of n pixels has an attribute `multiple`; of a network of volumes, it has a number for each.
     """
     sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "canvas": canvas}
-    own = {"spatial_dims": dimensions} if depth is None else {"spatial_dims": dimensions, "depth": depth}
-    return NETWORKS.build(part.name, part.options, **sizes, **own)
+    own = {} if depth is None else {"depth": depth}
+    return NETWORKS.build(part.name, part.options, **sizes, **own, spatial_dims=dimensions, sides=sides)
 
 
 def count_parameters(module: nn.Module) -> int:
