@@ -43,6 +43,7 @@ class Output(SimpleNamespace):
     fake_B      (B, C, H, W), compared with batch.real_B
     log_b       (B, 1, H, W), log of the error's expected size b, in units of [-1, 1]
     logits      of the discriminator on fake_B, any shape
+    features    of the discriminator's layers on fake_B and on real_B: pairs of tensors of one shape
     real_label  float, their target
     gan         how logits are compared with their target, a name of `GANS`
     rec_A       (B, C, H, W), the other generator's output for fake_B, compared with batch.real_A
@@ -53,13 +54,15 @@ class Output(SimpleNamespace):
 
 
 class Terms(Parts):
-    """Terms by name; `needs` names what a term reads of the output."""
+    """Terms by name; `needs` names what a term reads of the output, `volumes` says whether it takes volumes too."""
 
-    def register(self, name: str, needs: Collection[str] = ("fake_B",)) -> Callable[[Any], Any]:
+    def register(
+        self, name: str, needs: Collection[str] = ("fake_B",), *, volumes: bool = True
+    ) -> Callable[[Any], Any]:
         """Return a decorator that registers a function, or a class with callable objects, as the term `name`."""
 
         def known(term: Any) -> Any:
-            term.needs = tuple(needs)
+            term.needs, term.volumes = tuple(needs), volumes
             return super(Terms, self).register(name)(term)
 
         return known
@@ -80,6 +83,12 @@ def gan(out: Output, batch: Batch) -> Tensor:
     return GANS[out.gan](out.logits, out.real_label)
 
 
+@LOSSES.register("feature_matching", needs=("features",))
+def feature_matching(out: Output, batch: Batch) -> Tensor:
+    """Return the mean over the discriminator's layers of mean |D_k(fake) - D_k(real)| (Wang et al. 2018, pix2pixHD)."""
+    return sum(distance_l1(fake, real) for fake, real in out.features) / len(out.features)
+
+
 @LOSSES.register("l1")
 def l1(out: Output, batch: Batch, *, masked: bool = False) -> Tensor:
     """Return mean |fake - real| over the full image, in units of [-1, 1] (pix2pix: Isola et al. 2017).
@@ -93,17 +102,20 @@ def l1(out: Output, batch: Batch, *, masked: bool = False) -> Tensor:
 
 @LOSSES.register("gradient_l1")
 def gradient_l1(out: Output, batch: Batch) -> Tensor:
-    """Return mean |gradient of fake - gradient of real|, down plus across, over neighbours that are both in the mask.
+    """Return mean |gradient of fake - gradient of real|, summed over the axes, over neighbours both in the mask.
 
     Unlike the gradient difference of Mathieu et al. 2016, it compares the signs of the gradients too.
     """
     wrong, mask = error(out, batch), batch.mask
-    down = masked_mean(wrong.diff(dim=2).abs(), mask[:, :, 1:] * mask[:, :, :-1])
-    across = masked_mean(wrong.diff(dim=3).abs(), mask[..., 1:] * mask[..., :-1])
-    return down + across
+
+    def along(dim: int) -> Tensor:
+        count = mask.shape[dim] - 1
+        return masked_mean(wrong.diff(dim=dim).abs(), mask.narrow(dim, 1, count) * mask.narrow(dim, 0, count))
+
+    return sum(along(dim) for dim in range(2, wrong.ndim))
 
 
-@LOSSES.register("ssim")
+@LOSSES.register("ssim", volumes=False)
 class Ssim:
     """1 - SSIM (Wang et al. 2004), the mean over the mask: Gaussian window 11x11 with SD 1.5, K1 0.01, K2 0.03.
 
@@ -143,7 +155,7 @@ def laplace(out: Output, batch: Batch) -> Tensor:
     return masked_mean(error(out, batch).detach().abs() * (-log_b).exp() + log_b, batch.mask)
 
 
-@LOSSES.register("hu_features")
+@LOSSES.register("hu_features", volumes=False)
 class HuFeatures:
     """Mean |phi(fake) - phi(real)| inside the mask, averaged over the stages of a frozen segmenter of HU classes.
 
@@ -206,7 +218,7 @@ def identity(out: Output, batch: Batch) -> Tensor:
     return distance_l1(out.idt_B, batch.real_B)
 
 
-@LOSSES.register("perceptual")
+@LOSSES.register("perceptual", volumes=False)
 class Perceptual:
     """Distance between the features phi of a frozen network (Johnson et al. 2016).
 
@@ -250,7 +262,7 @@ class Perceptual:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of `values`, (B, C, H, W), where `mask`, (B, 1, H, W), is 1; 0 for an empty mask.  # => ()
+    """Return the mean of `values`, (B, C, *sides), where `mask`, (B, 1, *sides), is 1; 0 for an empty mask.  # => ()
 
     The sum is divided by the batch's number of mask pixels (times C), so a small body weighs as much per pixel as a
     large one. On several ranks each divides by the mean of their numbers, so that the mean over ranks is that of the

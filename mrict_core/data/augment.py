@@ -39,7 +39,8 @@ class JointTransform:
     """Callable `real_A, real_B, mask = transform(real_A, real_B, mask, mirrors)`.
 
     real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Types are kept, and
-    shapes unless cropped; the channels of an MR move together, and each gets its own noise. Images are interpolated
+    shapes unless cropped; the channels of an MR move together, and each gets its own noise. So do the slices of
+    volumes, (B, C, D, H, W): they turn about the axis across them. Images are interpolated
     linearly (a convex combination: no value leaves the input's range), the mask by nearest neighbour. Outside is
     background. Columns are flipped only where `mirrors`, (B,) bool, is true: in a sagittal slice a flip turns the face
     backwards.
@@ -60,6 +61,10 @@ class JointTransform:
     def __call__(
         self, real_A: Tensor, real_B: Tensor, mask: Tensor, mirrors: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if real_A.ndim == 5:  # slices as channels
+            images = (real_A, real_B, mask)
+            moved = self(*(image.flatten(1, 2) for image in images), mirrors)
+            return tuple(new.unflatten(1, old.shape[1:3]) for new, old in zip(moved, images, strict=True))
         if 0 < self.settings.crop < real_A.shape[-1]:
             real_A, real_B, mask = self.random_crop(real_A, real_B, mask)
         grid = self.random_grid(real_A, mirrors)

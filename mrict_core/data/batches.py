@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,15 +24,18 @@ from mrict_core.parts import Parts
 from mrict_core.ranks import ALONE, Ranks
 
 CPU = torch.device("cpu")
+OVERLAP = 0.5  # of neighbouring patches, as a share of their sides
+WINDOWS = 2  # patches that a network predicts at once
 VIEWS = Parts("view")
 
 
 class View:
-    """Which slices of a patient a network sees at once, in training, validation and inference; here a single slice.
+    """What a network sees of a patient at once, in training, validation and inference; here a single slice.
 
     planes: of the training slices, cut from the axial ones of the dataset cache; empty: as a patient was prepared.
     """
 
+    dimensions: ClassVar[int] = 2  # of what the network sees: slices, or patches of a volume
     in_channels: int = 1
     planes: Sequence[str] = ()
     radius: int = 0  # neighbours that it sees on either side, at most
@@ -48,6 +51,17 @@ class View:
     def widened(self, real_A: Tensor) -> Tensor:
         """Return the network's input from gathered and augmented channels.  # (B, C, H, W) => (B, in_channels, H, W)"""
         return real_A
+
+    def applied(self, network: Callable[[Tensor], Tensor], real_A: Tensor, overlap: float = OVERLAP) -> Tensor:
+        """Return a network's output for a gathered batch.  # (B, C, H, W) => (B, C', H, W)
+
+        overlap: of neighbouring patches, where the network sees a volume in patches.
+        """
+        return network(self.widened(real_A))
+
+    def sides(self, canvas: int) -> tuple[int, ...]:
+        """Return the sides of what the network sees in training, of slices of `canvas` pixels."""
+        return canvas, canvas
 
 
 @VIEWS.register("slice")
@@ -96,6 +110,50 @@ class Slab(View):
         return stack[rows.clip(0, len(stack) - 1)]
 
 
+@VIEWS.register("patch3d")
+@dataclass(frozen=True)
+class Patch3d(View):
+    """Patches of the volume of a patient's slices: one channel, three dimensions.
+
+    Training samples are random patches, see `patches.PairedPatches`. A volume is predicted in patches that overlap,
+    with Gaussian weights. Where a volume is smaller than a patch, it is centred and padded with background.
+    """
+
+    patch: Sequence[int] = (32, 160, 160)  # slices, rows, columns
+
+    dimensions: ClassVar[int] = 3
+
+    @staticmethod
+    def check_options(*, patch: Sequence[int] = (32, 160, 160)) -> None:
+        if not isinstance(patch, list | tuple) or len(patch) != 3 or not all(type(n) is int and n > 0 for n in patch):
+            raise MrictError(f"patch is {str(patch)[:40]}, expected three whole numbers: slices, rows, columns")
+
+    def gather(self, stack: np.ndarray, position: int) -> np.ndarray:
+        raise MrictError("view patch3d gives a network a volume, not slices; choose a model of view slice or slab")
+
+    def applied(self, network: Callable[[Tensor], Tensor], real_A: Tensor, overlap: float = OVERLAP) -> Tensor:
+        """Return a network's output for whole volumes, on the CPU.  # (B, 1, N, H, W) => (B, C', N, H, W) float32
+
+        The network holds `WINDOWS` patches at a time; sums are float32.
+        """
+        from monai.inferers import SlidingWindowInferer
+
+        inferer = SlidingWindowInferer(
+            tuple(self.patch),
+            WINDOWS,
+            overlap=overlap,
+            mode="gaussian",
+            padding_mode="constant",
+            cval=-1,  # background; MONAI's default 0 would be half-bright tissue
+            sw_device=real_A.device,
+            device="cpu",
+        )
+        return inferer(real_A.float(), lambda patches: network(patches).float())
+
+    def sides(self, canvas: int) -> tuple[int, ...]:
+        return tuple(self.patch)
+
+
 def check_planes(planes: Sequence[str]) -> None:
     """Raise MrictError for an unknown plane, or one given twice."""
     names = [str(plane) for plane in planes] if isinstance(planes, list | tuple) else []
@@ -111,7 +169,7 @@ def make_view(view: Part) -> View:
 
 @dataclass(frozen=True)
 class Batch:
-    """Corresponding slices, float32: images in [-1, 1]; the scoring mask is 0 or 1."""
+    """Corresponding slices, or patches of volumes (B, C, D, H, W), float32: images in [-1, 1]; the mask is 0 or 1."""
 
     real_A: Tensor  # (B, C, H, W): MR, the channels of the view
     real_B: Tensor  # (B, 1, H, W): CT
@@ -187,6 +245,15 @@ class PairedSlices(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def slices(self) -> int:
+        """Number of slices in all items."""
+        return len(self.index)
+
+    def sampler(self, count: int | None, generator: torch.Generator) -> Sampler:
+        """Return the order of shuffled items: of one pass, or of `count` items."""
+        return RandomSampler(self, num_samples=count, generator=generator)
+
     def __getitem__(self, item: int) -> Batch:
         return self.__getitems__([item])
 
@@ -220,6 +287,11 @@ def in_turns(patients: Sequence[str], store: SliceStore) -> list[str]:
         turns[centre := store.centre(patient)] += 1
         ranked.append((turns[centre], centre, patient))
     return [patient for *_, patient in sorted(ranked)]
+
+
+def as_slices(images: Tensor) -> Tensor:
+    """Return a batch of slices unchanged, and a whole volume as slices.  # (1, C, N, H, W) => (N, C, H, W)"""
+    return images if images.ndim == 4 else images[0].transpose(0, 1)
 
 
 def _same(batch: Batch) -> Batch:
@@ -267,16 +339,14 @@ def loader(
     steps: number of batches, from as many shuffled passes as needed; None: one pass. When shuffling, a last batch of
     one slice is dropped: its batch statistics would be those of a single slice. ranks: give this rank's part of each.
     """
-    sampler = RandomSampler(dataset, num_samples=steps * batch_size, generator=generator) if steps else None
+    sampler = dataset.sampler(steps and steps * batch_size, generator) if generator is not None else None
     if ranks.count > 1:
-        batches = BatchSampler(sampler or RandomSampler(dataset, generator=generator), batch_size, drop_last=False)
-        own = OwnPart(batches, ranks)
+        own = OwnPart(BatchSampler(sampler, batch_size, drop_last=False), ranks)
         return DataLoader(dataset, batch_sampler=own, generator=generator, collate_fn=_same, pin_memory=pinned)
     drop_last = generator is not None and len(dataset) % batch_size == 1 and len(dataset) > 1
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        shuffle=generator is not None and sampler is None,
         sampler=sampler,
         generator=generator,
         collate_fn=_same,

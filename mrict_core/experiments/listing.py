@@ -13,13 +13,14 @@ from mrict_core.experiments.schema import Experiment, Part, Schedule, Score, Ter
 BEGIN_MARK = "<!-- begin: printed by python -m mrict_core.experiments.listing --markdown -->"
 END_MARK = "<!-- end -->"
 
-_SYMBOL = {"gan": "GAN", "perceptual": "P", "l1": "L1", "cycle": "cyc", "identity": "idt"}
+_SYMBOL = {"gan": "GAN", "perceptual": "P", "l1": "L1", "cycle": "cyc", "identity": "idt", "feature_matching": "FM"}
 _HEAD = (
     *("name", "family", "init_from", "G", "D", "losses of G", "label", "gp"),
     *("lr G/D", "k", "schedule", "epochs", "data"),
 )
 _LEGEND = (
     "P: VGG19 pool5 MSE; P3: VGG19 relu3_3 L1; L1: pixels; cyc, idt: cycle and identity L1; "
+    "FM: features of D; "
     "LSGAN: least squares GAN. label: of real patches.\n"
     "gp: gradient penalty. k: G steps per D step. schedule: of G, plateau factor/patience, cosine T0xTmult in epochs, "
     "linear to 0 in the second half, or warmup_cosine.\n"
@@ -122,7 +123,7 @@ def _row(v: Experiment) -> tuple[str, ...]:
         losses(v),
         *(
             value_text(option(name, default)) if "D" in v.network else "-"
-            for name, default in (("real_label", 1.0), ("gradient_penalty", 0.0))
+            for name, default in (("real_label", 1.0), ("gradient_penalty", option("r1", 0.0)))
         ),
         "/".join(number(optimizer.lr) for optimizer in v.optimizer.values()),
         value_text(option("generator_steps", 1)),

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.experiments.schema import Experiment
+from mrict_core.experiments.schema import Experiment, Part
 
+PATCHES = "patch3d"  # name of the view of volumes
+FEWEST_STEPS = 4
 MINUTES = "MRICT_MINUTES"  # in the environment: minutes of every training, for the processes that the suite starts
 
 
@@ -26,6 +28,16 @@ def check_budget(steps: float | None = None, minutes: float | None = None) -> No
         raise MrictError(f"a budget of {steps} steps: expected at least 1; give more, or leave it out")
     if minutes is not None and not 0 < 60 * minutes < math.inf:  # seconds
         raise MrictError(f"a budget of {minutes:g} minutes: expected more than 0, and finite; change or leave it out")
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The scale of experiments whose networks see patches of volumes. None, or no sides: the variant's own."""
+
+    sides: list[int] = field(default_factory=list)  # slices, rows, columns
+    batch_size: int | None = None
+    step_fraction: float = 1.0  # of the variant's steps
+    depth: int | None = None  # stages of a network that takes a depth; None: its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +58,7 @@ class Profile:
     validation_slices: int | None = None  # of each validation patient after an epoch, evenly spread; None: all
     widths: dict[str, int] = field(default_factory=dict)  # of networks with a width of their own, by name
     batch_size: int | None = None  # None: the variant's own
+    patches: Patches = Patches()  # instead of size, batch and steps, for experiments on volumes
     feature_network: str | None = None  # None: the variant's own (torchvision VGG)
     threads: int | None = None  # CPU threads, for bit-equal results
     jobs: int = 1  # parallel trainings or notebooks; for small networks faster than threads
@@ -61,6 +74,8 @@ class Profile:
 
     def steps_of(self, variant: Experiment) -> int | None:
         """Return the optimiser steps of `variant` in this profile; None for one that counts in epochs."""
+        if variant.steps and variant.data.view.name == PATCHES:
+            return max(FEWEST_STEPS, round(variant.steps * self.patches.step_fraction))
         return variant.steps and (self.steps or variant.steps)
 
     def length(self, variant: Experiment) -> str:
@@ -72,13 +87,29 @@ class Profile:
 
     def batch(self, variant: Experiment) -> int:
         """Return the batch size of `variant` in this profile."""
-        return self.batch_size or variant.data.batch_size
+        own = self.patches.batch_size if variant.data.view.name == PATCHES else self.batch_size
+        return own or variant.data.batch_size
+
+    def depth(self, variant: Experiment) -> int | None:
+        """Return the stages of the networks of `variant` in this profile; None: their own."""
+        return self.patches.depth if variant.data.view.name == PATCHES else None
+
+    def view(self, variant: Experiment) -> Part:
+        """Return the view of `variant` in this profile: with its own sides of a patch, or else the profile's."""
+        view = variant.data.view
+        if view.name != PATCHES or not self.patches.sides or "patch" in view.options:
+            return view
+        return replace(view, options=view.options | {"patch": list(self.patches.sides)})
 
     def described(self, experiment: Experiment) -> dict[str, Any]:
         """Return this profile's values that decide the weights of `experiment`."""
         widths = {part.name: self.widths[part.name] for part in experiment.network.values() if part.name in self.widths}
         own = {"width": self.width, "feature_network": self.feature_network, "batch": self.batch(experiment)}
         more = {"widths": widths, "validation_slices": self.validation_slices}
+        if (view := self.view(experiment)) != experiment.data.view:
+            more["patch"] = view.options["patch"]
+        if (depth := self.depth(experiment)) is not None:
+            more["depth"] = depth
         return own | {name: value for name, value in more.items() if value}
 
     def canvas(self, shapes: list[tuple[int, int]]) -> int:
@@ -103,7 +134,8 @@ PROFILES = {
             epochs_max=10,
             batch_size=8,
             steps=1200,
-            widths={"residual_unet": 16},
+            widths={"residual_unet": 16, "volume_unet": 12, "patchgan3d": 16},
+            patches=Patches([8, 48, 48], step_fraction=0.05, depth=4),
             feature_network="demo_features",
             threads=1,
             jobs=2,
@@ -120,7 +152,8 @@ PROFILES = {
             minutes=20.0,
             precision="native",
             validation_slices=16,
-            widths={"residual_unet": 24},
+            widths={"residual_unet": 24, "volume_unet": 16},
+            patches=Patches([32, 96, 96]),
             batch_size=8,
             feature_network="demo_features",
             phantom_patients_per_centre=8,
@@ -131,7 +164,7 @@ PROFILES = {
             name="full",
             label="full",
             width=64,
-            widths={"residual_unet": 48},
+            widths={"residual_unet": 48, "volume_unet": 32},
             size=256,
             phantom_patients_per_centre=12,
             phantom_in_plane_mm={"brain": 1.0, "pelvis": 1.7},
@@ -147,6 +180,7 @@ PROFILES = {
             epochs_max=1,
             batch_size=8,
             steps=4,
+            patches=Patches([16, 32, 32], step_fraction=0.0, depth=3),
             feature_network="demo_features",
             threads=1,
             jobs=2,

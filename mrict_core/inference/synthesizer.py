@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mrict_core.data.batches import OVERLAP
 from mrict_core.data.cache.store import SliceStore, layout
 from mrict_core.data.planes import Cut, full_planes
 from mrict_core.errors import MrictError
@@ -116,8 +117,18 @@ class Synthesizer:
                 f"{self.window.high:g} HU, the ends of its range; {remedy}"
             )
 
-    def slices_to_hu(self, mr: np.ndarray) -> np.ndarray:
-        """Return the synthetic CT of prepared slices.  # (N, H, W) in [-1, 1] => (N, H, W) float32 HU"""
+    @property
+    def volumes(self) -> bool:
+        """Whether the network sees volumes, in patches."""
+        return self.method.view.dimensions == 3
+
+    def slices_to_hu(self, mr: np.ndarray, overlap: float = OVERLAP) -> np.ndarray:
+        """Return the synthetic CT of prepared slices; overlap: of the patches of a network that sees volumes.
+
+        # (N, H, W) in [-1, 1] => (N, H, W) float32 HU
+        """
+        if self.volumes:
+            return self.to_hu(torch.from_numpy(np.array(mr, np.float32))[None, None], overlap=overlap)[0].numpy()
         hu = np.empty(mr.shape, np.float32)
         with autocast(self.device, self.precision):
             for positions in self.batches(len(mr)):
@@ -133,10 +144,13 @@ class Synthesizer:
         return torch.from_numpy(np.stack([self.method.view.gather(mr, k) for k in positions]).astype(np.float32))
 
     @torch.inference_mode()
-    def to_hu(self, real_A: Tensor) -> Tensor:
-        """Return the synthetic CT of a gathered batch, on the CPU.  # (B, C, H, W) => (B, H, W) float32 HU"""
+    def to_hu(self, real_A: Tensor, **how: float) -> Tensor:
+        """Return the synthetic CT of a gathered batch, on the CPU; how: options of `Method.predict`.
+
+        # (B, C, H, W) => (B, H, W) float32 HU, or a volume
+        """
         with autocast(self.device, self.precision):
-            return self.window.to_hu(self.method.predict(real_A.to(self.device))[:, 0]).cpu()
+            return self.window.to_hu(self.method.predict(real_A.to(self.device), **how)[:, 0]).cpu()
 
 
 def load_synthesizer(

@@ -158,7 +158,7 @@ def synthesize_volume(
         for each in (moments[plane], every):
             if each is not None:
                 each.add(hu)
-        if prepared.crop.size != model.facts.size:
+        if prepared.crop.size != model.facts.size and not model.volumes:
             tiled.add(model.facts.size)
         facts = _facts(prepared, spacing_mm) | facts  # keeps those of the first plane
         if progress:
@@ -262,6 +262,8 @@ def _predicted(
             kept = None if wanted is None else _nearest(wanted, volume, seen)
             prepared = _prepare(model, source, seen, _nearest(body, volume, seen), kept, mr_range)
         spacing_mm = prepared.order.spacing_mm(seen.affine)
+        remark = _thin(model, len(prepared.mr))
+        warnings += [remark] if remark and remark not in warnings else []
 
         def predict(mr: np.ndarray, model: Synthesizer = model, axes: tuple[int, ...] = axes) -> np.ndarray:
             return np.flip(slices_to_hu(model, np.flip(mr, axes), options.overlap), axes)
@@ -274,6 +276,14 @@ def _predicted(
         hu = prepared.to_volume(hu)
         hu = hu if seen is volume else resample_to(Volume(hu, seen.affine, volume.path), volume).array
         yield model, plane, prepared, spacing_mm, hu
+
+
+def _thin(model: Synthesizer, count: int) -> str:
+    """Return a remark on a volume of fewer slices than the patches that the network was trained on, or ""."""
+    least = model.method.view.sides(model.facts.size)[0] if model.volumes else 0
+    if count >= least:
+        return ""
+    return f"{count} slices, the network was trained on patches of {least}: padded with background, less certain"
 
 
 def _prepare(

@@ -38,6 +38,13 @@ class Translation:
     run: Callable[[Tensor, Tensor], Tensor]
     view: View = ONE_SLICE
 
+    @property
+    def misfit(self) -> str:
+        """Return why the procedure does not fit the predictor, "" if it does."""
+        if self.view.dimensions == 2:
+            return ""
+        return "the procedure turns every slice by a random angle of its own; this model sees whole volumes"
+
 
 def synthesizer_translation(synthesizer: Synthesizer, window: HuRange) -> Translation:
     """Return a trained model as a predictor; `window` is the HU range of its [-1, 1]."""
@@ -75,9 +82,12 @@ def predecessor_validation(
 
     Its loader's random flips and rotation, the same for MR and CT, are applied also in evaluation; whole slices in
     [-1, 1] of [-1000, 1000] HU; SSIM in the range of each real slice; unweighted mean of batch means; FID over all
-    slices, clamped below 0 HU. A number is None if its network is unavailable, with the reason in `reasons`. Also
-    `networks`, `n_slices` and `seed`.
+    slices, clamped below 0 HU. A number is None if its network is unavailable, with the reason in `reasons`; all four
+    are for a model of volumes. Also `networks`, `n_slices` and `seed`.
     """
+    if reason := translation.misfit:
+        unknown = dict.fromkeys(NUMBERS)
+        return unknown | {"networks": {}, "reasons": dict.fromkeys(NUMBERS, reason), "n_slices": 0, "seed": seed}
     means: dict[str, list[float]] = {"mse": [], "ssim": [], "vgg": []}
     frechet = None if isinstance(fid, MrictError) else metrics.FrechetDistance(fid[1], device)
     count = 0

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mrict_core.data.batches import CPU, Batch, make_view
+from mrict_core.data.batches import CPU, OVERLAP, Batch, make_view
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments.flat import upgraded_state
 from mrict_core.experiments.profiles import Profile
@@ -60,12 +60,13 @@ class Method(ABC):
     paired: ClassVar[bool] = True  # False: trained on unpaired batches
     masked: ClassVar[bool] = False  # True: its output outside the mask means nothing and counts as air
     gives: ClassVar[tuple[str, ...]] = ("fake_B",)  # what it sets in its `Output`
+    own_start: ClassVar[tuple[str, ...]] = ()  # networks that start afresh if the parent has none of their name
     logs: ClassVar[tuple[str, ...]] = ()  # logged besides loss_g and its terms
     per_rank: ClassVar[tuple[str, ...]] = ()  # keys of `state` that differ between the ranks of a training
 
     def __post_init__(self) -> None:
         setup = self.setup
-        self.view = make_view(setup.experiment.data.view)
+        self.view = make_view(setup.profile.view(setup.experiment))
         names = [name for name in self.NETWORKS if setup.training or name == self.mr_to_ct]
         self.networks: dict[str, nn.Module] = {name: self.place(self.fresh(name)) for name in names}
         vars(self).update(self.networks)
@@ -88,17 +89,22 @@ class Method(ABC):
         """Return a network's input and output channels."""
         return self.view.in_channels, self.out_channels
 
-    def predict(self, real_A: Tensor) -> Tensor:
+    def predict(self, real_A: Tensor, overlap: float = OVERLAP) -> Tensor:
         """Return the CT of an MR that the view gathered, in the caller's precision.
 
         # (B, C, H, W) in [-1, 1] => (B, 1, H, W) float32 in [-1, 1], or NaN; several channels are averaged
+
+        Of a view of volumes, (B, C, N, H, W) => (B, 1, N, H, W), on the CPU; `overlap`: of its patches.
         """
-        fake_B = self.generator(self.view.widened(real_A)).float()
+        fake_B = self.view.applied(self.generator, real_A, overlap).float()
         fake_B = fake_B if fake_B.shape[1] == 1 else fake_B.mean(dim=1, keepdim=True)
         return fake_B.clamp(-1, 1).masked_fill(fake_B.isinf(), torch.nan)
 
     def started(self) -> None:  # noqa: B027, most methods have nothing to do
         """Receive that the networks were loaded from those of another training."""
+
+    def follow(self, fraction: float) -> None:  # noqa: B027
+        """Receive the fraction of the training that is done, from 0 to 1, before every step."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Put the networks into training mode; epochs count from 0."""
@@ -139,11 +145,15 @@ class Method(ABC):
         in_channels, out_channels = self.channels(name)
         profile, canvas = self.setup.profile, self.setup.canvas
         width = profile.widths.get(part.name, profile.width)
-        return build_network(part, in_channels=in_channels, out_channels=out_channels, width=width, canvas=canvas)
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "canvas": canvas}
+        depth = profile.depth(self.setup.experiment)
+        seen = {"dimensions": self.view.dimensions, "sides": self.view.sides(canvas)}
+        return build_network(part, **sizes, **seen, depth=depth)
 
     def place(self, network: nn.Module) -> nn.Module:
         """Return `network` on the method's device, in channels-last format for faster convolutions."""
-        return network.to(self.setup.device, memory_format=torch.channels_last)
+        volumes = any(p.ndim == 5 for p in network.parameters())
+        return network.to(self.setup.device, memory_format=torch.channels_last_3d if volumes else torch.channels_last)
 
     def trained(self, role: str) -> list[nn.Module]:
         """Return the networks that the optimiser of a role trains."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -79,6 +79,8 @@ def _check(experiment: Experiment, training: bool) -> None:
         _check_optimizer(optimizer, f"optimizer.{role}")
         _check_schedule(optimizer.schedule, experiment, method, f"optimizer.{role}.schedule")
     check_terms(experiment.loss, method.gives)
+    if VIEWS[experiment.data.view.name].dimensions == 3:
+        _check_volumes(experiment)
     if hasattr(method, "check_experiment"):
         method.check_experiment(experiment)
     for path, least in LEAST.items():
@@ -89,6 +91,16 @@ def _check(experiment: Experiment, training: bool) -> None:
         _check_augmentation(name, value)
     if experiment.select_by not in SELECT_BY:
         raise MrictError(f"select_by: {unknown_name('measure', experiment.select_by, SELECT_BY)}")
+
+
+def _check_volumes(experiment: Experiment) -> None:
+    """Raise MrictError for what is defined on slices alone, in an experiment on patches of volumes."""
+    for name, term in experiment.loss.items():
+        if term.weight and not LOSSES[term.function or name].volumes:
+            fitting = ", ".join(sorted(n for n, part in LOSSES.items() if part.volumes))
+            raise MrictError(f"loss.{name}: is defined on slices, data.view is patch3d; choose from {fitting}")
+    if experiment.data.augment.get("crop", 0):
+        raise MrictError("data.augment.crop: view patch3d has patches of its own; set it to 0, and data.view.patch")
 
 
 def _check_augmentation(name: str, value: Any) -> None:
@@ -104,7 +116,7 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
 
     Runs on torch's meta device: no memory is allocated and no random number drawn.
     """
-    device, name = torch.device("meta"), ""
+    device, name, sides, volumes = torch.device("meta"), "", (size, size), False
 
     def where() -> str:
         return f"{experiment.name}: network {experiment.network[METHODS[experiment.method.name].NETWORKS[name]].name}"
@@ -115,21 +127,48 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
         with device:
             name = kind.mr_to_ct
             method: Method = METHODS.build(experiment.method.name, experiment.method.options, setup=setup)
-            if size % (multiple := getattr(method.generator, "multiple", 1)):
-                raise MrictError(f"{where()}: needs slices of a multiple of {multiple} px, these have {size}")
-            if (crop := experiment.data.augment.get("crop", 0)) % multiple:
-                raise MrictError(f"{where()}: needs data.augment.crop a multiple of {multiple} px, it is {crop:g}")
-            made = method.generator.eval()(torch.empty(1, method.view.in_channels, size, size))
-            expected, came = (1, max(1, method.out_channels), size, size), tuple(getattr(made, "shape", ()))
+            sides, volumes = method.view.sides(size), method.view.dimensions == 3
+            _check_sides(method, sides, experiment.data.augment.get("crop", 0), where())
+            made = method.generator.eval()(torch.empty(1, method.view.in_channels, *sides))
+            expected, came = (1, max(1, method.out_channels), *sides), tuple(getattr(made, "shape", ()))
             if came != expected:
-                raise MrictError(f"{where()}: returns {came or type(made).__name__} for a slice, expected {expected}")
+                what, kind = "a patch" if volumes else "a slice", came or type(made).__name__
+                raise MrictError(f"{where()}: returns {kind} for {what}, expected {expected}")
             for name in kind.NETWORKS if training else ():
-                method.fresh(name)
+                network = method.fresh(name)
+                if volumes:  # of slices, the canvas suits all networks
+                    network.eval()(torch.empty(1, method.channels(name)[0], *sides))
     except MrictError:
         raise
     except Exception as error:  # of any constructor or layer
         reason = " ".join(str(error).split())[:200]
-        raise MrictError(f"{where()} does not work on slices of {size} px: {reason}; change its options") from None
+        what = f"patches of {_by(sides)} voxels" if volumes else f"slices of {size} px"
+        raise MrictError(f"{where()} does not work on {what}: {reason}; change its options") from None
+
+
+def _check_sides(method: Method, sides: tuple[int, ...], crop: float, where: str) -> None:
+    """Raise MrictError for slices, crops or patches whose sides the network cannot halve as often as it wants."""
+    multiple = getattr(method.generator, "multiple", 1)
+    if len(sides) == 3:
+        if isinstance(multiple, int) and multiple > 1:
+            raise MrictError(f"{where}: is for slices; set data.view=slab, or choose a network for volumes")
+        multiples = multiple if isinstance(multiple, tuple) else (1, 1, 1)
+        if any(side % unit for side, unit in zip(sides, multiples, strict=True)):
+            raise MrictError(
+                f"{where}: needs patches of multiples of {_by(multiples)} voxels (slices, rows, columns), "
+                f"data.view.patch is {_by(sides)}; change one of them"
+            )
+        return
+    if not isinstance(multiple, int):
+        raise MrictError(f"{where}: is for volumes; set data.view=patch3d, or choose a network for slices")
+    if sides[0] % multiple:
+        raise MrictError(f"{where}: needs slices of a multiple of {multiple} px, these have {sides[0]}")
+    if crop % multiple:
+        raise MrictError(f"{where}: needs data.augment.crop a multiple of {multiple} px, it is {crop:g}")
+
+
+def _by(sides: Iterable[int]) -> str:
+    return " x ".join(map(str, sides))
 
 
 def _check_roles(given: Mapping[str, Any], roles: list[str], where: str, method: str, *, strict: bool = True) -> None:

@@ -9,6 +9,7 @@ optimised ones are needed only to go on training.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -72,13 +73,17 @@ class Regression(Method):
         with self.autocast():
             fake_B, log_b = self.made(batch.real_A)
         loss_G, logs = self.loss((Output(fake_B=fake_B, log_b=log_b), batch))
+        return logs | {"grad_norm": self.descend_G(loss_G)}
+
+    def descend_G(self, loss_G: Tensor) -> Tensor:
+        """Take one step of the generator, clipped and averaged; return the norm of the whole gradient, ()."""
         self.optimizers["G"].zero_grad(set_to_none=True)
         loss_G.backward()
-        logs["grad_norm"] = nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip or torch.inf).detach()
+        norm = nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip or torch.inf).detach()
         self.optimizers["G"].step()
         if self.ema:
             self.average()
-        return logs
+        return norm
 
     def made(self, real_A: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the synthetic CT and the logarithm of its Laplace scale, if the loss needs it, in float32."""
@@ -92,7 +97,7 @@ class Regression(Method):
         keep = min(self.ema, (1 + self.averaged) / (10 + self.averaged))
         self.averaged += 1
         new = self.raw.state_dict()
-        for name, value in self.generator.state_dict().items():
+        for name, value in _each_once(self.generator.state_dict()):
             if value.is_floating_point():
                 value.lerp_(new[name], 1 - keep)
             else:  # batches counted by batch norm
@@ -117,3 +122,12 @@ class Regression(Method):
             raise MrictError(f"has no {', '.join(missing)} to go on averaging weights from; --retrain trains again")
         self.raw.load_state_dict(state["raw"])
         self.averaged = state["averaged"]
+
+
+def _each_once(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a state under their first name: MONAI's DynUNet holds each of its layers twice."""
+    seen: set[int] = set()
+    for name, value in state.items():
+        if value.data_ptr() not in seen:
+            seen.add(value.data_ptr())
+            yield name, value

@@ -73,8 +73,13 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
 
     facts, data = description["facts"], description["data"]
     low, high = facts.window_hu
-    radius = make_view(facts.experiment.data.view).radius
-    seen = f"each with its neighbours up to {radius} slices away" if radius else "one by one"
+    view = make_view(facts.profile.view(facts.experiment))
+    seen = f"each with its neighbours up to {view.radius} slices away" if view.radius else "one by one"
+    joined = f"Slices are translated {seen}; neighbouring slices may disagree."
+    if view.dimensions == 3:
+        slices, rows, cols = view.sides(facts.size)
+        joined = f"Volumes are translated in overlapping patches of {slices} x {rows} x {cols} voxels, at the spacing "
+        joined += "that they have: slices much thicker or thinner than in training are unknown to it."
     lines = [
         "**Not for clinical use.** Not a medical device: no diagnosis, no dose calculation, no treatment decision.",
         *data.get("caveats", ()),
@@ -82,7 +87,7 @@ def limits(description: Description, scores: Mapping[str, Any] | None) -> list[s
         f"training data ({data['name']}); the error there is unknown.",
         f"It cannot predict values outside [{low:g}, {high:g}] HU"
         + (": dense bone, teeth and metal are clipped." if high < 2000 else "; metal is not modelled."),
-        f"Slices are translated {seen}; neighbouring slices may disagree.",
+        joined,
         "It invents what the MR does not show. A plausible image is not evidence of correct anatomy.",
     ]
     if scores:

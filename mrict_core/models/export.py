@@ -138,6 +138,11 @@ class Example:
 def example_of(original: Original, path: Path | None) -> Example:
     """Return the MR to check a copy on: a file, or a digital phantom of the model's region."""
     facts = original.facts
+    if original.method.view.dimensions == 3:
+        raise MrictError(
+            f"{original.name}: its network sees volumes in patches, expected one of slices; use the model itself "
+            "(python -m mrict_core synthesize)"
+        )
     if path is None:
         region = "pelvis" if original.region == "pelvis" else "brain"
         patient = f"{facts.modality.number}{PHANTOMS[region][1:]}"

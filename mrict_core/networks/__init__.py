@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -12,10 +12,12 @@ from mrict_core.experiments.schema import Part
 from mrict_core.networks.features import build_features
 from mrict_core.networks.patch70 import patch70
 from mrict_core.networks.patchgan import patch3, patch4, scalar
+from mrict_core.networks.patchgan3d import patchgan3d
 from mrict_core.networks.residual_unet import residual_unet
 from mrict_core.networks.resnet import resnet
 from mrict_core.networks.unet import unet_a, unet_b
 from mrict_core.networks.unet_256 import unet_256
+from mrict_core.networks.volume_unet import volume_unet
 from mrict_core.parts import Parts
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "NETWORKS", "build_features", "build_network", "count_parameters"]
@@ -39,23 +41,36 @@ class Networks(Parts):
         return classes[name]
 
 
-NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "canvas", "spatial_dims"))
+NETWORKS = Networks(
+    "network", supplied=("in_channels", "sides"), offered=("out_channels", "width", "canvas", "spatial_dims")
+)
 NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
+NETWORKS |= {"volume_unet": volume_unet, "patchgan3d": patchgan3d}
 NETWORKS |= {"residual_unet": residual_unet, "unet_256": unet_256, "resnet": resnet, "patch70": patch70}
 GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar")  # the predecessor's
 
 
 def build_network(
-    part: Part, *, in_channels: int, out_channels: int = 1, width: int = 64, canvas: int = 256
+    part: Part,
+    *,
+    in_channels: int,
+    out_channels: int = 1,
+    width: int = 64,
+    canvas: int = 256,
+    dimensions: int = 2,
+    depth: int | None = None,
+    sides: Sequence[int] = (),
 ) -> nn.Module:
     """Return a new network from its options and the other arguments that its constructor takes.
 
     width: channels of the first block, for networks that scale with it (predecessor: 64). canvas: side of the slices,
-    pixels, for networks whose depth follows it. A network that needs image sides of a multiple of n pixels has an
-    attribute `multiple`.
+    pixels, for networks whose depth follows it. dimensions: 2 for slices, 3 for volumes. depth: number of stages, for
+    networks that take one; None: their own. sides: of an image or patch, in pixels. A network that needs image
+    sides of a multiple of n pixels has an attribute `multiple`; of a network of volumes, it has a number for each.
     """
     sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width, "canvas": canvas}
-    return NETWORKS.build(part.name, part.options, **sizes, spatial_dims=2)
+    own = {} if depth is None else {"depth": depth}
+    return NETWORKS.build(part.name, part.options, **sizes, **own, spatial_dims=dimensions, sides=sides)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mrict_core.data.batches import as_slices
 from mrict_core.errors import MrictError
 from mrict_core.methods.base import Adversarial
 from mrict_core.networks.layers import patch_size
 from mrict_core.pipeline.outcome import Outcome
 from mrict_core.training.checkpoint import load_checkpoint, load_weights
 from mrict_core.training.run import Run, sampled_epochs
-from mrict_core.training.validation import sample_item
+from mrict_core.training.validation import sample_item, sample_level
 
 
 def sample_row(run: Run) -> dict[str, Any]:
@@ -21,6 +22,8 @@ def sample_row(run: Run) -> dict[str, Any]:
     dataset = run.validation_sets()[0]
     patient, plane, z = dataset.index[sample_item(dataset)]
     batch, cut = dataset[sample_item(dataset)], dataset.cuts.get((patient, plane))
+    real_A, real_B, mask = (as_slices(part) for part in batch.parts[:3])
+    z += (at := sample_level(len(real_B)))  # 0 but in a volume
     row = {
         "patient": patient,
         "z": z if cut else int(run.store.slices(patient).z[z]),
@@ -28,8 +31,8 @@ def sample_row(run: Run) -> dict[str, Any]:
         "input": run.store.modality.word,
     }
     row["spacing_mm"] = (cut.pixel_mm, cut.pixel_mm) if cut else run.store.spacing_mm(patient)[1:]
-    row |= {"mr": batch.real_A[0, batch.real_A.shape[1] // 2].numpy(), "mask": batch.mask[0, 0].numpy()}
-    return row | {"ct": run.store.window.to_hu(batch.real_B[0, 0]).numpy()}
+    row |= {"mr": real_A[at, real_A.shape[1] // 2].numpy(), "mask": mask[at, 0].numpy()}
+    return row | {"ct": run.store.window.to_hu(real_B[at, 0]).numpy()}
 
 
 def sampled_slices(outcome: Outcome, run: Run) -> dict[int, np.ndarray]:

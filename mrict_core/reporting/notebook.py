@@ -112,7 +112,7 @@ def recipe(variant: Experiment, profile: Profile) -> str:
     v = variant
     widths = {role: profile.widths.get(part.name, profile.width) for role, part in v.network.items()}
     facts = {
-        "view": _part(v.data.view),
+        "view": _part(profile.view(v)),
         **{f"network {role}": f"{_part(part)}; width {widths[role]}" for role, part in v.network.items()},
         "L_G": listing.losses(v),
         "method": _part(v.method),

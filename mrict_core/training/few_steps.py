@@ -68,5 +68,5 @@ def _validation_slices(run: Run) -> Batch:
 def _mae_hu(run: Run, method: Regression, network: nn.Module, batch: Batch) -> float:
     network.eval()
     batch = batch.to(pick_device(run.settings.device))
-    fake_B = network(method.view.widened(batch.real_A)).float().clamp(-1, 1)
+    fake_B = method.view.applied(network, batch.real_A).float().clamp(-1, 1).to(batch.real_B.device)
     return float(masked_mean((fake_B - batch.real_B).abs(), batch.mask)) * run.store.window.width / 2

@@ -255,6 +255,7 @@ class Training:
                 fraction = (self.epoch + count / total) / self.run.epochs
                 for schedule in self.schedules.values():
                     schedule.follow(fraction)
+                self.method.follow(fraction)
                 logs = self.method.train_step(batch)
                 for name, value in logs.items():
                     sums[name] = sums[name] + value if name in sums else value.clone()

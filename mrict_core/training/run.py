@@ -17,6 +17,7 @@ from mrict_core.data.augment import NONE, AugmentSettings, JointTransform
 from mrict_core.data.batches import (
     Batch,
     PairedSlices,
+    View,
     batches_of_pass,
     in_turns,
     make_view,
@@ -26,6 +27,7 @@ from mrict_core.data.batches import (
 from mrict_core.data.cache.fingerprint import fingerprint
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.images.orders import PLANES
+from mrict_core.data.patches import WholeVolume, middle, training_set
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.experiments import Experiment, deciding
@@ -181,7 +183,12 @@ class Run:
             keep = {p: by_slice[p][kept] for p, kept in chosen.items()}
         else:
             keep = limit_pairs(self.store.counts(), in_turns(self.split.train, self.store), cap)
-        return PairedSlices(self.store, sorted(keep), keep, make_view(self.variant.data.view))
+        return training_set(self.store, sorted(keep), keep, self.view)
+
+    @cached_property
+    def view(self) -> View:
+        """What the network sees, at the profile's scale."""
+        return make_view(self.profile.view(self.variant))
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -225,11 +232,14 @@ class Run:
 
     def validation_sets(self) -> list[PairedSlices]:
         """Return a data set per validation patient."""
-        view = make_view(self.variant.data.view)
+        view = self.view
         by_slice = self._predecessor_slices("val")
         if by_slice is not None:
             return [PairedSlices(self.store, [p], {p: positions}, view) for p, positions in by_slice.items()]
         most, counts = self.profile.validation_slices, self.store.counts()
+        if view.dimensions == 3:  # not slices here and there: the network needs their neighbours
+            least = view.sides(self.store.size)[0]
+            return [WholeVolume(self.store, p, middle(counts[p], most, least), view) for p in self.split.val]
         # Only prepared slices can be limited, not those of planes that are cut.
         own = [p for p in self.split.val if not view.planes or self.store.plane(p) in view.planes]
         keep = {p: spread(counts[p], most) for p in own} if most else None
@@ -334,7 +344,7 @@ def prepare_run(
         parent = find_parent(workspace, variant.name, variant.init_from, data, settings.seed, report)
     run = Run(variant, profile, workspace, settings, store, split, parent if variant.init_from else None)
     _check_view(run, report)
-    if (slices := sum(map(len, run.validation_sets()))) < 2:
+    if (slices := sum(dataset.slices for dataset in run.validation_sets())) < 2:
         raise MrictError(
             f"{shown(workspace.split_file)}: {slices} validation slice, expected at least 2; "
             "add patients, or move some to validation"
@@ -347,7 +357,7 @@ def prepare_run(
 
 def _check_view(run: Run, report: Report) -> None:
     """Raise MrictError for planes that the patients cannot give; report a slab of which no patient has neighbours."""
-    view, counts, name = make_view(run.variant.data.view), run.store.counts(), run.variant.name
+    view, counts, name = run.view, run.store.counts(), run.variant.name
     patients = sorted({*run.split.train, *run.split.val, *run.split.test})
     if view.planes:
         if run.store.protocol == "predecessor":
@@ -364,8 +374,28 @@ def _check_view(run: Run, report: Report) -> None:
                 f"{name}: data.view.planes has {', '.join(missing)}, which no training patient gives: a single slice, "
                 "or a patient cut short by max_pairs, has no other plane; leave it out, or add whole volumes"
             )
+    if view.dimensions == 3:
+        _check_volumes(run, patients, report)
     if view.radius and all(counts[patient] == 1 for patient in patients):
         report(f"{name}: every patient is a single slice, so its slab repeats it; view slice does the same, faster")
+
+
+def _check_volumes(run: Run, patients: list[str], report: Report) -> None:
+    """Raise MrictError if no training patient is a volume; report volumes that are smaller than a patch."""
+    name, sides, counts = run.variant.name, run.view.sides(run.store.size), run.store.counts()
+    if run.store.protocol == "predecessor":
+        raise MrictError(f"{name}: data.view: protocol predecessor prepares slices one by one; choose view slice")
+    if all(counts[patient] == 1 for patient in run.split.train):
+        raise MrictError(
+            f"{name}: data.view is patch3d, but every training patient is a single slice; choose view slice"
+        )
+    if thin := [patient for patient in patients if counts[patient] < sides[0]]:
+        report(
+            f"{name}: {some(thin, NAMED)} {'has' if len(thin) == 1 else 'have'} fewer slices than a patch, {sides[0]}: "
+            "padded with background"
+        )
+    if run.store.size < max(sides[1:]):
+        report(f"{name}: slices of {run.store.size} px are smaller than a patch: padded with background")
 
 
 def start_from_parent(method: Method, run: Run) -> None:
@@ -374,6 +404,8 @@ def start_from_parent(method: Method, run: Run) -> None:
     payload = load_checkpoint(path, expect_variant=run.variant.init_from)
     check_key(payload, run.parent.id, path)
     for name, network in method.networks.items():
+        if name not in payload["networks"] and name in method.own_start:
+            continue
         if name not in payload["networks"]:
             raise MrictError(
                 f"{shown(path)}: holds {', '.join(payload['networks'])}, but {run.variant.name} needs {name}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mrict_core import ranks
-from mrict_core.data.batches import PairedSlices, ahead, loader
+from mrict_core.data.batches import PairedSlices, ahead, as_slices, loader
 from mrict_core.hu import DISPLAY_WINDOWS_HU, PREDECESSOR, HuRange
 from mrict_core.methods import Method
 from mrict_core.metrics.predecessor import VGG_SIDE, Features, slice_scores, to_unit
@@ -21,9 +21,15 @@ SAMPLE_LEVEL = 0.6  # of the slices from inferior to superior
 
 
 def sample_item(dataset: PairedSlices) -> int:
-    """Return the slice that shows a training's progress: at `SAMPLE_LEVEL` of the first patient in its first plane."""
+    """Return the item of the slice that shows a training's progress: at `SAMPLE_LEVEL` of the first patient in its
+    first plane. Of a whole volume, `sample_level` finds the slice in it."""
     first = [item for item, row in enumerate(dataset.index) if row[:2] == dataset.index[0][:2]]
     return first[round(SAMPLE_LEVEL * (len(first) - 1))]
+
+
+def sample_level(count: int) -> int:
+    """Return the position of that slice among the `count` slices of its item; 0 of a single slice."""
+    return round(SAMPLE_LEVEL * (count - 1))
 
 
 class Validator:
@@ -89,10 +95,10 @@ class Validator:
         found = PatientScores(PatientSums((self.window.high - self.window.low) / 2))
         for batch in ahead(loader(self.datasets[number], self.batch_size)):
             place = (number + 1, found.sums.slices)
-            real_B, fake_B = batch.real_B[:, 0].numpy(), self.predict(method, batch.real_A)
+            real_B, fake_B = as_slices(batch.real_B)[:, 0].numpy(), self.predict(method, batch.real_A)
             if not np.isfinite(fake_B).all():
                 return None
-            inside = batch.mask[:, 0].numpy() > 0
+            inside = as_slices(batch.mask)[:, 0].numpy() > 0
             found.sums.add(real_B, fake_B, inside)
             if method.masked:  # not before: with air around it, a constant output is not constant
                 fake_B = np.where(inside, fake_B, np.float32(-1))
@@ -108,9 +114,11 @@ class Validator:
     def picture(self, method: Method) -> np.ndarray:
         """Return MR, synthetic CT and CT of the slice of `sample` side by side.  # (S, 3 S) uint8"""
         batch = self.datasets[0][sample_item(self.datasets[0])]
-        mr = batch.real_A[0, batch.real_A.shape[1] // 2].numpy()  # of a slab its own slice
+        real_A, real_B = as_slices(batch.real_A), as_slices(batch.real_B)
+        at = sample_level(len(real_B))
+        mr = real_A[at, real_A.shape[1] // 2].numpy()  # of a slab its own slice
         shown = HuRange(*DISPLAY_WINDOWS_HU["wide"])
-        cts = [shown.to_unit(hu) for hu in (self.sample(method), self.window.to_hu(batch.real_B[0, 0].numpy()))]
+        cts = [shown.to_unit(hu) for hu in (self.sample(method), self.window.to_hu(real_B[at, 0].numpy()))]
         return ((np.hstack([mr, *cts]) + 1) * 127.5).round().astype(np.uint8)
 
     def sample(self, method: Method) -> np.ndarray:
@@ -120,16 +128,20 @@ class Validator:
         """
         batch = self.datasets[0][sample_item(self.datasets[0])]
         method.generator.eval()
-        fake_B = self.predict(method, batch.real_A)[0]
+        made, mask = self.predict(method, batch.real_A), as_slices(batch.mask)[:, 0].numpy()
+        fake_B = made[sample_level(len(made))]
         if method.masked:
-            fake_B = np.where(batch.mask[0, 0].numpy() > 0, fake_B, np.float32(-1))
+            fake_B = np.where(mask[sample_level(len(made))] > 0, fake_B, np.float32(-1))
         return np.rint(self.window.to_hu(fake_B)).astype(np.int16)
 
     @torch.inference_mode()
     def predict(self, method: Method, real_A: Tensor) -> np.ndarray:
-        """Return a batch's synthetic CT in the window's unit.  # (B, C, S, S) in [-1, 1] => (B, S, S) float32"""
+        """Return a batch's synthetic CT in the window's unit.
+
+        # (B, C, S, S) in [-1, 1], or a volume (1, C, N, S, S) => (B or N, S, S) float32
+        """
         with autocast(self.device, self.precision):
-            return method.predict(real_A.to(self.device))[:, 0].cpu().numpy()
+            return as_slices(method.predict(real_A.to(self.device)))[:, 0].cpu().numpy()
 
     def _unit(self, values: np.ndarray) -> np.ndarray:
         """Return values in the predecessor's unit instead of the window's; unchanged if the windows are equal."""
