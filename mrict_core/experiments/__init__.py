@@ -1,4 +1,4 @@
-"""Experiments: `schema`, derivation (`registry`), the declared ones (`mk`, `mk7`, `papers`), a user's own (`user`).
+"""Experiments: `schema`, derivation (`registry`), the declared ones (`mk`, `mk7`, `mk9`, `papers`), a user's own (`user`).
 
 A name is that of a declared experiment, of one from the user's file in this process, or of a trained or published one,
 which is read from its files.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.experiments import mk7, papers, saved  # noqa: F401  (the first two declare theirs in the REGISTRY of mk)
+from mrict_core.experiments import mk7, mk9, papers, saved  # noqa: F401  (the first three declare theirs in the REGISTRY of mk)
 from mrict_core.experiments.flat import is_flat, upgraded
 from mrict_core.experiments.mk import README_VARIANTS, REGISTRY
 from mrict_core.experiments.schema import Experiment, as_plain, deciding, differing, from_plain, with_values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -58,6 +58,7 @@ class Method(ABC):
     mr_to_ct: ClassVar[str]  # name of the predicting network, the only one that a published model must hold
     paired: ClassVar[bool] = True  # False: trained on unpaired batches
     masked: ClassVar[bool] = False  # True: its output outside the mask means nothing and counts as air
+    samples: ClassVar[int] = 0  # behind a synthetic CT; 0: it is predicted without chance
     gives: ClassVar[tuple[str, ...]] = ("fake_B",)  # what it sets in its `Output`
     logs: ClassVar[tuple[str, ...]] = ()  # logged besides loss_g and its terms
 
@@ -97,6 +98,17 @@ class Method(ABC):
 
     def started(self) -> None:  # noqa: B027, most methods have nothing to do
         """Receive that the networks were loaded from those of another training."""
+
+    def meet(self, people: Sequence[str], seed: int) -> None:  # noqa: B027, most methods do not ask who is who
+        """Receive the training people, as a batch counts them, and the training's seed."""
+
+    def within(self, fraction: float) -> float:
+        """Return how much of its schedule is done at a fraction of the training; a method of several parts restarts."""
+        return fraction
+
+    def drawn(self, real_A: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Return samples of the CT, of a method that has `samples`."""
+        raise NotImplementedError
 
     def begin_epoch(self, epoch: int) -> None:
         """Put the networks into training mode; epochs count from 0."""

@@ -77,7 +77,8 @@ class Regression(Method):
         logs["grad_norm"] = nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip or torch.inf).detach()
         self.optimizers["G"].step()
         if self.ema:
-            self.average()
+            self.average(self.generator, self.raw, self.averaged)
+        self.averaged += 1
         return logs
 
     def made(self, real_A: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -87,12 +88,11 @@ class Regression(Method):
         return in_full(self.raw(real_A)), None
 
     @torch.no_grad()
-    def average(self) -> None:
-        """Move the averaged weights toward the optimised ones; the average is short at the start."""
-        keep = min(self.ema, (1 + self.averaged) / (10 + self.averaged))
-        self.averaged += 1
-        new = self.raw.state_dict()
-        for name, value in self.generator.state_dict().items():
+    def average(self, averaged: nn.Module, raw: nn.Module, steps: int) -> None:
+        """Move averaged weights toward the optimised ones; after few `steps` the average is short."""
+        keep = min(self.ema, (1 + steps) / (10 + steps))
+        new = raw.state_dict()
+        for name, value in averaged.state_dict().items():
             if value.is_floating_point():
                 value.lerp_(new[name], 1 - keep)
             else:  # batches counted by batch norm

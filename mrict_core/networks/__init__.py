@@ -10,6 +10,7 @@ from torch import nn
 from mrict_core.errors import unknown_name
 from mrict_core.experiments.schema import Part
 from mrict_core.networks.features import build_features
+from mrict_core.networks.mean_flow import mean_flow
 from mrict_core.networks.patch70 import patch70
 from mrict_core.networks.patchgan import patch3, patch4, scalar
 from mrict_core.networks.residual_unet import residual_unet
@@ -41,7 +42,7 @@ class Networks(Parts):
 
 NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "canvas", "spatial_dims"))
 NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
-NETWORKS |= {"residual_unet": residual_unet, "unet_256": unet_256, "resnet": resnet, "patch70": patch70}
+NETWORKS |= {"residual_unet": residual_unet, "mean_flow": mean_flow, "unet_256": unet_256, "resnet": resnet, "patch70": patch70}
 GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar")  # the predecessor's
 
 

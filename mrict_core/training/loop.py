@@ -237,7 +237,7 @@ class Training:
         count, total, before = 0, steps or self.run.steps_per_epoch, self.steps
         with progress(total, f"{self.run.variant.name} epoch {self.epoch + 1}/{self.run.epochs}") as meter:
             for batch in self.run.batches(self.generators, self.method.paired, steps):
-                fraction = (self.epoch + count / total) / self.run.epochs
+                fraction = self.method.within((self.epoch + count / total) / self.run.epochs)
                 for schedule in self.schedules.values():
                     schedule.follow(fraction)
                 logs = self.method.train_step(batch)
@@ -438,7 +438,13 @@ def _constant(row: dict[str, Any]) -> str:
 
 def _is_best(select_by: str, history: list[dict[str, Any]], row: dict[str, Any]) -> bool:
     measure = fid_vgg if select_by == "fid_vgg" else lambda r: r["val_mae_hu"]
-    return all(measure(row) < measure(earlier) for earlier in history)
+    rivals = [earlier for earlier in history if _part(earlier) == _part(row)]  # a new part's first epoch is the best
+    return all(measure(row) < measure(earlier) for earlier in rivals)
+
+
+def _part(row: dict[str, Any]) -> bool:
+    """Return whether an epoch trained a flow, without which its networks are not whole; False for other methods."""
+    return row.get("flow_share", 0) > 0
 
 
 def _early_stop(patience: int | None, history: list[dict[str, Any]]) -> str:
