@@ -1,4 +1,4 @@
-"""Experiments: `schema`, derivation (`registry`), the declared ones (`mk`, `mk7`, `mk9`, `papers`), a user's own (`user`).
+"""Experiments: `schema`, derivation (`registry`), declared ones (`mk`, `mk7`, `mk9`, `papers`), a user's own (`user`).
 
 A name is that of a declared experiment, of one from the user's file in this process, or of a trained or published one,
 which is read from its files.

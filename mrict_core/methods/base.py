@@ -58,7 +58,6 @@ class Method(ABC):
     mr_to_ct: ClassVar[str]  # name of the predicting network, the only one that a published model must hold
     paired: ClassVar[bool] = True  # False: trained on unpaired batches
     masked: ClassVar[bool] = False  # True: its output outside the mask means nothing and counts as air
-    samples: ClassVar[int] = 0  # behind a synthetic CT; 0: it is predicted without chance
     gives: ClassVar[tuple[str, ...]] = ("fake_B",)  # what it sets in its `Output`
     logs: ClassVar[tuple[str, ...]] = ()  # logged besides loss_g and its terms
 
@@ -106,8 +105,13 @@ class Method(ABC):
         """Return how much of its schedule is done at a fraction of the training; a method of several parts restarts."""
         return fraction
 
+    @property
+    def draws(self) -> int:
+        """How many samples are behind a synthetic CT; 0: it is predicted without chance."""
+        return 0
+
     def drawn(self, real_A: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
-        """Return samples of the CT, of a method that has `samples`."""
+        """Return samples of the CT, of a method that draws them."""
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int) -> None:

@@ -213,9 +213,8 @@ class Flow(Regression):
     # ---------------------------------------------------------------------------------------------------- prediction
 
     @property
-    def knows_flow(self) -> bool:
-        """Whether a step trained the flow; before, only the mean is known."""
-        return bool(self.generator.flow_steps)
+    def draws(self) -> int:
+        return self.samples if self.generator.flow_steps else 0  # before the flow is trained, only the mean is known
 
     def predict(self, real_A: Tensor) -> Tensor:
         """Return one step from a fixed start: the flow's regression, for the validation of a training.
@@ -236,7 +235,7 @@ class Flow(Regression):
         def velocity(x: Tensor, t: float) -> Tensor:
             return self.velocity(network.flow, real_A, mu, x, x.new_full((len(x),), t))
 
-        if self.knows_flow:
+        if self.draws:
             samples = torch.stack([euler(velocity, mu + self.sigma * one, steps or self.steps) for one in noise])
         else:
             samples = mu.expand(len(noise), -1, -1, -1, -1)

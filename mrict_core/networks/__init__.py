@@ -42,7 +42,13 @@ class Networks(Parts):
 
 NETWORKS = Networks("network", supplied=("in_channels",), offered=("out_channels", "width", "canvas", "spatial_dims"))
 NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
-NETWORKS |= {"residual_unet": residual_unet, "mean_flow": mean_flow, "unet_256": unet_256, "resnet": resnet, "patch70": patch70}
+NETWORKS |= {
+    "residual_unet": residual_unet,
+    "mean_flow": mean_flow,
+    "unet_256": unet_256,
+    "resnet": resnet,
+    "patch70": patch70,
+}
 GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar")  # the predecessor's
 
 
