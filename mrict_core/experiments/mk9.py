@@ -29,4 +29,14 @@ REGISTRY.add(
         steps=120_000,
     )
 )
+REGISTRY.derive(
+    "mk9_0",
+    "mk9_ddpm",
+    why="A plain diffusion from pure noise, without a mean: what do the mean and the short way from it save?",
+    changes={
+        "method": {"name": "diffusion", "ema": 0.999, "clip": 1.0},
+        "network.G": {"name": "denoiser", "norm": "batch"},
+        "loss.l1.masked": False,  # of the noise: the background is part of the image that is drawn
+    },
+)
 REGISTRY.alias("mk9", "mk9_0")

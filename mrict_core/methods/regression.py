@@ -72,14 +72,18 @@ class Regression(Method):
         with self.autocast():
             fake_B, log_b = self.made(batch.real_A)
         loss_G, logs = self.loss((Output(fake_B=fake_B, log_b=log_b), batch))
+        return logs | self.improve(loss_G)
+
+    def improve(self, loss: Tensor) -> Logs:
+        """Take a step of the optimiser on `loss`, (), and move the averaged weights."""
         self.optimizers["G"].zero_grad(set_to_none=True)
-        loss_G.backward()
-        logs["grad_norm"] = nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip or torch.inf).detach()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip or torch.inf).detach()
         self.optimizers["G"].step()
         if self.ema:
             self.average(self.generator, self.raw, self.averaged)
         self.averaged += 1
-        return logs
+        return {"grad_norm": norm}
 
     def made(self, real_A: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the synthetic CT and the logarithm of its Laplace scale, if the loss needs it, in float32."""

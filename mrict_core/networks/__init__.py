@@ -9,6 +9,7 @@ from torch import nn
 
 from mrict_core.errors import unknown_name
 from mrict_core.experiments.schema import Part
+from mrict_core.networks.denoiser import denoiser
 from mrict_core.networks.features import build_features
 from mrict_core.networks.mean_flow import mean_flow
 from mrict_core.networks.patch70 import patch70
@@ -45,6 +46,7 @@ NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": pat
 NETWORKS |= {
     "residual_unet": residual_unet,
     "mean_flow": mean_flow,
+    "denoiser": denoiser,
     "unet_256": unet_256,
     "resnet": resnet,
     "patch70": patch70,
