@@ -285,7 +285,7 @@ def test_numbers_are_written_short(value, text):
 def test_json_holds_every_value():
     content = json.loads(listing.as_json())
     assert [from_plain(Experiment, v, "json", strict=True) for v in content["variants"]] == all_variants()
-    assert content["aliases"] == {"mk6_4_3": "mk6_3_4", "mk7": "mk7_1"}
+    assert content["aliases"] == {"mk6_4_3": "mk6_3_4", "mk7": "mk7_1", "mk9": "mk9_0"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,6 +12,9 @@ So mu is cross-fitted: the training people are divided into F folds by seed, reg
 and the flow sees a person's mu from the one regression that never saw the person. For new people mu is the mean of the
 F regressions.
 
+The flow's network starts from the weights of the first regression, which knows what an MR looks like; this is no leak,
+for the flow learns from all training people anyway.
+
 The regressions belong to the same training: its first part (`mean_share` of the budget) trains them in turn, so that
 each gets the same number of steps, the rest trains the flow. Learning rates go through their schedule once in each
 part. One checkpoint therefore holds everything, and mu is computed where it is needed, from the augmented MR, as at the
@@ -157,6 +160,9 @@ class Flow(Regression):
 
     def flow_step(self, batch: Batch) -> Logs:
         """Train the flow around each person's mean by the regression that has not seen the person."""
+        if not self.averaged.get(FLOW):
+            for network in (self.raw.flow, self.generator.flow):
+                network.start_from(self.means[0])
         real_A, real_B = batch.real_A, batch.real_B
         mu = self.unseen_mean(batch)
         t = torch.rand(len(batch)) * (torch.rand(len(batch)) >= self.at_zero)

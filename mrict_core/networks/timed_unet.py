@@ -17,7 +17,7 @@ from mrict_core.networks.layers import autocast, check_input, in_full
 from mrict_core.networks.residual_unet import SLOPE, UNIT_PER_1000_HU, Block, ResidualUNet
 
 FREQUENCIES = 32
-HIGHEST = 1000.0  # radians per unit of t
+HIGHEST = 50.0  # radians per unit of t: eight turns, which tell a few hundred times apart
 
 
 class Times(nn.Module):
@@ -66,6 +66,25 @@ class TimedUNet(ResidualUNet):
         self.encoder = nn.ModuleList(timed)
         self.decoder = nn.ModuleList(TimedBlock(block, width) for block in self.decoder)
         nn.init.zeros_(self.head.weight)
+
+    @torch.no_grad()
+    def start_from(self, trained: ResidualUNet) -> None:
+        """Take over the weights of a trained network of the same width that sees the first of this one's channels.
+
+        Further channels, the times and the head start at zero.
+        """
+        own = self.state_dict()
+        for name, value in trained.state_dict().items():
+            stage, *rest = name.split(".")
+            if stage == "head":
+                continue
+            at = {"encoder": 2, "decoder": 1}.get(stage, 0)  # places in a stage
+            place = ".".join([stage, *rest[:at], *(["block"] if at else []), *rest[at:]])
+            if own[place].shape != value.shape:
+                own[place].zero_()
+                own[place][:, : value.shape[1]] = value
+            else:
+                own[place].copy_(value)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the velocity. Raises MrictError for a wrong channel count or image size."""
