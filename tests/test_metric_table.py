@@ -27,7 +27,17 @@ from mrict_core.reporting.text_tables import comparison_text, remarks, text_tabl
 
 BEGIN, END = "<!-- begin: printed by python -m mrict_core.metrics --markdown -->", "<!-- end -->"
 ROWS = list(metrics.TABLE.values())
-HOMES = {"synthrad2023", "synthrad2025", "thin", "clinical", "predecessor", "procedure", "features", "dose"}
+HOMES = {
+    "synthrad2023",
+    "synthrad2025",
+    "thin",
+    "clinical",
+    "predecessor",
+    "procedure",
+    "features",
+    "dose",
+    "uncertainty",
+}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)

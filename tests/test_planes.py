@@ -152,6 +152,9 @@ class Store:
     def counts(self) -> dict[str, int]:
         return {name: record[0] for name, record in self.records.items()}
 
+    def subjects(self) -> dict[str, str]:
+        return {name: name for name in self.records}
+
     def spacing_mm(self, name: str) -> tuple:
         return self.records[name][1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +176,7 @@ class Batch:
     real_B: Tensor  # (B, 1, H, W): CT
     mask: Tensor  # (B, 1, H, W): of real_B
     mirrors: Tensor = field(default_factory=lambda: torch.tensor(True))  # (B,) bool: flipped columns mirror a patient
+    people: tuple[int, ...] = ()  # whose slices they are: positions in `PairedSlices.people`; (): not known
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)  # see `once`
 
     def __len__(self) -> int:
@@ -182,15 +184,22 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`; copies from pinned memory are asynchronous."""
-        return Batch(*(part.to(device, non_blocking=True) for part in self.parts))
+        return Batch(*(part.to(device, non_blocking=True) for part in self.parts), people=self.people)
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory (called by the loader)."""
-        return Batch(*(part.pin_memory() for part in self.parts))
+        return Batch(*(part.pin_memory() for part in self.parts), people=self.people)
 
     def with_ct(self, real_B: Tensor) -> Batch:
         """Return the batch with another CT."""
-        return Batch(self.real_A, real_B, self.mask, self.mirrors)
+        return Batch(self.real_A, real_B, self.mask, self.mirrors, self.people)
+
+    def rows(self, rows: Sequence[int]) -> Batch:
+        """Return some of the slices."""
+        chosen = torch.tensor(rows, device=self.real_A.device)
+        people = tuple(self.people[k] for k in rows) if self.people else ()
+        mirrors = self.mirrors[chosen] if self.mirrors.ndim else self.mirrors
+        return Batch(*(part[chosen] for part in self.parts[:3]), mirrors, people)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return `make()`, computed once per batch."""
@@ -208,7 +217,7 @@ class PairedSlices(Dataset):
 
     `keep` limits patients to some of their slices ({patient: positions}), without other planes; those without an entry
     keep all. A single slice has no other plane. index: (patient, plane, position) of every slice; planes that are cut
-    keep only their slices with mask.
+    keep only their slices with mask. people: the persons of these patients, sorted.
     """
 
     def __init__(
@@ -226,6 +235,9 @@ class PairedSlices(Dataset):
         self.index = [row for patient in patients for row in self._rows(patient, (keep or {}).get(patient))]
         if not self.index:
             raise MrictError(f"no slice to train on in patients {', '.join(patients) or '(none)'}")
+        subjects = store.subjects()
+        self._subjects = [subjects[patient] for patient, *_ in self.index]
+        self.people = sorted(set(self._subjects))
 
     def _rows(self, patient: str, kept: np.ndarray | None) -> Iterator[tuple[str, str, int]]:
         own, count = self.store.plane(patient), self.store.counts()[patient]
@@ -264,7 +276,8 @@ class PairedSlices(Dataset):
         real_A = torch.from_numpy(mr.astype(np.float32))
         real_B = torch.from_numpy(self.store.window.to_unit(ct).astype(np.float32))[:, None]
         mirrors = torch.tensor([self.index[i][1] != "sagittal" for i in items])
-        return Batch(real_A, real_B, torch.from_numpy(mask.astype(np.float32))[:, None], mirrors)
+        people = tuple(bisect_left(self.people, self._subjects[i]) for i in items)
+        return Batch(real_A, real_B, torch.from_numpy(mask.astype(np.float32))[:, None], mirrors, people)
 
     def _slice(self, patient: str, plane: str, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         slices, cut = self.store.slices(patient), self.cuts.get((patient, plane))
@@ -401,7 +414,7 @@ def paired_batches(
     def augmented() -> Iterator[Batch]:
         for batch in _epoch(dataset, batch_size, generator, device, steps, ranks):
             real_A, real_B, mask = transform(*batch.parts) if transform else batch.parts[:3]
-            yield Batch(dataset.view.widened(real_A), real_B, mask)
+            yield Batch(dataset.view.widened(real_A), real_B, mask, people=batch.people)
 
     return _beside(augmented(), device)
 

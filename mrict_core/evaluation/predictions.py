@@ -1,14 +1,14 @@
 """Synthetic CTs of the patients in a dataset cache, in whole HU: made once, then read by scores, figures and the page.
 
-A trained model's volumes are stored, one file per patient: `<patient>.npz` with `hu`, (N, S, S) int16, and `key`, a
-hash of everything that decides them. Compression takes well under a second per patient and saves two thirds of the
-space, and check sums reveal damage.
+A trained model's volumes are stored, one file per patient: `<patient>.npz` with `hu`, (N, S, S) int16, of a model that
+draws samples also `sd`, (N, S, S) float16, and `key`, a hash of everything that decides them. Compression takes well
+under a second per patient and saves two thirds of the space, and check sums reveal damage.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from mrict_core.data.images.volumes import as_type
 from mrict_core.errors import MrictError, passing
 from mrict_core.files import atomic_path, code_hash, hash_of, unavailable
+from mrict_core.metrics.uncertainty import calibrated
 from mrict_core.paths import shown
 
 if TYPE_CHECKING:
@@ -50,7 +51,15 @@ class Predictions:
 
         Values are rounded to whole HU. Raises MrictError for a wrong shape or NaN.
         """
-        hu, expected = np.asarray(self.predict(self.store, patient)), self.store.slices(patient).ct.shape
+        return self.checked(patient, self.predict(self.store, patient))
+
+    def sd(self, patient: str) -> np.ndarray | None:
+        """Return the calibrated SD of a patient's synthetic CT, (N, S, S) float32 HU; None if there are no samples."""
+        return None
+
+    def checked(self, patient: str, hu: np.ndarray) -> np.ndarray:
+        """Return a prediction in whole HU, int16."""
+        hu, expected = np.asarray(hu), self.store.slices(patient).ct.shape
         if hu.shape != expected:
             raise MrictError(f"patient {patient}: the prediction has shape {hu.shape}, the slices {expected}")
         if not np.isfinite(hu).all():
@@ -73,6 +82,7 @@ class StoredPredictions(Predictions):
     folder: Path
     weights: str
     report: Callable[[str], None] = print
+    calibration: Mapping[str, float] = field(default_factory=dict)  # of the SD; {}: none
     _said: set[str] = field(default_factory=set)
 
     @cached_property
@@ -83,27 +93,45 @@ class StoredPredictions(Predictions):
 
     def slices(self, patient: str) -> np.ndarray:
         """Return `Predictions.slices` from the patient's file, which is written if missing."""
+        return self._stored(patient)[0]
+
+    def sd(self, patient: str) -> np.ndarray | None:
+        if not self.calibration:
+            return None
+        hu, sd = self._stored(patient)
+        return None if sd is None else calibrated(sd.astype(np.float32), hu, self.calibration)
+
+    def raw_sd(self, patient: str) -> np.ndarray:
+        """Return the SD of a patient's samples as drawn, (N, S, S) float32 HU."""
+        return self._stored(patient)[1].astype(np.float32)
+
+    def _stored(self, patient: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return CT and SD from the patient's file, which is written if missing."""
         path, key = self.folder / f"{patient}.npz", hash_of([self.key, patient])
         found = self._read(path, key, self.store.slices(patient).ct.shape)
-        if isinstance(found, np.ndarray):
+        if isinstance(found, tuple):
             return found
         if found and found not in self._said:  # the same for all files: reported once
             self.report(f"{found}; recomputed")
             self._said.add(found)
-        hu = super().slices(patient)
+        if hasattr(self.predict, "with_sd"):
+            made, sd = self.predict.with_sd(self.store, patient)
+            hu, sd = self.checked(patient, made), None if sd is None else sd.astype(np.float16)
+        else:
+            hu, sd = super().slices(patient), None
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, hu=hu, key=np.array(key))
-        return hu
+            np.savez_compressed(file, hu=hu, key=np.array(key), **({} if sd is None else {"sd": sd}))
+        return hu, sd
 
-    def _read(self, path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray | str:
-        """Return the volume, or why the file cannot be used; "" without a file."""
+    def _read(self, path: Path, key: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None] | str:
+        """Return the volume and its SD, or why the file cannot be used; "" without a file."""
         try:
             # Read at once, so that damaged offsets are not taken for disk errors.
             content = io.BytesIO(path.read_bytes())
             with np.load(content, allow_pickle=False) as file:
                 if damaged := file.zip.testzip():  # numpy may not read up to the check sum
                     raise ValueError(f"wrong check sum of {damaged}")
-                found, hu = str(file["key"]), file["hu"]
+                found, hu, sd = str(file["key"]), file["hu"], file.get("sd")
         except FileNotFoundError:
             return ""
         except Exception as error:  # zipfile, zlib and numpy raise many types for damaged bytes
@@ -112,4 +140,4 @@ class StoredPredictions(Predictions):
             return f"{shown(path)}: no readable prediction (cut or damaged)"
         if found != key or hu.shape != shape or hu.dtype != np.int16:
             return f"{shown(self.folder)}: predictions of other weights, slices or code"
-        return hu
+        return hu, sd

@@ -16,6 +16,7 @@ import pandas as pd
 from mrict_core import metrics
 from mrict_core.data.checks.hu_values import MIN_MASK_VOXELS, sct_remarks
 from mrict_core.evaluation.predictions import Predictions
+from mrict_core.metrics import uncertainty
 from mrict_core.metrics.clinical import TISSUES
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def score_patients(
     rows, details = [], []
     for patient in patients:
         fake = predictions.slices(patient).astype(np.float32)
-        row, own = _score(store, patient, fake)
+        row, own = _score(store, patient, fake, predictions.sd(patient))
         rows.append(row)
         details.append({"patient": patient, **own})
         if features:
@@ -62,7 +63,9 @@ def score_patients(
     return Scores(pd.DataFrame(rows, columns=list(columns())), _by_kind(details))
 
 
-def _score(store: SliceStore, patient: str, fake: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+def _score(
+    store: SliceStore, patient: str, fake: np.ndarray, sd: np.ndarray | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     slices = store.slices(patient)
     real, mask, _ = store.reference(patient)
     volume = store.to_volume(patient, fake)
@@ -71,7 +74,8 @@ def _score(store: SliceStore, patient: str, fake: np.ndarray) -> tuple[dict[str,
     if (voxels := int(np.count_nonzero(mask))) < MIN_MASK_VOXELS:
         remarks.append(f"{patient}: the mask has only {voxels} voxels")
     on_canvas = (np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0)
-    case = metrics.Case(real.array, volume, mask, real.affine, through_plane, on_canvas)
+    spread = None if sd is None else np.maximum(store.to_volume(patient, sd), 0)  # it has air where no slice is
+    case = metrics.Case(real.array, volume, mask, real.affine, through_plane, on_canvas, spread)
     row = {
         "patient": patient,
         "centre": store.centre(patient),
@@ -82,14 +86,14 @@ def _score(store: SliceStore, patient: str, fake: np.ndarray) -> tuple[dict[str,
         "ssim_dimensionality": metrics.structure(case).dimensionality,
         "flags": "; ".join(remarks),
     }
-    return row, metrics.curves(case)
+    return row, metrics.curves(case) | uncertainty.curves(case)
 
 
 def _by_kind(details: list[dict[str, Any]]) -> dict[str, Any]:
     """Turn curves per patient into one entry per kind of curve; the axis shared by patients is stored once."""
     if not details:
         return {}
-    shared = {"calibration": "edges_hu", "wepl": "angles_deg"}
+    shared = {"calibration": "edges_hu", "wepl": "angles_deg", "sparsification": "removed", "coverage": "level"}
     return {
         kind: {
             axis: details[0][kind][axis],
@@ -98,4 +102,5 @@ def _by_kind(details: list[dict[str, Any]]) -> dict[str, Any]:
             ],
         }
         for kind, axis in shared.items()
+        if kind in details[0]
     }

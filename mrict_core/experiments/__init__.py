@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.experiments import mk7, mk8, papers, saved  # noqa: F401  (all but the last declare in mk's REGISTRY)
+from mrict_core.experiments import mk7, mk8, mk9, papers, saved  # noqa: F401  (all but the last declare in mk's REGISTRY)
 from mrict_core.experiments.flat import is_flat, upgraded
 from mrict_core.experiments.mk import README_VARIANTS, REGISTRY
 from mrict_core.experiments.schema import Experiment, as_plain, deciding, differing, from_plain, with_values

@@ -19,6 +19,7 @@ from mrict_core.experiments import Experiment
 from mrict_core.hu import AIR_FLOOR_HU, HuRange
 from mrict_core.machine import pick_device, pick_precision
 from mrict_core.methods import METHODS, Method, build_method, check, check_networks, own_code
+from mrict_core.methods.drawing import noise_of
 from mrict_core.models.folder import Networks, load_facts_and_weights
 from mrict_core.networks.layers import autocast
 from mrict_core.parts import missing_files
@@ -53,7 +54,25 @@ class Synthesizer:
 
         Of a method whose output outside the mask means nothing (`Method.masked`), it is air outside body and mask.
         """
+        return self.with_sd(store, patient)[0]
+
+    def with_sd(self, store: SliceStore, patient: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the synthetic CT and the SD of its samples, 0 outside body and mask; None of a model without samples.
+
+        # => (N, S, S) float32 HU, twice
+        """
         check_store(self, store)
+        slices = store.slices(patient)
+        hu, sd = self.moments(slices.mr) if self.method.draws else (self._of_planes(store, patient), None)
+        self.check_hu(hu, slices.body)
+        if not self.method.masked:
+            return hu, sd
+        held = np.asarray(slices.body, bool) | np.asarray(slices.mask, bool)
+        hu = np.where(held, hu, np.float32(AIR_FLOOR_HU))
+        return hu, None if sd is None else np.where(held, sd, np.float32(0))
+
+    def _of_planes(self, store: SliceStore, patient: str) -> np.ndarray:
+        """Return the mean of what the slices of each trained plane give.  # => (N, S, S) float32 HU"""
         slices, own = store.slices(patient), store.plane(patient)
         count, crop = len(slices.mr), layout(store.meta(patient))[1]
         sides_mm = np.multiply((count, crop.rows, crop.cols), store.spacing_mm(patient))
@@ -63,11 +82,7 @@ class Synthesizer:
             if plane != own:
                 cut = Cut(plane, count, store.spacing_mm(patient))
                 parts.append(self.through(cut, slices.mr, self.slices_to_hu))
-        hu = merged(parts)
-        self.check_hu(hu, slices.body)
-        if not self.method.masked:
-            return hu
-        return np.where(np.asarray(slices.body, bool) | np.asarray(slices.mask, bool), hu, np.float32(AIR_FLOOR_HU))
+        return merged(parts)
 
     def through(self, cut: Cut, mr: np.ndarray, predict: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Return axial slices predicted on those of another plane.  # (N, S, S) in [-1, 1] => (N, S, S) float32 HU
@@ -122,18 +137,38 @@ class Synthesizer:
         """Whether the network sees volumes, in patches."""
         return self.method.view.dimensions == 3
 
-    def slices_to_hu(self, mr: np.ndarray, overlap: float = OVERLAP) -> np.ndarray:
-        """Return the synthetic CT of prepared slices; overlap: of the patches of a network that sees volumes.
+    def slices_to_hu(self, mr: np.ndarray, sample: int | None = None, overlap: float = OVERLAP) -> np.ndarray:
+        """Return the synthetic CT of prepared slices.  # (N, H, W) in [-1, 1] => (N, H, W) float32 HU
 
-        # (N, H, W) in [-1, 1] => (N, H, W) float32 HU
+        overlap: of the patches of a network that sees volumes. sample: one of a method that draws samples; None: their
+        mean.
         """
         if self.volumes:
             return self.to_hu(torch.from_numpy(np.array(mr, np.float32))[None, None], overlap=overlap)[0].numpy()
         hu = np.empty(mr.shape, np.float32)
         with autocast(self.device, self.precision):
             for positions in self.batches(len(mr)):
-                hu[positions] = self.to_hu(self.gathered(mr, positions)).numpy()
+                noise = self.noise(positions, mr.shape[1:], sample)
+                hu[positions] = self.to_hu(self.gathered(mr, positions), noise).numpy()
         return hu
+
+    def moments(self, mr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and SD (ddof 1) of the samples of prepared slices.  # (N, H, W) => (N, H, W) float32 HU, twice"""
+        mean, sd = np.empty(mr.shape, np.float32), np.empty(mr.shape, np.float32)
+        for positions in self.batches(len(mr)):
+            drawn = self.drawn_hu(self.gathered(mr, positions), self.noise(positions, mr.shape[1:]))
+            mean[positions], sd[positions] = drawn.mean(dim=0).numpy(), drawn.std(dim=0).numpy()
+        return mean, sd
+
+    def noise(self, positions: Iterable[int], sides: tuple[int, int], sample: int | None = None) -> Tensor | None:
+        """Return the noise that slices start from, of one sample or of all; None of a method without samples.
+
+        # => (samples, B, 1, H, W) float32
+        """
+        if not self.method.draws:
+            return None
+        samples = range(self.method.draws) if sample is None else [sample]
+        return torch.stack([noise_of(positions, sides, one) for one in samples])
 
     def batches(self, count: int) -> list[range]:
         """Return the positions of `count` slices in batches."""
@@ -144,13 +179,39 @@ class Synthesizer:
         return torch.from_numpy(np.stack([self.method.view.gather(mr, k) for k in positions]).astype(np.float32))
 
     @torch.inference_mode()
-    def to_hu(self, real_A: Tensor, **how: float) -> Tensor:
-        """Return the synthetic CT of a gathered batch, on the CPU; how: options of `Method.predict`.
+    def drawn_hu(self, real_A: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Return samples of a gathered batch, on the CPU; steps: None for the method's own.
 
-        # (B, C, H, W) => (B, H, W) float32 HU, or a volume
+        # (B, C, H, W), (samples, B, 1, H, W) => (samples, B, H, W) float32 HU
         """
         with autocast(self.device, self.precision):
+            drawn = self.method.drawn(real_A.to(self.device), noise.to(self.device), steps)
+            return self.window.to_hu(drawn[:, :, 0]).cpu()
+
+    @torch.inference_mode()
+    def to_hu(self, real_A: Tensor, noise: Tensor | None = None, **how: float) -> Tensor:
+        """Return the synthetic CT of a gathered batch, on the CPU: of samples, one for each `noise`, the mean.
+
+        how: options of `Method.predict`.
+        # (B, C, H, W), (samples, B, 1, H, W) => (B, H, W) float32 HU, or a volume
+        """
+        if noise is not None:
+            return self.drawn_hu(real_A, noise).mean(dim=0)
+        with autocast(self.device, self.precision):
             return self.window.to_hu(self.method.predict(real_A.to(self.device), **how)[:, 0]).cpu()
+
+
+@dataclass(frozen=True)
+class Later:
+    """A synthesizer that is loaded when a first CT is needed."""
+
+    load: Callable[[], Synthesizer]  # called each time
+
+    def __call__(self, store: SliceStore, patient: str) -> np.ndarray:
+        return self.load()(store, patient)
+
+    def with_sd(self, store: SliceStore, patient: str) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.load().with_sd(store, patient)
 
 
 def load_synthesizer(

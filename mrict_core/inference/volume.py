@@ -28,6 +28,7 @@ from mrict_core.errors import MrictError, unknown_name
 from mrict_core.hu import AIR_FLOOR_HU
 from mrict_core.inference.synthesizer import Synthesizer, merged
 from mrict_core.inference.tiles import slices_to_hu
+from mrict_core.metrics.uncertainty import calibrated
 from mrict_core.paths import shown
 
 ROWS, COLS = 1, 2  # axes of (N, rows, cols)
@@ -41,7 +42,7 @@ class SynthesisOptions:
     """Options of a synthesis."""
 
     tta: bool = False  # mean over the flips of the training augmentation
-    uncertainty: bool = False  # also the standard deviation over models, flips and planes
+    uncertainty: bool = False  # also the standard deviation over models, flips and planes, or over samples
     overlap: float = 0.5  # of neighbouring tiles, as a share of their side
     resample_to_mm: float | None = None  # the network's pixel; None: native unless far from training; 0: native
 
@@ -99,6 +100,11 @@ def planes_of(models: Sequence[Synthesizer], volume: Volume | None = None) -> di
     return {own: found.get(own, list(models))}
 
 
+def draws(models: Sequence[Synthesizer]) -> bool:
+    """Return whether the passes of these models are samples: of one that draws them. Of several, each gives its CT."""
+    return len(models) == 1 and models[0].method.draws > 0
+
+
 def flips_of(model: Synthesizer, plane: str) -> list[tuple[int, ...]]:
     """Return the flips of a model's training augmentation as axes of (N, rows, cols)."""
     augment = dataclasses.replace(AugmentSettings(), **model.variant.data.augment)
@@ -116,7 +122,8 @@ def synthesize_volume(
 ) -> Synthesis:
     """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
 
-    Models of one plane are averaged, and so are the flips of `tta`; planes are merged, see `merged`. A volume one
+    Models of one plane are averaged, and so are the flips of `tta`; planes are merged, see `merged`. The uncertainty of
+    one model that draws samples is their SD, calibrated if the model was evaluated. A volume one
     voxel thick is predicted as one slice of its plane, a thin stack in its full planes. Outside `body`
     (file order, bool) is air; by default, outside the body found on the MR and a margin, `masks.outline`. The network
     always sees the MR's own body, as in training.
@@ -135,10 +142,11 @@ def synthesize_volume(
     moments = {plane: _Moments(options.uncertainty) for plane in planes}
     every = _Moments(True) if options.uncertainty and len(planes) > 1 else None
     passes = [
-        (model, plane, axes)
+        (model, plane, axes, sample)
         for plane, own_models in planes.items()
         for model in own_models
         for axes in (flips_of(model, plane) if options.tta else [()])
+        for sample in (range(model.method.draws) if options.uncertainty and draws(models) else [None])
     ]
     if options.uncertainty and len(passes) < 2:
         raise MrictError(
@@ -166,7 +174,13 @@ def synthesize_volume(
     hu = merged([m.mean for m in moments.values()])
     inside = outline(own, volume.spacing_mm) if body is None else body
     hu = np.where(inside, hu, np.float32(AIR_FLOOR_HU))
-    sd = np.where(inside, (every or moments[facts["planes"][0]]).sd(), np.float32(0)) if options.uncertainty else None
+    sd = None
+    if options.uncertainty:
+        sd = np.where(inside, (every or moments[facts["planes"][0]]).sd(), np.float32(0))
+        factors = models[0].facts.calibration if len(models) == 1 and not options.tta else {}
+        if factors:
+            sd = calibrated(sd, hu, factors)
+        facts["sd"] = "of samples, calibrated" if factors else "of the passes"
     facts["tiled"] = bool(tiled)
     if tiled:
         sizes = ", ".join(map(str, sorted(tiled)))
@@ -196,7 +210,8 @@ def check_models(models: Sequence[Synthesizer], options: SynthesisOptions) -> No
     turned = [model.variant.name for model in models if model.facts.all_planes != ["axial"]]
     if turned and protocols == ["predecessor"]:
         raise MrictError(f"{turned[0]}: protocol predecessor has only axial slices; expected plane axial")
-    if options.uncertainty and sum(map(len, planes_of(models).values())) < 2 and not options.tta:
+    several = sum(map(len, planes_of(models).values())) > 1 or options.tta or draws(models)
+    if options.uncertainty and not several:
         raise MrictError("uncertainty needs several predictions; give several models or use test-time augmentation")
 
 
@@ -241,7 +256,7 @@ def _source(model: Synthesizer, plane: str, volume: Volume) -> str:
 
 
 def _predicted(
-    passes: Sequence[tuple[Synthesizer, str, tuple[int, ...]]],
+    passes: Sequence[tuple[Synthesizer, str, tuple[int, ...], int | None]],
     volume: Volume,
     body: np.ndarray,
     options: SynthesisOptions,
@@ -254,7 +269,7 @@ def _predicted(
     """
     key, prepared, seen = None, None, volume
     mr_range = input_range(volume.array, body, volume.path, passes[0][0].facts.modality)
-    for model, plane, axes in passes:
+    for model, plane, axes, sample in passes:
         source = _source(model, plane, volume)
         if key != (key := (model.facts.size, source, trained_spacing_mm(model))):
             seen, remark = _working_volume(source, model, volume, options)
@@ -265,8 +280,13 @@ def _predicted(
         remark = _thin(model, len(prepared.mr))
         warnings += [remark] if remark and remark not in warnings else []
 
-        def predict(mr: np.ndarray, model: Synthesizer = model, axes: tuple[int, ...] = axes) -> np.ndarray:
-            return np.flip(slices_to_hu(model, np.flip(mr, axes), options.overlap), axes)
+        def predict(
+            mr: np.ndarray,
+            model: Synthesizer = model,
+            axes: tuple[int, ...] = axes,
+            sample: int | None = sample,
+        ) -> np.ndarray:
+            return np.flip(slices_to_hu(model, np.flip(mr, axes), options.overlap, sample), axes)
 
         if source == plane:
             hu = predict(prepared.mr)

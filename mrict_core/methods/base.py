@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -105,6 +105,22 @@ class Method(ABC):
 
     def follow(self, fraction: float) -> None:  # noqa: B027
         """Receive the fraction of the training that is done, from 0 to 1, before every step."""
+
+    def meet(self, people: Sequence[str], seed: int) -> None:  # noqa: B027, most methods do not ask who is who
+        """Receive the training people, as a batch counts them, and the training's seed."""
+
+    def within(self, fraction: float) -> float:
+        """Return how much of its schedule is done at a fraction of the training; a method of several parts restarts."""
+        return fraction
+
+    @property
+    def draws(self) -> int:
+        """How many samples are behind a synthetic CT; 0: it is predicted without chance."""
+        return 0
+
+    def drawn(self, real_A: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Return samples of the CT, of a method that draws them."""
+        raise NotImplementedError
 
     def begin_epoch(self, epoch: int) -> None:
         """Put the networks into training mode; epochs count from 0."""

@@ -91,11 +91,11 @@ class Gan3d(Regression):
         if self.fraction < self.start:
             loss_G, logs = self.first_loss((Output(fake_B=fake_B), batch))
             logs |= {name: torch.zeros_like(logs["loss_g"]) for name in self._absent()}
-            return logs | {"grad_norm": self.descend_G(loss_G)}
+            return logs | self.improve(loss_G)
         logs = self.step_D(batch, fake_B.detach())
         with frozen(self.D):
             loss_G, own = self.loss((self.output(batch, fake_B), batch))
-            return logs | own | {"grad_norm": self.descend_G(loss_G)}
+            return logs | own | self.improve(loss_G)
 
     def _absent(self) -> list[str]:
         """Return what the first steps do not log; an epoch's columns stay the same."""

@@ -73,17 +73,18 @@ class Regression(Method):
         with self.autocast():
             fake_B, log_b = self.made(batch.real_A)
         loss_G, logs = self.loss((Output(fake_B=fake_B, log_b=log_b), batch))
-        return logs | {"grad_norm": self.descend_G(loss_G)}
+        return logs | self.improve(loss_G)
 
-    def descend_G(self, loss_G: Tensor) -> Tensor:
-        """Take one step of the generator, clipped and averaged; return the norm of the whole gradient, ()."""
+    def improve(self, loss: Tensor) -> Logs:
+        """Take a step of the optimiser on `loss`, (), and move the averaged weights."""
         self.optimizers["G"].zero_grad(set_to_none=True)
-        loss_G.backward()
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip or torch.inf).detach()
         self.optimizers["G"].step()
         if self.ema:
-            self.average()
-        return norm
+            self.average(self.generator, self.raw, self.averaged)
+        self.averaged += 1
+        return {"grad_norm": norm}
 
     def made(self, real_A: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the synthetic CT and the logarithm of its Laplace scale, if the loss needs it, in float32."""
@@ -92,12 +93,11 @@ class Regression(Method):
         return in_full(self.raw(real_A)), None
 
     @torch.no_grad()
-    def average(self) -> None:
-        """Move the averaged weights toward the optimised ones; the average is short at the start."""
-        keep = min(self.ema, (1 + self.averaged) / (10 + self.averaged))
-        self.averaged += 1
-        new = self.raw.state_dict()
-        for name, value in _each_once(self.generator.state_dict()):
+    def average(self, averaged: nn.Module, raw: nn.Module, steps: int) -> None:
+        """Move averaged weights toward the optimised ones; after few `steps` the average is short."""
+        keep = min(self.ema, (1 + steps) / (10 + steps))
+        new = raw.state_dict()
+        for name, value in _each_once(averaged.state_dict()):
             if value.is_floating_point():
                 value.lerp_(new[name], 1 - keep)
             else:  # batches counted by batch norm

@@ -12,13 +12,13 @@ import numpy as np
 
 from mrict_core.errors import unknown_name
 from mrict_core.hu import range_of
-from mrict_core.metrics import clinical, dose, feature_distances, predecessor, synthrad, twins
+from mrict_core.metrics import clinical, dose, feature_distances, predecessor, spectrum, synthrad, twins, uncertainty
 from mrict_core.metrics.case import Case
 from mrict_core.metrics.metric import BETTER, Metric
 
 TABLE: dict[str, Metric] = {
     row.key: row
-    for family in (synthrad, clinical, predecessor, twins, feature_distances, dose)
+    for family in (synthrad, clinical, spectrum, uncertainty, predecessor, twins, feature_distances, dose)
     for row in family.METRICS
 }
 PANELS = {  # name => heading or meaning
@@ -26,6 +26,7 @@ PANELS = {  # name => heading or meaning
     "synthrad2025": "SynthRAD2025",
     "thin": "Volumes too thin for three dimensions",
     "clinical": "Clinical panel",
+    "uncertainty": "Uncertainty",
     "predecessor": "The predecessor’s numbers and their twins",
     "procedure": "The predecessor’s procedure",
     "features": "Feature metrics",

@@ -9,7 +9,9 @@ from torch import nn
 
 from mrict_core.errors import unknown_name
 from mrict_core.experiments.schema import Part
+from mrict_core.networks.denoiser import denoiser
 from mrict_core.networks.features import build_features
+from mrict_core.networks.mean_flow import mean_flow
 from mrict_core.networks.patch70 import patch70
 from mrict_core.networks.patchgan import patch3, patch4, scalar
 from mrict_core.networks.patchgan3d import patchgan3d
@@ -45,7 +47,7 @@ NETWORKS = Networks(
     "network", supplied=("in_channels", "sides"), offered=("out_channels", "width", "canvas", "spatial_dims")
 )
 NETWORKS |= {"unet_a": unet_a, "unet_b": unet_b, "patch4": patch4, "patch3": patch3, "scalar": scalar}
-NETWORKS |= {"volume_unet": volume_unet, "patchgan3d": patchgan3d}
+NETWORKS |= {"volume_unet": volume_unet, "patchgan3d": patchgan3d, "mean_flow": mean_flow, "denoiser": denoiser}
 NETWORKS |= {"residual_unet": residual_unet, "unet_256": unet_256, "resnet": resnet, "patch70": patch70}
 GENERATORS, DISCRIMINATORS = ("unet_a", "unet_b"), ("patch4", "patch3", "scalar")  # the predecessor's
 

@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,18 @@ from mrict_core.evaluation import (
     read_metrics,
     read_record,
     score_patients,
+    seeds_of,
     write_metrics,
 )
+from mrict_core.evaluation.conformal import fitted_factors
 from mrict_core.evaluation.controls import control_predictions
 from mrict_core.evaluation.ensembles import is_mean, mean_context, mean_name, mean_predictions, members_of
+from mrict_core.evaluation.sample_scores import sample_scores
 from mrict_core.evaluation.samples import sample_rows
 from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import Profile
 from mrict_core.files import code_hash, hash_of
-from mrict_core.inference import Synthesizer, make_synthesizer
+from mrict_core.inference import Later, Synthesizer, make_synthesizer
 from mrict_core.legacy.protocol import Translation, control_translation, predecessor_validation, synthesizer_translation
 from mrict_core.machine import pick_device, versions
 from mrict_core.metrics.feature_distances import FeatureCollector
@@ -83,13 +86,14 @@ class _Bench:
         *,
         translation: Translation | None = None,
         more: Mapping[str, Any] | None = None,
+        entries: Callable[[], Mapping[str, Any]] = dict,
         folder: Path | None = None,
         stem: str = "",
     ) -> dict[str, Any]:
         """Score `predictions` on the test patients, write the record to `folder` and return it.
 
         A record of the same predictions, data, networks and code is reused. `translation`: for the predecessor's
-        numbers. `more`: further context of the record.
+        numbers. `more`: further context of the record. `entries`: returns further entries of it.
         """
         folder, stem, context = folder or self.space.metrics, stem or name, self._context() | dict(more or {})
         looks = {role: getattr(network, "weights_hash", str(network)) for role, network in self.networks.items()}
@@ -101,6 +105,7 @@ class _Bench:
         features = FeatureCollector(self.networks, self.device)
         scores = score_patients(self.store, self.split.test, predictions, self.progress, features)
         own: dict[str, Any] = {"features": [score.as_dict() for score in features.scores()]}
+        own |= entries()
         if translation:
             own["predecessor"] = self._predecessor(translation)
         context |= {"key": key, "code_hash": code_hash(), "versions": versions()}
@@ -216,12 +221,21 @@ def _evaluate_run(bench: _Bench, run: TrainingRun, variant: Experiment, report: 
     if synthesizer.own_code:
         context["own_code"] = synthesizer.own_code
     predictions = StoredPredictions(store, synthesizer, run.predictions, checkpoint_hash, report)
+    entries: Callable[[], Mapping[str, Any]] = dict
+    if synthesizer.method.draws:
+        factors, line = fitted_factors(store, split.val, predictions)
+        report(f"{variant.name}: {line}")
+        facts = dataclasses.replace(facts, calibration=factors)
+        predictions = dataclasses.replace(predictions, calibration=factors)
+        context["sd_factors"] = factors
+        entries = partial(sample_scores, synthesizer, store, split.test)
     record = bench.record(
         variant.name,
         "variant",
         predictions,
         translation=synthesizer_translation(synthesizer, store.window),
         more=context,
+        entries=entries,
         folder=space.metrics / "seeds",
         stem=f"{variant.name}--seed{facts.seed}",
     )
@@ -272,7 +286,9 @@ def predictions_of(
             raise MrictError(f"{shown(run.best)}: {changed}; evaluate {record['name']} again")
         return make_synthesizer(*facts_and_weights(payload, run.best), run.best, device)
 
-    return StoredPredictions(store, lambda *which: synthesizer()(*which), run.predictions, scored, report)
+    several = len(seeds_of(record)) > 1  # their factors are joined as text
+    factors = {} if several else record["context"].get("sd_factors") or {}
+    return StoredPredictions(store, Later(synthesizer), run.predictions, scored, report, factors)
 
 
 def evaluate_mean(

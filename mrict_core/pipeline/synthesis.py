@@ -211,8 +211,9 @@ def explained(source: Path, modality: Modality = MR) -> Iterator[None]:
 
 
 def effective(options: SynthesisOptions, models: Sequence[Model], uncertainty: bool) -> SynthesisOptions:
-    """Return the options with or without uncertainty; a single model of one plane needs the flips."""
+    """Return the options with or without uncertainty; a single model of one plane without samples needs the flips."""
     single = len(models) == 1 and len(models[0].synthesizer.facts.all_planes) == 1
+    single = single and not models[0].synthesizer.method.draws
     return dataclasses.replace(options, uncertainty=uncertainty, tta=options.tta or (uncertainty and single))
 
 

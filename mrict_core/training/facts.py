@@ -55,6 +55,7 @@ class ModelFacts:
     code: str = ""
     versions: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)  # of an import: role => sha256 of the file
+    calibration: dict[str, float] = field(default_factory=dict)  # class of HU => factor of the SD of samples
     others: dict[str, Any] = field(default_factory=dict)  # facts of another version, kept on rewriting
 
     @property
@@ -80,6 +81,8 @@ class ModelFacts:
     def as_plain(self) -> dict[str, Any]:
         """Return everything as plain values under the keys of files."""
         own = {KEYS.get(name, name): as_plain(getattr(self, name)) for name in NAMES}
+        if not self.calibration:  # so that a model without one keeps its hash
+            own.pop("calibration")
         return {**self.others, **own}
 
     @classmethod

@@ -252,7 +252,7 @@ class Training:
         count, total, before = 0, steps or self.run.steps_per_epoch, self.steps
         with progress(total, f"{self.run.variant.name} epoch {self.epoch + 1}/{self.run.epochs}") as meter:
             for batch in self.run.batches(self.generators, self.method.paired, steps):
-                fraction = (self.epoch + count / total) / self.run.epochs
+                fraction = self.method.within((self.epoch + count / total) / self.run.epochs)
                 for schedule in self.schedules.values():
                     schedule.follow(fraction)
                 self.method.follow(fraction)
@@ -481,6 +481,8 @@ def _constant(row: dict[str, Any]) -> str:
 
 def _is_best(select_by: str, history: list[dict[str, Any]], row: dict[str, Any]) -> bool:
     measure = fid_vgg if select_by == "fid_vgg" else lambda r: r["val_mae_hu"]
+    if row.get("flow_share", 0) > 0:  # its latest flow: the error of one step judges no samples, see `methods.flow`
+        return True
     return all(measure(row) < measure(earlier) for earlier in history)
 
 

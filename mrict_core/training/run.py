@@ -275,6 +275,7 @@ class Run:
         own = self.settings.precision
         precision = pick_precision(self.profile.precision if own == "auto" else own, device)
         method = build_method(self.variant, self.profile, device, precision, canvas=self.store.size)
+        method.meet(self.dataset.people, self.settings.seed)
         if self.settings.compile:
             method.compile()
         return method

@@ -154,9 +154,13 @@ def _clinical(data: PageData) -> dict[str, Any]:
         raise Missing("nothing has been evaluated")
     over = f"Mean ± SD over {n} held-out patients" if (n := tested(data)) > 1 else "Values of the one held-out patient"
     caption = f"{over}. Bias (ME) is the mean of sCT − CT."
+    tables = [summary_table(data, ("mae_hu", *metrics.keys("clinical")), caption)]
+    if any(record["context"].get("sd_factors") for record in data.records):
+        sure = "Uncertainty of the models that draw samples; the others have none."
+        tables.append(summary_table(data, ("mae_hu", *metrics.keys("uncertainty")), sure))
     return {
         "charts": ["calibration", "tissues", "dice", "path_length"],
-        "tables": [summary_table(data, ("mae_hu", *metrics.keys("clinical")), caption)],
+        "tables": tables,
         "notes": absent_remarks(data.records, metrics.keys("clinical")),
     }
 
