@@ -40,8 +40,7 @@ EXPERIMENTS = {
     "penalty": with_values(get("mk6_3_4"), {**GAN, "method.gradient_penalty": 9.0}),
 }
 FEATURES = {"loss.hu_features": {"weight": 0.1, "steps": 2}}  # learned by every rank from whole batches
-# one process makes the same of it
-ALIKE = with_values(get("mk7_1"), {**GROUPS, **FEATURES, "steps": None, "epochs": 2})
+ALIKE = with_values(get("mk7_1"), {**GROUPS, **FEATURES, "steps": None, "epochs": 2})  # alike in one process
 POOLED = with_values(get("cyclegan_mk1"), {"method.image_pool": 6})  # dropout, batch norm and pools: each rank's own
 FEW = TrainSettings(max_pairs=18, device="cpu")
 WHOLE = TrainSettings(max_pairs=16, device="cpu")  # two whole batches: nothing stays over
