@@ -131,7 +131,7 @@ def test_two_metal_files_leave_the_patient_out(root):
 
 def test_notebook_09_scores_without_metal(root, monkeypatch):
     """Run its cell on an image that is wrong in the metal alone."""
-    cells = json.loads((ROOT / "notebooks" / "09_synthesize.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((ROOT / "notebooks" / "11_synthesize.ipynb").read_text(encoding="utf-8"))["cells"]
     (code,) = [text for cell in cells if "score_files(" in (text := "".join(cell["source"]))]
     metal = np.asarray(nib.load(root / "Task1" / "brain" / PATIENTS[0] / "metal.nii.gz").dataobj) > 0
     case = next(found for found in discover(root).patients if found.patient == PATIENTS[0])

@@ -54,10 +54,10 @@ def test_the_suite_is_complete():
         "02_pix2pix",
         "05_pix2pix_mk6",
         "06_mk7_regression",
-        "07_evaluation",
-        "08_clinical_report",
-        "09_synthesize",
-        "10_dose",
+        "09_evaluation",
+        "10_clinical_report",
+        "11_synthesize",
+        "12_dose",
     }
     assert [path.stem for path in PATHS if path not in NUMBERED] == list(TITLES)
 

@@ -130,9 +130,9 @@ def test_notebooks_are_copied_and_never_replaced_unasked(mrict, tmp_path):
     said = mrict("notebooks", "copy", "mine").stdout
     assert f"MRICT_HOME={tmp_path} jupyter lab mine" in said
     assert {path.name for path in (tmp_path / "mine").iterdir()} == names
-    changed = tmp_path / "mine" / "09_synthesize.ipynb"
+    changed = tmp_path / "mine" / "11_synthesize.ipynb"
     changed.write_text("my own")
-    assert "09_synthesize" not in (line := mrict("notebooks", "copy", "mine", expected=1).stderr)
+    assert "11_synthesize" not in (line := mrict("notebooks", "copy", "mine", expected=1).stderr)
     assert line.startswith("error: mine: holds 00_")
     assert changed.read_text() == "my own"
     mrict("notebooks", "copy", "mine", "--overwrite")

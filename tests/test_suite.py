@@ -167,13 +167,13 @@ def test_a_family_without_a_notebook_is_trained_and_scored_all_the_same():
 @pytest.mark.parametrize(
     ("only", "expected"),
     [
-        ("", {PREPROCESS, "mk2", "mk3_1_2_v4_50", "mk6_0_1", "03", "04", "05", "07", "08", "09"}),
+        ("", {PREPROCESS, "mk2", "mk3_1_2_v4_50", "mk6_0_1", "03", "04", "05", "09", "10", "11"}),
         ("00", {PREPROCESS}),
-        ("00, 07_evaluation", {PREPROCESS, "07"}),
+        ("00, 09_evaluation", {PREPROCESS, "09"}),
         ("03_pix2pix_mk2", {"mk2", "03"}),
         ("04", {"mk3_1_2_v4_50", "04"}),
         ("05", {"mk3_1_2_v4_50", "mk6_0_1", "05"}),  # what it starts from belongs to notebook 04
-        ("0", {PREPROCESS, "mk2", "mk3_1_2_v4_50", "mk6_0_1", "03", "04", "05", "07", "08", "09"}),
+        ("0", {PREPROCESS, "mk2", "mk3_1_2_v4_50", "mk6_0_1", "03", "04", "05", "09"}),
     ],
 )
 def test_only_some_notebooks_and_the_trainings_they_tell_of(only, expected):
@@ -182,7 +182,7 @@ def test_only_some_notebooks_and_the_trainings_they_tell_of(only, expected):
     assert {s.name if isinstance(s, TrainingStep) or s.name == PREPROCESS else s.name[:2] for s in wanted} == expected
 
 
-@pytest.mark.parametrize("only", ["06", "00,05", "00,", "07_evalution", "mk1"])
+@pytest.mark.parametrize("only", ["06", "00,05", "00,", "09_evalution", "mk1"])
 def test_only_an_unknown_notebook_lists_what_there_is(only):
     with pytest.raises(MrictError, match=r"unknown notebook '.*allowed: 00_preprocess_and_mask, 02_pix2pix_mk1"):
         plan.chosen_notebooks(steps_of("mk1"), only)
@@ -225,12 +225,12 @@ def test_keys_change_with_notebook_parameters_experiment_and_code(copied, monkey
     by_name = {step.name: step for step in steps}
     other_seed = by_name["mk1"].parameters | {"seed": 43}
     others = [dataclasses.replace(s, parameters=other_seed) if s.name == "mk1" else s for s in steps]
-    assert changed(before, keys_of(others, space)) == {"mk1", "02", "07", "08", "09"}
+    assert changed(before, keys_of(others, space)) == {"mk1", "02", "09", "10", "11"}
 
     parent = with_values(by_name["mk6_0_1"].chain[0], {"method.gradient_penalty": 1.0})
     chains = {"mk3_1_2_v4_50": (parent,), "mk6_0_1": (parent, by_name["mk6_0_1"].chain[1])}
     others = [dataclasses.replace(s, chain=chains[s.name]) if s.name in chains else s for s in steps]
-    assert changed(before, keys_of(others, space)) == {"mk3_1_2_v4_50", "mk6_0_1", "04", "05", "07", "08", "09"}
+    assert changed(before, keys_of(others, space)) == {"mk3_1_2_v4_50", "mk6_0_1", "04", "05", "09", "10", "11"}
 
     monkeypatch.setattr(plan, "code_hash", lambda: "other code")
     assert changed(before, keys_of(steps, space)) == {name[:2] if name[0] == "0" else name for name in before}
@@ -243,7 +243,7 @@ def test_minutes_belong_to_the_key_of_every_training():
         return keys_of(plan.plan(select("mk1"), space, plan.load_parameters("smoke"), minutes=minutes), space)
 
     assert keys(None) == keys_of(plan.plan(select("mk1"), space, plan.load_parameters("smoke")), space)
-    assert changed(keys(None), keys(2.0)) == changed(keys(2.0), keys(3.0)) == {"mk1", "02", "07", "08", "09"}
+    assert changed(keys(None), keys(2.0)) == changed(keys(2.0), keys(3.0)) == {"mk1", "02", "09", "10", "11"}
 
 
 def test_tables_are_made_again_where_evaluate_changed_the_scores_they_tell_of(fresh_space):
@@ -255,7 +255,7 @@ def test_tables_are_made_again_where_evaluate_changed_the_scores_they_tell_of(fr
 
     first = hashes("403.8")
     assert hashes("403.8") == first
-    assert changed(first, hashes("449.0")) == {"02", "07", "08", "09"}
+    assert changed(first, hashes("449.0")) == {"02", "09", "10", "11"}
 
 
 @pytest.mark.parametrize("change", ["voxels", "another patient", "one patient less"])
@@ -280,7 +280,7 @@ def test_keys_change_with_the_data(cohort, tmp_path, change, linked):
     else:
         place = folder / patients[0].name
         place.unlink() if linked else shutil.rmtree(place)
-    assert changed(before, keys_of(steps, space)) == {"00", "mk1", "02", "07", "08", "09"}
+    assert changed(before, keys_of(steps, space)) == {"00", "mk1", "02", "09", "10", "11"}
 
 
 def test_misspelt_parameter_is_refused():

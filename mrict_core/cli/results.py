@@ -149,7 +149,7 @@ def suite(
     ] = None,
     tensorboard: TensorBoard = False,
     dose: Annotated[
-        bool, typer.Option("--dose", help="also notebook 10: the dose of the best model beside the baselines")
+        bool, typer.Option("--dose", help="also notebook 12: the dose of the best model beside the baselines")
     ] = False,
     force: Force = False,
 ) -> None:

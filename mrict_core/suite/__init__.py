@@ -70,7 +70,7 @@ def run_suite(
     profile "": see `default_profile`. variants, sets, files: the experiments, see `experiments.user.chosen`; variants
     None: those of the files, or `default_variants`. only: these notebooks, with their trainings and the ancestors of
     those. jobs: parallel trainings and notebooks; 0: the profile's, at most one per CPU core. tensorboard: the
-    trainings keep a log for it. dose: also notebook 10, before the report. modality, ct, exclude_metal: see
+    trainings keep a log for it. dose: also notebook 12, before the report. modality, ct, exclude_metal: see
     `workspace`. A failure raises MrictError with the variant, or the notebook and cell.
     """
     require("papermill", "notebooks")

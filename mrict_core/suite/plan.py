@@ -17,8 +17,8 @@ from mrict_core.files import code_hash, hash_file, hash_of, read_json
 from mrict_core.paths import NOTEBOOKS, PARAMS, Workspace, common_folder, shown
 from mrict_core.training.runs import of_record
 
-PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "07_evaluation", "08_clinical_report"
-SYNTHESIS, DOSE = "09_synthesize", "10_dose"
+PREPROCESS, EVALUATION, REPORT = "00_preprocess_and_mask", "09_evaluation", "10_clinical_report"
+SYNTHESIS, DOSE = "11_synthesize", "12_dose"
 DOSES = "dose/summary.json"  # in the reports
 SMALL = ("demo", "smoke")  # profiles whose doses are as the notebook says: one plan of protons for a patient
 NO_STORY = ""  # instead of a notebook, for the papers' references and a user's own family
