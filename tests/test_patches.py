@@ -256,7 +256,7 @@ def test_what_volumes_cannot_do_is_said_before_training(changes, message):
         (
             "mk8_0",
             {"network.G.depth": 5, "data.view.patch": [12, 32, 32]},
-            r"patches of multiples of 16 x 32 x 32 .* is 12 x 32 x 32; change",
+            r"patches of multiples of 8 x 32 x 32 .* is 12 x 32 x 32; change",
         ),
         ("mk8_0", {"network.G.depth": 5, "data.view.patch": [16, 48, 32]}, "patch is 16 x 48 x 32"),
         ("mk8_0", {"data.view": "slice"}, "volume_unet: is for volumes; set data.view=patch3d"),

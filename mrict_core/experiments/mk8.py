@@ -29,7 +29,7 @@ REGISTRY.add(
         },
         data=Data(view=Part("patch3d"), batch_size=2, augment=AUGMENT),
         epochs=40,
-        steps=28_000,
+        steps=27_500,
     )
 )
 REGISTRY.derive(

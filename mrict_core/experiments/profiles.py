@@ -135,7 +135,7 @@ PROFILES = {
             batch_size=8,
             steps=1200,
             widths={"residual_unet": 16, "volume_unet": 12, "patchgan3d": 16, "mean_flow": 16, "denoiser": 16},
-            patches=Patches([8, 48, 48], step_fraction=0.05, depth=4),
+            patches=Patches([8, 48, 48], step_fraction=0.04, depth=4),
             feature_network="demo_features",
             threads=1,
             jobs=2,

@@ -3,7 +3,7 @@
 The residual blocks of MONAI's DynUNet, after nnU-Net (Isensee et al. 2021), in the shape of MK7's network:
 
     stem       folds rows and columns to half their number, so that the widest stage costs a quarter
-    kernels    1x3x3 in the first stage: slices are usually thicker than their pixels
+    kernels    1x3x3 in the first stage and strides of 1x2x2 after it: slices are thicker than their pixels
     decoder    resizes and convolves
     head       is linear and in float32, in units of 1000 HU, and starts near water
 """
@@ -37,13 +37,13 @@ class VolumeUNet(nn.Module):
         super().__init__()
         from monai.networks.blocks import UnetResBlock
 
-        def block(c_in: int, c_out: int, stage: int, stride: int = 1) -> nn.Module:
+        def block(c_in: int, c_out: int, stage: int, stride: int | tuple[int, ...] = 1) -> nn.Module:
             return UnetResBlock(3, c_in, c_out, CUBIC if stage else FLAT, stride, NORMS[norm])
 
-        self.strides = [1, *[2] * (depth - 1)]
+        self.strides = [(1, 1, 1), (1, 2, 2), *[(2, 2, 2)] * (depth - 2)]
         channels = [width * unit for unit in CHANNELS[:depth]]
         side = fold * 2 ** (depth - 1)
-        self.multiple = (side // fold, side, side)  # voxels, of a patch's sides
+        self.multiple = (2 ** (depth - 2), side, side)  # voxels, of a patch's sides
         self.in_channels, self.fold = in_channels, fold
         self.stem = nn.Conv3d(in_channels * fold**2, width, FLAT, padding=(0, 1, 1))
         stages = zip([width, *channels], channels, self.strides, strict=False)
@@ -75,7 +75,7 @@ class VolumeUNet(nn.Module):
             skips.append(y)
         skips.pop()
         for reduce, stage, stride in zip(self.reduce, self.decoder, self.strides[:0:-1], strict=True):
-            y = F.interpolate(reduce(y), scale_factor=float(stride))
+            y = F.interpolate(reduce(y), scale_factor=[float(n) for n in stride])
             y = stage(torch.cat([y, skips.pop()], dim=1))
         if self.fold > 1:
             y = F.interpolate(y, scale_factor=(1.0, float(self.fold), float(self.fold)))
