@@ -20,7 +20,7 @@ from torch import distributed
 
 from mrict_core import ranks
 from mrict_core.errors import Interrupted, MrictError, starved
-from mrict_core.machine import pick_device
+from mrict_core.machine import end_with_parent, pick_device
 from mrict_core.ranks import Ranks, among_others
 
 WAIT = datetime.timedelta(minutes=30)  # for the other ranks, such as one that validates a larger patient
@@ -126,6 +126,7 @@ def named(rank: int, count: int, port: int) -> dict[str, str]:
 
 def _rank(rank: int, count: int, port: int, folder: Path, target: Callable[..., None], given: tuple[Any, ...]) -> None:
     """Be one of the processes of `launch`; the line on what ended it goes to a file for the parent."""
+    end_with_parent()  # torch's own signal is set later, and a rank would wait for the others
     os.environ |= named(rank, count, port)
     try:
         target(*given)
