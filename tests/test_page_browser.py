@@ -80,9 +80,9 @@ def column(page, place: int) -> list[str]:
 
 def test_it_opens_and_draws_every_chart(page):
     assert page.title() == "MRICT: a test (demo)"
-    assert page.locator(".plot").count() == 7
+    assert page.locator(".plot").count() == 8
     assert page.locator(".plot .main-svg").count() >= 7
-    assert page.locator("nav a").count() == 15
+    assert page.locator("nav a").count() == 16
     assert page.locator(".banner").inner_text().startswith("demo: small networks")
 
 
@@ -419,7 +419,7 @@ def test_links_open_a_models_part_and_print_says_what_it_leaves_out(page):
     assert page.locator("#model-mk5 table").count() >= 3
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()
-    assert page.locator("main > section[id]").count() == 14
+    assert page.locator("main > section[id]").count() == 15
     hidden = [s.get_attribute("id") for s in page.locator("main > section[id]").all() if not s.is_visible()]
     assert hidden == ["predecessor", "features", "models", "lineage", "corrections", "definitions", "provenance"]
     assert page.locator(".printed").is_visible()  # names what is left out

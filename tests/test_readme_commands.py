@@ -27,6 +27,7 @@ SHORT = {
     "./run_all.sh": ["--profile", "smoke", "--only", "00"],
     "./run_tests.sh": ["--collect-only", "-q", __file__],
 }
+FAST = {"dose": ["--modality", "protons", "--targets", "1", "--grid-mm", "6"]}  # appended: a plan of seconds
 DEMO = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
 
 
@@ -49,7 +50,7 @@ def test_every_command_runs(command, places, monkeypatch):
     monkeypatch.chdir(places[""])
     if words[:3] == ["python", "-m", "mrict_core"]:
         monkeypatch.setenv("MRICT_CHECKPOINTS", str(ROOT / "checkpoints"))
-        ok(*words[3:])
+        ok(*words[3:], *FAST.get(words[3], []))
     elif words[0] == "source":
         assert (ROOT / words[1]).is_file() or not (ROOT / ".venv").is_dir()
     else:

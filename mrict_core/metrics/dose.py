@@ -195,7 +195,7 @@ METRICS = (
         "dvh",
         "DVH",
         "SynthRAD’s DVH measure",
-        "",
+        "1",
         3,
         "lower",
         mask="target and the three organs with the most dose",
