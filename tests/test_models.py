@@ -401,7 +401,7 @@ UNTRUE = {  # what a model says of itself => what the one line names
     "window": ({"window_hu": [3000, -1000]}, "window_hu is .*rising"),
     "window endless": ({"window_hu": [-1000, 1e30]}, "window_hu is "),
     "window one": ({"window_hu": 5}, "window_hu is '5', expected list"),
-    "method": ({"fields": {"method": {"name": "diffusion"}}}, "unknown method 'diffusion'"),
+    "method": ({"fields": {"method": {"name": "guess"}}}, "unknown method 'guess'"),
     "generator": ({"fields": {"network": {"G": "unet_z", "D": "patch4"}}}, "unknown .* 'unet_z'"),
     "epoch 0": ({"epoch": 0}, "epoch is 0, expected a trained network"),
     "channels": (

@@ -75,7 +75,7 @@ def _score(
         remarks.append(f"{patient}: the mask has only {voxels} voxels")
     on_canvas = (np.asarray(slices.ct, np.float32), fake, np.asarray(slices.mask) > 0)
     spread = None if sd is None else np.maximum(store.to_volume(patient, sd), 0)  # it has air where no slice is
-    case = metrics.Case(real.array, volume, mask, real.affine, through_plane, on_canvas, spread)
+    case = metrics.Case(real.array, volume, mask, real.affine, through_plane, on_canvas, sd_hu=spread)
     row = {
         "patient": patient,
         "centre": store.centre(patient),

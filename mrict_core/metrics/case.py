@@ -24,10 +24,10 @@ class Case:
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))  # voxel -> RAS mm
     axis: int = 0  # the file axis of the slices
     slices: tuple[np.ndarray, ...] = ()  # CT, sCT (HU) and mask on the canvas, (N, S, S); none for files
-    sd_hu: np.ndarray | None = None  # the same shape; calibrated, of models that draw samples
     hu_range: HuRange | None = None  # instead of the metric's own
     luminance: str = "every_scale"  # of MS-SSIM
     exponents: str = "per_voxel"
+    sd_hu: np.ndarray | None = None  # the same shape; calibrated, of models that draw samples
     _known: dict[Callable, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
