@@ -54,6 +54,8 @@ def test_the_suite_is_complete():
         "02_pix2pix",
         "05_pix2pix_mk6",
         "06_mk7_regression",
+        "07_mk8_volumes",
+        "08_mk9_flow",
         "09_evaluation",
         "10_clinical_report",
         "11_synthesize",

@@ -31,6 +31,9 @@ NOTEBOOK_OF = {  # family of a variant => its notebook
     "mk4": "04_pix2pix_mk3",
     "mk6": "05_pix2pix_mk6",
     "mk7": "06_mk7_regression",
+    "mk8": "07_mk8_volumes",
+    "mk10": "07_mk8_volumes",
+    "mk9": "08_mk9_flow",
 }
 STAGES = "02_pix2pix"  # one notebook for three stories, run for each with the variants of its stage
 SOURCE_OF = {"02_pix2pix_mk1": STAGES, "03_pix2pix_mk2": STAGES, "04_pix2pix_mk3": STAGES}
