@@ -136,7 +136,7 @@ def default_profile(own_data: bool) -> tuple[str, str]:
 
 
 def default_variants(profile: str) -> str:
-    """Return the experiments of a profile: the best model and two references; in the demo the readme's and newer ones."""
+    """Return the experiments of a profile: the best model, two references; in the demo others."""
     return f"readme,{BEST},{NEWER}" if profile in ("demo", "smoke") else f"{BEST},{REFERENCES}"
 
 
