@@ -52,6 +52,6 @@ def sparsification_figure(curves: Mapping[str, Any], *, title: str, label: str) 
     for key, name, look in (("by_sd", "by SD", "-"), ("by_error", "by the error itself", "--")):
         mean = np.mean([patient[key] for patient in curves["patients"]], axis=0)
         axis.plot(removed, mean, look, color=style.PALETTE["blue"], label=name)
-    axis.set(xlabel="voxels removed (%)", ylabel="MAE of the others (HU)", ylim=(0, None))
+    axis.set(xlabel="voxels removed (%)", ylabel="MAE of the others, 1: of all", ylim=(0, None))
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
