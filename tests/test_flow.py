@@ -38,7 +38,8 @@ TINY = {"network.G.folds": 2, "network.G.depth": 2, "data.view": "slice"}
 
 def flow_of(changes: dict | None = None, name: str = "mk9_0", seed: int = 0, canvas: int = 32) -> Method:
     torch.manual_seed(seed)
-    return build_method(with_values(get(name), TINY | (changes or {})), SMOKE, canvas=canvas)
+    halves = {"method.mean_share": 0.5} if name == "mk9_0" else {}
+    return build_method(with_values(get(name), TINY | halves | (changes or {})), SMOKE, canvas=canvas)
 
 
 def batch_of(people: list[int], side: int = 32) -> Batch:

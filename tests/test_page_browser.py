@@ -127,7 +127,7 @@ def test_a_click_on_a_metrics_heading_brings_the_best_to_the_top(page, section):
         heads.nth(place).locator("button.sort").click()
         rows = f"rows => rows.map(r => r.cells[{place}].firstChild.textContent)"
         texts = page.eval_on_selector_all(f"#{section} table tbody tr", rows)
-        gaps = [abs(float(t.split(" ±")[0].replace("−", "-")) - PERFECT[better]) for t in texts]
+        gaps = [round(abs(float(t.split(" ±")[0].replace("−", "-")) - PERFECT[better]), 9) for t in texts]
         assert gaps == sorted(gaps), place
         bold = page.eval_on_selector_all(
             f"#{section} table tbody tr", f"rows => rows.map(r => r.cells[{place}].classList.contains('best'))"

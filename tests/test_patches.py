@@ -41,7 +41,12 @@ def numbered_store():
     slices = PatientSlices(numbered(SHAPE), ct, mask, mask, np.arange(SHAPE[0]))
     window = SimpleNamespace(to_unit=lambda hu: np.where(hu <= -1024, -1.0, hu))
     return SimpleNamespace(
-        patients=["1BA001"], slices=lambda p: slices, plane=lambda p: "axial", window=window, size=28
+        patients=["1BA001"],
+        slices=lambda p: slices,
+        plane=lambda p: "axial",
+        subjects=lambda: {"1BA001": "1BA001"},
+        window=window,
+        size=28,
     )
 
 

@@ -193,7 +193,7 @@ def test_a_python_file_defines_or_derives(tmp_path):
         ("my.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nname: bomb\nparent: mk1", "yaml with an alias"),
         ("my.yaml", f"{{name: x, parent: mk1, epochs: {'9' * 5000}}}", "not yaml"),
         ("my.yaml", "[{name: x, parent: mk1, epochs: 2}, {name: x, parent: mk1, epochs: 3}]", "two experiments of one"),
-        ("my.yaml", "{name: x, parent: mk9}", "unknown variant 'mk9'"),
+        ("my.yaml", "{name: x, parent: mk99}", "unknown variant 'mk99'"),
         ("my.yaml", "{name: x, parent: mk1, epoch: 3}", "unknown field 'epoch': did you mean 'epochs'"),
         (
             "my.yaml",
