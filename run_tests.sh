@@ -21,7 +21,7 @@ if [ $# -gt 0 ]; then
 else
   # One session in two processes, so that the last lines count every test. The notebooks run one after another in one
   # process (tests/conftest.py) and take the longest, so they come first.
-  # OMP_WAIT_POLICY: idle torch threads must not occupy a core that the other process needs.
-  OMP_WAIT_POLICY=passive .venv/bin/python -m pytest notebooks tests --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10 \
+  # A thread each: more would wait for a core that the other process needs.
+  OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive .venv/bin/python -m pytest notebooks tests --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10 \
     --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 fi
