@@ -59,7 +59,7 @@ def six_slices(channels: int) -> Batch:
 
 
 def penalty_of_parts(parts: list[slice]) -> Callable[..., torch.Tensor]:
-    """Return the gradient penalty with a generator for each part of a batch, whoever computes it."""
+    """Return the gradient penalty with a generator for each part of a batch: the same on any number of ranks."""
     original = losses.gradient_penalty
 
     def penalty(D: Callable, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:

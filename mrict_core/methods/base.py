@@ -119,8 +119,8 @@ class Method(ABC):
         return 0
 
     def drawn(self, real_A: Tensor, noise: Tensor, steps: int | None = None) -> Tensor:
-        """Return samples of the CT, of a method that draws them."""
-        raise NotImplementedError
+        """Return samples of the CT; MrictError for a method that predicts without chance."""
+        raise MrictError(f"method {type(self).__name__} draws no samples; expected one that does, such as flow")
 
     def begin_epoch(self, epoch: int) -> None:
         """Put the networks into training mode; epochs count from 0."""

@@ -147,7 +147,7 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
 
 
 def _check_sides(method: Method, sides: tuple[int, ...], crop: float, where: str) -> None:
-    """Raise MrictError for slices, crops or patches whose sides the network cannot halve as often as it wants."""
+    """Raise MrictError for slices, crops or patches whose sides are not divisible by the network's strides."""
     multiple = getattr(method.generator, "multiple", 1)
     if len(sides) == 3:
         if isinstance(multiple, int) and multiple > 1:

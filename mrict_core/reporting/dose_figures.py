@@ -119,7 +119,7 @@ def dvh_figure(plan: PlanDoses, scans: Scans, label: str) -> Figure:
         fine = sitk.GetArrayFromImage(dose_on(dose, scans.body))
         look = "-" if role == "CT" else style.MODEL_LINES[1 + (place - 1) % 4]
         for (name, mask), of_structure in zip(masks.items(), of_structures, strict=True):
-            colour = of_structure if scans.organs else of_roles[place]  # of a target alone, the models are told apart
+            colour = of_structure if scans.organs else of_roles[place]  # with a target alone, a colour for each model
             levels, volumes = dvh_curve(fine, sitk.GetArrayFromImage(mask) > 0, dose_gy)
             for each in (axis, shoulder) if name == "target" else (axis,):
                 each.plot(levels, volumes, color=colour, linestyle=look, label=f"{name}, {role}")
