@@ -22,7 +22,7 @@ from mrict_core.reporting.text_tables import markdown_table, text_table
 BENCHMARKS = (
     *("scores", "preprocessing", "training", "precision", "validation", "pipeline", "inference", "startup"),
     *("scaling", "gate", "checks", "faults", "gpu", "quality", "starter", "costs", "pairing", "pairing_cost"),
-    *("mr_preparation", "dose", "ranks", "scale"),
+    *("mr_preparation", "dose", "ranks", "scale", "generations"),
 )
 
 

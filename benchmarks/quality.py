@@ -59,6 +59,7 @@ SPLIT_SEED = 42  # the suite's: the people kept out are those of its default spl
 FRACTIONS = (0.7, 0.1, 0.2)  # of the people: 101, 14 and 29 of 144
 FOLDERS = ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")
 SCORES = ("mae_hu", "dice_bone_250", "ssim", "psnr_db")
+PACE_STEPS = 16  # after a first one; as many as from one gradient penalty to the next
 LEVEL = 0.05  # of a p that counts as a difference
 BASE = "mk7_0"
 ALL, AXIAL = "", "axial"  # images to train on
@@ -242,15 +243,18 @@ def _cost(experiment: Experiment, profile: Profile, space: Workspace, precision:
     started = time.process_time()
     method.loss.fit(run.endless_pairs(seed=0), run.store.window, seed=0)
     before = time.process_time() - started
-    seconds = []
+    seconds, steps = [], 0
     started = time.process_time()
     for batch in run.endless_pairs(seed=0):
+        fraction = max(0, steps - 1) / PACE_STEPS  # methods of several parts, and discriminators that join later
+        method.within(fraction)
+        method.follow(fraction)
         method.train_step(batch)
         seconds.append(time.process_time() - started)
-        started = time.process_time()
-        if len(seconds) == 4:
+        started, steps = time.process_time(), steps + 1
+        if steps > PACE_STEPS:
             break
-    return {"step_s": min(seconds[1:]), "before_s": before}
+    return {"step_s": statistics.mean(seconds[1:]), "before_s": before}
 
 
 # ---------------------------------------------------------------------------------------------------- one row, one seed
@@ -267,7 +271,7 @@ def result(study: Study, row: Row, seed: int) -> dict[str, Any]:
         if not row.trained:
             key, predict, facts = row.of, baseline_predictions(store, split.train)[row.of].predict, {}
         else:
-            key, best, facts = _trained(study, row, seed)
+            key, best, facts = trained(study, row, seed)
             synthesizer = load_synthesizer(best, device="cpu")
             predict = _with_flips(synthesizer) if row.flips else synthesizer
     except MrictError as error:
@@ -286,7 +290,7 @@ def results(study: Study, rows: Sequence[Row], seed: int) -> dict[str, dict[str,
     return {row.name: result(study, row, seed) for row in rows}
 
 
-def _trained(study: Study, row: Row, seed: int) -> tuple[str, Path, dict[str, Any]]:
+def trained(study: Study, row: Row, seed: int) -> tuple[str, Path, dict[str, Any]]:
     """Return id, checkpoint and cost of a row's training."""
     done, steps, seconds = None, 0, 0.0
     for experiment, count in study.steps(row):

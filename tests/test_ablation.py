@@ -86,7 +86,7 @@ def test_a_row_that_exists_is_not_trained_again_and_an_interrupted_one_goes_on(s
     paces = (study.space.checkpoints / "pace.json").read_text()
     real_train = quality.train
     monkeypatch.setattr(quality, "train", lambda *a, **k: real_train(*a, **k, stop_after=1))
-    interrupted = quality._trained(study, study.base, 0)
+    interrupted = quality.trained(study, study.base, 0)
     monkeypatch.setattr(quality, "train", real_train)
     histories = list(study.space.checkpoints.glob("*/seed0-*/history.csv"))
     assert [len(path.read_text().splitlines()) for path in histories] == [2]  # heading, one round
