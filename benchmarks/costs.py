@@ -26,7 +26,7 @@ SLICES = 5849  # of the predecessor's longest stage (docs/lineage.md)
 RATE = 20e12  # operations a second that a card is assumed to sustain in these networks
 BYTES = 4  # of a float32 number; predictions are for float32, bfloat16 takes about half of the activations
 VARIANTS = (
-    *("mk7_0", "mk7_1", "unet_l1", "pix2pix_paper", "cyclegan_paper"),
+    *("mk7_0", "mk7_1", "mk8_0", "mk9_0", "mk9_ddpm", "mk10_0", "unet_l1", "pix2pix_paper", "cyclegan_paper"),
     *("mk1", "mk2", "mk3_1_2", "mk6_3_4", "cyclegan_mk1"),
 )
 HOW = (

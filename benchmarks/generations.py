@@ -19,6 +19,7 @@ from benchmarks.quality import SEEDS, Row, Study, trained
 from mrict_core.data.splits import load_split, save_split
 from mrict_core.evaluation.ensembles import mean_name
 from mrict_core.evaluation.sample_scores import KINDS
+from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.machine import cpu_count, end_with_parent
 from mrict_core.metrics.statistics import holm, wilcoxon_paired
@@ -27,11 +28,11 @@ from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_mean, eval
 
 TITLE = "MK7 to MK10: the same phantoms, the same time"
 HOW = (
-    "networks of profile demo, 20 phantoms of each of three centres, 12 of the 60 kept out; CPU time of each training, "
-    "ancestors included; means over people, then over seeds; differences to the first row, Wilcoxon by person, Holm"
+    "networks of profile demo, 20 phantoms of each of three centres, 12 of the 60 kept out; each training, ancestors "
+    "included, has the CPU time of so many steps of mk7_1; means over people, then over seeds; differences to the first row, Wilcoxon by person, Holm"
 )
 LONG = True  # hours
-MINUTES = (1.25, 5.0)  # CPU time of a training: the demo's, and four times as much
+STEPS = (1200, 4800)  # of MK7; any training has the CPU time that these take: the demo's, and four times as much
 BASE, VOLUMES, FLOW = "mk7_1", "mk8_0", "mk9_0"
 ROWS = tuple(Row(name, of=name) for name in (BASE, VOLUMES, "mk10_0", FLOW, "mk9_ddpm"))
 MEANS = ((BASE, VOLUMES), (BASE, FLOW))
@@ -48,7 +49,7 @@ Scored = dict[str, dict[str, Any]]  # {row's name: {"people": {score: [value of 
 
 def scored(study: Study, seed: int) -> Scored:
     """Train and score every row with one seed; what exists is reused."""
-    fold = f"{study.minutes:g}min-seed{seed}"
+    fold = f"{_steps(study)}-seed{seed}"
     place = study.space.of_fold(fold)
     save_split(place.split_file, load_split(study.space.split_file))
     found: Scored = {}
@@ -66,6 +67,11 @@ def scored(study: Study, seed: int) -> Scored:
     return found
 
 
+def _steps(study: Study) -> int:
+    """Return the steps of the base in the study's time."""
+    return round(60 * study.minutes / study.pace(study.base, study.base.experiment)["step_s"])
+
+
 def _quiet(line: str) -> None:
     """Swallow what trainings report: several run at once."""
 
@@ -79,7 +85,7 @@ def _of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(study: Study, found: Mapping[int, Scored]) -> list[dict[str, Any]]:
     """Return a row of numbers for each predictor; found: scores by seed. Lists are not part of the printed table."""
-    rows, part = [], f"{study.minutes:g} CPU minutes"
+    rows, part = [], f"the CPU time of {_steps(study)} steps of {BASE}: {study.minutes:.2g} minutes"
     base = _people(found, BASE, "mae_hu")
     for name in dict.fromkeys(name for one in found.values() for name in one):
         own = [one[name] for one in found.values()]
@@ -136,17 +142,17 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
 def run(quick: bool = False) -> Iterator[list[dict[str, Any]]]:
     """Yield the table after each finished seed, as far as it is known. One seed runs on each CPU of this process."""
     profile = QUICK if quick else PROFILE
-    budgets, seeds = ((0.4,), SEEDS[:1]) if quick else (MINUTES, SEEDS)
-    space = workspace(profile.name)
-    every = [Study("phantoms", profile, space, ROWS, seeds, minutes, "auto") for minutes in budgets]
-    every[0].prepare()
-    for study in every:
-        study.measure()
+    budgets, seeds = ((200,), SEEDS[:1]) if quick else (STEPS, SEEDS)
+    first = Study("phantoms", profile, workspace(profile.name), ROWS, seeds, 1.0, "auto")
+    first.prepare()
+    first.measure()
+    pace = first.pace(first.base, get(BASE))["step_s"]
+    every = [dataclasses.replace(first, minutes=steps * pace / 60) for steps in budgets]
     found: dict[float, dict[int, Scored]] = {study.minutes: {} for study in every}
     with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         jobs = {pool.submit(scored, study, seed): (study, seed) for study in every for seed in study.seeds}
         for job in as_completed(jobs):
             study, seed = jobs[job]
             found[study.minutes][seed] = job.result()
-            print(f"{study.minutes:g} minutes, seed {seed}: done", flush=True)
+            print(f"{_steps(study)} steps, seed {seed}: done", flush=True)
             yield [row for one in every if found[one.minutes] for row in table(one, found[one.minutes])]

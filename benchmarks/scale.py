@@ -28,7 +28,7 @@ from mrict_core.data.cache.store import INDEX, SliceStore
 from mrict_core.data.images.orders import SliceOrder
 from mrict_core.data.images.volumes import Volume, load_volume
 from mrict_core.data.phantom import PhantomSpec, write_cohort
-from mrict_core.experiments import Experiment, all_variants, get, with_values
+from mrict_core.experiments import Experiment, get, with_values
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import write_csv
 from mrict_core.inference.volume import synthesize_volume
@@ -40,7 +40,7 @@ from mrict_core.pipeline.pair_folders import PairInput
 from mrict_core.shards import MARKS, Roll, Shard, merge_tables
 
 TITLE = "What many patients and many GPUs cost"
-FAMILIES = ("mk0", "mk3", "mk6", "mk7", "mk8", "mk9", "mk10")  # those that exist; of each the last one declared
+EXPERIMENTS = ("mk1", "mk3_1_2", "mk6_3_4", "mk7_1", "mk8_0", "mk9_0", "mk10_0")
 GPUS = (1, 2, 4, 8, 16, 64)
 IN_NODE, GPUS_IN_NODE = 200e9, 8  # bytes a second of an all-reduce's slowest link in a machine, and its GPUs
 BETWEEN_NODES = 25e9  # the same between machines: 200 Gbit/s
@@ -54,17 +54,11 @@ WIDTHS = {"full": (16, 32, 64), "quick": (2, 4)}
 DEPTHS = (16, 32)  # slices of a patch of a volume
 HOUR, MEGA, GIGA = 3600, 1e6, 1e9
 HOW = (
-    "the last experiment of each family in profile full; a step without a GPU here is predicted from its operations at "
+    "a step without a GPU here is predicted from its operations at "
     f"{costs.RATE / 1e12:g} TFLOP/s (costs.md); an all-reduce of B bytes on W GPUs takes 2(W-1)/W * B / bandwidth, "
     f"with {IN_NODE / GIGA:g} GB/s up to {GPUS_IN_NODE} GPUs and {BETWEEN_NODES / GIGA:g} GB/s beyond, both assumed, "
     "and does not overlap with the step; speed-up is that of images a second with the same batch on every GPU"
 )
-
-
-def chosen() -> list[Experiment]:
-    """Return the last declared experiment of each family that exists."""
-    last = {variant.family: variant for variant in all_variants()}
-    return [last[family] for family in FAMILIES if family in last]
 
 
 # ------------------------------------------------------------------------------------------------------ on many GPUs
@@ -267,7 +261,7 @@ def limits(steps: list[dict[str, Any]], each: dict[str, float]) -> list[dict[str
 def run(quick: bool = False) -> list[dict[str, Any]]:
     """Return the rows of all parts."""
     kind, name = ("quick", "smoke") if quick else ("full", "full")
-    profile, found = get_profile(name), chosen()
+    profile, found = get_profile(name), [get(variant) for variant in EXPERIMENTS]
     side = 64 if quick else profile.size
     steps = [step_of(variant, profile, side) for variant in found]
     rows = [{"part": "a training step"} | row for row in steps]

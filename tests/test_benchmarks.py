@@ -164,8 +164,6 @@ def test_the_speed_up_by_hand():
     assert (found["index and split take an hour"], found["the store has 1 TB"]) == (10_000, 10_000)
 
 
-def test_scale_covers_the_families_that_exist_and_measures_merging(tmp_path):
-    names = [variant.name for variant in scale.chosen()]
-    assert {"mk3", "mk6", "mk7"} <= {name.split("_")[0] for name in names}
+def test_scale_measures_merging(tmp_path):
     assert scale.merging_s(tmp_path, 130) > 0
     assert len((tmp_path / "summary.csv").read_text().splitlines()) == 131

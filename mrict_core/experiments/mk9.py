@@ -36,7 +36,7 @@ REGISTRY.derive(
     why="A plain diffusion from pure noise, without a mean: what do the mean and the short way from it save?",
     changes={
         "method": {"name": "diffusion", "ema": 0.999, "clip": 1.0},
-        "network.G": {"name": "denoiser", "norm": "batch"},
+        "network.G": {"name": "denoiser"},
         "loss.l1.masked": False,  # of the noise: the background is part of the image that is drawn
     },
 )

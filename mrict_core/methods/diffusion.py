@@ -2,10 +2,9 @@
 
     x_t = sqrt(a_t) y + sqrt(1 - a_t) n,   the network learns n from (x_t, t, MR), over the whole image, background too
 
-The schedule of a_t and the noising are MONAI's `DDPMScheduler`. The solver is our own, deterministic (DDIM: Song et al.
+The schedule of a_t, the noising and the network are MONAI's. The solver is our own, deterministic (DDIM: Song et al.
 2021) and with its time steps listed: that of MONAI 1.6.1 lists n times from 999 to 0 but then steps back by 1000 // n,
-which for few steps is another time than the next one listed (by 83 of 1000 at n = 4). MONAI's `DiffusionModelUNet`
-needs einops, which the suite does not install, so the network is that of the flow.
+which for few steps is another time than the next one listed (by 83 of 1000 at n = 4).
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Diffusion(Regression):
         noise, times = torch.randn_like(batch.real_B), torch.randint(TIMES, (len(batch),)).to(batch.real_B.device)
         noisy = self.scheduler.add_noise(original_samples=batch.real_B, noise=noise, timesteps=times)
         with self.autocast():
-            told = in_full(self.raw(batch.real_A, noisy, times / TIMES))
+            told = in_full(self.raw(batch.real_A, noisy, times))
         loss, logs = self.loss((Output(fake_B=told), batch.with_ct(noise)))  # the terms compare noises
         return logs | self.improve(loss)
 
@@ -96,7 +95,7 @@ class Diffusion(Regression):
         """Return where pure noise x ends.  # (B, C, H, W), (B, 1, H, W) => (B, 1, H, W) float32"""
         times = torch.linspace(TIMES - 1, 0, steps).round().long().tolist()
         for now, then in zip(times, [*times[1:], -1], strict=True):
-            told = in_full(self.generator(real_A, x, x.new_full((len(x),), now / TIMES)))
+            told = in_full(self.generator(real_A, x, x.new_full((len(x),), now)))
             a, b = self.kept[now], self.kept[then] if then >= 0 else 1.0
             clean = ((x - (1 - a) ** 0.5 * told) / a**0.5).clamp(-1, 1)
             told = (x - a**0.5 * clean) / (1 - a) ** 0.5  # that agrees with the clipped image

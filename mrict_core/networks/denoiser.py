@@ -1,44 +1,56 @@
-"""The network of a plain conditional diffusion: MK9's timed U-Net, which sees the MR and one noisy CT."""
+"""The network of a plain conditional diffusion: MONAI's `DiffusionModelUNet`, which sees the MR and one noisy CT.
+
+Four stages of a residual block each, and attention at the coarsest (Rombach et al. 2022); norms are over groups of
+channels.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 from mrict_core.errors import MrictError
-from mrict_core.networks.residual_unet import check_options as check_unet
-from mrict_core.networks.timed_unet import TimedUNet
+
+STAGES = (1, 2, 4, 4)  # their channels, in units of the width
 
 
 class Denoiser(nn.Module):
     """`net` tells the noise in x.  # (B, in_channels, H, W), (B, 1, H, W), (B,) => (B, 1, H, W) float32"""
 
-    def __init__(self, width: int, in_channels: int, *, norm: str, stem: str, depth: int) -> None:
+    multiple = 2 ** (len(STAGES) - 1)
+
+    def __init__(self, width: int, in_channels: int) -> None:
         super().__init__()
-        self.net = TimedUNet(width, in_channels + 1, norm=norm, stem=stem, depth=depth)
-        self.multiple = self.net.multiple
+        from monai.networks.nets import DiffusionModelUNet
 
-    def forward(self, real_A: Tensor, x: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Return the noise at times t from 0 to 1; of the MR alone, that in an image of zeros at the end of time."""
+        self.net = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=in_channels + 1,
+            out_channels=1,
+            num_res_blocks=1,
+            channels=[width * unit for unit in STAGES],
+            attention_levels=[False] * len(STAGES),  # the middle block has it always
+            norm_num_groups=math.gcd(width, 8),
+            num_head_channels=math.gcd(width, 8),
+        )
+
+    def forward(self, real_A: Tensor, x: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        """Return the noise at times counted from 0; of the MR alone, that of an image of zeros at time 0."""
         x = torch.zeros_like(real_A[:, :1]) if x is None else x
-        t = torch.ones(len(real_A), device=real_A.device) if t is None else t
-        return self.net(torch.cat([real_A, x], dim=1), t)
+        times = torch.zeros(len(real_A), device=real_A.device) if times is None else times
+        return self.net(torch.cat([real_A, x], dim=1), times)
 
 
-def denoiser(
-    width: int = 32,
-    in_channels: int = 1,
-    out_channels: int = 1,
-    norm: str = "batch",
-    stem: str = "fold",
-    depth: int = 5,
-) -> Denoiser:
-    """Return the network of method diffusion; arguments as in `residual_unet`."""
-    return Denoiser(width, in_channels, norm=norm, stem=stem, depth=depth)
+def denoiser(width: int = 32, in_channels: int = 1, out_channels: int = 1) -> Denoiser:
+    """Return the network of method diffusion."""
+    return Denoiser(width, in_channels)
 
 
-def check_options(*, out_channels: int = 1, **unet: object) -> None:
-    check_unet(**unet)
+def check_options(*, width: int = 8, out_channels: int = 1) -> None:
+    if width < 1:
+        raise MrictError(f"width is {width}, expected at least 1")
     if out_channels != 1:
         raise MrictError(f"out_channels is {out_channels}, expected 1")
 
