@@ -134,7 +134,7 @@ PROFILES = {
             epochs_max=10,
             batch_size=8,
             steps=1200,
-            widths={"residual_unet": 16, "volume_unet": 12, "patchgan3d": 16, "mean_flow": 16, "denoiser": 16},
+            widths={"residual_unet": 16, "volume_unet": 12, "patchgan3d": 16, "mean_flow": 16, "denoiser": 8},
             patches=Patches([8, 48, 48], step_fraction=0.04, depth=4),
             feature_network="demo_features",
             threads=1,
