@@ -79,6 +79,10 @@ def _steps(study: Study) -> int:
     return round(60 * study.minutes / study.pace(study.base, study.base.experiment)["step_s"])
 
 
+def _part(study: Study) -> str:
+    return f"the CPU time of {_steps(study)} steps of {BASE}: {study.minutes:.2g} minutes"
+
+
 def _quiet(line: str) -> None:
     """Swallow what trainings report: several run at once."""
 
@@ -90,9 +94,9 @@ def _of(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"people": {name: own for name, own in values.items() if None not in own}}
 
 
-def table(study: Study, found: Mapping[int, Scored]) -> list[dict[str, Any]]:
+def table(part: str, found: Mapping[int, Scored]) -> list[dict[str, Any]]:
     """Return a row of numbers for each predictor; found: scores by seed. Lists are not part of the printed table."""
-    rows, part = [], f"the CPU time of {_steps(study)} steps of {BASE}: {study.minutes:.2g} minutes"
+    rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(name for one in found.values() for name in one):
         seeds = [one for one in found.values() if name in one]  # a row may have the first alone
         own, base = [one[name] for one in seeds], _people(seeds, BASE, "mae_hu")
@@ -162,4 +166,4 @@ def run(quick: bool = False) -> Iterator[list[dict[str, Any]]]:
             study, seed = jobs[job]
             found[study.minutes][seed] = job.result()
             print(f"{_steps(study)} steps, seed {seed}: done", flush=True)
-            yield [row for one in every if found[one.minutes] for row in table(one, found[one.minutes])]
+            yield [row for one in every if found[one.minutes] for row in table(_part(one), found[one.minutes])]
