@@ -19,6 +19,7 @@ from benchmarks.quality import SEEDS, Row, Study, trained
 from mrict_core.data.splits import load_split, save_split
 from mrict_core.evaluation.ensembles import mean_name
 from mrict_core.evaluation.sample_scores import KINDS
+from mrict_core.experiments import lineage
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.machine import cpu_count, end_with_parent
 from mrict_core.metrics.statistics import holm, wilcoxon_paired
@@ -55,14 +56,18 @@ Scored = dict[str, dict[str, Any]]  # {row's name: {"people": {score: [value of 
 def scored(study: Study, seed: int) -> Scored:
     """Train and score every row with one seed; what exists is reused."""
     fold = f"{_steps(study)}-seed{seed}"
-    place = study.space.of_fold(fold)
-    save_split(place.split_file, load_split(study.space.split_file))
+    place, split = study.space.of_fold(fold), load_split(study.space.split_file)
     found: Scored = {}
     for row in study.rows:
         if row.once and seed != study.seeds[0]:
             continue
-        _, _, cost = trained(study, dataclasses.replace(row, images=fold), seed)
-        record, _ = evaluate_variant(row.experiment, study.profile, place, device="cpu", report=_quiet)
+        # A chain's ancestor is a shorter training than the ancestor's own row: apart, they are not mistaken.
+        own = fold if len(lineage(row.experiment)) == 1 else f"{fold}-{row.name}"
+        save_split(study.space.of_fold(own).split_file, split)
+        _, _, cost = trained(study, dataclasses.replace(row, images=own), seed)
+        record, _ = evaluate_variant(
+            row.experiment, study.profile, study.space.of_fold(own), device="cpu", report=_quiet
+        )
         found[row.name] = cost | _of(record)
         for kind, scores in record.get("samples", {}).items():
             if kind != KINDS[-1]:  # that is the row itself
