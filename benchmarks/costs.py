@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import clock
 from benchmarks.training import lean_call, random_vgg19
-from mrict_core.data.batches import make_view
 from mrict_core.experiments import Experiment, get, with_values
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.machine import tune_gpu
@@ -36,16 +35,10 @@ HOW = (
 )
 
 
-def sides_of(variant: Experiment, side: int) -> tuple[int, ...]:
-    """Return the sides of what a network sees: a slice of `side` pixels, or a patch of a volume."""
-    return tuple(getattr(make_view(variant.data.view), "patch", (side, side)))
-
-
-def images(variant: Experiment, batch: int, side: int, device: str) -> tuple[Tensor, Tensor]:
-    """Return random MR and CT of a batch.  # => (B, C, *sides), (B, 1, *sides)"""
-    channels = make_view(variant.data.view).in_channels
-    sides = sides_of(variant, side)
-    return tuple(torch.rand(batch, c, *sides, device=device) * 2 - 1 for c in (channels, 1))
+def images(method: Method, batch: int, side: int) -> tuple[Tensor, Tensor]:
+    """Return random MR and CT of a batch: slices of `side` pixels, or patches.  # => (B, C, *sides), (B, 1, *sides)"""
+    view, device = method.view, method.setup.device
+    return tuple(torch.rand(batch, c, *view.sides(side), device=device) * 2 - 1 for c in (view.in_channels, 1))
 
 
 def steps_of(variant: Experiment, profile: Profile) -> int:
@@ -112,7 +105,7 @@ def predicted(variant: Experiment, profile: Profile, side: int) -> dict[str, flo
     plain = with_values(variant, off) if "gradient_penalty" in variant.method.options else variant
     with random_vgg19():
         method = build_method(plain, profile, "cpu")
-    step = lean_call(method, *images(variant, 1, side, "cpu"))
+    step = lean_call(method, *images(method, 1, side))
     step()
     started = time.perf_counter()
     step()
@@ -137,7 +130,7 @@ def measured(variant: Experiment, profile: Profile, side: int) -> dict[str, floa
     tune_gpu(device)
     with random_vgg19():
         method = build_method(variant, profile, device, torch.bfloat16)
-    seconds, peak_mib = clock(lean_call(method, *images(variant, profile.batch(variant), side, "cuda")), device, 10)
+    seconds, peak_mib = clock(lean_call(method, *images(method, profile.batch(variant), side)), device, 10)
     return {"gib": peak_mib / 1024, "hours": steps_of(variant, profile) * seconds / 3600}
 
 

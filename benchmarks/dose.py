@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from benchmarks import measure
 from benchmarks.starter import HEAD
@@ -26,6 +25,7 @@ from mrict_core.hu import AIR_BELOW_HU, AIR_FLOOR_HU, BONE_ABOVE_HU, WATER_HU
 from mrict_core.inference import load_synthesizer
 from mrict_core.inference.volume import SynthesisOptions, synthesize_volume
 from mrict_core.models import catalogue
+from mrict_core.pipeline.dose_files import on_grid_of
 
 TITLE = "Dose on a whole head (simulated MR, exact CT)"
 HOW = (
@@ -92,13 +92,8 @@ def _images(quick: bool) -> dict[str, np.ndarray]:
 
 def _scans(ct: Volume, inside: np.ndarray, images: dict[str, np.ndarray]) -> Scans:
     like = itk_image(ct)
-
-    def on(array: np.ndarray) -> sitk.Image:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-        image.CopyInformation(like)
-        return image
-
-    return Scans(like, on(inside.astype(np.uint8)), {name: on(image) for name, image in images.items()})
+    scts = {name: on_grid_of(like, image) for name, image in images.items()}
+    return Scans(like, on_grid_of(like, inside.astype(np.uint8)), scts)
 
 
 def _one(settings: DoseSettings) -> Callable[[], Any]:

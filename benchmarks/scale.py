@@ -71,8 +71,7 @@ def step_of(variant: Experiment, profile: Profile, side: int) -> dict[str, Any]:
         found, kind = found | costs.measured(variant, profile, side), torch.cuda.get_device_name()
     with random_vgg19():
         method = build_method(variant, profile, "cpu")
-    batch, sides = profile.batch(variant), costs.sides_of(variant, side)
-    channels = make_view(variant.data.view).in_channels
+    batch, sides, channels = profile.batch(variant), method.view.sides(side), method.view.in_channels
     return {
         "case": variant.name,
         "batch": batch,
@@ -114,7 +113,8 @@ def on_gpus(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def memory(variant: Experiment, profile: Profile, kind: str) -> Iterator[dict[str, Any]]:
     """Yield the memory of a step of one image by what it sees and by width."""
-    sizes = [costs.sides_of(variant, side) for side in SIDES[kind]]
+    view = make_view(profile.view(variant))
+    sizes = [view.sides(side) for side in SIDES[kind]]
     if len(sizes[0]) == 3:
         sizes = [(depth, *sizes[0][1:]) for depth in DEPTHS]
     for sides in sizes:
@@ -209,8 +209,8 @@ def merging_s(folder: Path, cases: int) -> float:
     roll = Roll(names)
     for number in range(1, SHARDS + 1):
         shard = Shard(SHARDS, number)
-        rows = [{"case": name, "status": "written"} | roll.marks(0) | {"number": k} for k, name in enumerate(names, 1)
-                if shard.has(k)]  # fmt: skip
+        own = [(k, name) for k, name in enumerate(names, 1) if shard.has(k)]
+        rows = [{"case": name, "status": "written"} | roll.marks(k) for k, name in own]
         table = pd.DataFrame(rows, columns=[*FIRST, *FACTS, *MARKS])
         write_csv(shard.file(folder / "summary.csv"), table)
     return timed(lambda: merge_tables(folder / "summary.csv"))[0]

@@ -9,6 +9,7 @@ its defaults are declared here; to add a term, add its function.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
@@ -386,6 +387,7 @@ class Loss:
     def __init__(self, terms: Mapping[str, Term], **supplied: Any) -> None:
         self.terms: dict[str, Callable[[Output, Batch], Tensor]] = {}
         self.needs: set[str] = set()
+        self.needs_of: dict[str, set[str]] = {}
         self.weights: dict[str, float] = {}
         self.steps: dict[str, float] = {}
         self.previous: dict[str, float] = {}  # each term's mean in the last epoch
@@ -396,7 +398,8 @@ class Loss:
             part = LOSSES.find(function)
             built = inspect.isclass(part)
             self.terms[name] = LOSSES.build(function, options, **supplied) if built else partial(part, **options)
-            self.needs |= set(part.needs)
+            self.needs_of[name] = set(part.needs)
+            self.needs |= self.needs_of[name]
             self.weights[name] = term.weight
             if step := term.options.get(STEP):
                 self.steps[name] = step
@@ -407,6 +410,13 @@ class Loss:
         total = sum(self.weights[name] * value for name, value in values.items())
         logs = {f"loss_g_{name}": value.detach() for name, value in values.items()}
         return total, logs | {"loss_g": total.detach()}
+
+    def without(self, needs: Collection[str]) -> Loss:
+        """Return the sum of those terms that need none of these parts of the output; they stay the same objects."""
+        rest = copy.copy(self)
+        rest.terms = {name: term for name, term in self.terms.items() if not self.needs_of[name] & set(needs)}
+        rest.needs = set().union(*(self.needs_of[name] for name in rest.terms))
+        return rest
 
     def fit(self, batches: Iterator[Batch], window: HuRange, seed: int) -> list[str]:
         """Fit the terms that learn from the training data before the first step; return a line of text for each.

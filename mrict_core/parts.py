@@ -93,6 +93,12 @@ class Parts(dict[str, Callable[..., Any]]):
         return part(**taken | dict(options))
 
 
+def expect(name: str, value: Any, fits: bool, expected: str) -> None:
+    """Raise MrictError unless the value of an option fits; for `check_options`."""
+    if not fits:
+        raise MrictError(f"{name} is {value}, expected {expected}")
+
+
 def users_files() -> list[str]:
     """Return the paths of the user's files that this process and its children know."""
     return [path for path in os.environ.get(USERS_FILES, "").split(os.pathsep) if path]

@@ -9,6 +9,8 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +71,14 @@ class Roll:
     names: Sequence[str]
     run: Any = None
 
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the names and of what decides the results."""
+        return hash_of([sorted(self.names), self.run])
+
     def marks(self, number: int) -> dict[str, Any]:
         """Return the columns by which `merge_tables` knows that shards are of one run and that no case is missing."""
-        return dict(zip(MARKS, (number, len(self.names), hash_of([sorted(self.names), self.run])), strict=True))
+        return dict(zip(MARKS, (number, len(self.names), self.hash), strict=True))
 
 
 # ------------------------------------------------------------------------------------------------- tables of shards
@@ -80,7 +87,7 @@ class Roll:
 def tables_of(path: Path) -> dict[Shard, Path]:
     """Return the tables of shards that stand in the place of one table, whatever their number."""
     named = re.compile(rf"{re.escape(path.stem)}\.shard-([0-9]+)-of-([0-9]+){re.escape(path.suffix)}")
-    found = {file: named.fullmatch(file.name) for file in sorted(path.parent.glob(f"{path.stem}.shard-*"))}
+    found = {file: named.fullmatch(file.name) for file in sorted(path.parent.glob(f"{escape(path.stem)}.shard-*"))}
     return {Shard(int(match[2]), int(match[1])): file for file, match in found.items() if match}
 
 

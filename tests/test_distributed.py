@@ -131,7 +131,8 @@ def test_augmentation_is_that_of_one_process():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_validation_patient_is_scored_by_one_rank(count):
     sizes = [3, 10, 4, 4, 1, 7, 2]
-    validator = Validator(None, [[0] * n for n in sizes], batch_size=1, device=torch.device("cpu"))
+    datasets = [SimpleNamespace(slices=n) for n in sizes]  # also of volumes, which are one item each
+    validator = Validator(None, datasets, batch_size=1, device=torch.device("cpu"))
     dealt = []
     for rank in range(count):
         with ranks.among(Ranks(rank, count)):

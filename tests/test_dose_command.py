@@ -173,6 +173,7 @@ def test_without_pyradplan_the_way_to_get_it_is_said(case, tmp_path, monkeypatch
         ({"grid_mm": 0.2}, "grid_mm"),
         ({"dose_gy": -1.0}, "dose_gy"),
         ({"targets": 0}, "test targets"),
+        ({"modalities": ("photons", "protons", "photons")}, "expected each once"),
     ],
 )
 def test_settings_out_of_range_are_errors(arguments, message):
@@ -184,6 +185,9 @@ def test_settings_out_of_range_are_errors(arguments, message):
     ("more", "message"),
     [
         (("--oar", "cord"), "NAME=FILE"),
+        (("--oar", "cord=a.nii.gz", "--oar", "cord=b.nii.gz"), "the name cord is given twice"),
+        (("--oar", "target=a.nii.gz"), "an organ is named target, as a structure of every plan"),
+        (("--oar", "Body=a.nii.gz"), "an organ is named Body, as a structure of every plan"),
         (("--sct", "a.nii.gz"), "MODEL=PATH"),
         (("--ct", "cases.csv"), "its columns name all files"),
     ],
@@ -192,6 +196,12 @@ def test_options_that_say_too_little_are_errors(case, tmp_path, more, message):
     status, _, error = of(case, tmp_path / "out", *more)
     assert status == 1
     assert message in error
+
+
+@pytest.mark.parametrize("name", ["CT", "../up", "a/b", ".", ""])
+def test_a_synthetic_cts_name_must_suit_files_and_differ_from_the_ct(name, case):
+    with pytest.raises(MrictError, match="p01: a synthetic CT is named"):
+        DoseCase("p01", case["ct"], {name: case["sct"]}, case["mask"])
 
 
 def test_the_case_is_named_by_its_file_or_folder(case):

@@ -17,7 +17,14 @@ from mrict_core.experiments.profiles import get_profile
 from mrict_core.files import read_json, write_json
 from mrict_core.inference.volume import SynthesisOptions, check_models
 from mrict_core.paths import Workspace, workspace
-from mrict_core.pipeline import evaluate_mean, evaluate_variant, open_data, predictions_of, prepare_data
+from mrict_core.pipeline import (
+    current_records,
+    evaluate_mean,
+    evaluate_variant,
+    open_data,
+    predictions_of,
+    prepare_data,
+)
 from mrict_core.pipeline.report import write_report
 from mrict_core.pipeline.synthesis import load_models
 from mrict_core.training.loop import train
@@ -120,6 +127,9 @@ def test_models_of_other_data_are_not_averaged(scored):
         write_json(path, before | {"context": before["context"] | {"checkpoint_hash": "other"}})
         with pytest.raises(MrictError, match="its models were scored again since; evaluate --mean again"):
             predictions_of(scored, record_of(scored, NAME), "cpu")
+        records, missing = current_records(scored)  # the report goes on without it, and says so
+        assert NAME not in [record["name"] for record in records]
+        assert missing == {NAME: "its models were scored again since; evaluate --mean again"}
     finally:
         write_json(path, before)
 

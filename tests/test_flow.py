@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import torch
 from tiny_models import run_of, untrained_checkpoint
 from torch import Tensor, nn
 
+from mrict_core import ranks
 from mrict_core.data.batches import Batch
 from mrict_core.data.cache.store import SliceStore
 from mrict_core.data.splits import load_split
@@ -25,9 +27,12 @@ from mrict_core.inference.tiles import slices_to_hu
 from mrict_core.methods import Method, build_method, check
 from mrict_core.methods.drawing import euler, noise_of
 from mrict_core.methods.flow import folds_of
+from mrict_core.models.export import Original, example_of
+from mrict_core.ranks import Ranks
 from mrict_core.training.checkpoint import load_checkpoint
+from mrict_core.training.distributed import check_ranks
 from mrict_core.training.loop import train
-from mrict_core.training.run import TrainSettings
+from mrict_core.training.run import TrainSettings, prepare_run
 
 SMOKE = get_profile("smoke")
 FOUR = dataclasses.replace(SMOKE, epochs_min=4, epochs_max=4)
@@ -155,7 +160,7 @@ def test_a_flow_learns_mean_and_sd_of_a_known_distribution():
 
     method.begin_epoch(0)
     for k in range(steps):
-        method.within(0.5 + 0.5 * k / steps)
+        method.follow(0.5 + 0.5 * k / steps)
         for group in method.optimizers["G"].param_groups:
             group["lr"] = 4e-3 * (1 - k / steps)
         real_A, real_B = drawn(16)
@@ -222,7 +227,7 @@ def test_each_part_trains_its_own_weights_in_turn():
     for fraction, moved in ((0.0, "mean0"), (0.1, "mean1"), (0.2, "mean0"), (0.6, "flow"), (0.9, "flow")):
         before = {name: copied(part) for name, part in parts.items()}
         method.begin_epoch(0)
-        method.within(fraction)
+        method.follow(fraction)
         logs = method.train_step(batch_of([0, 1, 2, 3]))
         assert [name for name, part in parts.items() if changed(before[name], part)] == [moved]
         assert float(logs["flow_share"]) == (moved == "flow")
@@ -232,7 +237,10 @@ def test_each_part_trains_its_own_weights_in_turn():
 
 @pytest.mark.parametrize(("fraction", "within"), [(0.0, 0.0), (0.25, 0.5), (0.5, 0.0), (0.75, 0.5), (1.0, 1.0)])
 def test_each_part_goes_through_the_schedule(fraction, within):
-    assert flow_of().within(fraction) == pytest.approx(within)
+    method = flow_of()
+    method.follow(0.2)
+    assert method.within(fraction) == pytest.approx(within)
+    assert method.fraction == 0.2, "asking changes nothing"
 
 
 def test_an_untrained_flow_ends_at_the_mean():
@@ -269,10 +277,28 @@ def test_what_cannot_work_is_refused_before_training(name, changes, said):
 
 def test_fewer_people_than_folds_and_unknown_people_are_refused():
     method = flow_of()
-    with pytest.raises(MrictError, match=r"1 training people.*add people"):
+    with pytest.raises(MrictError, match=r"1 training people.*add people$"):
         method.meet(["a"], seed=0)
+    with pytest.raises(MrictError, match=r"2 training people.*or set network\.G\.folds=2$"):
+        flow_of({"network.G.folds": 3}).meet(["a", "b"], seed=0)
     with pytest.raises(MrictError, match="known people"):
         method.train_step(batch_of([]))
+
+
+def test_a_model_of_samples_is_not_exported(flow_model):
+    """A copy of the network would give one step of one sample."""
+    original = Original(flow_model.method, flow_model.facts, {"hash": "0", "data": {}})
+    with pytest.raises(MrictError, match="its CT is the mean of samples"):
+        example_of(original, None)
+
+
+@pytest.mark.parametrize(("name", "refused"), [("mk9_0", True), ("mk9_ddpm", False)])
+def test_a_flow_is_trained_by_one_process(name, refused, space):
+    """Its steps train one part on some people, so the gradients of several ranks would be of different parts."""
+    run, lines = prepare_run(get(name), SMOKE, space, TrainSettings(), **QUIET), []
+    with ranks.among(Ranks(0, 2)), pytest.raises(MrictError, match="method flow") if refused else nullcontext():
+        check_ranks(run, lines.append)
+    assert refused or "2 processes" in lines[0]
 
 
 # ------------------------------------------------------------------------------------------------- a whole training

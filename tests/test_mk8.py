@@ -219,6 +219,44 @@ def test_r1_by_hand_in_every_few_steps_and_in_one_backward():
     assert found[0][2] == pytest.approx(found[1][2], rel=1e-5), "the bias, which R1 alone would not reach"
 
 
+def test_a_term_that_learns_is_one_for_the_first_steps_and_the_later_ones():
+    changes = {
+        **{"data.view": "slice", "network.G": {"name": "residual_unet", "depth": 2}, "method.start": 0.5},
+        "loss.hu_features": {"weight": 0.1},
+    }
+    method = build_method(with_values(get("mk10_0"), changes), SMOKE, canvas=32)
+    assert set(method.first_loss.terms) == {"l1", "hu_features"}
+    assert method.first_loss.terms["hu_features"] is method.loss.terms["hu_features"]
+    assert method.first_loss.needs == {"fake_B"}
+    assert set(method.loss.terms) == {"l1", "gan", "feature_matching", "hu_features"}
+
+
+def test_r1_does_not_pass_through_the_compiled_network_of_several_ranks():
+    """Nobody differentiates a compiled network twice; a rank's wrapper calls it, its plain network is not compiled."""
+    method = gan(r1=0.5, r1_every=1, start=0.0)
+
+    class Wrapped(nn.Module):
+        plain, calls = method.D, 0
+
+        def forward(self, pair: Tensor) -> list[Tensor]:
+            Wrapped.calls += 1
+            return self.plain(pair)
+
+    method.D = Wrapped()
+    method._real_logits(batch(), penalised=True)
+    assert Wrapped.calls == 0
+    method._real_logits(batch(), penalised=False)
+    assert Wrapped.calls == 1
+
+
+def test_a_network_of_volumes_may_make_several_channels():
+    method = build_method(with_values(get("mk8_0"), {"network.G.out_channels": 2}), SMOKE, canvas=64)
+    method.begin_epoch(0)
+    assert torch.isfinite(method.train_step(batch())["loss_g"])
+    method.generator.eval()
+    assert method.predict(REAL_A).shape == REAL_A.shape
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

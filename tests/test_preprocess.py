@@ -467,10 +467,14 @@ def test_a_split_of_ones_own_is_kept_and_a_replaced_one_is_announced(cohort, tmp
     path.unlink()
     given = tmp_path / "mine.json"
     given.write_text(json.dumps(data))
-    with pytest.raises(MrictError, match=r"mine\.json: patients 1BZ999 are not usable"):
+    with pytest.raises(MrictError, match=r"mine\.json: names patients that are not usable: 1BZ999;"):
         prepare_data("smoke", str(cohort), split_kind=str(given), report=lines.append)
     assert not path.exists()
-    data["test"].remove("1BZ999")
+    data["test"] += [f"1BZ{number:03}" for number in range(300)]
+    given.write_text(json.dumps(data))
+    with pytest.raises(MrictError, match="1BZ000, 1BZ001, 1BZ002, 1BZ003, 1BZ004 and 296 more; remove them"):
+        prepare_data("smoke", str(cohort), split_kind=str(given), report=lines.append)
+    data["test"] = [patient for patient in data["test"] if not patient.startswith("1BZ")]
     given.write_text(json.dumps(data))
     assert prepare_data("smoke", str(cohort), split_kind=str(given), report=lines.append).split.train == own.train
     assert prepare_data("smoke", str(cohort), report=lines.append).split.train == own.train, "kept afterwards"

@@ -19,11 +19,11 @@ from tiny_models import files_in, write_head
 
 from mrict_core.data.images.volumes import hash_image
 from mrict_core.errors import MrictError
-from mrict_core.files import held, read_json, sole_writer
+from mrict_core.files import held, read_json, sole_writer, write_csv
 from mrict_core.paths import ROOT, workspace
 from mrict_core.pipeline import prepare_data
 from mrict_core.pipeline.cases import find_cases, synthesize_cases
-from mrict_core.shards import Shard, shard_named
+from mrict_core.shards import Roll, Shard, merge_tables, shard_named
 
 
 def at_once(*arguments: str, shards: int, **variables: str) -> list[tuple[int, str]]:
@@ -102,6 +102,23 @@ def test_the_order_of_the_listing_does_not_matter(tmp_path, models):
         tables.append(pd.read_csv(file)[["case", "number", "of", "run"]])
     assert tables[0].equals(tables[1])
     assert tables[0]["case"].tolist() == ["b", "d"]
+
+
+def test_a_table_may_have_any_name(tmp_path):
+    table = tmp_path / "run[1].csv"
+    for number in (1, 2):
+        marks = Roll(["a", "b"]).marks(number)
+        write_csv(Shard(2, number).file(table), pd.DataFrame([{"case": "ab"[number - 1], "status": "written"} | marks]))
+    assert [row["case"] for row in merge_tables(table)] == ["a", "b"]
+
+
+def test_a_run_is_hashed_once(monkeypatch):
+    """Of thousands of cases every row would hash all names again."""
+    hashed = []
+    monkeypatch.setattr("mrict_core.shards.hash_of", lambda value: hashed.append(value) or "h")
+    roll = Roll(["b", "a"], run=1)
+    assert [roll.marks(number)["run"] for number in (1, 2)] == ["h", "h"]
+    assert hashed == [[["a", "b"], 1]]
 
 
 @pytest.mark.parametrize(

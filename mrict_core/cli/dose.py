@@ -124,6 +124,8 @@ def _case(path: Path, scts: dict[str, Path], mask: str, target: str, oar: list[s
         name, separator, value = text.partition("=")
         if not name or (separator and not value) or not (separator or rtstruct):
             raise MrictError(f"--oar {text}: expected NAME=FILE, or a name in --rtstruct; correct it")
+        if name in organs:
+            raise MrictError(f"--oar {text}: the name {name} is given twice; expected different names; rename one")
         organs[name] = value or name
     name = stem_of(path)
     name = path.resolve().parent.name if name.lower() in ("", "ct") else name

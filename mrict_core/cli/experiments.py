@@ -75,26 +75,13 @@ def preprocess(
     from mrict_core.pipeline import prepare_data
     from mrict_core.shards import shard_named
 
+    where = profile, data, region, protocol
+    how = {"pairs": pairs, "strict": strict, "modality": modality, "ct": ct, "exclude_metal": exclude_metal}
     if part := shard_named(shard):
-        files = {"modality": modality, "ct": ct, "exclude_metal": exclude_metal}
-        _preprocess_shard(part, profile, data, region, protocol, pairs=pairs, strict=strict, **files)
+        _preprocess_shard(part, *where, **how)
         return
     with Bar("preprocess") as bar:
-        prepared = prepare_data(
-            profile,
-            data,
-            region,
-            protocol,
-            seed=seed,
-            split_kind=split,
-            group_by=group_by,
-            pairs=pairs,
-            strict=strict,
-            progress=bar,
-            modality=modality,
-            ct=ct,
-            exclude_metal=exclude_metal,
-        )
+        prepared = prepare_data(*where, seed=seed, split_kind=split, group_by=group_by, progress=bar, **how)
     store = prepared.store
     total = sum(store.counts().values())
     print(f"{len(store.patients)} patients, {total} slices of {store.size}x{store.size}: {shown(store.folder)}")
@@ -117,13 +104,13 @@ def preprocess(
         raise typer.Exit(1)
 
 
-def _preprocess_shard(part: Shard, profile: str, data: list[str] | None, *where: str, **how: Any) -> None:
+def _preprocess_shard(part: Shard, *where: Any, **how: Any) -> None:
     """Prepare a shard's patients; exit status 1 if one cannot be used."""
     from mrict_core.paths import shown
     from mrict_core.pipeline.preparation import prepare_part
 
     with Bar("preprocess") as bar:
-        done = prepare_part(part, profile, data, *where, progress=bar, **how)
+        done = prepare_part(part, *where, progress=bar, **how)
     for skip in done.skipped:
         say(f"skipped {skip.patient}: {skip.reason}")
     say(f"{part}: {len(done.patients)} of all {done.total} patients prepared: {shown(done.workspace.store)}")

@@ -40,10 +40,9 @@ class JointTransform:
 
     real_A: (B, C, H, W), real_B: (B, 1, H, W) in [-1, 1], background -1; mask: (B, 1, H, W) of 0/1. Types are kept, and
     shapes unless cropped; the channels of an MR move together, and each gets its own noise. So do the slices of
-    volumes, (B, C, D, H, W): they turn about the axis across them. Images are interpolated
-    linearly (a convex combination: no value leaves the input's range), the mask by nearest neighbour. Outside is
-    background. Columns are flipped only where `mirrors`, (B,) bool, is true: in a sagittal slice a flip turns the face
-    backwards.
+    volumes, (B, C, D, H, W): they turn about the axis across them. Images are interpolated linearly (a convex
+    combination: no value leaves the input's range), the mask by nearest neighbour. Outside is background. Columns are
+    flipped only where `mirrors`, (B,) bool, is true: in a sagittal slice a flip turns the face backwards.
 
     ranks: numbers are drawn for the batches of all ranks, and each uses its own, so that their number changes nothing.
     """

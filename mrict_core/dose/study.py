@@ -35,6 +35,8 @@ class DoseSettings:
     def __post_init__(self) -> None:
         if not self.modalities:
             raise MrictError(f"no modality; expected {' or '.join(engine.MODALITIES)}; name one")
+        if len(set(self.modalities)) < len(self.modalities):
+            raise MrictError(f"modality {', '.join(self.modalities)}: expected each once; leave out the repeated one")
         if self.targets < 1:
             raise MrictError(f"{self.targets} test targets: expected 1 or more")
         for modality in self.modalities:
@@ -79,9 +81,7 @@ class PlanDoses:
     sct_doses: Mapping[str, sitk.Image]
     on_ct: Mapping[str, Mapping[str, float]]  # structure => D98 and others on the CT
     models: Mapping[str, Mapping[str, Any]]  # model => measures, structures, beams
-    gammas: Mapping[
-        str, np.ndarray
-    ]  # model => gamma of the first criterion, on the dose grid, (z, y, x); NaN where not judged
+    gammas: Mapping[str, np.ndarray]  # model => gamma by the first criterion, dose grid (z, y, x); NaN: not judged
     faults: tuple[str, ...] = ()  # why the plan is not acceptable: it is kept and shown, not averaged
 
 

@@ -123,10 +123,10 @@ def synthesize_volume(
     """Return the synthetic CT of an MR volume of any orientation, spacing and size, on the volume's own grid.
 
     Models of one plane are averaged, and so are the flips of `tta`; planes are merged, see `merged`. The uncertainty of
-    one model that draws samples is their SD, calibrated if the model was evaluated. A volume one
-    voxel thick is predicted as one slice of its plane, a thin stack in its full planes. Outside `body`
-    (file order, bool) is air; by default, outside the body found on the MR and a margin, `masks.outline`. The network
-    always sees the MR's own body, as in training.
+    one model that draws samples is their SD, calibrated if the model was evaluated. A volume one voxel thick is
+    predicted as one slice of its plane, a thin stack in its full planes. Outside `body` (file order, bool) is air; by
+    default, outside the body found on the MR and a margin, `masks.outline`. The network always sees the MR's own body,
+    as in training.
     """
     models = [synthesizers] if isinstance(synthesizers, Synthesizer) else list(synthesizers)
     check_models(models, options)

@@ -19,7 +19,7 @@ from mrict_core.experiments.schema import Experiment, Optimizer
 from mrict_core.losses import GANS, Logs, Loss, discriminator_loss
 from mrict_core.networks import build_network
 from mrict_core.networks.layers import autocast, in_full
-from mrict_core.parts import Parts
+from mrict_core.parts import Parts, expect
 
 METHODS = Parts("method", supplied=("setup",))
 OPTIMIZERS = Parts("optimizer", supplied=("params", "lr"))
@@ -63,6 +63,7 @@ class Method(ABC):
     own_start: ClassVar[tuple[str, ...]] = ()  # networks that start afresh if the parent has none of their name
     logs: ClassVar[tuple[str, ...]] = ()  # logged besides loss_g and its terms
     per_rank: ClassVar[tuple[str, ...]] = ()  # keys of `state` that differ between the ranks of a training
+    shares: ClassVar[bool] = True  # False: its step cannot be shared by several ranks
 
     def __post_init__(self) -> None:
         setup = self.setup
@@ -103,7 +104,7 @@ class Method(ABC):
     def started(self) -> None:  # noqa: B027, most methods have nothing to do
         """Receive that the networks were loaded from those of another training."""
 
-    def follow(self, fraction: float) -> None:  # noqa: B027
+    def follow(self, fraction: float) -> None:  # noqa: B027, most methods do the same from start to end
         """Receive the fraction of the training that is done, from 0 to 1, before every step."""
 
     def meet(self, people: Sequence[str], seed: int) -> None:  # noqa: B027, most methods do not ask who is who
@@ -202,7 +203,10 @@ class Method(ABC):
 
     def in_made_channels(self, batch: Batch) -> Batch:
         """Return the batch with its grey CT repeated to the generator's channels (a view, no copy)."""
-        return batch if self.out_channels == 1 else batch.with_ct(batch.real_B.expand(-1, self.out_channels, -1, -1))
+        if self.out_channels == 1:
+            return batch
+        sides = batch.real_B.shape[2:]
+        return batch.with_ct(batch.real_B.expand(-1, self.out_channels, *sides))
 
     def compile(self) -> None:
         """Compile the networks' forward passes, except in the gradient penalty, which is differentiated twice."""
@@ -227,12 +231,8 @@ class Adversarial(Method):
     ) -> None:
         if gan not in GANS:
             raise unknown_name("GAN loss", gan, GANS)
-        for name, value, least in (
-            ("generator_steps", generator_steps, 1),
-            ("gradient_penalty", gradient_penalty, 0),
-        ):
-            if value < least:
-                raise MrictError(f"{name} is {value}, expected at least {least}")
+        expect("generator_steps", generator_steps, generator_steps >= 1, "at least 1")
+        expect("gradient_penalty", gradient_penalty, gradient_penalty >= 0, "at least 0")
 
     ct_judge: ClassVar[str]  # name of the discriminator of CTs
     logs: ClassVar = ("loss_d_gan", "loss_gp", "loss_d", "d_real", "d_fake")

@@ -132,8 +132,8 @@ def check_networks(experiment: Experiment, profile: Profile, size: int, *, train
             made = method.generator.eval()(torch.empty(1, method.view.in_channels, *sides))
             expected, came = (1, max(1, method.out_channels), *sides), tuple(getattr(made, "shape", ()))
             if came != expected:
-                what, kind = "a patch" if volumes else "a slice", came or type(made).__name__
-                raise MrictError(f"{where()}: returns {kind} for {what}, expected {expected}")
+                what = "a patch" if volumes else "a slice"
+                raise MrictError(f"{where()}: returns {came or type(made).__name__} for {what}, expected {expected}")
             for name in kind.NETWORKS if training else ():
                 network = method.fresh(name)
                 if volumes:  # of slices, the canvas suits all networks

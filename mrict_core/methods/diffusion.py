@@ -10,7 +10,7 @@ which for few steps is another time than the next one listed (by 83 of 1000 at n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,9 +20,10 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments.schema import Experiment
 from mrict_core.losses import LOSSES, Logs, Output
 from mrict_core.methods.base import METHODS
-from mrict_core.methods.drawing import noise_of
+from mrict_core.methods.drawing import check_drawing, noise_of
 from mrict_core.methods.regression import Regression
 from mrict_core.networks.layers import in_full
+from mrict_core.parts import expect
 
 NETWORK = "denoiser"
 TIMES = 1000  # of the schedule
@@ -32,7 +33,7 @@ BETAS = (0.0005, 0.0195)  # MONAI's own for images
 @METHODS.register("diffusion")
 @dataclass(eq=False)
 class Diffusion(Regression):
-    """The noise-telling network `G` with averaged weights."""
+    """A network `G` that predicts the noise in an image, with averaged weights."""
 
     steps: int = 20  # of a sample
     samples: int = 4  # behind a synthetic CT
@@ -40,22 +41,15 @@ class Diffusion(Regression):
     gives: ClassVar = ("fake_B",)
 
     @staticmethod
-    def check_options(*, ema: float = 0.0, clip: float | None = None, steps: int = 20, samples: int = 4) -> None:
-        Regression.check_options(ema=ema, clip=clip)
-        for name, value, least, most in (("steps", steps, 1, TIMES), ("samples", samples, 2, TIMES)):
-            if not least <= value <= most:
-                raise MrictError(f"{name} is {value}, expected {least} to {most}")
+    def check_options(*, steps: int = 20, samples: int = 4, **regression: Any) -> None:
+        Regression.check_options(**regression)
+        expect("steps", steps, 1 <= steps <= TIMES, f"1 to {TIMES}")
+        expect("samples", samples, samples >= 2, "at least 2")
 
     @staticmethod
     def check_experiment(experiment: Experiment) -> None:
-        """Raise MrictError for another network, or a second plane."""
-        if (name := experiment.network["G"].name) != NETWORK:
-            raise MrictError(f"network.G is {name}, method diffusion needs {NETWORK}; set network.G.name={NETWORK}")
-        if planes := experiment.data.view.options.get("planes"):
-            raise MrictError(
-                f"data.view.planes is {list(planes)}: the noise of a volume belongs to its slices as prepared; "
-                "leave planes out"
-            )
+        """Raise MrictError for another network, a second plane, or a loss that compares more than two images."""
+        check_drawing(experiment, NETWORK)
         for name, term in experiment.loss.items():
             if set(LOSSES[term.function or name].needs) != {"fake_B"}:
                 raise MrictError(f"loss.{name}: compares more than two images, here of noise; leave it out")
@@ -73,8 +67,8 @@ class Diffusion(Regression):
         noise, times = torch.randn_like(batch.real_B), torch.randint(TIMES, (len(batch),)).to(batch.real_B.device)
         noisy = self.scheduler.add_noise(original_samples=batch.real_B, noise=noise, timesteps=times)
         with self.autocast():
-            told = in_full(self.raw(batch.real_A, noisy, times))
-        loss, logs = self.loss((Output(fake_B=told), batch.with_ct(noise)))  # the terms compare noises
+            predicted = in_full(self.raw(batch.real_A, noisy, times))
+        loss, logs = self.loss((Output(fake_B=predicted), batch.with_ct(noise)))  # the terms compare noises
         return logs | self.improve(loss)
 
     @property
@@ -95,9 +89,9 @@ class Diffusion(Regression):
         """Return where pure noise x ends.  # (B, C, H, W), (B, 1, H, W) => (B, 1, H, W) float32"""
         times = torch.linspace(TIMES - 1, 0, steps).round().long().tolist()
         for now, then in zip(times, [*times[1:], -1], strict=True):
-            told = in_full(self.generator(real_A, x, x.new_full((len(x),), now)))
+            predicted = in_full(self.generator(real_A, x, x.new_full((len(x),), now)))
             a, b = self.kept[now], self.kept[then] if then >= 0 else 1.0
-            clean = ((x - (1 - a) ** 0.5 * told) / a**0.5).clamp(-1, 1)
-            told = (x - a**0.5 * clean) / (1 - a) ** 0.5  # that agrees with the clipped image
-            x = b**0.5 * clean + (1 - b) ** 0.5 * told
+            clean = ((x - (1 - a) ** 0.5 * predicted) / a**0.5).clamp(-1, 1)
+            predicted = (x - a**0.5 * clean) / (1 - a) ** 0.5  # that agrees with the clipped image
+            x = b**0.5 * clean + (1 - b) ** 0.5 * predicted
         return x

@@ -1,4 +1,4 @@
-"""Seeded noise and the solver of a flow, for methods that draw samples."""
+"""What methods that draw samples share: checks, seeded noise, and the solver of a flow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from mrict_core.errors import MrictError
+from mrict_core.experiments.schema import Experiment
+
 SPREAD = 1_000_003  # prime, so that seed, sample and position give different seeds
 SEEDS = 2**62
+
+
+def check_drawing(experiment: Experiment, network: str) -> None:
+    """Raise MrictError for a network other than the method's, and for planes: noise has one."""
+    if (name := experiment.network["G"].name) != network:
+        method = experiment.method.name
+        raise MrictError(f"network.G is {name}, method {method} needs {network}; set network.G.name={network}")
+    if planes := experiment.data.view.options.get("planes"):
+        raise MrictError(
+            f"data.view.planes is {list(planes)}: the noise of a volume belongs to its slices as prepared; "
+            "leave planes out"
+        )
 
 
 def noise_of(positions: Iterable[int], sides: tuple[int, int], sample: int, seed: int = 0) -> Tensor:

@@ -36,10 +36,11 @@ from mrict_core.errors import MrictError
 from mrict_core.experiments.schema import Experiment
 from mrict_core.losses import LOSSES, Logs, Output, masked_mean
 from mrict_core.methods.base import METHODS
-from mrict_core.methods.drawing import euler, noise_of
+from mrict_core.methods.drawing import check_drawing, euler, noise_of
 from mrict_core.methods.regression import Regression
 from mrict_core.networks.layers import in_full
 from mrict_core.networks.residual_unet import UNIT_PER_1000_HU
+from mrict_core.parts import expect
 
 FLOW = "flow"
 NETWORK = "mean_flow"
@@ -67,39 +68,29 @@ class Flow(Regression):
     at_zero: float = 0.2  # share of a batch with t = 0
 
     logs: ClassVar = ("grad_norm", "flow_share")
+    shares: ClassVar = False  # a step trains one part, whose people may all be on one rank
 
     @staticmethod
     def check_options(
         *,
-        ema: float = 0.0,
-        clip: float | None = None,
         sigma_hu: float = 100.0,
         steps: int = 4,
         samples: int = 8,
         mean_share: float = 0.5,
         at_zero: float = 0.2,
+        **regression: Any,
     ) -> None:
-        Regression.check_options(ema=ema, clip=clip)
-        for name, value, fits, expected in (
-            ("sigma_hu", sigma_hu, sigma_hu > 0, "a number above 0"),
-            ("steps", steps, steps >= 1, "at least 1"),
-            ("samples", samples, samples >= 2, "at least 2"),
-            ("mean_share", mean_share, 0 < mean_share < 1, "between 0 and 1"),
-            ("at_zero", at_zero, 0 <= at_zero <= 1, "from 0 to 1"),
-        ):
-            if not fits:
-                raise MrictError(f"{name} is {value}, expected {expected}")
+        Regression.check_options(**regression)
+        expect("sigma_hu", sigma_hu, sigma_hu > 0, "a number above 0")
+        expect("steps", steps, steps >= 1, "at least 1")
+        expect("samples", samples, samples >= 2, "at least 2")
+        expect("mean_share", mean_share, 0 < mean_share < 1, "between 0 and 1")
+        expect("at_zero", at_zero, 0 <= at_zero <= 1, "from 0 to 1")
 
     @staticmethod
     def check_experiment(experiment: Experiment) -> None:
         """Raise MrictError for another network, a second plane, or a loss that needs more than a CT."""
-        if (name := experiment.network["G"].name) != NETWORK:
-            raise MrictError(f"network.G is {name}, method flow needs {NETWORK}; set network.G.name={NETWORK}")
-        if planes := experiment.data.view.options.get("planes"):
-            raise MrictError(
-                f"data.view.planes is {list(planes)}: the noise of a volume belongs to its slices as prepared; "
-                "leave planes out"
-            )
+        check_drawing(experiment, NETWORK)
         for name, term in experiment.loss.items():
             if "log_b" in LOSSES[term.function or name].needs:
                 raise MrictError(f"loss.{name}: needs a second head, which {NETWORK} lacks; leave it out")
@@ -122,15 +113,15 @@ class Flow(Regression):
 
     def meet(self, people: Sequence[str], seed: int) -> None:
         folds = len(self.means)
-        if len(people) < folds:
-            raise MrictError(
-                f"{len(people)} training people, but each of {folds} regressions leaves some out; "
-                f"add people, or set network.G.folds={max(2, len(people))}"
-            )
+        if (count := len(people)) < folds:
+            remedy = f"add people, or set network.G.folds={count}" if count > 1 else "add people"
+            raise MrictError(f"{count} training people, but each of {folds} regressions leaves some out; {remedy}")
         self.people, self.fold_of = list(people), folds_of(len(people), folds, seed)
 
-    def within(self, fraction: float) -> float:
+    def follow(self, fraction: float) -> None:
         self.fraction = fraction
+
+    def within(self, fraction: float) -> float:
         if fraction < self.mean_share:
             return fraction / self.mean_share
         return (fraction - self.mean_share) / (1 - self.mean_share)

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from mrict_core.data.batches import Batch
 from mrict_core.errors import MrictError
 from mrict_core.experiments.schema import Experiment
-from mrict_core.losses import LOSSES, Logs, Loss, Output, gan_discriminator
+from mrict_core.losses import LOSSES, Logs, Output, gan_discriminator
 from mrict_core.methods.base import METHODS, frozen
 from mrict_core.methods.regression import Regression
 from mrict_core.networks.layers import autocast, in_full
+from mrict_core.parts import expect
+from mrict_core.ranks import plain
 
 ADVERSARIAL = {"logits", "features"}  # what terms need that the first steps lack
 
@@ -41,22 +43,11 @@ class Gan3d(Regression):
     logs: ClassVar = ("grad_norm", "loss_d", "loss_r1", "d_real", "d_fake")
 
     @staticmethod
-    def check_options(
-        *,
-        ema: float = 0.0,
-        clip: float | None = None,
-        start: float = 0.1,
-        r1: float = 1.0,
-        r1_every: int = 16,
-    ) -> None:
-        Regression.check_options(ema=ema, clip=clip)
-        for name, value, fits, expected in (
-            ("start", start, 0 <= start <= 1, "a fraction from 0 to 1"),
-            ("r1", r1, r1 >= 0, "at least 0"),
-            ("r1_every", r1_every, r1_every >= 1, "at least 1"),
-        ):
-            if not fits:
-                raise MrictError(f"{name} is {value}, expected {expected}")
+    def check_options(*, start: float = 0.1, r1: float = 1.0, r1_every: int = 16, **regression: Any) -> None:
+        Regression.check_options(**regression)
+        expect("start", start, 0 <= start <= 1, "a fraction from 0 to 1")
+        expect("r1", r1, r1 >= 0, "at least 0")
+        expect("r1_every", r1_every, r1_every >= 1, "at least 1")
 
     @staticmethod
     def check_experiment(experiment: Experiment) -> None:
@@ -69,10 +60,7 @@ class Gan3d(Regression):
         super().__post_init__()
         self.fraction, self.judged = 1.0, 0  # of the training; steps of D
         if self.setup.training:
-            terms = self.setup.experiment.loss
-            first = {n: t for n, t in terms.items() if not ADVERSARIAL & set(LOSSES[t.function or n].needs)}
-            supplied = {"device": self.setup.device, "precision": self.setup.precision}
-            self.first_loss = Loss(first, **supplied, feature_network=self.setup.profile.feature_network)
+            self.first_loss = self.loss.without(ADVERSARIAL)
 
     def channels(self, name: str) -> tuple[int, int]:
         mr, ct = self.view.in_channels, self.out_channels
@@ -104,13 +92,13 @@ class Gan3d(Regression):
 
     def output(self, batch: Batch, fake_B: Tensor) -> Output:
         """Return what the terms of G's loss read; D's features of the real CT are their target, without a gradient."""
-        *fakes, logits = self.said(batch.real_A, fake_B)
+        *fakes, logits = self.D_outputs(batch.real_A, fake_B)
         with torch.no_grad():
-            *reals, _ = self.said(batch.real_A, batch.real_B)
+            *reals, _ = self.D_outputs(batch.real_A, batch.real_B)
         pairs = list(zip(fakes, reals, strict=True))
         return Output(fake_B=fake_B, logits=logits, real_label=1.0, gan="least_squares", features=pairs)
 
-    def said(self, real_A: Tensor, image: Tensor) -> list[Tensor]:
+    def D_outputs(self, real_A: Tensor, image: Tensor) -> list[Tensor]:
         """Return D's features of an image beside its MR, and as the last its logits, in float32."""
         with self.autocast():
             made = self.D(torch.cat([real_A, image], dim=1))
@@ -120,7 +108,7 @@ class Gan3d(Regression):
         penalised = bool(self.r1) and self.judged % self.r1_every == 0
         self.judged += 1
         logits_real, loss_r1 = self._real_logits(batch, penalised)
-        logits_fake = self.said(batch.real_A, fake_B)[-1]
+        logits_fake = self.D_outputs(batch.real_A, fake_B)[-1]
         loss_D = gan_discriminator(logits_real, logits_fake, 1.0, "least_squares")
         self.descend("D", loss_D + self.r1_every * self.r1 / 2 * loss_r1)  # one backward
         logs = {"loss_d": loss_D, "loss_r1": loss_r1, "d_real": logits_real.mean(), "d_fake": logits_fake.mean()}
@@ -132,11 +120,11 @@ class Gan3d(Regression):
         The penalty is differentiated twice: in float32, and not through a compiled D.
         """
         if not penalised:
-            logits = self.said(batch.real_A, batch.real_B)[-1]
+            logits = self.D_outputs(batch.real_A, batch.real_B)[-1]
             return logits, torch.zeros((), device=logits.device)
         real_B = batch.real_B.detach().requires_grad_(True)
         with autocast(real_B.device, torch.float32):
-            made = self.D.forward(torch.cat([batch.real_A, real_B], dim=1))
+            made = plain(self.D).forward(torch.cat([batch.real_A, real_B], dim=1))
             logits = made[-1] if isinstance(made, list | tuple) else made
             (gradient,) = torch.autograd.grad(logits.sum(), real_B, create_graph=True)
         return logits, gradient.flatten(1).square().sum(dim=1).mean()

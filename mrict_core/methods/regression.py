@@ -23,6 +23,7 @@ from mrict_core.experiments.schema import Experiment
 from mrict_core.losses import LOSSES, Logs, Output
 from mrict_core.methods.base import METHODS, Method
 from mrict_core.networks.layers import in_full
+from mrict_core.parts import expect
 
 
 @METHODS.register("regression")
@@ -41,10 +42,9 @@ class Regression(Method):
 
     @staticmethod
     def check_options(*, ema: float = 0.0, clip: float | None = None) -> None:
-        if not 0 <= ema < 1:
-            raise MrictError(f"ema is {ema}, expected at least 0 and below 1")
-        if clip is not None and not (type(clip) in (int, float) and 0 < clip < torch.inf):
-            raise MrictError(f"clip is {clip}, expected a number above 0, or null")
+        expect("ema", ema, 0 <= ema < 1, "at least 0 and below 1")
+        number = type(clip) in (int, float) and 0 < clip < torch.inf
+        expect("clip", clip, clip is None or number, "a number above 0, or null")
 
     @staticmethod
     def check_experiment(experiment: Experiment) -> None:

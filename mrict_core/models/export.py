@@ -136,11 +136,19 @@ class Example:
 
 
 def example_of(original: Original, path: Path | None) -> Example:
-    """Return the MR to check a copy on: a file, or a digital phantom of the model's region."""
+    """Return the MR to check a copy on: a file, or a digital phantom of the model's region.
+
+    Raises MrictError for a model that no copy of its network can replace: of volumes, or of samples.
+    """
     facts = original.facts
     if original.method.view.dimensions == 3:
         raise MrictError(
             f"{original.name}: its network sees volumes in patches, expected one of slices; use the model itself "
+            "(python -m mrict_core synthesize)"
+        )
+    if original.method.draws:
+        raise MrictError(
+            f"{original.name}: its CT is the mean of samples, expected a model of one pass; use the model itself "
             "(python -m mrict_core synthesize)"
         )
     if path is None:

@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mrict_core.errors import MrictError
+from mrict_core.parts import expect
 
 STAGES = (1, 2, 4, 4)  # their channels, in units of the width
 
 
 class Denoiser(nn.Module):
-    """`net` tells the noise in x.  # (B, in_channels, H, W), (B, 1, H, W), (B,) => (B, 1, H, W) float32"""
+    """`net` predicts the noise in x.  # (B, in_channels, H, W), (B, 1, H, W), (B,) => (B, 1, H, W) float32"""
 
     multiple = 2 ** (len(STAGES) - 1)
 
@@ -49,10 +49,8 @@ def denoiser(width: int = 32, in_channels: int = 1, out_channels: int = 1) -> De
 
 
 def check_options(*, width: int = 8, out_channels: int = 1) -> None:
-    if width < 1:
-        raise MrictError(f"width is {width}, expected at least 1")
-    if out_channels != 1:
-        raise MrictError(f"out_channels is {out_channels}, expected 1")
+    expect("width", width, width >= 1, "at least 1")
+    expect("out_channels", out_channels, out_channels == 1, "1")
 
 
 denoiser.check_options = check_options

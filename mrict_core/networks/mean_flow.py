@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mrict_core.errors import MrictError
 from mrict_core.networks.residual_unet import ResidualUNet
 from mrict_core.networks.residual_unet import check_options as check_unet
 from mrict_core.networks.timed_unet import TimedUNet
+from mrict_core.parts import expect
 
 GUIDES = 2  # images that the flow sees besides the view: the mean, and the state relative to it
 
@@ -22,13 +22,11 @@ class MeanFlow(nn.Module):
     `flow_steps` counts the steps that trained the flow; 0: only the mean is known yet.
     """
 
-    def __init__(
-        self, width: int, in_channels: int, *, folds: int, guides: int, norm: str, stem: str, depth: int
-    ) -> None:
+    def __init__(self, width: int, in_channels: int, *, folds: int, norm: str, stem: str, depth: int) -> None:
         super().__init__()
         kind = {"norm": norm, "stem": stem, "depth": depth}
         self.means = nn.ModuleList(ResidualUNet(width, in_channels, 1, log_b=False, **kind) for _ in range(folds))
-        self.flow = TimedUNet(width, in_channels + guides, **kind)
+        self.flow = TimedUNet(width, in_channels + GUIDES, **kind)
         self.multiple = self.flow.multiple
         self.register_buffer("flow_steps", torch.zeros((), dtype=torch.long))
 
@@ -47,15 +45,13 @@ def mean_flow(
     depth: int = 5,
 ) -> MeanFlow:
     """Return MK9's networks; folds: number of regressions; the rest as in `residual_unet`."""
-    return MeanFlow(width, in_channels, folds=folds, guides=GUIDES, norm=norm, stem=stem, depth=depth)
+    return MeanFlow(width, in_channels, folds=folds, norm=norm, stem=stem, depth=depth)
 
 
 def check_options(*, folds: int = 5, out_channels: int = 1, **unet: object) -> None:
     check_unet(**unet)
-    if folds < 2:
-        raise MrictError(f"folds is {folds}, expected at least 2: each regression leaves some people out")
-    if out_channels != 1:
-        raise MrictError(f"out_channels is {out_channels}, expected 1")
+    expect("folds", folds, folds >= 2, "at least 2: each regression leaves some people out")
+    expect("out_channels", out_channels, out_channels == 1, "1")
 
 
 mean_flow.check_options = check_options

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import unknown_name
+from mrict_core.parts import expect
 
 NORMS = {"instance": "INSTANCE", "batch": "BATCH"}
 MOST_LAYERS = 4
@@ -38,8 +39,7 @@ def patchgan3d(
 def check_options(*, layers: int = 2, norm: str = "instance", **_: object) -> None:
     if norm not in NORMS:
         raise unknown_name("norm", norm, NORMS)
-    if not 1 <= layers <= MOST_LAYERS:
-        raise MrictError(f"layers is {layers}, expected 1 to {MOST_LAYERS}")
+    expect("layers", layers, 1 <= layers <= MOST_LAYERS, f"1 to {MOST_LAYERS}")
 
 
 patchgan3d.check_options = check_options

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrict_core.errors import MrictError, unknown_name
+from mrict_core.errors import unknown_name
 from mrict_core.hu import SYNTHRAD2023, WATER_HU
 from mrict_core.networks.layers import autocast, check_input, in_full
+from mrict_core.parts import expect
 
 STAGES = (1, 2, 4, 8, 8)  # channels, in units of the width
 BLOCKS = (1, 2, 2, 2, 2)  # residual blocks of the encoder; the decoder has one per stage
@@ -107,16 +108,18 @@ class ResidualUNet(nn.Module):
         with autocast(features.device, torch.float32):
             return WATER + UNIT_PER_1000_HU * self.head(in_full(features))
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor, *times: Tensor) -> Tensor:
+        """Return what the heads see; `times`: what the blocks of a `TimedUNet` take besides."""
         check_input(x, self.in_channels, self.multiple)
         y = self.stem(F.pixel_unshuffle(x, self.fold) if self.stem_kind == "fold" else x)
         skips = []
         for stage in self.encoder:
-            y = stage(y)
+            for block in stage:
+                y = block(y, *times)
             skips.append(y)
         skips.pop()
         for reduce, block in zip(self.reduce, self.decoder, strict=True):
-            y = block(torch.cat([F.interpolate(reduce(y), scale_factor=2), skips.pop()], dim=1))
+            y = block(torch.cat([F.interpolate(reduce(y), scale_factor=2), skips.pop()], dim=1), *times)
         if self.fold > 1:
             y = F.interpolate(y, scale_factor=self.fold)
         return F.leaky_relu(self.fine(torch.cat([y, x.to(y.dtype)], dim=1)), SLOPE)
@@ -139,10 +142,8 @@ def check_options(*, norm: str = "batch", stem: str = "fold", depth: int = 5, wi
     for kind, name, known in (("norm", norm, NORMS), ("stem", stem, STEMS)):
         if name not in known:
             raise unknown_name(kind, name, known)
-    if not 2 <= depth <= len(STAGES):
-        raise MrictError(f"depth is {depth}, expected 2 to {len(STAGES)}")
-    if width < 1:
-        raise MrictError(f"width is {width}, expected at least 1")
+    expect("depth", depth, 2 <= depth <= len(STAGES), f"2 to {len(STAGES)}")
+    expect("width", width, width >= 1, "at least 1")
 
 
 residual_unet.check_options = check_options

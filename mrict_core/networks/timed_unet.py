@@ -1,4 +1,4 @@
-"""MK9's network for one step of a flow: MK7's residual U-Net, told the time t in every block.
+"""MK9's network for one step of a flow: MK7's residual U-Net, with the time t in every block.
 
     t  ->  sines and cosines of 32 frequencies  ->  a small perceptron  ->  a scale and a shift for every channel
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrict_core.networks.layers import autocast, check_input, in_full
+from mrict_core.networks.layers import autocast, in_full
 from mrict_core.networks.residual_unet import SLOPE, UNIT_PER_1000_HU, Block, ResidualUNet
 
 FREQUENCIES = 32
@@ -88,22 +88,6 @@ class TimedUNet(ResidualUNet):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the velocity. Raises MrictError for a wrong channel count or image size."""
-        features = self._timed(x, t)
+        features = self._features(x, self.times(t))
         with autocast(x.device, torch.float32):
             return UNIT_PER_1000_HU * self.head(in_full(features))
-
-    def _timed(self, x: Tensor, t: Tensor) -> Tensor:
-        check_input(x, self.in_channels, self.multiple)
-        times = self.times(t)
-        y = self.stem(F.pixel_unshuffle(x, self.fold) if self.stem_kind == "fold" else x)
-        skips = []
-        for stage in self.encoder:
-            for block in stage:
-                y = block(y, times)
-            skips.append(y)
-        skips.pop()
-        for reduce, block in zip(self.reduce, self.decoder, strict=True):
-            y = block(torch.cat([F.interpolate(reduce(y), scale_factor=2), skips.pop()], dim=1), times)
-        if self.fold > 1:
-            y = F.interpolate(y, scale_factor=self.fold)
-        return F.leaky_relu(self.fine(torch.cat([y, x.to(y.dtype)], dim=1)), SLOPE)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mrict_core.errors import MrictError, unknown_name
 from mrict_core.networks.layers import autocast, in_full
 from mrict_core.networks.residual_unet import SLOPE, UNIT_PER_1000_HU, WATER
+from mrict_core.parts import expect
 
 CHANNELS = (1, 2, 4, 8, 10, 10)  # of the stages, in units of the width
 FLAT, CUBIC = (1, 3, 3), (3, 3, 3)  # kernels
@@ -59,11 +60,8 @@ class VolumeUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the synthetic image. Raises MrictError for a wrong channel count or size."""
         sides = x.shape[2:]
-        if (
-            x.ndim != 5
-            or x.shape[1] != self.in_channels
-            or any(n % m for n, m in zip(sides, self.multiple, strict=True))
-        ):
+        fits = x.ndim == 5 and x.shape[1] == self.in_channels
+        if not fits or any(side % unit for side, unit in zip(sides, self.multiple, strict=True)):
             expected = ", ".join(f"{n}k" for n in self.multiple)
             raise MrictError(
                 f"generator: input of shape {tuple(x.shape)}, expected (B, {self.in_channels}, {expected}), k whole; "
@@ -104,13 +102,9 @@ def volume_unet(
 def check_options(*, norm: str = "instance", depth: int = 5, fold: int = 2, width: int = 8, **_: object) -> None:
     if norm not in NORMS:
         raise unknown_name("norm", norm, NORMS)
-    for name, value, least, most in (
-        ("depth", depth, 2, len(CHANNELS)),
-        ("fold", fold, 1, 4),
-        ("width", width, 1, 512),
-    ):
-        if not least <= value <= most:
-            raise MrictError(f"{name} is {value}, expected {least} to {most}")
+    expect("depth", depth, 2 <= depth <= len(CHANNELS), f"2 to {len(CHANNELS)}")
+    expect("fold", fold, 1 <= fold <= 4, "1 to 4")
+    expect("width", width, 1 <= width <= 512, "1 to 512")
 
 
 volume_unet.check_options = check_options

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from mrict_core.data.case_csv import FOLDER_NAME
 from mrict_core.data.checks.hu_values import check_hu, check_sct
 from mrict_core.data.dicom import is_dicom, read_series
 from mrict_core.data.dicom.rtstruct import TARGET_TYPES, Structure, mask_of, read_structures
@@ -20,10 +21,16 @@ from mrict_core.errors import MrictError
 from mrict_core.files import hash_file, hash_of
 from mrict_core.paths import shown
 
+PLANNED = ("target", "body")  # structures of every plan
+CT = "CT"  # in figures, beside the names of synthetic CTs
+
 
 @dataclass(frozen=True)
 class DoseCase:
-    """The files of one case; structures are files, or names in the RTSTRUCT."""
+    """The files of one case; structures are files, or names in the RTSTRUCT.
+
+    Raises MrictError for names of organs and synthetic CTs that would be taken for others.
+    """
 
     name: str
     ct: Path
@@ -32,6 +39,19 @@ class DoseCase:
     target: str = ""
     organs: Mapping[str, str] = field(default_factory=dict)  # name => file, or its name in the RTSTRUCT
     rtstruct: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.organs:
+            if name.lower() in PLANNED:
+                raise MrictError(
+                    f"{self.name}: an organ is named {name}, as a structure of every plan; expected another; rename it"
+                )
+        for name in self.scts:
+            if name.upper() == CT or not FOLDER_NAME.fullmatch(name):
+                raise MrictError(
+                    f"{self.name}: a synthetic CT is named {name}, as the CT or as no file can be; expected letters, "
+                    "digits, _, -; rename it"
+                )
 
     def hashes(self) -> dict[str, str]:
         """Return a hash of the content of every file."""

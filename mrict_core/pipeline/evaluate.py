@@ -53,6 +53,7 @@ from mrict_core.training.run import fid_features
 from mrict_core.training.runs import Report, TrainingRun, budget, choose, in_training, of_record
 
 CODE = ("hu", "data", "metrics", "evaluation", "networks", "methods", "inference", "pipeline")  # decide the scores
+AGAIN = "its models were scored again since; evaluate --mean again"
 NETWORKS = {  # of the feature metrics: role => (name, options)
     "inception": ("inception_fid", {}),
     "lpips": ("lpips_squeeze", {}),
@@ -272,8 +273,8 @@ def predictions_of(
     store = open_data(space)[0]
     if names := members_of(record):
         records = [_member(space, name) for name in names]
-        if mean_context(records)["checkpoint_hash"] != record["context"]["checkpoint_hash"]:
-            raise MrictError(f"{record['name']}: its models were scored again since; evaluate --mean again")
+        if _outdated(record, {one["name"]: one for one in records}):
+            raise MrictError(f"{record['name']}: {AGAIN}")
         return mean_predictions(store, [predictions_of(space, one, device, report) for one in records])
     run = of_record(space, record)
     scored = record["context"].get("checkpoint_hash", "").split(" / ")[0]
@@ -368,7 +369,8 @@ def evaluate_controls(profile: Profile, space: Workspace, progress: CountProgres
 def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict[str, str]]:
     """Return the records of the workspace's data and split, and {name: why} for the missing ones.
 
-    names: variants separated by commas; "" takes all records. A record of other data is not used.
+    names: variants separated by commas; "" takes all records. A record of other data is not used, nor the mean of
+    models that were scored again since.
     """
     store, split = open_data(space)
     given = [name.strip() for name in names.split(",") if name.strip()]
@@ -381,6 +383,8 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
             missing[name] = "not evaluated"
         elif (record["context"]["store_key"], record["context"]["split_hash"]) != (store.key, split.hash):
             missing[name] = "evaluated on other data or another split; evaluate it again"
+        elif _outdated(record, found):
+            missing[name] = AGAIN
         else:
             records.append(record)
     if not records:
@@ -389,6 +393,15 @@ def current_records(space: Workspace, names: str = "") -> tuple[list[dict], dict
             "python -m mrict_core train NAME and evaluate NAME, with the same --data and --profile"
         )
     return records, missing
+
+
+def _outdated(record: Mapping[str, Any], scored: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether a record is of the mean of models that were scored again since; `scored`: records by name."""
+    names = members_of(record)
+    if not names:
+        return False
+    known = [scored[name] for name in names if name in scored]
+    return mean_context(known)["checkpoint_hash"] != record["context"]["checkpoint_hash"]
 
 
 def compare_on_samples(

@@ -38,12 +38,13 @@ from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.files import held, write_json
 from mrict_core.modalities import MR
-from mrict_core.paths import SUITE_COMMAND, Folders, Workspace, shown, workspace
+from mrict_core.paths import SUITE_COMMAND, Folders, Workspace, shown, some, workspace
 from mrict_core.shards import Shard
 from mrict_core.training.loop import Report, TrainResult, train
 from mrict_core.training.progress import Progress, automatic
 from mrict_core.training.run import TrainSettings
 
+NAMED = 5  # patients in one message
 PATIENTS_MIN = 3  # one each to train, validate and test; of subjects where a subject has several
 CountProgress = Callable[[int, int, str], None]  # done, total, name
 
@@ -143,7 +144,7 @@ def prepare_data(
         **files,
     )
     if gone := sorted(before - set(store.patients)):
-        report(f"no longer used: {len(gone)} of {len(before)} patients prepared earlier ({', '.join(gone)})")
+        report(f"no longer used: {len(gone)} of {len(before)} patients prepared earlier ({some(gone, NAMED)})")
     for remark in store.remarks:
         report(store.modality.words(remark))
     for patient, share in store.cropped().items():
@@ -222,8 +223,8 @@ def split_store(store: SliceStore, space: Workspace, seed: int, kind: str, repor
         missing = sorted({*before.train, *before.val, *before.test} - set(store.patients))
         if missing:
             raise MrictError(
-                f"{shown(path)}: patients {', '.join(missing)} are not usable; remove them from your split, or delete "
-                "the file"
+                f"{shown(path)}: names patients that are not usable: {some(missing, NAMED)}; remove them from your "
+                "split, or delete the file"
             )
         _check_subjects(before, store, space)
         if path != space.split_file:

@@ -15,6 +15,7 @@ from mrict_core.data.images.orders import sides
 from mrict_core.dose.sampling import dose_on
 from mrict_core.dose.study import PlanDoses, Scans
 from mrict_core.hu import AIR_HU
+from mrict_core.metrics.dose import GAMMAS
 from mrict_core.pairing.itk_grids import Grid, resample
 from mrict_core.reporting import style
 
@@ -58,7 +59,8 @@ def plan_figure(plan: PlanDoses, model: str, scans: Scans, label: str) -> Figure
     for line, plane in enumerate(PLANES):
         cut = [_slice(volume, middle, plane) for volume in (ct, sct, *percent, passed, target, inside)]
         drawn = _row(axes[line], cut, plane)
-    for axis, text in zip(axes[0], ("CT", "synthetic CT", "dose, sCT − CT", "gamma 2 %/2 mm"), strict=True):
+    criterion = next(iter(GAMMAS.values()))
+    for axis, text in zip(axes[0], ("CT", "synthetic CT", "dose, sCT − CT", f"gamma {criterion}"), strict=True):
         axis.set_title(text)
     lines = [Line2D([], [], color=colour, label=f"{level} %") for level, colour in ISODOSES.items()]
     lines.append(Line2D([], [], color=style.PALETTE["yellow"], linestyle=":", label="target"))

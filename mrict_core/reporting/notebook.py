@@ -72,8 +72,10 @@ def network_sizes(networks: Mapping[str, nn.Module]) -> str:
 
 
 def step_source(method: type[Method]) -> Markdown:
-    """Return the source of a method's training step."""
-    return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(method.train_step))}```")
+    """Return the source of a method's training step, and of its parts if it has several (`<part>_step`)."""
+    parts = [name for name in vars(method) if name.endswith("_step") and name != "train_step"]
+    sources = [textwrap.dedent(inspect.getsource(getattr(method, name))) for name in ("train_step", *parts)]
+    return Markdown("```python\n{}```".format("\n".join(sources)))
 
 
 def changes(variant: Experiment) -> Markdown:

@@ -18,12 +18,12 @@ from mrict_core import ranks
 from mrict_core.data.batches import batches_of_pass
 from mrict_core.errors import MrictError
 from mrict_core.machine import cpu_count
+from mrict_core.methods import METHODS, Method
 from mrict_core.ranks import plain
 from mrict_core.training.checkpoint import rng_state
 from mrict_core.training.runs import Report
 
 if TYPE_CHECKING:
-    from mrict_core.methods import Method
     from mrict_core.training.run import Run
 
 STRIDE = 1_000_003  # between the seeds of two ranks
@@ -149,10 +149,13 @@ def settle(method: Method) -> None:
 
 
 def check_ranks(run: Run, report: Report) -> None:
-    """Raise MrictError unless batches and validation patients suffice for the ranks; report how they are shared."""
+    """Raise MrictError unless method, batches and validation patients suit the ranks; report how they are shared."""
     count, name = ranks.current().count, run.variant.name
     if count == 1:
         return
+    method = run.variant.method.name
+    if not METHODS[method].shares:
+        raise MrictError(f"{name}: method {method} is trained by one process, these are {count}; leave --gpus out")
     batch, slices, patients = run.profile.batch(run.variant), len(run.dataset), len(run.validation_sets())
     if batch % count:
         fitting = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)

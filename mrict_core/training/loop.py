@@ -234,7 +234,7 @@ class Training:
 
     def _log_step(self, logs: Logs, step: int) -> None:
         """Log every few steps; reading the losses waits for a GPU."""
-        if self.run.settings.tensorboard and step % EVERY == 0:
+        if self.run.settings.tensorboard and step % EVERY == 0:  # on every rank: the means are exchanged
             self.log.scalars("step", ranks.averages(logs) | self._rates(), step)
 
     def _log_round(self, row: dict[str, Any]) -> None:
@@ -252,10 +252,10 @@ class Training:
         count, total, before = 0, steps or self.run.steps_per_epoch, self.steps
         with progress(total, f"{self.run.variant.name} epoch {self.epoch + 1}/{self.run.epochs}") as meter:
             for batch in self.run.batches(self.generators, self.method.paired, steps):
-                fraction = self.method.within((self.epoch + count / total) / self.run.epochs)
-                for schedule in self.schedules.values():
-                    schedule.follow(fraction)
+                fraction = (self.epoch + count / total) / self.run.epochs
                 self.method.follow(fraction)
+                for schedule in self.schedules.values():
+                    schedule.follow(self.method.within(fraction))
                 logs = self.method.train_step(batch)
                 for name, value in logs.items():
                     sums[name] = sums[name] + value if name in sums else value.clone()

@@ -87,7 +87,7 @@ class Validator:
         place = ranks.current()
         if place.count == 1:
             return list(range(len(self.datasets)))
-        ordered = sorted(range(len(self.datasets)), key=lambda number: -len(self.datasets[number]))
+        ordered = sorted(range(len(self.datasets)), key=lambda number: -self.datasets[number].slices)
         return sorted(ordered[place.rank :: place.count])
 
     def _patient(self, number: int, method: Method) -> PatientScores | None:

@@ -120,7 +120,7 @@ def make_plan(
     """
     old, code = read_index(folder), code_hash(*CODE)
     parts = [read_index(folder, path.name) for path in parts_of(folder)]
-    known = {name: entry for index in (*parts, old) for name, entry in index["files"].items()}
+    known = {name: entry for index in (old, *parts) for name, entry in index["files"].items()}
     rule = absolute(group_by) or str(old.get("group_by", ""))
     by_person = subjects_of((p.person for p in discovery.patients), rule)
     subjects = {p.patient: by_person[p.person] for p in discovery.patients}
