@@ -17,8 +17,10 @@ import pytest
 import rank_cases
 import torch
 from torch.utils.data import BatchSampler, SequentialSampler
+from typer.testing import CliRunner
 
 from mrict_core import ranks
+from mrict_core.cli import app
 from mrict_core.cli.progress import say
 from mrict_core.data.augment import AugmentSettings, JointTransform
 from mrict_core.data.batches import OwnPart, batches_of_pass
@@ -195,25 +197,22 @@ def test_a_killed_rank_ends_all_with_one_line(two):
     assert multiprocessing.active_children() == []
 
 
-COMMON = ("-m", "mrict_core", "train", "mk7_0", "--profile", "smoke", "--device", "cpu")
-
-
-def test_the_command_starts_processes_and_torchrun_joins_them(cohort, space, tmp_path):
-    environment = os.environ | {"MRICT_CHECKPOINTS": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def ran(*arguments):
-        command = [sys.executable, *arguments, *COMMON, "--data", str(cohort), "--minutes", "0.05"]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
-
-    def by_command(*options):
-        command = [sys.executable, *COMMON, "--data", str(cohort), *options]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
-
-    done = by_command("--gpus", "2", "--minutes", "0.05")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mk7_0 epoch 1/1") == 1
-    assert len(re.findall("^best checkpoint: ", done.stdout, re.MULTILINE)) == 1
-    again = ran("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+def test_the_command_starts_processes_and_torchrun_joins_them(cohort, space, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path))
+    words = ("train", "mk7_0", "--profile", "smoke", "--device", "cpu", "--data", str(cohort), "--minutes", "0.05")
+    done = CliRunner().invoke(app, [*words, "--gpus", "2"])
+    assert done.exit_code == 0, done.output
+    said = capfd.readouterr().out + done.stdout  # of the processes, and of this one
+    assert said.count("mk7_0 epoch 1/1") == 1
+    assert len(re.findall("^best checkpoint: ", said, re.MULTILINE)) == 1
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    again = subprocess.run(
+        [sys.executable, *torchrun, "-m", "mrict_core", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("mk7_0: unchanged, 1 epochs exist") == 1
 
