@@ -14,6 +14,7 @@ if [ -z "$scratch" ]; then
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
 fi
+unset PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes; each would compile all modules again
 export MRICT_DATA="$scratch/data" MRICT_CHECKPOINTS="$scratch/checkpoints" MRICT_REPORTS="$scratch/reports"
 
 if [ $# -gt 0 ]; then

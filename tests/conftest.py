@@ -13,14 +13,23 @@ from xdist.scheduler import LoadScopeScheduling
 from mrict_core.paths import Workspace, workspace
 
 FOLDERS = ("MRICT_DATA", "MRICT_CHECKPOINTS", "MRICT_REPORTS")
+MINIATURE = {"profile": "smoke", "grid_mm": 6.0, "steps": 40}  # ./run_all.sh runs the demo
 
 
 def pytest_configure():
-    """Give each of several test processes its own part of the caller's folders."""
+    """Give each of several test processes its own part of the caller's folders and of the cores.
+
+    With a core alone, a process works on patients itself where it would else start one for each core.
+    """
     process = os.environ.get("PYTEST_XDIST_WORKER")
+    if not process:
+        return
     for name in FOLDERS:
-        if process and os.environ.get(name):
+        if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]) / process)
+    if hasattr(os, "sched_setaffinity"):
+        cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.sched_setaffinity(0, cores[int(process.removeprefix("gw")) :: count] or cores)
 
 
 class Together(LoadScopeScheduling):
@@ -34,6 +43,14 @@ class Together(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config, log):
     """Use `Together` (pytest-xdist 3.8's own marks for this have no effect under pytest 9.2)."""
     return Together(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Run the notebooks in miniature, by values after their own parameters, as papermill gives them."""
+    for item in items:
+        cell = getattr(item, "cell", None)  # of nbval
+        if cell and "parameters" in cell.metadata.get("tags", []):
+            cell.source += "".join(f"\n{k} = {v!r}" for k, v in MINIATURE.items() if f"{k}: " in cell.source)
 
 
 @pytest.fixture(scope="session", autouse=True)

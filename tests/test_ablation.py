@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import typer
+from click.testing import Result
 from conftest import write_slice
+from typer.testing import CliRunner
 
 from benchmarks import quality
+from benchmarks.__main__ import main
 from benchmarks.quality import AXIAL, BASE, PHANTOM_ROWS, REFERENCES, ROWS, Row, Study, table
 from mrict_core.data.images.orders import PLANES
 from mrict_core.data.splits import load_split
 from mrict_core.errors import MrictError
 from mrict_core.experiments import lineage
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.experiments.schema import differing
 from mrict_core.methods import check
-from mrict_core.paths import ROOT, workspace
+from mrict_core.paths import workspace
 
 PEOPLE = [f"1B{centre}{number:03d}" for centre in "ABC" for number in range(1, 5)]
 
@@ -203,18 +206,31 @@ def test_a_training_that_fails_is_named(study):
 # ------------------------------------------------------------------------------------------------------------- the run
 
 
-@pytest.mark.slow
-def test_the_quick_run_writes_table_and_figure(folders, tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "--only", "quality", "--quick", "--minutes", "0.3"]
+def run(*words: str) -> Result:
+    """Run `python -m benchmarks` here; test_benchmarks.py starts it as a process."""
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, words)
+
+
+def test_the_quick_run_writes_table_and_figure(folders, tmp_path, monkeypatch):
+    for name in quality.FOLDERS:
+        monkeypatch.setenv(name, "replaced by --work")
+    smoke = get_profile("smoke")  # narrow networks and small phantoms: steps of milliseconds
+    scale = {"width": smoke.width, "widths": {"residual_unet": smoke.width}}
+    scale |= {name: getattr(smoke, name) for name in ("phantom_in_plane_mm", "phantom_slice_mm")}
+    for name in ("REAL", "PHANTOMS"):
+        monkeypatch.setattr(quality, name, dataclasses.replace(getattr(quality, name), **scale))
+    command = ["--only", "quality", "--quick", "--minutes", "0.05"]
     command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path)]
     command += [part for folder in folders for part in ("--data", str(folder))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(*command)
+    assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "quality_quick.json").read_text())
     assert [(row["data"].split(", ")[-1], row["case"]) for row in found["rows"]] == [
-        *(("0.3 CPU minutes", name) for name in (BASE, "unet_l1", "water")),
-        *(("0.03 CPU minutes", name) for name in (BASE, "slab of 5")),
-        *(("0.03 CPU minutes", name) for name in (BASE, "no EMA")),
+        *(("0.05 CPU minutes", name) for name in (BASE, "unet_l1", "water")),
+        *(("0.005 CPU minutes", name) for name in (BASE, "slab of 5")),
+        *(("0.005 CPU minutes", name) for name in (BASE, "no EMA")),
     ]
     assert [row["problem"] for row in found["rows"] if "problem" in row] == []
     assert all(row["mae_hu"] > 0 for row in found["rows"])
@@ -237,9 +253,8 @@ def test_whole_volumes_are_refused(cohort, study):
     ],
 )
 def test_bad_options_are_one_line(arguments, message, tmp_path):
-    command = [sys.executable, "-m", "benchmarks", *arguments, "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
+    done = run(*arguments, "--output", str(tmp_path))
+    assert done.exit_code == 1
     assert message in done.stdout.strip().splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import filelock
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_patient
+from test_cli import main
 
 from mrict_core import files, machine, suite
 from mrict_core.data.cache import preprocess as preprocessing
@@ -30,7 +29,7 @@ from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.files import read_json, write_json
 from mrict_core.inference import load_synthesizer
-from mrict_core.paths import ROOT, Workspace, workspace
+from mrict_core.paths import Workspace, workspace
 from mrict_core.pipeline import evaluate_variant, open_data, prepare_data
 from mrict_core.suite import run_suite
 from mrict_core.training.checkpoint import load_checkpoint, save_checkpoint
@@ -373,15 +372,9 @@ def test_a_suite_runs_once_at_a_time_and_mends_damaged_stamps(own: Workspace, mo
     assert executed == ["00_preprocess_and_mask"]
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mrict_core", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
 def test_an_empty_data_option_is_not_the_phantoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MRICT_DATA", str(tmp_path))
-    done = command("preprocess", "--profile", "smoke", "--data", "")
+    done = main("preprocess", "--profile", "smoke", "--data", "")
     assert done.returncode == 1
     assert done.stderr.startswith("error: --data is empty")
     assert done.stderr.count("\n") == 1
@@ -389,6 +382,6 @@ def test_an_empty_data_option_is_not_the_phantoms(tmp_path: Path, monkeypatch: p
 
 
 def test_a_name_of_two_lines_stays_one_line_of_error() -> None:
-    done = command("preprocess", "--profile", "smoke", "--data", "a\nb")
+    done = main("preprocess", "--profile", "smoke", "--data", "a\nb")
     assert done.returncode == 1
     assert done.stderr == "error: a b: no such folder; give a folder of patients with mr, ct and mask files\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -10,8 +11,10 @@ import shlex
 import subprocess
 import sys
 from collections import namedtuple
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from unittest.mock import Mock, patch
 
 import pandas as pd
 import pytest
@@ -57,6 +60,17 @@ def error_of(*arguments: str) -> str:
 def shell(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mrict_core", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def main(*arguments: str) -> subprocess.CompletedProcess:
+    """Run all that `python -m mrict_core` runs, in this process."""
+    out, errors, status = io.StringIO(), io.StringIO(), 0
+    with patch.object(sys, "argv", ["mrict", *arguments]), redirect_stdout(out), redirect_stderr(errors):
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), errors.getvalue())
 
 
 # ---------------------------------------------------------------------------------------------------- what it prints
@@ -189,7 +203,7 @@ def test_error_reaches_the_shell_as_one_line():
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: unknown variant 'mk6_3_5': did you mean 'mk6_3_4' or ")
     assert line.endswith("? all names: python -m mrict_core variants")
-    result = shell("variants", "--jsn")
+    result = main("variants", "--jsn")
     assert (result.returncode, result.stdout) == (2, "")
     assert "--jsn" in result.stderr
     assert "Traceback" not in result.stderr
@@ -429,7 +443,7 @@ def test_preprocess_lists_whom_it_skips(cohort, tmp_path, monkeypatch):
     ],
 )
 def test_the_home_of_no_user_is_one_line(words):
-    done = shell(*words)
+    done = main(*words)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line == "error: a path begins with ~ and an unknown user name; write it out"
@@ -441,15 +455,16 @@ def test_the_home_of_no_user_is_one_line(words):
 @pytest.mark.parametrize(
     "lack",
     [
-        "MemoryError()",
-        'RuntimeError("can\'t start new thread")',
-        "ImportError('libtorch_cpu.so: failed to map segment from shared object')",
-        "RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 1 bytes')",
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
     ],
+    ids=repr,
 )
-def test_too_little_memory_and_too_many_threads_are_one_line(lack):
-    code = f"from mrict_core import cli\ndef app(): raise {lack}\ncli.app = app\ncli.main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+def test_too_little_memory_and_too_many_threads_are_one_line(lack, monkeypatch):
+    monkeypatch.setattr(cli, "app", Mock(side_effect=lack))
+    done = main()
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: too little memory, or too many processes (")
@@ -481,7 +496,7 @@ def test_a_small_address_space_is_one_line(tmp_path):
 
 
 def test_names_are_printed_as_they_can_be_shown(tmp_path):
-    done = shell("score", "--ct", str(tmp_path / "a\x1b[2J\nb.nii"), "--sct", "x.nii", "--mask", "y.nii")
+    done = main("score", "--ct", str(tmp_path / "a\x1b[2J\nb.nii"), "--sct", "x.nii", "--mask", "y.nii")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "a\\x1b[2J\\nb.nii" in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 import rank_cases
 import torch
+from test_cli import ok
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from mrict_core import ranks
@@ -196,27 +198,28 @@ def test_a_killed_rank_ends_all_with_one_line(two):
     assert multiprocessing.active_children() == []
 
 
-COMMON = ("-m", "mrict_core", "train", "mk7_0", "--profile", "smoke", "--device", "cpu")
-
-
-def test_the_command_starts_processes_and_torchrun_joins_them(cohort, space, tmp_path):
-    environment = os.environ | {"MRICT_CHECKPOINTS": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def ran(*arguments):
-        command = [sys.executable, *arguments, *COMMON, "--data", str(cohort), "--minutes", "0.05"]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
-
-    def by_command(*options):
-        command = [sys.executable, *COMMON, "--data", str(cohort), *options]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
-
-    done = by_command("--gpus", "2", "--minutes", "0.05")
+def test_torchrun_joins_the_command_and_the_command_starts_processes(cohort, space, tmp_path, monkeypatch):
+    monkeypatch.setenv("MRICT_CHECKPOINTS", str(tmp_path))
+    words = ("train", "mk7_0", "--profile", "smoke", "--device", "cpu", "--data", str(cohort), "--minutes", "0.05")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "mrict_core", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mk7_0 epoch 1/1") == 1
     assert len(re.findall("^best checkpoint: ", done.stdout, re.MULTILINE)) == 1
-    again = ran("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("mk7_0: unchanged, 1 epochs exist") == 1
+
+    def launched(count, target, *given):  # `two` and `three` start real processes by it
+        assert count == 2
+        target, given = pickle.loads(pickle.dumps((target, given)))
+        target(*given)
+
+    monkeypatch.setattr("mrict_core.training.processes.launch", launched)
+    assert ok(*words, "--gpus", "2").count("mk7_0: unchanged, 1 epochs exist") == 1
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

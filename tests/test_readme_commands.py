@@ -27,7 +27,10 @@ SHORT = {
     "./run_all.sh": ["--profile", "smoke", "--only", "00"],
     "./run_tests.sh": ["--collect-only", "-q", __file__],
 }
-FAST = {"dose": ["--modality", "protons", "--targets", "1", "--grid-mm", "6"]}  # appended: a plan of seconds
+FAST = {  # appended: seconds instead of minutes
+    "dose": ["--modality", "protons", "--targets", "1", "--grid-mm", "6"],
+    "synthesize": ["--resample-to-mm", "0"],  # test_starter.py resamples
+}
 DEMO = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
 
 

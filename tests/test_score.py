@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from test_cli import main
 from typer.testing import CliRunner
 
 from mrict_core import metrics
@@ -62,9 +63,9 @@ def arguments(case: CaseFiles) -> list[str]:
     return ["score", "--ct", str(case.ct), "--sct", str(case.sct), "--mask", str(case.mask)]
 
 
-def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "mrict_core", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd or ROOT, env=environment())
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment())
 
 
 def environment() -> dict[str, str]:
@@ -74,7 +75,7 @@ def environment() -> dict[str, str]:
 
 
 def test_the_command_prints_the_direct_numbers_with_their_cards(case):
-    done = run(*arguments(case), "--json", "--clinical")
+    done = main(*arguments(case), "--json", "--clinical")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     found = json.loads(done.stdout)
@@ -89,7 +90,7 @@ def test_the_command_prints_the_direct_numbers_with_their_cards(case):
     assert set(found["cards"]) >= {"mae_hu", "psnr_db", "ssim", "wepl_mae_mm", "dice_bone_250"}
     assert all(all(card.values()) for card in found["cards"].values())
     assert len(found["files"]["sct"]["hash"]) == 16
-    text = run(*arguments(case)).stdout
+    text = main(*arguments(case)).stdout
     for part in (
         f"{found['mae_hu']:.1f}",
         f"{found['psnr_db']:.2f}",
@@ -331,7 +332,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return truth, made
 
 
-def test_folders_are_scored_case_by_case(folders, tmp_path):
+def test_folders_are_scored_case_by_case(folders, tmp_path, monkeypatch):
     truth, made = folders
     done = run("score", "--ct", str(truth), "--sct", str(made), cwd=tmp_path)
     assert done.returncode == 1  # not every case was scored
@@ -358,7 +359,8 @@ def test_folders_are_scored_case_by_case(folders, tmp_path):
     for part in ("over 1 of 4 cases", "not scored: p2", "not scored: p3", "not scored: p4", "cases: "):
         assert part in done.stdout
     before = (tmp_path / "scores.csv").read_bytes()
-    again = run("score", "--ct", str(truth), "--sct", str(made), cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    again = main("score", "--ct", str(truth), "--sct", str(made))
     assert again.returncode == 1
     assert "scores.csv: exists already" in again.stderr
     assert (tmp_path / "scores.csv").read_bytes() == before
@@ -412,7 +414,7 @@ def test_folders_with_nothing_or_too_much(tmp_path):
     ],
 )
 def test_wrong_words_are_one_line(case, words, message, tmp_path):
-    done = run(*arguments(case), *words, "--csv", str(tmp_path / "scores.csv"))  # not the checkout's, which may exist
+    done = main(*arguments(case), *words, "--csv", str(tmp_path / "scores.csv"))  # not the checkout's, which may exist
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert message in done.stderr

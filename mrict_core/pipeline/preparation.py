@@ -88,7 +88,8 @@ def make_phantoms(space: Workspace, profile: Profile, seed: int, progress: Count
         supersample=profile.phantom_supersample,
     )
     count, modality = profile.phantom_patients_per_centre, space.input
-    write_cohort(space.data_dir, region, count, seed, spec, progress=progress, modality=modality)
+    workers = 2 if count > 2 else 1  # starting processes takes longer than a few patients
+    write_cohort(space.data_dir, region, count, seed, spec, progress=progress, workers=workers, modality=modality)
 
 
 def prepare_data(
