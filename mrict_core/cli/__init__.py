@@ -25,6 +25,7 @@ from mrict_core.cli import (
 )
 from mrict_core.errors import Interrupted, MrictError, starved
 from mrict_core.paths import printable
+from mrict_core.ranks import among_others
 
 app = typer.Typer(
     name="mrict",
@@ -57,8 +58,12 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         if getattr(end, "code", 130) != 130:  # typer silently turns Ctrl-C into exit status 130
             raise
-        print(_interruption(end), file=sys.stderr)
-        sys.exit(130)
+        if not among_others():
+            print(_interruption(end), file=sys.stderr)
+            sys.exit(130)
+        if os.environ["RANK"] == "0":  # of torchrun, which interrupts all ranks
+            print(_interruption(end), file=sys.stderr, flush=True)
+        os._exit(130)  # a process group that lost a rank can hang when it is closed
 
 
 def _interruption(end: BaseException) -> str:

@@ -136,12 +136,20 @@ class Example:
 
 
 def example_of(original: Original, path: Path | None) -> Example:
-    """Return the MR to check a copy on: a file, or a digital phantom of the model's region."""
+    """Return the MR to check a copy on: a file, or a digital phantom of the model's region.
+
+    Raises MrictError for a model whose CT is more than one pass of a network over slices.
+    """
     facts = original.facts
     if original.method.view.dimensions == 3:
         raise MrictError(
             f"{original.name}: its network sees volumes in patches, expected one of slices; use the model itself "
             "(python -m mrict_core synthesize)"
+        )
+    if original.method.draws:
+        raise MrictError(
+            f"{original.name}: its CT is the mean of samples drawn from noise, expected that of one pass; use the "
+            "model itself (python -m mrict_core synthesize)"
         )
     if path is None:
         region = "pelvis" if original.region == "pelvis" else "brain"

@@ -148,18 +148,23 @@ def settle(method: Method) -> None:
         )
 
 
-def check_ranks(run: Run, report: Report) -> None:
-    """Raise MrictError unless batches and validation patients suffice for the ranks; report how they are shared."""
-    count, name = ranks.current().count, run.variant.name
-    if count == 1:
-        return
-    batch, slices, patients = run.profile.batch(run.variant), len(run.dataset), len(run.validation_sets())
+def check_batch(name: str, batch: int, count: int) -> None:
+    """Raise MrictError unless every one of `count` processes gets an equal part of a batch."""
     if batch % count:
         fitting = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
         raise MrictError(
             f"{name}: a batch of {batch} slices cannot be divided equally among {count} processes; expected --gpus "
             f"{fitting}; change --gpus, or the batch (--set data.batch_size=N, where the profile leaves it)"
         )
+
+
+def check_ranks(run: Run, report: Report) -> None:
+    """Raise MrictError unless batches and validation patients suffice for the ranks; report how they are shared."""
+    count, name = ranks.current().count, run.variant.name
+    if count == 1:
+        return
+    batch, slices, patients = run.profile.batch(run.variant), len(run.dataset), len(run.validation_sets())
+    check_batch(name, batch, count)
     if not batches_of_pass(slices, batch, ranks.current()):
         raise MrictError(
             f"{name}: {slices} training slices are too few for {count} processes with batches of {batch}; "
