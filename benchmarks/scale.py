@@ -146,11 +146,12 @@ def memory(variant: Experiment, profile: Profile, kind: str) -> Iterator[dict[st
 class Sparing:
     """A network that computes once for each shape of its inputs; later it answers with a copy of the same output.
 
-    So a volume has the memory of all its parts, and the seconds of a few; `owed` are those of the others.
+    So a volume has the memory of all its parts, and the seconds of a few; `owed` are those of the others. known: what
+    was computed, which networks of one kind may share.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.forward, self.known, self.owed = network.forward, {}, 0.0
+    def __init__(self, network: nn.Module, known: dict[Any, tuple[torch.Tensor, float]]) -> None:
+        self.forward, self.known, self.owed = network.forward, known, 0.0
         network.forward = self
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -184,9 +185,9 @@ def whole_volume(name: str, profile: str, shape: tuple[int, int, int]) -> dict[s
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with random_vgg19():
         model = random_model(get(name), get_profile(profile), device, Synthesizer.batch_size, torch.float32)
-    network = model.generator
+    network, known = model.generator, {}
     parts = [network.flow, *network.means] if isinstance(model.method, Flow) else [network]
-    spared = [Sparing(part) for part in parts]
+    spared = [Sparing(part, known) for part in parts]  # the means are alike, and the flow has more channels
     measured, _ = timed(lambda: synthesize_volume(model, head_of(shape)))
     seconds = measured + sum(part.owed for part in spared)
     return {"s_per_slice": seconds / shape[2], "s_per_volume": seconds, "peak_gib": measure.peak_gib()}

@@ -169,7 +169,7 @@ def test_a_spared_network_owes_the_seconds_of_what_it_did_not_compute():
     network = torch.nn.Conv2d(1, 1, 3, padding=1)
     plain = torch.nn.Conv2d(1, 1, 3, padding=1)
     plain.load_state_dict(network.state_dict())
-    spared = scale.Sparing(network)
+    spared = scale.Sparing(network, {})
     first, wide = torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 16)
     outputs = [network(x) for x in (first, wide, torch.rand(1, 1, 8, 8))]
     for output, x in zip(outputs, (first, wide, first), strict=True):

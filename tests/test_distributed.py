@@ -20,6 +20,7 @@ import psutil
 import pytest
 import rank_cases
 import torch
+from test_cli import error_of, invoke
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from mrict_core import ranks
@@ -315,6 +316,20 @@ def test_gpus_that_are_not_there_are_refused(count, device, said, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MrictError, match=re.escape(said)):
         check_machine(count, device)
+
+
+@pytest.mark.parametrize("count", ["3", "99", "10000000"])
+def test_a_batch_that_cannot_be_shared_is_said_before_a_process_starts(count, monkeypatch):
+    monkeypatch.setattr("mrict_core.training.processes.launch", lambda *given: pytest.fail("started"))
+    said = error_of("train", "mk8", "--profile", "smoke", "--device", "cpu", "--gpus", count)
+    assert f"mk8_0: a batch of 2 slices cannot be divided equally among {count} processes; expected --gpus 1, 2" in said
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "two", ""])
+def test_a_count_of_gpus_is_a_whole_number_from_1(count):
+    result = invoke("train", "mk8", "--profile", "smoke", "--gpus", count)
+    assert result.exit_code == 2
+    assert "Invalid value for '--gpus'" in result.output
 
 
 def test_a_rank_takes_its_share_of_the_threads():

@@ -232,6 +232,10 @@ def another_count(folder: Path) -> None:
     shutil.copy(folder / "summary.shard-1-of-2.csv", folder / "summary.shard-3-of-4.csv")
 
 
+def no_text(folder: Path) -> None:
+    (folder / "summary.shard-2-of-2.csv").write_bytes(b"\xff\xfe")
+
+
 def another_run(folder: Path) -> None:
     file = folder / "summary.shard-2-of-2.csv"
     file.write_text(file.read_text().replace(pd.read_csv(file)["run"][0], "0123456789abcdef"))
@@ -255,10 +259,12 @@ def another_run(folder: Path) -> None:
         (edited("warnings", "warnings,more"), "not the table of a shard, or damaged"),
         (lambda folder: (folder / "summary.shard-2-of-2.csv").write_text(""), "not the table of a shard, or damaged"),
         (edited(",6,", f",{'9' * 5000},"), "not the table of a shard, or damaged"),
-        (lambda folder: (folder / "summary.shard-2-of-2.csv").write_bytes(b"\xff\xfe"), "summary.shard-2-of-2.csv: "),
+        (no_text, "not the table of a shard, or damaged"),
     ],
-    ids=["missing", "none", "two counts", "cut", "twice", "copy", "other run", "marks", "columns", "cells", "empty"]
-    + ["digits", "bytes"],
+    ids=[
+        *("missing", "none", "two counts", "cut", "twice", "copy", "other run", "marks", "columns", "cells", "empty"),
+        *("digits", "bytes"),
+    ],
 )
 def test_what_does_not_fit_together_is_not_merged(change, message, tables):
     change(tables)
@@ -287,6 +293,13 @@ def test_merge_says_what_it_expects(tmp_path):
     assert "OUTPUT is empty" in error_of("merge", "")
     assert "no table of shards" in error_of("merge", str(tmp_path))
     assert "no table of a shard beside it" in error_of("merge", str(tmp_path / "done.csv"))
+    assert "nowhere: no such folder, and no table" in error_of("merge", str(tmp_path / "nowhere"))
+    part = tmp_path / "summary.shard-1-of-2.csv"
+    assert error_of("merge", str(part)).endswith(
+        f"of one shard; expected the table for all; merge {tmp_path}/summary.csv"
+    )
+    (tmp_path / "summary.shard-1-of-0.csv").write_text("case,number,of,run\n")
+    assert "no table of shards" in error_of("merge", str(tmp_path))
     for name in ("summary", "dose"):
         (tmp_path / f"{name}.shard-1-of-1.csv").write_text("case,number,of,run\n")
     assert "shards of summary.csv and dose.csv; expected one" in error_of("merge", str(tmp_path))
