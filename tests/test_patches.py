@@ -235,8 +235,9 @@ def test_tiles_make_no_step_of_5_hu(name):
         network.head.weight *= 400 / network(mr).std()  # HU
 
         def made_by(x):
-            tiles.extend(network(x)[:, 0].clone())
-            return network(x)
+            made = network(x)
+            tiles.extend(made[:, 0].clone())
+            return made
 
         hu = view.applied(made_by, mr)[0, 0]
     expected, steps = steps_of_tiling(view, tiles)
