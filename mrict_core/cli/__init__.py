@@ -24,6 +24,7 @@ from mrict_core.cli import (
     synthesize,
 )
 from mrict_core.errors import Interrupted, MrictError, starved
+from mrict_core.machine import terminate_as_interrupt
 from mrict_core.paths import printable
 from mrict_core.ranks import among_others
 
@@ -40,7 +41,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; an error the user can fix is one line and exit code 1."""
     try:
-        app()
+        with terminate_as_interrupt():
+            app()
     except MrictError as error:
         _fail(" ".join(str(error).splitlines()))
     except OSError as error:  # a full disk or a lost folder can surface anywhere

@@ -168,7 +168,6 @@ def train(
 ) -> None:
     """Train a variant on prepared data, or resume an interrupted training."""
     from mrict_core.experiments.profiles import check_budget, get_profile
-    from mrict_core.machine import terminate_as_interrupt
     from mrict_core.ranks import among_others
 
     _require_name(name, experiment)
@@ -180,20 +179,19 @@ def train(
     settings = {"seed": seed, "device": device, "precision": precision, "compile": compile, "tensorboard": tensorboard}
     settings |= {"max_pairs": max_pairs or None, "minutes": minutes, "steps": steps}
     given = (name, sets, experiment, own_name), where, settings, _seeds(seeds) or [seed], lineage, retrain
-    with terminate_as_interrupt():
-        if gpus == 1:
-            _train(*given)
-            return
-        if among_others():
-            raise MrictError(f"--gpus {gpus} under torchrun, which starts the processes itself; leave --gpus out")
-        from mrict_core.training.distributed import check_batch
-        from mrict_core.training.processes import check_machine, launch
+    if gpus == 1:
+        _train(*given)
+        return
+    if among_others():
+        raise MrictError(f"--gpus {gpus} under torchrun, which starts the processes itself; leave --gpus out")
+    from mrict_core.training.distributed import check_batch
+    from mrict_core.training.processes import check_machine, launch
 
-        check_machine(gpus, device)
-        chosen = get_profile(profile)
-        for variant in _chosen(*given[0], quiet=True):
-            check_batch(variant.name, chosen.batch(variant), gpus)
-        launch(gpus, _train, *given)
+    check_machine(gpus, device)
+    chosen = get_profile(profile)
+    for variant in _chosen(*given[0], quiet=True):
+        check_batch(variant.name, chosen.batch(variant), gpus)
+    launch(gpus, _train, *given)
 
 
 def _train(
