@@ -19,6 +19,7 @@ from mrict_core.experiments import Experiment, get
 from mrict_core.experiments.profiles import Profile, get_profile
 from mrict_core.inference import Synthesizer
 from mrict_core.methods import build_method
+from mrict_core.methods.flow import Flow
 from mrict_core.networks.layers import autocast
 from mrict_core.training.facts import ModelFacts
 
@@ -37,9 +38,11 @@ def synthesizer(precision: torch.dtype, batch_size: int) -> Synthesizer:
 def random_model(
     variant: Experiment, profile: Profile, device: torch.device, batch_size: int, precision: torch.dtype
 ) -> Synthesizer:
-    """Return an untrained model of a variant."""
+    """Return an untrained model of a variant; a flow draws samples, as after its training."""
     method = build_method(variant, profile, device, training=False)
     method.generator.eval()
+    if isinstance(method, Flow):
+        method.generator.flow_steps += 1
     known = {"key": "", "variant": variant.name, "experiment": variant, "profile": profile, "epoch": None}
     facts = ModelFacts(**known, size=256, protocol="patient", window_hu=[-1024.0, 3000.0])
     return Synthesizer(method, facts, device, batch_size=batch_size, precision=precision)

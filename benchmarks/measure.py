@@ -84,9 +84,19 @@ def peak_growth_mib(target: Callable[..., Any], *arguments: Any) -> float:
 
 def cost(target: Callable[..., Any], *arguments: Any, repeats: int) -> dict[str, float]:
     """Return the median seconds of `target(*arguments)()` in a fresh process, and the growth of its peak memory."""
+    return apart(_cost, target, arguments, repeats)
+
+
+def apart(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a call returns in a fresh process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent) as pool:
-        return pool.submit(_cost, target, arguments, repeats).result()
+        return pool.submit(call, *arguments).result()
+
+
+def peak_gib() -> float:
+    """Return the most memory that this process ever held, libraries and weights included (Linux)."""
+    return _resident_kib("VmHWM") / 1024**2
 
 
 def _cost(target: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> dict[str, float]:

@@ -9,8 +9,11 @@ import os
 import platform
 import random
 import re
+import signal
 import threading
+from collections.abc import Iterator
 from importlib import metadata
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +169,30 @@ def end_with_parent() -> None:
 
     if parent is not None:
         threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a cancelled batch job leaves nothing half-written, and no process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Let Ctrl-C wait; processes started in the context inherit it until they allow it, so it spares their imports."""
+    resource_tracker.ensure_running()  # starting it later would unblock SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from mrict_core.paths import shown, some
 MARKS = ("number", "of", "run")  # last columns of a shard's table: the case's number, of how many, in which run
 EACH = ("model", "modality")  # columns of tables with several rows for a case
 NAMED = 5  # of what is missing, in a message
+NUMBER = "[1-9][0-9]{0,5}"  # of a case or a shard: all of them are counted in memory
 
 
 @dataclass(frozen=True, order=True)
@@ -50,9 +51,11 @@ def shard_named(text: str) -> Shard | None:
     """Return the shard "I/N", None for "". Raises MrictError unless 1 <= I <= N."""
     if not text:
         return None
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
     if not found:
-        raise MrictError(f"--shard {text}: expected I/N, such as 2/8 for the second of eight; change it")
+        raise MrictError(
+            f"--shard {text}: expected I/N, each of at most six digits, such as 2/8 for the second of eight; change it"
+        )
     number, count = map(int, found.groups())
     if not 1 <= number <= count:
         raise MrictError(f"--shard {text}: expected I from 1 to N, such as 1/8 to 8/8 for eight shards; change it")
@@ -86,9 +89,15 @@ class Roll:
 
 def tables_of(path: Path) -> dict[Shard, Path]:
     """Return the tables of shards that stand in the place of one table, whatever their number."""
-    named = re.compile(rf"{re.escape(path.stem)}\.shard-([0-9]+)-of-([0-9]+){re.escape(path.suffix)}")
+    named = re.compile(rf"{re.escape(path.stem)}\.shard-({NUMBER})-of-({NUMBER}){re.escape(path.suffix)}")
     found = {file: named.fullmatch(file.name) for file in sorted(path.parent.glob(f"{escape(path.stem)}.shard-*"))}
     return {Shard(int(match[2]), int(match[1])): file for file, match in found.items() if match}
+
+
+def whole_of(file: Path) -> Path | None:
+    """Return the table for all cases that the table of a shard is a part of; None for any other file."""
+    stem = re.sub(rf"\.shard-{NUMBER}-of-{NUMBER}$", "", file.stem)
+    return None if stem == file.stem else file.with_name(f"{stem}{file.suffix}")
 
 
 def joined(path: Path) -> list[dict[str, str]]:
@@ -175,11 +184,14 @@ def _check_cases(path: Path, rows: Sequence[dict[str, str]], count: int) -> None
 def _read(file: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Return the columns and rows of a shard's table, every cell as it is in the file."""
     with available(file):
-        text = file.read_text(encoding="utf-8")
-    header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        content = file.read_bytes()
+    try:
+        header, *lines = list(csv.reader(io.StringIO(content.decode("utf-8"), newline=""))) or [[]]
+    except (UnicodeDecodeError, csv.Error):
+        header, lines = [], []
     rows = [dict(zip(header, line, strict=False)) for line in lines]
     whole = tuple(header[-len(MARKS) :]) == MARKS and all(len(line) == len(header) for line in lines)
-    if not whole or not all(row["number"].isdecimal() and row["of"].isdecimal() for row in rows):
+    if not whole or not all(re.fullmatch(NUMBER, row[mark]) for row in rows for mark in MARKS[:2]):
         raise MrictError(f"{shown(file)}: not the table of a shard, or damaged; delete it and run that shard again")
     return header, rows
 

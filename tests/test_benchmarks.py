@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import costs, gpu, measure, preprocessing, scale, scaling
 from benchmarks.__main__ import BENCHMARKS
+from mrict_core.experiments import get
 from mrict_core.experiments.profiles import get_profile
 from mrict_core.methods import Method
 from mrict_core.paths import ROOT
@@ -162,6 +163,27 @@ def test_the_speed_up_by_hand():
     assert found["a: reads 1 GB/s"] == 1
     assert found["b: reads 1 GB/s"] == 84
     assert (found["index and split take an hour"], found["the store has 1 TB"]) == (10_000, 10_000)
+
+
+def test_a_spared_network_owes_the_seconds_of_what_it_did_not_compute():
+    network = torch.nn.Conv2d(1, 1, 3, padding=1)
+    plain = torch.nn.Conv2d(1, 1, 3, padding=1)
+    plain.load_state_dict(network.state_dict())
+    spared = scale.Sparing(network, {})
+    first, wide = torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 16)
+    outputs = [network(x) for x in (first, wide, torch.rand(1, 1, 8, 8))]
+    for output, x in zip(outputs, (first, wide, first), strict=True):
+        torch.testing.assert_close(output, plain(x))
+    assert outputs[0] is not outputs[2]
+    assert spared.owed == spared.known[((1, 1, 8, 8),)][1] > 0
+
+
+@pytest.mark.parametrize("name", ["mk8_0", "mk9_0"])
+def test_a_whole_volume_has_a_row_of_seconds_and_memory(name):
+    (row,) = scale.volumes([get(name)], ("smoke",), "quick")
+    assert (row["case"], row["profile"]) == (name, "smoke")
+    assert row["s_per_volume"] == pytest.approx(20 * row["s_per_slice"])
+    assert 0.1 < row["peak_gib"] < 3
 
 
 def test_scale_measures_merging(tmp_path):

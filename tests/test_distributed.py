@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import rank_cases
 import torch
-from test_cli import ok
+from test_cli import error_of, invoke, ok
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from mrict_core import ranks
@@ -222,6 +226,70 @@ def test_torchrun_joins_the_command_and_the_command_starts_processes(cohort, spa
     assert ok(*words, "--gpus", "2").count("mk7_0: unchanged, 1 epochs exist") == 1
 
 
+# ------------------------------------------------------------------------------------------------------- interruptions
+
+# A thousand steps in 250 epochs: more than will be waited for, in all processes that load the file.
+LONG = """
+from dataclasses import replace
+from mrict_core.experiments.profiles import PROFILES
+from mrict_core.experiments.user import derive
+PROFILES["smoke"] = replace(PROFILES["smoke"], epochs_min=250, epochs_max=None)
+LONG = derive("mk8_0", "long", {"epochs": 250})
+"""
+STOPPED = re.compile(
+    r"long: interrupted; (\d+) of 250 epochs are saved in \S+; "
+    r"the same command, or this cell run again, goes on from there"
+)
+
+
+def of_session(number):
+    """Return the running processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == number and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def stopped(command, environment, stop):
+    """Start ranks, stop them after an epoch by `stop(pid)`; return the epoch that they resumed, errors and status."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "SSIM" in line:
+                break
+        stop(process.pid)
+        _, errors = process.communicate(timeout=60)
+        assert "SSIM" in lines[-1], (lines, errors)
+    until = time.monotonic() + 10
+    while (left := of_session(process.pid)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
+    resumed = re.search(r"long: resuming after epoch (\d+) of 250", "".join(lines))
+    return int(resumed[1]) if resumed else 0, errors, process.returncode
+
+
+def test_stopped_ranks_all_end_with_one_line_and_the_same_command_goes_on(cohort, space, tmp_path):
+    """Ctrl-C reaches the whole group, a cancelled job the parent alone, and kill -9 leaves no time for a line."""
+    (tmp_path / "long.py").write_text(LONG)
+    environment = os.environ | {"MRICT_CHECKPOINTS": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = ["--gpus", "2", "--steps", "1000", "--experiment", str(tmp_path / "long.py"), "--data", str(cohort)]
+    command = [sys.executable, "-m", "mrict_core", "train", "--profile", "smoke", "--device", "cpu", *options]
+    resumed, errors, status = stopped(command, environment, lambda pid: os.killpg(pid, signal.SIGINT))
+    assert (resumed, status) == (0, 130), errors
+    saved = STOPPED.fullmatch(errors.strip())
+    assert saved, errors
+    resumed, errors, status = stopped(command, environment, lambda pid: os.kill(pid, signal.SIGKILL))
+    assert (resumed, status) == (int(saved[1]), -signal.SIGKILL), errors
+    resumed, errors, status = stopped(command, environment, lambda pid: os.kill(pid, signal.SIGTERM))
+    assert status == 130, errors
+    assert resumed > int(saved[1])
+    assert int(STOPPED.fullmatch(errors.strip())[1]) > resumed
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -251,6 +319,20 @@ def test_gpus_that_are_not_there_are_refused(count, device, said, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MrictError, match=re.escape(said)):
         check_machine(count, device)
+
+
+@pytest.mark.parametrize("count", ["3", "99", "10000000"])
+def test_a_batch_that_cannot_be_shared_is_said_before_a_process_starts(count, monkeypatch):
+    monkeypatch.setattr("mrict_core.training.processes.launch", lambda *given: pytest.fail("started"))
+    said = error_of("train", "mk8", "--profile", "smoke", "--device", "cpu", "--gpus", count)
+    assert f"mk8_0: a batch of 2 slices cannot be divided equally among {count} processes; expected --gpus 1, 2" in said
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "two", ""])
+def test_a_count_of_gpus_is_a_whole_number_from_1(count):
+    result = invoke("train", "mk8", "--profile", "smoke", "--gpus", count)
+    assert result.exit_code == 2
+    assert "Invalid value for '--gpus'" in result.output
 
 
 def test_a_rank_takes_its_share_of_the_threads():

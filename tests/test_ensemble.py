@@ -105,7 +105,8 @@ def test_the_command_prints_it_and_scores_nothing_again(scored, cohort, monkeypa
         ("mk1,mk1", "mk1: given twice"),
         ("mk1,unet_l2", "unet_l2"),
         ("mk1,mk2", "mk2: not evaluated"),
-        ("mk1,mean(mk1+unet_l1)", "mean(mk1+unet_l1)"),
+        ("mk1,mean(mk1+unet_l1)", "mean(mk1+unet_l1): a mean itself"),
+        ("mk1,", "unknown variant ''"),
     ],
 )
 def test_what_cannot_be_averaged_is_refused(mean, message, scored, cohort):

@@ -52,6 +52,9 @@ def publish(name: str, *, half: bool = False, protocol: str = "patient") -> Path
     """Publish an untrained model of profile smoke; return its folder."""
     path = untrained_checkpoint(Path("best.pt"), name=name, protocol=protocol)
     facts, networks = load_facts_and_weights(path)
+    for weights in networks.values():
+        if "flow_steps" in weights:
+            weights["flow_steps"] += 1  # an untrained flow draws no samples
     told = {"kind": "trained", "label": "full", "demo": True, "generator": next(iter(networks))}
     about = exporting.about_of({"about": {"licence": LICENCE, "label": "for tests"}})
     data = {"name": "hospital", "region": "brain"}
@@ -216,6 +219,25 @@ def test_what_a_bundle_cannot_hold_is_refused():
         "export", "mk6_3_4", "--bundle", "bundle"
     )
     assert not Path("bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mk8_0", "its network sees volumes in patches, expected one of slices"),
+        ("mk10_0", "its network sees volumes in patches, expected one of slices"),
+        ("mk9_0", "its CT is the mean of samples drawn from noise"),
+        ("mk9_ddpm", "its CT is the mean of samples drawn from noise"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--onnx", "--bundle"])
+def test_a_model_that_is_more_than_a_network_of_slices_is_refused(name, reason, option):
+    publish(name)
+    before = files_in(Path())
+    text = error_of("export", name, option, "made")
+    assert reason in text
+    assert text.endswith("use the model itself (python -m mrict_core synthesize)")
+    assert files_in(Path()) == before
 
 
 def test_an_unpublished_model_is_refused():

@@ -17,10 +17,8 @@ from mrict_core.data.patches import PairedPatches, WholeVolume, middle, patch_of
 from mrict_core.errors import MrictError
 from mrict_core.experiments import get, with_values
 from mrict_core.experiments.profiles import Patches, get_profile
-from mrict_core.experiments.schema import Part
 from mrict_core.losses import LOSSES, Output
-from mrict_core.methods import METHODS, check, check_networks
-from mrict_core.networks import build_network
+from mrict_core.methods import METHODS, build_method, check, check_networks
 
 SMOKE = get_profile("smoke")
 BASE = 64  # coordinates are digits of this base
@@ -197,21 +195,57 @@ def test_weights_are_gaussian_and_sums_are_float32_for_a_network_in_bfloat16():
     assert line.diff().max() < 0.35, "a step of 1, spread over half a patch"
 
 
-def test_mk8_makes_no_step_where_a_patch_begins():
-    """Of an untrained network on smooth noise: the step into another patch is no larger than those elsewhere."""
+def steps_of_tiling(view, made):
+    """Return the steps that tiles make in a volume of twice their sides: at each border, the value with the tiles that
+    begin or end there less the value without them.  # 27 tiles => all borders
+
+    What the network itself makes at a border is no part of it.
+    """
+    weights, sides = view.weights(), view.patch
+    firsts = [[n // 2 * k for n, k in zip(sides, np.unravel_index(tile, (3, 3, 3)), strict=True)] for tile in range(27)]
+
+    def blended(tiles):
+        sums = torch.zeros((2, *(2 * n for n in sides)), dtype=torch.float64)
+        for tile in tiles:
+            place = tuple(slice(first, first + n) for first, n in zip(firsts[tile], sides, strict=True))
+            sums[(slice(None), *place)] += torch.stack([weights * made[tile], weights])
+        return sums
+
+    total, found = blended(range(27)), []
+    for axis, n in enumerate(sides):
+        for first in (0, n // 2, n):
+            own = blended([tile for tile in range(27) if firsts[tile][axis] == first])
+            for border in [first] * (first > 0) + [first + n - 1] * (first < n):
+                (value, weight), (mine, share) = total.select(axis + 1, border), own.select(axis + 1, border)
+                found.append((value / weight - (value - mine) / (weight - share)).flatten())
+    return (total[0] / total[1]).float(), torch.cat(found)
+
+
+@pytest.mark.parametrize("name", ["mk8_0", "mk10_0"])
+def test_tiles_make_no_step_of_5_hu(name):
+    """Of an untrained network whose tiles differ by hundreds of HU, for its norms see other voxels in each."""
     torch.manual_seed(0)
-    network = build_network(Part("volume_unet", {"depth": 3}), in_channels=1, width=4, dimensions=3).eval()
+    method = build_method(get(name), SMOKE, canvas=64, training=False)
+    view, network, tiles = method.view, method.generator.eval(), []
+    noise = torch.rand((1, 1, *(2 * n for n in view.patch)), generator=torch.Generator().manual_seed(1))
+    mr = (nn.functional.avg_pool3d(noise, 9, 1, 4) * 8 - 4).clamp(-1, 1)
+    mr[..., :12] = -1  # air
     nn.init.normal_(network.head.weight, std=1.0)
-    noise = torch.rand((1, 1, 24, 64, 64), generator=torch.Generator().manual_seed(1))
-    volume = nn.functional.avg_pool3d(noise, 5, 1, 2) * 4 - 2 + torch.linspace(-0.5, 0.5, 64)
-    found = {}
-    for overlap in (0.0, 0.5):
-        with torch.inference_mode():
-            made = Patch3d(patch=(16, 32, 32)).applied(network, volume, overlap)[0, 0]
-        steps = made.diff(dim=2).abs().mean(dim=(0, 1))  # into column k + 1
-        found[overlap] = float(steps[31] / steps[20:44].median())
-    assert found[0.5] < 1.25
-    assert found[0.0] > 1.35, "without an overlap, there would be one"
+    with torch.inference_mode():
+        network.head.weight *= 400 / network(mr).std()  # HU
+
+        def made_by(x):
+            made = network(x)
+            tiles.extend(made[:, 0].clone())
+            return made
+
+        hu = view.applied(made_by, mr)[0, 0]
+    expected, steps = steps_of_tiling(view, tiles)
+    torch.testing.assert_close(hu, expected, rtol=0, atol=0.1)
+    middle = tuple(slice(n // 2, n) for n in view.patch)
+    differ = (tiles[0][middle] - tiles[13][tuple(slice(0, n // 2) for n in view.patch)]).abs()
+    assert differ.mean() > 100
+    assert steps.abs().max() < 5
 
 
 # ------------------------------------------------------------------------------------------------------------- losses

@@ -104,8 +104,8 @@ def test_samples_are_what_the_networks_of_their_epoch_make(fresh_space: Workspac
     assert np.array_equal(found, expected)
 
 
-def interrupt_a_training(space: Workspace, lines_before: int) -> tuple[list[str], str, int]:
-    """Train by the command line in a process of its own; interrupt it after so many lines of output.
+def interrupt_a_training(space: Workspace, lines_before: int, how: int) -> tuple[list[str], str, int]:
+    """Train by the command line in a process of its own; send it a signal after so many lines of output.
 
     Return its output, errors and status.
     """
@@ -119,17 +119,18 @@ def interrupt_a_training(space: Workspace, lines_before: int) -> tuple[list[str]
             lines.append(line)
             if len(lines) == lines_before:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         rest, errors = process.communicate(timeout=60)
     return [*lines, *rest.splitlines()], errors, process.returncode
 
 
-def test_ctrl_c_in_a_terminal_is_one_line_and_the_same_command_goes_on(fresh_space):
-    _, errors, status = interrupt_a_training(fresh_space, 2)  # in its third epoch
+def test_ctrl_c_or_a_cancelled_job_is_one_line_and_the_same_command_goes_on(fresh_space):
+    _, errors, status = interrupt_a_training(fresh_space, 2, signal.SIGINT)  # in its third epoch
     assert status == 130
     saved = LINE.fullmatch(errors.strip())
     assert saved, errors
-    lines, errors, _ = interrupt_a_training(fresh_space, 1)
+    lines, errors, status = interrupt_a_training(fresh_space, 1, signal.SIGTERM)
+    assert status == 130
     assert lines[0].startswith(f"mk1: resuming after epoch {saved[1]} of 500")
     assert int(LINE.fullmatch(errors.strip())[1]) >= int(saved[1])
 

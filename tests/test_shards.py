@@ -59,6 +59,7 @@ def at_once(*arguments: str, shards: int, **variables: str) -> list[tuple[int, s
         ("a/b", "expected I/N"),
         (" 1/2", "expected I/N"),
         ("²/3", "expected I/N"),
+        ("1/1000000", "each of at most six digits"),
     ],
 )
 @pytest.mark.parametrize(
@@ -75,6 +76,11 @@ def test_what_is_no_shard_is_an_error_before_anything_is_read(command, text, mes
     error = error_of(*command, "--shard", text)
     assert error.startswith(f"--shard {text}: ")
     assert message in error
+
+
+def test_a_shard_of_a_variable_that_is_not_set_is_no_run_of_everything(tmp_path):
+    error = error_of("synthesize", str(tmp_path), "-o", str(tmp_path / "out"), "--shard", "")
+    assert error == "--shard is empty; expected I/N; give it, or leave the option out"
 
 
 def test_without_a_shard_there_is_none():
@@ -243,6 +249,10 @@ def another_count(folder: Path) -> None:
     shutil.copy(folder / "summary.shard-1-of-2.csv", folder / "summary.shard-3-of-4.csv")
 
 
+def no_text(folder: Path) -> None:
+    (folder / "summary.shard-2-of-2.csv").write_bytes(b"\xff\xfe")
+
+
 def another_run(folder: Path) -> None:
     file = folder / "summary.shard-2-of-2.csv"
     file.write_text(file.read_text().replace(pd.read_csv(file)["run"][0], "0123456789abcdef"))
@@ -265,8 +275,13 @@ def another_run(folder: Path) -> None:
         (edited("case,status", "case,state"), "has other columns than shard 1"),
         (edited("warnings", "warnings,more"), "not the table of a shard, or damaged"),
         (lambda folder: (folder / "summary.shard-2-of-2.csv").write_text(""), "not the table of a shard, or damaged"),
+        (edited(",6,", f",{'9' * 5000},"), "not the table of a shard, or damaged"),
+        (no_text, "not the table of a shard, or damaged"),
     ],
-    ids=["missing", "none", "two counts", "cut", "twice", "copy", "other run", "marks", "columns", "cells", "empty"],
+    ids=[
+        *("missing", "none", "two counts", "cut", "twice", "copy", "other run", "marks", "columns", "cells", "empty"),
+        *("digits", "bytes"),
+    ],
 )
 def test_what_does_not_fit_together_is_not_merged(change, message, tables):
     change(tables)
@@ -295,6 +310,13 @@ def test_merge_says_what_it_expects(tmp_path):
     assert "OUTPUT is empty" in error_of("merge", "")
     assert "no table of shards" in error_of("merge", str(tmp_path))
     assert "no table of a shard beside it" in error_of("merge", str(tmp_path / "done.csv"))
+    assert "nowhere: no such folder, and no table" in error_of("merge", str(tmp_path / "nowhere"))
+    part = tmp_path / "summary.shard-1-of-2.csv"
+    assert error_of("merge", str(part)).endswith(
+        f"of one shard; expected the table for all; merge {tmp_path}/summary.csv"
+    )
+    (tmp_path / "summary.shard-1-of-0.csv").write_text("case,number,of,run\n")
+    assert "no table of shards" in error_of("merge", str(tmp_path))
     for name in ("summary", "dose"):
         (tmp_path / f"{name}.shard-1-of-1.csv").write_text("case,number,of,run\n")
     assert "shards of summary.csv and dose.csv; expected one" in error_of("merge", str(tmp_path))

@@ -24,7 +24,9 @@ from mrict_core.cli import (
     synthesize,
 )
 from mrict_core.errors import Interrupted, MrictError, starved
+from mrict_core.machine import terminate_as_interrupt
 from mrict_core.paths import printable
+from mrict_core.ranks import among_others
 
 app = typer.Typer(
     name="mrict",
@@ -39,7 +41,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; an error the user can fix is one line and exit code 1."""
     try:
-        app()
+        with terminate_as_interrupt():
+            app()
     except MrictError as error:
         _fail(" ".join(str(error).splitlines()))
     except OSError as error:  # a full disk or a lost folder can surface anywhere
@@ -57,8 +60,12 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         if getattr(end, "code", 130) != 130:  # typer silently turns Ctrl-C into exit status 130
             raise
-        print(_interruption(end), file=sys.stderr)
-        sys.exit(130)
+        if not among_others():
+            print(_interruption(end), file=sys.stderr)
+            sys.exit(130)
+        if os.environ["RANK"] == "0":  # of torchrun, which interrupts all ranks
+            print(_interruption(end), file=sys.stderr, flush=True)
+        os._exit(130)  # a process group that lost a rank can hang when it is closed
 
 
 def _interruption(end: BaseException) -> str:

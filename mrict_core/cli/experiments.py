@@ -154,7 +154,7 @@ def train(
     gpus: option.Gpus = 1,
 ) -> None:
     """Train a variant on prepared data, or resume an interrupted training."""
-    from mrict_core.experiments.profiles import check_budget
+    from mrict_core.experiments.profiles import check_budget, get_profile
     from mrict_core.ranks import among_others
 
     _require_name(name, experiment)
@@ -171,9 +171,13 @@ def train(
         return
     if among_others():
         raise MrictError(f"--gpus {gpus} under torchrun, which starts the processes itself; leave --gpus out")
+    from mrict_core.training.distributed import check_shared
     from mrict_core.training.processes import check_machine, launch
 
     check_machine(gpus, device)
+    chosen = get_profile(profile)
+    for variant in _chosen(*given[0], quiet=True):
+        check_shared(variant, chosen, gpus)
     launch(gpus, _train, *given)
 
 
@@ -213,15 +217,17 @@ def _train(
             print(f"best checkpoint: {shown(result.best)}")
 
 
-def _chosen(name: str, sets: list[str] | None, files: list[str] | None, own_name: str) -> list[Experiment]:
-    """Return the experiments of a name, --set and --experiment; print name and purpose of the user's own."""
+def _chosen(
+    name: str, sets: list[str] | None, files: list[str] | None, own_name: str, quiet: bool = False
+) -> list[Experiment]:
+    """Return the experiments of a name, --set and --experiment; unless `quiet`, say what the user's own are for."""
     from mrict_core.experiments import is_declared
     from mrict_core.experiments.user import chosen
 
     _require_name(name, files)
     found = chosen(name, sets or (), files or (), own_name)
     for one in found:
-        if not is_declared(one.name):
+        if not is_declared(one.name) and not quiet:
             print(f"{one.name}: {one.why}" if one.why else one.name)
     return found
 

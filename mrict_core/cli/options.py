@@ -24,6 +24,13 @@ def by_user(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def not_empty(context: typer.Context, option: typer.CallbackParam, value: str) -> str:
+    """Refuse an option that was given as "", such as by a shell variable that is not set."""
+    if not value and by_user(context, option.name):
+        raise MrictError(f"{option.opts[0]} is empty; expected {option.metavar}; give it, or leave the option out")
+    return value
+
+
 # ------------------------------------------------------------------------------------------- of several commands
 
 Profile = Annotated[str, typer.Option("--profile", help="demo, cpu or full")]
@@ -145,7 +152,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing f
 Shard = Annotated[
     str,
     typer.Option(
-        "--shard", metavar="I/N", help="only the I-th of N parts of the cases, for jobs side by side; see docs/scale.md"
+        "--shard",
+        metavar="I/N",
+        callback=not_empty,
+        help="only the I-th of N parts of the cases, for jobs side by side; see docs/scale.md",
     ),
 ]
 

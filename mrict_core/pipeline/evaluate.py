@@ -306,7 +306,10 @@ def evaluate_mean(
     Of several seeds of a variant the first counts. The record is one like a variant's, named mean(A+B); it is not
     published. Raises MrictError for fewer than two variants, one given twice, and one not scored on these data.
     """
-    names = [get(name.strip()).name for name in names]
+    names = [name.strip() for name in names]
+    if means := [name for name in names if is_mean(name)]:
+        raise MrictError(f"{means[0]}: a mean itself; expected single models; name its models instead")
+    names = [get(name).name for name in names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise MrictError(f"{twice[0]}: given twice; expected different models; give each once")
     if len(names) < 2:

@@ -14,7 +14,7 @@ from mrict_core.paths import shown
 from mrict_core.pipeline.cases import SUMMARY
 from mrict_core.pipeline.dose_runs import TABLE
 from mrict_core.reporting.pair_page import write_pair_page
-from mrict_core.shards import joined, merge_tables, tables_of
+from mrict_core.shards import joined, merge_tables, tables_of, whole_of
 
 TABLES = (SUMMARY, PAIRS, TABLE)  # of synthesis, pairing and dose
 FAILED = ("failed", "left out")
@@ -55,6 +55,13 @@ def merge(output: Path) -> Merged:
 def _table_of(output: Path) -> Path:
     """Return the path of the table whose parts are to be merged."""
     if not output.is_dir():
+        if not tables_of(output) and output.suffix != ".csv":
+            raise MrictError(
+                f"{shown(output)}: no such folder, and no table; expected the folder that the shards wrote to, or the "
+                "table for all cases, such as OUTPUT/summary.csv; check the name"
+            )
+        if whole := whole_of(output):
+            raise MrictError(f"{shown(output)}: of one shard; expected the table for all; merge {shown(whole)}")
         return output
     found = [output / name for name in TABLES if tables_of(output / name)]
     if len(found) > 1:

@@ -6,13 +6,14 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from mrict_core.errors import Interrupted, MrictError
 from mrict_core.files import atomic_path
+from mrict_core.machine import terminate_as_interrupt
 from mrict_core.paths import shown, work_root
 from mrict_core.suite.plan import Step, as_papermill_path, notebook_file
 
@@ -76,7 +77,7 @@ def run_in_order(steps: list[Step], run: Callable[[Step], None], jobs: int) -> N
     outstanding = {step.name for step in steps}
     running: dict[Future, Step] = {}
     failure: BaseException | None = None
-    with _terminate_as_interrupt(), ThreadPoolExecutor(jobs) as pool:
+    with terminate_as_interrupt(), ThreadPoolExecutor(jobs) as pool:
         try:
             while running or (waiting and failure is None):
                 ready = [s for s in waiting if not outstanding.intersection(s.needs)] if failure is None else []
@@ -118,19 +119,6 @@ def remove_former(folder: Path, report: Callable[[str], None]) -> None:
             copy.unlink()
             stamp.unlink()
             report(f"{shown(copy)}: removed, it is of a notebook of an earlier version")
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a cancelled batch job leaves nothing half-written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt_children(finished: Callable[[], bool], patience_s: float = 20.0, again_s: float = 3.0) -> None:

@@ -6,17 +6,17 @@ import contextlib
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
 from mrict_core.errors import MrictError, starved
 from mrict_core.experiments import Experiment
 from mrict_core.experiments.profiles import Profile
-from mrict_core.machine import end_with_parent
+from mrict_core.machine import end_with_parent, interrupts_blocked
 from mrict_core.paths import Workspace, shown
 
 Say = Callable[[str], None]
@@ -41,10 +41,9 @@ class Worker:
     """One process and its pipe, which returns lines of progress, then None or the training's error."""
 
     def __init__(self) -> None:
-        resource_tracker.ensure_running()  # starting it later would unblock SIGINT
         self.connection, theirs = get_context("spawn").Pipe()
         self.process = get_context("spawn").Process(target=_serve, args=(theirs,))
-        with theirs, _interrupts_blocked():  # inherited: no Ctrl-C during the imports
+        with theirs, interrupts_blocked():
             self.process.start()
 
     def train(self, training: Training, say: Say) -> BaseException | None:
@@ -148,12 +147,3 @@ def _failure(training: Training, say: Say) -> BaseException | None:
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     return None
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

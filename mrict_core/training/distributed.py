@@ -24,6 +24,8 @@ from mrict_core.training.checkpoint import rng_state
 from mrict_core.training.runs import Report
 
 if TYPE_CHECKING:
+    from mrict_core.experiments import Experiment
+    from mrict_core.experiments.profiles import Profile
     from mrict_core.training.run import Run
 
 STRIDE = 1_000_003  # between the seeds of two ranks
@@ -148,21 +150,28 @@ def settle(method: Method) -> None:
         )
 
 
-def check_ranks(run: Run, report: Report) -> None:
-    """Raise MrictError unless method, batches and validation patients suit the ranks; report how they are shared."""
-    count, name = ranks.current().count, run.variant.name
-    if count == 1:
-        return
-    method = run.variant.method.name
-    if not METHODS[method].shares:
-        raise MrictError(f"{name}: method {method} is trained by one process, these are {count}; leave --gpus out")
-    batch, slices, patients = run.profile.batch(run.variant), len(run.dataset), len(run.validation_sets())
+def check_shared(variant: Experiment, profile: Profile, count: int) -> None:
+    """Raise MrictError unless `count` processes can train a variant, with an equal part of a batch each."""
+    name, batch = variant.name, profile.batch(variant)
+    if not METHODS[variant.method.name].shares:
+        raise MrictError(
+            f"{name}: method {variant.method.name} is trained by one process, these are {count}; leave --gpus out"
+        )
     if batch % count:
         fitting = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
         raise MrictError(
             f"{name}: a batch of {batch} slices cannot be divided equally among {count} processes; expected --gpus "
             f"{fitting}; change --gpus, or the batch (--set data.batch_size=N, where the profile leaves it)"
         )
+
+
+def check_ranks(run: Run, report: Report) -> None:
+    """Raise MrictError unless method, batches and validation patients suit the ranks; report how they are shared."""
+    count, name = ranks.current().count, run.variant.name
+    if count == 1:
+        return
+    batch, slices, patients = run.profile.batch(run.variant), len(run.dataset), len(run.validation_sets())
+    check_shared(run.variant, run.profile, count)
     if not batches_of_pass(slices, batch, ranks.current()):
         raise MrictError(
             f"{name}: {slices} training slices are too few for {count} processes with batches of {batch}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from torch import distributed
 
 from mrict_core import ranks
 from mrict_core.errors import Interrupted, MrictError, starved
-from mrict_core.machine import end_with_parent, pick_device
+from mrict_core.machine import end_with_parent, interrupts_blocked, pick_device
 from mrict_core.ranks import Ranks, among_others
 
 WAIT = datetime.timedelta(minutes=30)  # for the other ranks, such as one that validates a larger patient
@@ -99,14 +100,15 @@ def launch(count: int, target: Callable[..., None], *given: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="mrict-") as folder:
         given = (count, free_port(), Path(folder), target, given)
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process it ends
-        context = torch.multiprocessing.start_processes(_rank, given, count, join=False, start_method="spawn")
         try:
+            with interrupts_blocked():
+                context = torch.multiprocessing.start_processes(_rank, given, count, join=False, start_method="spawn")
             while not context.join(grace_period=LOST_S):
                 pass
         except torch.multiprocessing.ProcessExitedException as ended:
             _refuse(ended, count, Path(folder))
         except KeyboardInterrupt:
-            _end(context.processes)
+            _end(multiprocessing.active_children())
             said = _said(Path(folder), 0) or f"interrupted; {AGAIN}"
             raise Interrupted(said) from None
 
@@ -129,6 +131,7 @@ def _rank(rank: int, count: int, port: int, folder: Path, target: Callable[..., 
     end_with_parent()  # torch's own signal is set later, and a rank would wait for the others
     os.environ |= named(rank, count, port)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         target(*given)
     except KeyboardInterrupt as stop:
         _leave(folder, rank, str(stop), 130)
