@@ -38,8 +38,8 @@ ROWS = (
     *(Row(name, of=name) for name in (BASE, VOLUMES, GAN, FLOW)),
     Row("mk9_ddpm", of="mk9_ddpm", once=True),  # a patient takes as long as a fifth of its training
 )
-# Any training has the CPU time of so many steps of the base: the demo's, and four times as much.
-STUDIES = {1200: (ROWS, SEEDS), 4800: (ROWS[:2] + ROWS[3:4], SEEDS[:1])}
+# Any training has the CPU time of so many steps of the base: the demo's, and three times as much.
+STUDIES = {1200: (ROWS, SEEDS), 3600: (ROWS[:2] + ROWS[3:4], SEEDS[:1])}
 QUICK_STUDIES = {200: (ROWS[:4], SEEDS[:1])}
 MEANS = ((BASE, VOLUMES), (BASE, FLOW))
 WATER = "baseline_water_body"

@@ -247,7 +247,6 @@ def _cost(experiment: Experiment, profile: Profile, space: Workspace, precision:
     started = time.process_time()
     for batch in run.endless_pairs(seed=0):
         fraction = max(0, steps - 1) / PACE_STEPS  # methods of several parts, and discriminators that join later
-        method.within(fraction)
         method.follow(fraction)
         method.train_step(batch)
         seconds.append(time.process_time() - started)

@@ -69,7 +69,7 @@ def lean_call(method: Method, *images: torch.Tensor) -> Callable[[], Any]:
     """Return a step of a method; of a training in several parts, the last one's."""
     real_A, real_B = images
     method.meet([f"person{k}" for k in range(PEOPLE)], 0)
-    method.within(1.0)
+    method.follow(1.0)
     method.begin_epoch(0)
     batch = Batch(real_A, real_B, torch.ones_like(real_B), people=tuple(k % PEOPLE for k in range(len(real_A))))
     return lambda: method.train_step(batch)
