@@ -28,19 +28,17 @@ from mrict_core.pipeline.evaluate import evaluate_baselines, evaluate_mean, eval
 
 TITLE = "MK7 to MK10: the same phantoms, the same time"
 BASE, VOLUMES, GAN, FLOW = "mk7_1", "mk8_0", "mk10_0", "mk9_0"
+STEPS = 1200  # of the base, whose CPU time every training has: the demo's
 HOW = (
     "networks of profile demo, 20 phantoms of each of three centres, 12 of the 60 kept out; each training, ancestors "
-    f"included, has the CPU time of so many steps of {BASE}; means over people, then over seeds; differences to the "
+    f"included, has the CPU time of {STEPS} steps of {BASE}; means over people, then over seeds; differences to the "
     "first row, Wilcoxon by person, Holm"
 )
 LONG = True  # hours
 ROWS = (
     *(Row(name, of=name) for name in (BASE, VOLUMES, GAN, FLOW)),
-    Row("mk9_ddpm", of="mk9_ddpm", once=True),  # a patient takes as long as a fifth of its training
+    Row("mk9_ddpm", of="mk9_ddpm", once=True),  # its scores take longer than its training
 )
-# Any training has the CPU time of so many steps of the base: the demo's, and three times as much.
-STUDIES = {1200: (ROWS, SEEDS), 3600: (ROWS[:2] + ROWS[3:4], SEEDS[:1])}
-QUICK_STUDIES = {200: (ROWS[:4], SEEDS[:1])}
 MEANS = ((BASE, VOLUMES), (BASE, FLOW))
 WATER = "baseline_water_body"
 SCORES = ("mae_hu", "psnr_db", "ssim", "mae_bone_hu", "dice_bone_250", "spectrum_db")
@@ -55,7 +53,7 @@ Scored = dict[str, dict[str, Any]]  # {row's name: {"people": {score: [value of 
 
 def scored(study: Study, seed: int) -> Scored:
     """Train and score every row with one seed; what exists is reused."""
-    fold = f"{_steps(study)}-seed{seed}"
+    fold = f"seed{seed}"
     place, split = study.space.of_fold(fold), load_split(study.space.split_file)
     found: Scored = {}
     for row in study.rows:
@@ -79,15 +77,6 @@ def scored(study: Study, seed: int) -> Scored:
     return found
 
 
-def _steps(study: Study) -> int:
-    """Return the steps of the base in the study's time."""
-    return round(60 * study.minutes / study.pace(study.base, study.base.experiment)["step_s"])
-
-
-def _part(study: Study) -> str:
-    return f"the CPU time of {_steps(study)} steps of {BASE}: {study.minutes:.2g} minutes"
-
-
 def _quiet(line: str) -> None:
     """Swallow what trainings report: several run at once."""
 
@@ -99,14 +88,14 @@ def _of(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"people": {name: own for name, own in values.items() if None not in own}}
 
 
-def table(part: str, found: Mapping[int, Scored]) -> list[dict[str, Any]]:
+def table(found: Mapping[int, Scored]) -> list[dict[str, Any]]:
     """Return a row of numbers for each predictor; found: scores by seed. Lists are not part of the printed table."""
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(name for one in found.values() for name in one):
         seeds = [one for one in found.values() if name in one]  # a row may have the first alone
         own, base = [one[name] for one in seeds], _people(seeds, BASE, "mae_hu")
         errors = [float(np.mean(one["people"]["mae_hu"])) for one in own]
-        row = {"part": part, "case": name, "seeds": len(own), "seeds_mae_hu": errors}
+        row = {"case": name, "seeds": len(own), "seeds_mae_hu": errors}
         row |= {score: _mean(seeds, name, score) for score in (*SCORES, *SAMPLED)}
         row["mae_hu_seeds_sd"] = statistics.stdev(errors) if len(errors) > 1 else None
         row |= {key: own[0].get(key) for key in ("steps", "cpu_s_per_step")}
@@ -133,42 +122,35 @@ def _mean(seeds: Sequence[Scored], name: str, score: str) -> float | None:
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
     """Return in words which of the aims were met, from the table alone."""
-    lines = []
-    for part in dict.fromkeys(row["part"] for row in rows):
-        own = {row["case"]: row for row in rows if row["part"] == part}
-        base, volumes, flow, gan = (own.get(name) for name in (BASE, VOLUMES, FLOW, GAN))
-        mean, sample = own[mean_name(MEANS[0])], own[f"{FLOW}, one sample"]
-        said = {
-            f"{VOLUMES} within 5 HU of {BASE}": volumes["mae_hu"] <= base["mae_hu"] + 5,
-            f"{mean['case']} better than either": mean["mae_hu"] < min(base["mae_hu"], volumes["mae_hu"]),
-            f"{FLOW} within 5 % of {BASE}": flow["mae_hu"] <= 1.05 * base["mae_hu"],
-            f"a sample of {FLOW} nearer to the CT's spectrum than {BASE}": sample["spectrum_db"] < base["spectrum_db"],
-            "its 90 % intervals hold 86 to 94 %": abs(flow["coverage_gap_90"]) <= 4,
-        }
-        if gan:
-            nearer, near = gan["spectrum_db"] < volumes["spectrum_db"], gan["mae_hu"] <= 1.1 * volumes["mae_hu"]
-            said[f"{GAN} nearer to the CT's spectrum than {VOLUMES}, at most 10 % more error"] = nearer and near
-        met, missed = ([what for what, holds in said.items() if holds == wanted] for wanted in (True, False))
-        lines.append(f"**{part}**. Met: {'; '.join(met) or 'none'}. Missed: {'; '.join(missed) or 'none'}.")
-    return lines
+    own = {row["case"]: row for row in rows}
+    base, volumes, gan, flow = (own[name] for name in (BASE, VOLUMES, GAN, FLOW))
+    mean, sample = own[mean_name(MEANS[0])], own[f"{FLOW}, one sample"]
+    sharper = gan["spectrum_db"] < volumes["spectrum_db"] and gan["mae_hu"] <= 1.1 * volumes["mae_hu"]
+    said = {
+        f"{VOLUMES} within 5 HU of {BASE}": volumes["mae_hu"] <= base["mae_hu"] + 5,
+        f"{mean['case']} better than either": mean["mae_hu"] < min(base["mae_hu"], volumes["mae_hu"]),
+        f"{FLOW} within 5 % of {BASE}": flow["mae_hu"] <= 1.05 * base["mae_hu"],
+        f"a sample of {FLOW} nearer to the CT's spectrum than {BASE}": sample["spectrum_db"] < base["spectrum_db"],
+        "its 90 % intervals hold 86 to 94 %": abs(flow["coverage_gap_90"]) <= 4,
+        f"{GAN} nearer to the CT's spectrum than {VOLUMES}, at most 10 % more error": sharper,
+    }
+    met, missed = ([what for what, holds in said.items() if holds == wanted] for wanted in (True, False))
+    return [f"Met: {'; '.join(met) or 'none'}. Missed: {'; '.join(missed) or 'none'}."]
 
 
 def run(quick: bool = False) -> Iterator[list[dict[str, Any]]]:
     """Yield the table after each finished seed, as far as it is known. One seed runs on each CPU of this process."""
-    profile, studies = (QUICK, QUICK_STUDIES) if quick else (PROFILE, STUDIES)
-    first = Study("phantoms", profile, workspace(profile.name), next(iter(studies.values()))[0], SEEDS, 1.0, "auto")
-    first.prepare()
-    first.measure()
-    pace = first.pace(first.base, first.base.experiment)["step_s"]
-    every = [
-        dataclasses.replace(first, rows=rows, seeds=seeds, minutes=steps * pace / 60)
-        for steps, (rows, seeds) in studies.items()
-    ]
-    found: dict[float, dict[int, Scored]] = {study.minutes: {} for study in every}
+    profile, steps, seeds = (QUICK, 200, SEEDS[:1]) if quick else (PROFILE, STEPS, SEEDS)
+    study = Study("phantoms", profile, workspace(profile.name), ROWS, seeds, 1.0, "auto")
+    study.prepare()
+    study.measure()
+    pace = study.pace(study.base, study.base.experiment)["step_s"]
+    study = dataclasses.replace(study, minutes=steps * pace / 60)
+    print(f"{study.minutes:.2g} minutes of CPU time for each training", flush=True)
+    found: dict[int, Scored] = {}
     with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
-        jobs = {pool.submit(scored, study, seed): (study, seed) for study in every for seed in study.seeds}
+        jobs = {pool.submit(scored, study, seed): seed for seed in study.seeds}
         for job in as_completed(jobs):
-            study, seed = jobs[job]
-            found[study.minutes][seed] = job.result()
-            print(f"{_steps(study)} steps, seed {seed}: done", flush=True)
-            yield [row for one in every if found[one.minutes] for row in table(_part(one), found[one.minutes])]
+            found[jobs[job]] = job.result()
+            print(f"seed {jobs[job]}: done", flush=True)
+            yield table(found)

@@ -25,7 +25,7 @@ def scores(seed: int) -> generations.Scored:
 
 
 def test_means_are_over_people_then_seeds_and_differences_are_to_the_first_row():
-    rows = {row["case"]: row for row in generations.table("a", {seed: scores(seed) for seed in SEEDS})}
+    rows = {row["case"]: row for row in generations.table({seed: scores(seed) for seed in SEEDS})}
     assert next(iter(rows)) == "mk7_1"
     assert rows["mk8_0"]["mae_hu"] == pytest.approx(67 + 3.5)
     assert rows["mk8_0"]["seeds_mae_hu"] == pytest.approx([67.5, 73.5])
@@ -39,13 +39,13 @@ def test_means_are_over_people_then_seeds_and_differences_are_to_the_first_row()
 def test_a_row_with_the_first_seed_alone_is_compared_with_that_seed():
     found = {seed: scores(seed) for seed in SEEDS}
     found[0]["mk9_ddpm"] = {"people": {"mae_hu": [80.0 + k for k in range(8)]}}
-    row = next(row for row in generations.table("a", found) if row["case"] == "mk9_ddpm")
+    row = next(row for row in generations.table(found) if row["case"] == "mk9_ddpm")
     assert (row["seeds"], row["mae_hu_seeds_sd"], row["spectrum_db"]) == (1, None, None)
     assert row["mean_difference_hu"] == pytest.approx(20)
 
 
 def test_the_words_follow_from_the_table():
-    (line,) = generations.notes(generations.table("a", {seed: scores(seed) for seed in SEEDS}))
+    (line,) = generations.notes(generations.table({seed: scores(seed) for seed in SEEDS}))
     met, missed = line.split(" Missed: ")
     assert "mk8_0 within 5 HU of mk7_1" in met
     assert "mean(mk7_1+mk8_0) better than either" in met
