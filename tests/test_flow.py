@@ -380,7 +380,7 @@ def test_of_few_values_the_factor_is_that_of_a_high_rank():
 
 
 @pytest.mark.parametrize("steps", [1, 4, 10, 50])
-def test_with_the_true_noise_the_solver_ends_at_the_clean_image(steps):
+def test_with_the_true_velocity_the_solver_ends_at_the_clean_image(steps):
     """Its time steps are those it was told, however few: MONAI's own would mix two lists."""
     method = flow_of({"network.G": {"name": "denoiser"}, "method.steps": steps}, name="mk9_ddpm")
     clean, asked = torch.rand((2, 1, 32, 32)) * 1.8 - 0.9, []
@@ -388,7 +388,8 @@ def test_with_the_true_noise_the_solver_ends_at_the_clean_image(steps):
     def told(real_A: Tensor, x: Tensor, t: Tensor) -> Tensor:
         asked.append(int(t[0]))
         a = method.kept[asked[-1]]
-        return (x - a**0.5 * clean) / (1 - a) ** 0.5
+        noise = (x - a**0.5 * clean) / (1 - a) ** 0.5
+        return a**0.5 * noise - (1 - a) ** 0.5 * clean
 
     method.networks = {"G": told}
     found = method.denoised(torch.zeros_like(clean), torch.randn_like(clean), steps)

@@ -37,7 +37,7 @@ REGISTRY.derive(
     changes={
         "method": {"name": "diffusion", "ema": 0.999, "clip": 1.0},
         "network.G": {"name": "denoiser"},
-        "loss.l1.masked": False,  # of the noise: the background is part of the image that is drawn
+        "loss.l1.masked": False,  # of v: the background is part of the image that is drawn
     },
 )
 REGISTRY.alias("mk9", "mk9_0")

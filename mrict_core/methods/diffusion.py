@@ -1,10 +1,12 @@
 """A plain conditional diffusion, the reference for MK9 (Ho et al. 2020; given an image: Saharia et al. 2022, Palette).
 
-    x_t = sqrt(a_t) y + sqrt(1 - a_t) n,   the network learns n from (x_t, t, MR), over the whole image, background too
+    x_t = sqrt(a_t) y + sqrt(1 - a_t) n
+    the network learns v = sqrt(a_t) n - sqrt(1 - a_t) y from (x_t, t, MR), over the whole image, background too
 
-The schedule of a_t, the noising and the network are MONAI's. The solver is our own, deterministic (DDIM: Song et al.
-2021) and with its time steps listed: that of MONAI 1.6.1 lists n times from 999 to 0 but then steps back by 1000 // n,
-which for few steps is another time than the next one listed (by 83 of 1000 at n = 4).
+v, not n (Salimans & Ho 2022): from pure noise an error in n comes back divided by sqrt(a_t), which is near 0, an error
+in v does not. The schedule of a_t, the noising and the network are MONAI's. The solver is our own, deterministic (DDIM:
+Song et al. 2021) and with its time steps listed: that of MONAI 1.6.1 lists n times from 999 to 0 but then steps back by
+1000 // n, which for few steps is another time than the next one listed (by 83 of 1000 at n = 4).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ BETAS = (0.0005, 0.0195)  # MONAI's own for images
 @METHODS.register("diffusion")
 @dataclass(eq=False)
 class Diffusion(Regression):
-    """A network `G` that predicts the noise in an image, with averaged weights."""
+    """A network `G` that predicts v, with averaged weights."""
 
     steps: int = 20  # of a sample
     samples: int = 4  # behind a synthetic CT
@@ -52,7 +54,7 @@ class Diffusion(Regression):
         check_drawing(experiment, NETWORK)
         for name, term in experiment.loss.items():
             if set(LOSSES[term.function or name].needs) != {"fake_B"}:
-                raise MrictError(f"loss.{name}: compares more than two images, here of noise; leave it out")
+                raise MrictError(f"loss.{name}: compares more than two images, here of v; leave it out")
 
     def __post_init__(self) -> None:
         from monai.networks.schedulers import DDPMScheduler
@@ -68,7 +70,8 @@ class Diffusion(Regression):
         noisy = self.scheduler.add_noise(original_samples=batch.real_B, noise=noise, timesteps=times)
         with self.autocast():
             predicted = in_full(self.raw(batch.real_A, noisy, times))
-        loss, logs = self.loss((Output(fake_B=predicted), batch.with_ct(noise)))  # the terms compare noises
+        v = self.scheduler.get_velocity(sample=batch.real_B, noise=noise, timesteps=times)
+        loss, logs = self.loss((Output(fake_B=predicted), batch.with_ct(v)))  # the terms compare v
         return logs | self.improve(loss)
 
     @property
@@ -91,7 +94,7 @@ class Diffusion(Regression):
         for now, then in zip(times, [*times[1:], -1], strict=True):
             predicted = in_full(self.generator(real_A, x, x.new_full((len(x),), now)))
             a, b = self.kept[now], self.kept[then] if then >= 0 else 1.0
-            clean = ((x - (1 - a) ** 0.5 * predicted) / a**0.5).clamp(-1, 1)
-            predicted = (x - a**0.5 * clean) / (1 - a) ** 0.5  # that agrees with the clipped image
-            x = b**0.5 * clean + (1 - b) ** 0.5 * predicted
+            clean = (a**0.5 * x - (1 - a) ** 0.5 * predicted).clamp(-1, 1)
+            noise = (x - a**0.5 * clean) / (1 - a) ** 0.5  # that agrees with the clipped image
+            x = b**0.5 * clean + (1 - b) ** 0.5 * noise
         return x

@@ -17,7 +17,10 @@ STAGES = (1, 2, 4, 4)  # their channels, in units of the width
 
 
 class Denoiser(nn.Module):
-    """`net` predicts the noise in x.  # (B, in_channels, H, W), (B, 1, H, W), (B,) => (B, 1, H, W) float32"""
+    """`net` predicts v of a noisy x, see `methods.diffusion`.
+
+    # (B, in_channels, H, W), (B, 1, H, W), (B,) => (B, 1, H, W) float32
+    """
 
     multiple = 2 ** (len(STAGES) - 1)
 
@@ -37,7 +40,7 @@ class Denoiser(nn.Module):
         )
 
     def forward(self, real_A: Tensor, x: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        """Return the noise at times counted from 0; of the MR alone, that of an image of zeros at time 0."""
+        """Return v at times counted from 0; of the MR alone, that of an image of zeros at time 0."""
         x = torch.zeros_like(real_A[:, :1]) if x is None else x
         times = torch.zeros(len(real_A), device=real_A.device) if times is None else times
         return self.net(torch.cat([real_A, x], dim=1), times)
