@@ -89,7 +89,7 @@ usage: ./run_all.sh [options]
   --ct rigid|deformed   deformed: ct_def in place of ct as the target (SynthRAD2025)
   --exclude-metal       losses and scores leave out the voxels of a patient's metal.nii.gz, where there is one
   --variants LIST       readme, all, or comma-separated names; their ancestors are included. Default: in the demo
-                        readme and MK7; in cpu and full MK7 and the references pix2pix_paper and unet_l1
+                        readme and MK7 to MK10; in cpu and full MK7 and the references pix2pix_paper and unet_l1
   --minutes-per-variant M
                         train every variant for so long instead of its epochs, ancestors too
   --set PATH=VALUE      change a value of these variants, e.g. loss.l1.weight=20; repeatable (docs/howto/variant.md)

@@ -128,7 +128,8 @@ def suite(
         typer.Option(
             "--variants",
             help="readme (the 17 of the predecessor's README and their ancestors), all, or names separated by commas; "
-            "none: all of --experiment; else of the demo readme and MK7, of the others MK7, pix2pix_paper and unet_l1",
+            "none: all of --experiment; else of the demo readme and MK7 to MK10, of the others MK7, pix2pix_paper and "
+            "unet_l1",
         ),
     ] = None,
     sets: Sets = None,
