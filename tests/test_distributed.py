@@ -293,10 +293,10 @@ def test_stopped_ranks_all_end_with_one_line_and_the_same_command_goes_on(cohort
 @pytest.mark.parametrize(
     ("count", "changes", "said"),
     [
-        (3, {}, "a batch of 8 slices cannot be divided equally among 3 processes; expected --gpus 1, 2, 4, 8"),
+        (3, {}, "a batch of 8 cannot be divided equally among 3 processes; expected --gpus 1, 2, 4, 8"),
         (16, {}, "cannot be divided equally among 16 processes"),
         (8, {"max_pairs": 7}, "7 training slices are too few for 8 processes with batches of 8"),
-        (4, {}, "2 validation patients for 4 processes"),
+        (4, {}, "4 processes for 2 patients of the validation set"),
     ],
 )
 def test_ranks_that_cannot_share_are_refused(count, changes, said, space):

@@ -160,7 +160,7 @@ def check_shared(variant: Experiment, profile: Profile, count: int) -> None:
     if batch % count:
         fitting = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
         raise MrictError(
-            f"{name}: a batch of {batch} slices cannot be divided equally among {count} processes; expected --gpus "
+            f"{name}: a batch of {batch} cannot be divided equally among {count} processes; expected --gpus "
             f"{fitting}; change --gpus, or the batch (--set data.batch_size=N, where the profile leaves it)"
         )
 
@@ -179,8 +179,8 @@ def check_ranks(run: Run, report: Report) -> None:
         )
     if patients < count:
         raise MrictError(
-            f"{name}: {patients} validation patients for {count} processes; expected at least one each, for a patient "
-            f"is validated by one process; use --gpus {patients} or fewer, or move patients to validation"
+            f"{name}: {count} processes for {patients} patients of the validation set; expected at least one each, for "
+            f"a patient is validated by one process; use at most {patients}, or move patients to validation"
         )
     left = 0 if run.steps or run.settings.minutes else slices - batch * (slices // batch)
     whole = f"; {left} of {slices} slices stay over in an epoch, divided or left out" if left else ""
