@@ -322,7 +322,7 @@ def test_gpus_that_are_not_there_are_refused(count, device, said, monkeypatch):
 def test_a_batch_that_cannot_be_shared_is_said_before_a_process_starts(count, monkeypatch):
     monkeypatch.setattr("mrict_core.training.processes.launch", lambda *given: pytest.fail("started"))
     said = error_of("train", "mk8", "--profile", "smoke", "--device", "cpu", "--gpus", count)
-    assert f"mk8_0: a batch of 2 slices cannot be divided equally among {count} processes; expected --gpus 1, 2" in said
+    assert f"mk8_0: a batch of 2 cannot be divided equally among {count} processes; expected --gpus 1, 2" in said
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "1.5", "two", ""])
