@@ -122,7 +122,7 @@ def memory(variant: Experiment, profile: Profile, kind: str) -> Iterator[dict[st
         sizes = [(depth, *sizes[0][1:]) for depth in DEPTHS]
     for sides in sizes:
         for width in WIDTHS[kind]:
-            narrow = dataclasses.replace(profile, width=width)
+            narrow = dataclasses.replace(profile, width=width, widths={})
             one = with_values(variant, {"data.view.patch": list(sides)}) if len(sides) == 3 else variant
             found = costs.predicted(with_values(one, {"data.batch_size": 1}), narrow, sides[-1])
             yield {
