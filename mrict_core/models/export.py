@@ -148,8 +148,8 @@ def example_of(original: Original, path: Path | None) -> Example:
         )
     if original.method.draws:
         raise MrictError(
-            f"{original.name}: its CT is the mean of samples, expected a model of one pass; use the model itself "
-            "(python -m mrict_core synthesize)"
+            f"{original.name}: its CT is the mean of samples drawn from noise, expected that of one pass; use the "
+            "model itself (python -m mrict_core synthesize)"
         )
     if path is None:
         region = "pelvis" if original.region == "pelvis" else "brain"
