@@ -131,7 +131,7 @@ def test_the_profiles_minutes_are_those_of_a_training_without_a_budget(fresh_spa
 def test_minutes_in_the_environment_reach_every_process(monkeypatch, text, expected):
     monkeypatch.setenv(MINUTES, text)
     assert get_profile("smoke").minutes == expected
-    assert get_profile("smoke").length(MK1) == ("7.5 minutes" if expected else "1 epochs")
+    assert get_profile("smoke").length(MK1) == ("7.5 minutes" if expected else "1 epoch")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import filelock
 import pandas as pd
 import pytest
 import torch
+from conftest import FOLDERS
 from test_formats import FORMATS, restored_store, unpacked
 from tiny_models import run_of
 from typer.testing import CliRunner
@@ -86,8 +87,9 @@ def same_result(one, other) -> None:
 # ------------------------------------------------------------------------------------------------------------ killed
 
 
-def train_and_die(space: Workspace, number: int) -> None:
+def train_and_die(space: Workspace, number: int, folders: dict[str, str]) -> None:
     """Train in this process and kill it before its `number`-th rename."""
+    os.environ.update(folders)
     plain, count = os.replace, 0
 
     def replace(source, target):
@@ -115,7 +117,11 @@ RENAMES = 11  # run.json; then of two epochs history.csv, a sample, last.pt, bes
 
 @pytest.mark.parametrize("number", range(1, RENAMES + 2))
 def test_killed_at_any_rename_the_next_run_ends_as_an_undisturbed_one(number, fresh_space, undisturbed):
-    process = multiprocessing.get_context("fork").Process(target=train_and_die, args=(fresh_space, number))
+    # not a fork of this process: torch cannot train in that if its first backward here was of a compiled network
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([train.__module__, "torch._dynamo", "pytest"])  # an optimiser needs the second
+    folders = {name: os.environ[name] for name in FOLDERS}
+    process = context.Process(target=train_and_die, args=(fresh_space, number, folders))
     process.start()
     process.join(120)
     assert process.exitcode == (-signal.SIGKILL if number <= RENAMES else RENAMES), "renames are counted right"

@@ -19,6 +19,7 @@ from mrict_core import cli, experiments, parts
 from mrict_core.errors import MrictError
 from mrict_core.evaluation.records import read_metrics
 from mrict_core.experiments import Experiment, get, user, with_values
+from mrict_core.experiments.profiles import get_profile
 from mrict_core.experiments.registry import Registry
 from mrict_core.experiments.schema import History
 from mrict_core.losses import LOSSES
@@ -26,6 +27,7 @@ from mrict_core.methods import check, own_code
 from mrict_core.models.catalogue import find
 from mrict_core.networks import NETWORKS
 from mrict_core.paths import workspace
+from mrict_core.training.run import TrainSettings, prepare_run
 from mrict_core.training.runs import runs_of
 
 
@@ -96,6 +98,27 @@ def test_a_change_starts_from_the_same_weights_and_applies_to_each_named_variant
     assert [one.name for one in found] == ["mk6_1_0+epochs=3", "mk2+epochs=3"]
     chain = experiments.with_ancestors(found)
     assert [one.name for one in chain] == ["mk3_1_2_v4_50", "mk6_1_0+epochs=3", "mk2+epochs=3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "profile", "words"),
+    [
+        ("mk1", "data.batch_size=4", {}, "data.batch_size is 4, but profile smoke trains with batches of 8"),
+        ("mk1", "data.batch_size=8", {}, ""),
+        ("mk1", "data.batch_size=4", {"batch_size": None}, ""),
+        ("mk1", "epochs=3", {}, "epochs is 3, but profile smoke trains for 1 epoch"),
+        ("mk1", "epochs=3", {"minutes": 2.0}, "epochs is 3, but profile smoke trains for 2 minutes"),
+        ("mk7_1", "steps=9", {}, "steps is 9, but profile smoke trains for 4 steps"),
+        ("mk7_1", "steps=9", {"steps": None}, ""),
+        ("mk8_0", "data.batch_size=3", {}, ""),
+        ("mk1", "optimizer.G.lr=1e-3", {}, ""),
+    ],
+)
+def test_a_value_that_the_profile_replaces_is_reported(name, change, profile, words, space):
+    (variant,), lines = user.chosen(name, [change]), []
+    profile = dataclasses.replace(get_profile("smoke"), **profile)
+    prepare_run(variant, profile, space, TrainSettings(), report=lines.append)
+    assert [line for line in lines if "but profile" in line] == ([f"{variant.name}: {words}"] if words else [])
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ class Profile:
         """Return how long a training of `variant` is, in words."""
         if self.minutes:
             return f"{self.minutes:g} minutes"
-        steps = self.steps_of(variant)
-        return f"{steps} steps" if steps else f"{self.epochs(variant)} epochs"
+        steps, epochs = self.steps_of(variant), self.epochs(variant)
+        return f"{steps} steps" if steps else f"{epochs} epoch{'s' * (epochs != 1)}"
 
     def batch(self, variant: Experiment) -> int:
         """Return the batch size of `variant` in this profile."""

@@ -30,7 +30,7 @@ from mrict_core.data.images.orders import PLANES
 from mrict_core.data.patches import WholeVolume, middle, training_set
 from mrict_core.data.splits import PREDECESSOR_KIND, Split, limit_pairs, load_split, predecessor_split
 from mrict_core.errors import MrictError, unknown_name
-from mrict_core.experiments import Experiment, deciding
+from mrict_core.experiments import Experiment, deciding, differing, get, is_declared
 from mrict_core.experiments.profiles import Profile, check_budget
 from mrict_core.files import hash_of
 from mrict_core.machine import PRECISIONS, pick_device, pick_precision, require, tune_gpu
@@ -333,6 +333,7 @@ def prepare_run(
     """
     check(variant)
     if settings.steps is None and settings.minutes is None:
+        _report_replaced(variant, profile, report)
         settings = dataclasses.replace(settings, minutes=profile.minutes)
     store = SliceStore(workspace.store)
     check_networks(variant, profile, store.size)
@@ -354,6 +355,25 @@ def prepare_run(
         store.slices(patient)
         store.check_unchanged(patient)
     return run
+
+
+def _report_replaced(variant: Experiment, profile: Profile, report: Report) -> None:
+    """Report batch and length that the user changed in an experiment, where the profile has its own."""
+    if is_declared(variant.name) or not variant.parent:
+        return
+    changed, length = differing(get(variant.parent), variant), f"for {profile.length(variant)}"
+    own = {
+        "data.batch_size": (
+            variant.data.batch_size,
+            profile.batch(variant),
+            f"with batches of {profile.batch(variant)}",
+        ),
+        "epochs": (variant.epochs, None if profile.minutes or variant.steps else profile.epochs(variant), length),
+        "steps": (variant.steps, None if profile.minutes else profile.steps_of(variant), length),
+    }
+    for path, (wanted, used, words) in own.items():
+        if path in changed and wanted is not None and wanted != used:
+            report(f"{variant.name}: {path} is {wanted}, but profile {profile.name} trains {words}")
 
 
 def _check_view(run: Run, report: Report) -> None:
