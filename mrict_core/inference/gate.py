@@ -135,14 +135,15 @@ def _finding(name: str, value: float, low: float, high: float, centre: float, se
 
 
 def check_output(sd_hu: np.ndarray | None, body: np.ndarray) -> list[Finding]:
-    """Return a finding if an ensemble's networks disagree: mean standard deviation (HU) over the body."""
+    """Return a finding if what the SD is made of disagrees: mean standard deviation (HU) over the body."""
     inside = np.asarray(body, bool)
     if sd_hu is None or not inside.any():
         return []
     mean = float(np.asarray(sd_hu)[inside].mean())
     if mean <= DISAGREEMENT_HU:
         return []
-    text = f"the networks disagree by {mean:.0f} HU on average over the body; expected at most {DISAGREEMENT_HU:.0f} HU"
+    most = f"expected at most {DISAGREEMENT_HU:.0f} HU"
+    text = f"networks, flips or samples disagree by {mean:.0f} HU on average over the body; {most}"
     severity = REFUSE if mean > WRONG * DISAGREEMENT_HU else WARN
     return [Finding("disagreement", text, severity, mean, 0.0, DISAGREEMENT_HU, unit="HU")]
 

@@ -303,7 +303,8 @@ def _thin(model: Synthesizer, count: int) -> str:
     least = model.method.view.sides(model.facts.size)[0] if model.volumes else 0
     if count >= least:
         return ""
-    return f"{count} slices, the network was trained on patches of {least}: padded with background, less certain"
+    slices = f"{count} slice{'s' * (count != 1)}"
+    return f"{slices}, the network was trained on patches of {least}: padded with background, less certain"
 
 
 def _prepare(
