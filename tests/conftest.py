@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -17,10 +18,14 @@ MINIATURE = {"profile": "smoke", "grid_mm": 6.0, "steps": 40}  # ./run_all.sh ru
 
 
 def pytest_configure():
-    """Give each of several test processes its own part of the caller's folders and of the cores.
+    """Take Ctrl-C; give each of several test processes its own part of the caller's folders and of the cores.
 
     With a core alone, a process works on patients itself where it would else start one for each core.
     """
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as in a script's background job; the tests' commands inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = os.environ.get("PYTEST_XDIST_WORKER")
     if not process:
         return
