@@ -22,9 +22,7 @@ def pytest_configure():
 
     With a core alone, a process works on patients itself where it would else start one for each core.
     """
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # as in a script's background job; the tests' commands inherit it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job; the tests' commands inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     process = os.environ.get("PYTEST_XDIST_WORKER")
     if not process:

@@ -110,6 +110,8 @@ def test_a_change_starts_from_the_same_weights_and_applies_to_each_named_variant
         ("mk1", "epochs=3", {"minutes": 2.0}, "epochs is 3, but profile smoke trains for 2 minutes"),
         ("mk7_1", "steps=9", {}, "steps is 9, but profile smoke trains for 4 steps"),
         ("mk7_1", "steps=9", {"steps": None}, ""),
+        ("mk7_1", "epochs=9", {}, "epochs is 9, but profile smoke trains in 1 round"),
+        ("mk7_1", "epochs=9", {"epochs_max": None, "epoch_fraction": 1.0}, ""),
         ("mk8_0", "data.batch_size=3", {}, ""),
         ("mk1", "optimizer.G.lr=1e-3", {}, ""),
     ],

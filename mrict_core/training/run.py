@@ -362,14 +362,12 @@ def _report_replaced(variant: Experiment, profile: Profile, report: Report) -> N
     if is_declared(variant.name) or not variant.parent:
         return
     changed, length = differing(get(variant.parent), variant), f"for {profile.length(variant)}"
+    batch, epochs, timed = profile.batch(variant), profile.epochs(variant), bool(profile.minutes)
+    rounds = f"in {epochs} round{'s' * (epochs != 1)}" if variant.steps and not timed else length
     own = {
-        "data.batch_size": (
-            variant.data.batch_size,
-            profile.batch(variant),
-            f"with batches of {profile.batch(variant)}",
-        ),
-        "epochs": (variant.epochs, None if profile.minutes or variant.steps else profile.epochs(variant), length),
-        "steps": (variant.steps, None if profile.minutes else profile.steps_of(variant), length),
+        "data.batch_size": (variant.data.batch_size, batch, f"with batches of {batch}"),
+        "epochs": (variant.epochs, None if timed else epochs, rounds),
+        "steps": (variant.steps, None if timed else profile.steps_of(variant), length),
     }
     for path, (wanted, used, words) in own.items():
         if path in changed and wanted is not None and wanted != used:
